@@ -1,0 +1,41 @@
+"""Diagnostics: source spans, labelled messages, typed errors and the ways to show them."""
+
+from tessera.diag.errors import (
+    BoundsError,
+    CacheError,
+    ConfigError,
+    DTypeError,
+    ParseError,
+    ResourceError,
+    ShapeError,
+    TesseraError,
+    TesseraWarning,
+    TraceError,
+    VerifyError,
+)
+from tessera.diag.model import Diagnostic, Help, Label, Note
+from tessera.diag.render import render
+from tessera.diag.span import Span, caller_frame, caller_span, source_line
+
+__all__ = [
+    "BoundsError",
+    "CacheError",
+    "ConfigError",
+    "DTypeError",
+    "Diagnostic",
+    "Help",
+    "Label",
+    "Note",
+    "ParseError",
+    "ResourceError",
+    "ShapeError",
+    "Span",
+    "TesseraError",
+    "TesseraWarning",
+    "TraceError",
+    "VerifyError",
+    "caller_frame",
+    "caller_span",
+    "render",
+    "source_line",
+]
