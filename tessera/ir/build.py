@@ -1,0 +1,85 @@
+"""Checked construction: operands in, types inferred, casts made explicit, names kept unique."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tessera.diag import Span
+from tessera.ir.graph import EMPTY, Attr, Block, Operand, Operation, Value
+from tessera.ir.infer import InferContext
+from tessera.ir.record import OpRecord
+from tessera.ir.types import TensorType, Type
+
+_LEGAL = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+
+
+@dataclass
+class Builder:
+    """Appends operations to a block under construction. Every result gets a unique printable name."""
+
+    cast: OpRecord
+    context: InferContext = field(default_factory=InferContext)
+    ops: list[Operation] = field(default_factory=list)
+    names: dict[str, int] = field(default_factory=dict)
+
+    def fresh(self, hint: str) -> str:
+        """A name not used so far: the hint itself, or the hint with a number."""
+        base = hint if _LEGAL.fullmatch(hint) else "v"
+        count = self.names.get(base)
+        if count is None:
+            self.names[base] = 0
+            return base
+        while True:
+            count += 1
+            name = f"{base}_{count}"
+            if name not in self.names:
+                self.names[base], self.names[name] = count, 0
+                return name
+
+    def param(self, name: str, type: Type) -> Value:
+        return Value(self.fresh(name), type)
+
+    def emit(
+        self,
+        record: OpRecord,
+        operands: Sequence[Operand],
+        attrs: Mapping[str, Attr] = EMPTY,
+        *,
+        span: Span | None = None,
+        origin: str = "",
+        hint: str = "",
+    ) -> tuple[Value, ...]:
+        """Append ``record`` applied to ``operands``; raises ``Refused`` when its rule does not hold."""
+        assert record.infer is not None, f"{record.name} is not a primitive"
+        self.context.span = span
+        types = record.infer(self.context, tuple(x.type for x in operands), attrs)
+        results = tuple(Value(self.fresh(hint or record.name), t) for t in types)
+        self.ops.append(Operation(record, tuple(operands), results, attrs, span, origin))
+        return results
+
+    def call(
+        self,
+        record: OpRecord,
+        operands: Sequence[Operand],
+        attrs: Mapping[str, Attr] = EMPTY,
+        *,
+        span: Span | None = None,
+        origin: str = "",
+        hint: str = "",
+    ) -> tuple[Value, ...]:
+        """``emit`` after the casts that the record's ``operands_as`` asks for. ``self.cast`` is the cast record."""
+        if record.operands_as is not None:
+            self.context.span = span
+            wanted = record.operands_as(tuple(x.type for x in operands))
+            operands = [
+                self.emit(self.cast, (x,), {"dtype": t}, span=span, origin=origin)[0]
+                if t is not None and isinstance(x.type, TensorType) and x.type.dtype is not t
+                else x
+                for x, t in zip(operands, wanted, strict=True)
+            ]
+        return self.emit(record, operands, attrs, span=span, origin=origin, hint=hint)
+
+    def block(self, params: Sequence[Value], yields: Sequence[Operand]) -> Block:
+        return Block(tuple(self.ops), tuple(params), tuple(yields))

@@ -1,0 +1,206 @@
+"""Op records: one frozen value per operation, from which everything else is derived.
+
+A record says what the op is called, how it is called, what its result types are, and what it computes: over scalars
+(Map), as a fold (Reduce), as an index map (View, Index, Create, Random) or in terms of other records (Composite).
+Proxies, verifier, printer, interpreter, backends, docs and tests read the record; nothing else knows an op by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tessera.ir.dim import Dim
+from tessera.ir.dtype import DType
+from tessera.ir.graph import Attr, Literal
+from tessera.ir.types import TensorType, Type
+
+if TYPE_CHECKING:
+    from tessera.ir.infer import InferContext
+
+
+class Kind(Enum):
+    """What an op is to the scheduler and to every backend. Backends dispatch on this, never on a name."""
+
+    MAP = "map"  # one scalar in, one scalar out, at each point
+    REDUCE = "reduce"  # a fold over some axes
+    SCAN = "scan"  # a fold that keeps every prefix
+    CONTRACT = "contract"  # sum of products
+    VIEW = "view"  # every result element is one operand element, or a constant, chosen by position
+    INDEX = "index"  # as VIEW, but the position depends on integer data
+    CREATE = "create"  # a function of the position alone
+    RANDOM = "random"  # a function of the position and of a seed
+    CONTROL = "control"
+    COLLECTIVE = "collective"
+    EXTERN = "extern"  # a library call on whole tensors
+    COMPOSITE = "composite"  # written in terms of other records; never appears in the IR
+    REGION = "region"  # a group of operations that becomes one kernel
+    TILE = "tile"  # loads, stores and loops of the tile dialect
+
+
+class ScalarNamespace(Protocol):
+    """What a scalar definition computes with: one function per intrinsic, called as ``t.exp(x)``.
+
+    Values support Python's arithmetic and comparison operators. NumPy (reference), torch and the tile builder
+    each provide one.
+    """
+
+    def __getattr__(self, name: str) -> Callable[..., Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """One parameter of an op.
+
+    ``kind`` is ``tensor``, ``tensor?`` (may be None), ``tensors`` (a sequence), or the kind of a static attribute:
+    ``int``, ``float``, ``bool``, ``str``, ``dtype``, ``number``, ``dim`` (an axis), ``dims`` (axes, or None for all),
+    ``size``, ``sizes`` (Dims or ints), ``any``.
+    """
+
+    name: str
+    kind: str
+    default: Any = ...
+    variadic: bool = False
+    keyword_only: bool = False
+
+    @property
+    def required(self) -> bool:
+        return self.default is ... and not self.variadic
+
+    @property
+    def is_operand(self) -> bool:
+        return self.kind.startswith("tensor")
+
+
+_DEFAULTS: Mapping[str, Any] = {"None": None, "True": True, "False": False}
+
+
+def parse_signature(text: str) -> tuple[Param, ...]:
+    """Parameters from ``"x: tensor, *sizes: size, dim: dims = None, *, keepdim: bool = False"``."""
+    params: list[Param] = []
+    keyword_only = False
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        if part == "*":
+            keyword_only = True
+            continue
+        head, _, default = part.partition("=")
+        name, _, kind = head.partition(":")
+        variadic = name.startswith("*")
+        params.append(
+            Param(name.strip("* "), kind.strip(), _default(default.strip()), variadic, keyword_only)
+        )
+        keyword_only = keyword_only or variadic
+    return tuple(params)
+
+
+def _default(text: str) -> Any:
+    if not text:
+        return ...
+    if text in _DEFAULTS:
+        return _DEFAULTS[text]
+    if text[0] in "'\"":
+        return text[1:-1]
+    return float(text) if any(c in text for c in ".einf") else int(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """A fold: how a Reduce op turns a stream of elements into its results.
+
+    ``init(dtype)`` gives the start state (numbers) for elements of ``dtype``; ``step(t, state, x, index)`` takes one
+    element (``index`` is its position along the merged reduced axis, row-major); ``merge(t, a, b)`` joins the states of two
+    ranges, a before b; ``finish(t, state)`` gives the results. ``state(dtype)`` lists the dtypes of the state. ``additive`` says that
+    the state is a plain sum, so that a backend may carry it in a wider float.
+    """
+
+    init: Callable[[DType], tuple[bool | int | float, ...]]
+    step: Callable[[Any, tuple[Any, ...], Any, Any], tuple[Any, ...]]
+    merge: Callable[[Any, tuple[Any, ...], tuple[Any, ...]], tuple[Any, ...]]
+    state: Callable[[DType], tuple[DType, ...]]
+    finish: Callable[[Any, tuple[Any, ...]], tuple[Any, ...]] = lambda t, state: state
+    additive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """An index that is read from memory: element ``index`` of operand ``operand`` (an integer tensor).
+
+    Values lie in [-size, size) of the axis they index; negative ones count from the end; others are an error.
+    """
+
+    operand: int
+    index: tuple[Dim, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Where a box of a View or Index result comes from.
+
+    ``operand`` is the operand's number, or a Literal for a constant fill; ``index`` the element to read, as Dims over the result's index
+    names, or a Lookup. The piece covers the positions with ``lo <= result_index[axis] < hi`` for each ``(axis, lo, hi)`` in ``box``;
+    the first piece whose box holds wins, and the last one has no box.
+    """
+
+    operand: int | Literal
+    index: tuple[Dim | Lookup, ...] = ()
+    box: tuple[tuple[int, Dim, Dim], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One call that tests and docs make: tensors as (shape, dtype) or nested values, see ``ir/dialects/samples.py``."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+Infer = Callable[["InferContext", tuple[Type, ...], Mapping[str, Attr]], tuple[TensorType, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class OpRecord:
+    """An operation. See the module docstring; which of the definition fields is set follows from ``kind``.
+
+    - ``infer``: dim and dtype rule, raising through its context. It may assume that ``operands_as`` was honoured.
+    - ``operands_as(operand_types)``: the dtype each tensor operand is cast to before the op (None leaves it alone), so that
+      every conversion stands in the IR as a ``cast``.
+    - ``define``: MAP: ``define(t, *scalars, **attrs)``; None makes it an intrinsic, a row of each backend's table.
+      CREATE, RANDOM: ``define(t, index, result_type, *scalars, **attrs)`` with ``index`` one int64 value an axis.
+      COMPOSITE: ``define(T, *args, **kwargs)`` over tensors, ``T`` having every record as a function.
+    - ``reduction``: REDUCE (attrs ``dim`` — a sorted tuple of axes — and ``keepdim``).
+    - ``pieces(result_index, operand_types, result_type, attrs)``: VIEW and INDEX.
+    - ``reference(*arrays, **attrs)``: NumPy oracle where the definition does not give one (CONTRACT, SCAN, EXTERN).
+    - ``torch``: dotted names of the torch callables that mean this op; the first is what eager runs.
+    - ``domain``: interval of inputs on which samples are drawn. ``flops``: arithmetic operations per element.
+    """
+
+    name: str
+    kind: Kind
+    signature: str
+    doc: str
+    infer: Infer | None = None
+    operands_as: Callable[[tuple[Type, ...]], tuple[DType | None, ...]] | None = None
+    define: Callable[..., Any] | None = None
+    reduction: Reduction | None = None
+    pieces: Callable[[Sequence[Dim], Sequence[Type], TensorType, Mapping[str, Attr]], tuple[Piece, ...]] | None = None
+    reference: Callable[..., Any] | None = None
+    torch: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    samples: Callable[[], Iterable[Sample]] | None = None
+    domain: tuple[float, float] = (-4.0, 4.0)
+    flops: int = 1
+    example: str = ""
+
+    @cached_property
+    def params(self) -> tuple[Param, ...]:
+        return parse_signature(self.signature)
+
+    @cached_property
+    def attr_names(self) -> tuple[str, ...]:
+        return tuple(p.name for p in self.params if not p.is_operand)
+
+    def __repr__(self) -> str:
+        return f"OpRecord({self.name})"
