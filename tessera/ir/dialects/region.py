@@ -1,0 +1,20 @@
+"""Region ops of the tensor dialect: a group of operations that becomes one kernel (or one library call).
+
+A region carries a body whose values stay visible after it: its results are values defined inside, its operands the
+values it reads from outside. Nothing is renamed, so fusing is grouping and unfusing is flattening.
+"""
+
+from __future__ import annotations
+
+from tessera.ir.record import Kind, OpRecord
+
+REGION_OPS: tuple[OpRecord, ...] = (
+    OpRecord("map", Kind.REGION, "xs: tensors", "One kernel with parallel axes only: any chain, any broadcast, many outputs."),
+    OpRecord("row", Kind.REGION, "xs: tensors, over: sizes = None",
+             "One kernel that reduces over one (merged) axis, with elementwise work before, between and after."),
+    OpRecord("column", Kind.REGION, "xs: tensors, over: sizes = None",
+             "One kernel that reduces over leading axes and keeps the last one, in fixed order."),
+    OpRecord("extern", Kind.REGION, "xs: tensors", "One library call, or one view of a tensor that costs nothing."),
+)  # fmt: skip
+
+MAP, ROW, COLUMN, EXTERN = REGION_OPS
