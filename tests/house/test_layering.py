@@ -128,7 +128,7 @@ def test_only_config_reads_the_environment(module: Module) -> None:
 
 
 def test_there_are_no_import_cycles() -> None:
-    """Deferred imports count: a cycle hidden in a function is still a cycle. Annotations-only ones do not run."""
+    """Imports inside functions count; what only a type checker reads does not run."""
     graph: nx.DiGraph[str] = nx.DiGraph()
     for module in MODULES:
         for found in imports(module, KNOWN):
