@@ -13,8 +13,10 @@ from tessera.diag.errors import (
     TraceError,
     VerifyError,
 )
+from tessera.diag.frames import keep_full_tracebacks_when, trim_traceback, user_frames
 from tessera.diag.model import Diagnostic, Help, Label, Note
 from tessera.diag.render import render
+from tessera.diag.source import ExpressionParts, definition_span, expression_parts
 from tessera.diag.span import Span, caller_frame, caller_span, source_line
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "ConfigError",
     "DTypeError",
     "Diagnostic",
+    "ExpressionParts",
     "Help",
     "Label",
     "Note",
@@ -36,6 +39,11 @@ __all__ = [
     "VerifyError",
     "caller_frame",
     "caller_span",
+    "definition_span",
+    "expression_parts",
+    "keep_full_tracebacks_when",
     "render",
     "source_line",
+    "trim_traceback",
+    "user_frames",
 ]

@@ -145,7 +145,7 @@ def _window(text: str, bounds: Sequence[tuple[int, int]], room: int) -> tuple[in
 
 
 def mark_rows(marks: Sequence[Mark], room: int) -> list[Row]:
-    """The row of `^^^` and `---`, then the labels: the last beside its mark, the others below, right to left."""
+    """The row of `^^^` and `---`, then the labels: the last beside its mark, the others below it."""
     if not marks:
         return []
     ordered = sorted(marks, key=lambda mark: (mark.start, -mark.end, mark.pen))

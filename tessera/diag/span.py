@@ -106,6 +106,20 @@ class Span:
         present[0] = present[0][self.column :]
         return "\n".join(present)
 
+    def part(self, start: int, end: int) -> Span:
+        """The range from one character of the text to another (exclusive), for places inside a string.
+
+        >>> Span("model.py", 3, 10, 3, 30).part(2, 5)
+        Span('model.py', 3, 12, 3, 15)
+        """
+        text = self.text() or " " * (end + 1)
+        return Span(self.file, *self._after(text[:start]), *self._after(text[:end]), self.function)
+
+    def _after(self, head: str) -> tuple[int, int]:
+        """Line and column behind the first characters of the text."""
+        down = head.count("\n")
+        return (self.line + down, len(head) - head.rfind("\n") - 1 if down else self.column + len(head))
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Span) and self._resolve() == other._resolve()
 
@@ -145,11 +159,12 @@ def _instruction_place(code: CodeType, lasti: int) -> _Fields:
         text = source_line(file, line) or ""
         start = len(text) - len(text.lstrip())
         return (file, line, start, line, max(len(text.rstrip()), start + 1), function)
-    return (file, line, _chars(file, line, column), end_line, _chars(file, end_line, end_column), function)
+    start, end = char_column(file, line, column), char_column(file, end_line, end_column)
+    return (file, line, start, end_line, end, function)
 
 
-def _chars(file: str, line: int, offset: int) -> int:
-    """The character column of a UTF-8 byte offset."""
+def char_column(file: str, line: int, offset: int) -> int:
+    """The character column of a UTF-8 byte offset in a line (the offset itself when the line is missing)."""
     text = source_line(file, line)
     if text is None or text.isascii():
         return offset
