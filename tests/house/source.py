@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import importlib.util
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "tessera"
@@ -29,7 +32,7 @@ class Module:
 
     @property
     def label(self) -> str:
-        return self.path.relative_to(ROOT).as_posix()
+        return label(self.path)
 
 
 @dataclass(frozen=True)
@@ -89,26 +92,18 @@ def _typing_only_lines(tree: ast.Module) -> frozenset[int]:
     return frozenset(lines)
 
 
-def functions(module: Module) -> Iterator[tuple[str, int, int]]:
-    """(qualified name, first line, number of lines) of every function, decorators and docstring left out."""
-    pending: list[tuple[ast.AST, str]] = [(module.tree, "")]
+def functions(tree: ast.Module) -> Iterator[tuple[str, int, int]]:
+    """(qualified name, first line, number of lines) of every function, from its ``def`` to its end."""
+    pending: list[tuple[ast.AST, str]] = [(tree, "")]
     while pending:
         node, prefix = pending.pop()
         for child in ast.iter_child_nodes(node):
-            name = getattr(child, "name", None)
-            is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
-            if is_function:
-                yield prefix + child.name, child.lineno, _length(child)
-            deeper = is_function or isinstance(child, ast.ClassDef)
-            pending.append((child, f"{prefix}{name}." if deeper else prefix))
-
-
-def _length(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    whole = (node.end_lineno or node.lineno) - node.lineno + 1
-    first = node.body[0]
-    if ast.get_docstring(node, clean=False) is None:
-        return whole
-    return whole - ((first.end_lineno or first.lineno) - first.lineno + 1)
+            inner = prefix
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                inner = f"{prefix}{child.name}."
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield inner[:-1], child.lineno, (child.end_lineno or child.lineno) - child.lineno + 1
+            pending.append((child, inner))
 
 
 def allow_list(name: str) -> dict[str, dict[str, str]]:
@@ -116,15 +111,34 @@ def allow_list(name: str) -> dict[str, dict[str, str]]:
     return tomllib.loads((HOUSE / name).read_text(encoding="utf-8"))
 
 
+def python_files(*tops: str) -> tuple[Path, ...]:
+    """Python files below the given top folders of the repository, sorted."""
+    found: list[Path] = []
+    for top in tops:
+        found += sorted(path for path in (ROOT / top).rglob("*.py") if path.is_file())
+    return tuple(found)
+
+
+def label(path: Path) -> str:
+    """A path as it is written in messages and allow-lists: from the root, with forward slashes."""
+    return path.relative_to(ROOT).as_posix()
+
+
 def text_files() -> Iterator[Path]:
     """Every text file that belongs to the repository (links and environments left out)."""
     for top in ("tessera", "tests", "examples", "benchmarks", "docs", ".ci"):
-        base = ROOT / top
-        if base.is_dir():
-            yield from (p for p in sorted(base.rglob("*")) if p.is_file() and p.suffix in _TEXT)
+        yield from (p for p in sorted((ROOT / top).rglob("*")) if p.is_file() and p.suffix in _TEXT)
     for path in sorted(ROOT.iterdir()):
-        if path.is_file() and (path.suffix in _TEXT or path.name in {"Makefile", "LICENSE", ".gitignore"}):
+        if path.is_file() and (path.suffix in _TEXT or path.name == ".gitignore"):
             yield path
+
+
+def surface() -> ModuleType | None:
+    """The package, or None while its public surface does not exist."""
+    if importlib.util.find_spec("tessera.driver") is None:
+        return None
+    module = importlib.import_module("tessera")
+    return module if hasattr(module, "function") else None
 
 
 _TEXT = {".py", ".md", ".toml", ".txt", ".yml", ".json", ".lark", ".c", ".h", ".tsr", ".cfg", ""}
