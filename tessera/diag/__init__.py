@@ -1,5 +1,6 @@
 """Diagnostics: source spans, labelled messages, typed errors and the ways to show them."""
 
+from tessera.diag.codes import CODES, CodeInfo, Page, page, read_page
 from tessera.diag.errors import (
     BoundsError,
     CacheError,
@@ -13,6 +14,7 @@ from tessera.diag.errors import (
     TraceError,
     VerifyError,
 )
+from tessera.diag.formats import to_json, to_sarif
 from tessera.diag.frames import keep_full_tracebacks_when, trim_traceback, user_frames
 from tessera.diag.model import Diagnostic, Help, Label, Note
 from tessera.diag.render import render
@@ -20,8 +22,10 @@ from tessera.diag.source import ExpressionParts, definition_span, expression_par
 from tessera.diag.span import Span, caller_frame, caller_span, source_line
 
 __all__ = [
+    "CODES",
     "BoundsError",
     "CacheError",
+    "CodeInfo",
     "ConfigError",
     "DTypeError",
     "Diagnostic",
@@ -29,6 +33,7 @@ __all__ = [
     "Help",
     "Label",
     "Note",
+    "Page",
     "ParseError",
     "ResourceError",
     "ShapeError",
@@ -42,8 +47,12 @@ __all__ = [
     "definition_span",
     "expression_parts",
     "keep_full_tracebacks_when",
+    "page",
+    "read_page",
     "render",
     "source_line",
+    "to_json",
+    "to_sarif",
     "trim_traceback",
     "user_frames",
 ]
