@@ -45,7 +45,8 @@ def _dangerous_call(node: ast.Call) -> Iterator[tuple[int, str]]:
     target = node.func
     if isinstance(target, ast.Name) and target.id in FORBIDDEN_NAMES:
         yield node.lineno, target.id
-    owner = target.value.id if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) else ""
+    named = isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name)
+    owner = target.value.id if named else ""
     if isinstance(target, ast.Attribute) and (owner, target.attr) in FORBIDDEN_ATTRIBUTES:
         yield node.lineno, f"{owner}.{target.attr}"
     for keyword in node.keywords:
