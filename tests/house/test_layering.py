@@ -31,6 +31,7 @@ RANKS = {
 }
 # What a room may import when "all lower ranks" is too much.
 ONLY = {
+    "diag": set[str](),
     "config": {"diag"},  # a malformed variable is reported like every other fault
     "frontend": {"diag", "config", "ir"},
     "passes": {"diag", "config", "ir"},
