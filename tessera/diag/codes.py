@@ -10,13 +10,13 @@ from types import MappingProxyType
 
 from tessera.diag.errors import (
     BoundsError,
-    CacheError,
     ConfigError,
     DTypeError,
     ParseError,
     ResourceError,
     ShapeError,
     TesseraError,
+    TesseraWarning,
     TraceError,
     VerifyError,
 )
@@ -106,7 +106,7 @@ _TABLE: tuple[tuple[str, type[TesseraError], str], ...] = (
     ("TSR0603", ResourceError, "tensors on different devices"),
     ("TSR0604", ResourceError, "kind of tensor that is not supported"),
     ("TSR0605", BoundsError, "index outside its dimension while running"),
-    ("TSR0606", CacheError, "cache folder that is not safe to use"),
+    ("TSR0606", TesseraWarning, "cache folder that is not safe to use"),
     ("TSR0607", ResourceError, "backend or device not available"),
     ("TSR0608", ResourceError, "size too large"),
     ("TSR0609", ConfigError, "malformed option"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import ClassVar, TypeVar
 
-from tessera.diag.model import Diagnostic, Help, Label, Note, as_helps, as_notes
+from tessera.diag.model import Diagnostic, Help, Label, Note, Severity, as_helps, as_notes
 from tessera.diag.render import render
 from tessera.diag.span import Span
 
@@ -26,6 +26,7 @@ class TesseraError(Exception):
 
     __module__ = "tessera.diag"
     default_code: ClassVar[str] = ""
+    severity: ClassVar[Severity] = "error"
 
     diagnostics: tuple[Diagnostic, ...]
 
@@ -42,7 +43,8 @@ class TesseraError(Exception):
         if not code:
             raise TypeError(f"{type(self).__name__} needs a code")
         super().__init__(message)
-        self.diagnostics = (Diagnostic(code, message, tuple(labels), as_notes(notes), as_helps(helps)),)
+        places = (tuple(labels), as_notes(notes), as_helps(helps))
+        self.diagnostics = (Diagnostic(code, message, *places, self.severity),)
 
     @classmethod
     def from_diagnostics(cls: type[_E], diagnostics: Iterable[Diagnostic]) -> _E:
@@ -153,7 +155,13 @@ class BoundsError(TesseraError, IndexError):
     default_code = "TSR0605"
 
 
-class TesseraWarning(UserWarning):
-    """What Tessera reports without stopping: a fallback to eager, an unusable cache folder."""
+class TesseraWarning(TesseraError, UserWarning):
+    """What Tessera reports without stopping: a fallback to eager, an unsafe cache folder.
+
+    Give it to `warnings.warn` as it is, so that its code stays with it:
+    `warnings.warn(TesseraWarning("…", code="TSR0606"), stacklevel=2)`.
+    """
 
     __module__ = "tessera.diag"
+    default_code = "TSR0406"
+    severity = "warning"
