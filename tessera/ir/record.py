@@ -113,7 +113,8 @@ class Reduction:
     ``init(dtype)`` gives the start state (numbers) for elements of ``dtype``; ``step(t, state, x, index)`` takes one
     element (``index`` is its position along the merged reduced axis, row-major); ``merge(t, a, b)`` joins the states of two
     ranges, a before b; ``finish(t, state)`` gives the results. ``state(dtype)`` lists the dtypes of the state. ``additive`` says that
-    the state is a plain sum, so that a backend may carry it in a wider float.
+    the state is a plain sum, so that a backend may carry it in a wider float. ``regroups`` says that folding the results of
+    parts gives the result of the whole (sum, prod, max; not argmax).
     """
 
     init: Callable[[DType], tuple[bool | int | float, ...]]
@@ -122,6 +123,7 @@ class Reduction:
     state: Callable[[DType], tuple[DType, ...]]
     finish: Callable[[Any, tuple[Any, ...]], tuple[Any, ...]] = lambda t, state: state
     additive: bool = False
+    regroups: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,10 @@ class OpRecord:
     - ``reduction``: REDUCE (attrs ``dim`` — a sorted tuple of axes — and ``keepdim``).
     - ``pieces(result_index, operand_types, result_type, attrs)``: VIEW and INDEX.
     - ``reference(*arrays, **attrs)``: NumPy oracle where the definition does not give one (CONTRACT, SCAN, EXTERN).
+    - ``call(T, *args, **kwargs)``: what a call written by a user does, where that is more than binding the signature:
+      it makes the attributes canonical (non-negative axes, solved sizes), and ends in ``T.emit(name, operands, **attrs)``.
     - ``torch``: dotted names of the torch callables that mean this op; the first is what eager runs.
+    - ``eager(torch, *operands, **attrs)``: how torch computes the canonical form, where that is not simply the first name.
     - ``domain``: interval of inputs on which samples are drawn. ``flops``: arithmetic operations per element.
     """
 
@@ -189,6 +194,8 @@ class OpRecord:
     reference: Callable[..., Any] | None = None
     torch: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
+    call: Callable[..., Any] | None = None
+    eager: Callable[..., Any] | None = None
     samples: Callable[[], Iterable[Sample]] | None = None
     domain: tuple[float, float] = (-4.0, 4.0)
     flops: int = 1

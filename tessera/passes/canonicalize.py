@@ -1,0 +1,110 @@
+"""Local rewrites to one form. The rules are a table; no rule changes a single bit of any result.
+
+Not in the table although tempting: ``x + 0`` (turns -0.0 into 0.0), ``x * 0`` (NaN, infinity), ``pow(x, 0.5)`` (differs from
+``sqrt`` at -0.0 and -inf), ``exp(log(x))``, and any regrouping of sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from tessera.ir.dialects import OPS
+from tessera.ir.dim import Dim
+from tessera.ir.graph import EMPTY, Function, Literal, Note, Operand, Operation, Value
+from tessera.ir.record import Kind
+from tessera.ir.types import TensorType
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """``op`` with the constants ``where`` (operand number -> value) becomes operand ``to``, or ``to`` = (op, operand numbers).
+
+    It fires only when the new value has exactly the type of the old one.
+    """
+
+    op: str
+    where: Mapping[int, float]
+    to: int | tuple[str, tuple[int, ...]]
+
+
+RULES: tuple[Rule, ...] = (
+    Rule("mul", {1: 1}, 0),
+    Rule("mul", {0: 1}, 1),
+    Rule("div", {1: 1}, 0),
+    Rule("sub", {1: 0}, 0),
+    Rule("pow", {1: 1}, 0),
+    Rule("pow", {1: 2}, ("mul", (0, 0))),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Canonicalize:
+    """Apply the rule table and remove views and casts that are the identity."""
+
+    name: str = "canonicalize"
+
+    def run(self, f: Function) -> Function:
+        replaced: dict[Value, Operand] = {}
+        kept: list[Operation] = []
+        details: list[str] = []
+        for op in f.ops:
+            op = op.with_operands(tuple(resolve(replaced, x) for x in op.operands))
+            new = simplify(op)
+            if isinstance(new, Operation):
+                kept.append(new)
+                if new is not op:
+                    details.append(f"%{op.results[0].name}: {op.name} -> {new.name}")
+            else:
+                replaced[op.result] = new
+                details.append(f"%{op.result.name}: {op.name} is the identity")
+        if not details:
+            return f
+        outputs = tuple(resolve(replaced, x) for x in f.outputs)
+        return f.with_ops(tuple(kept), outputs).with_note(Note(self.name, 0.0, f"rewrote {len(details)}", tuple(details)))
+
+
+def resolve(replaced: Mapping[Value, Operand], x: Operand) -> Operand:
+    return replaced.get(x, x) if isinstance(x, Value) else x
+
+
+def simplify(op: Operation) -> Operation | Operand:
+    """The operation in its one form, or the operand that it equals."""
+    if len(op.results) != 1 or op.body is not None:
+        return op
+    if is_identity(op):
+        return op.operands[0]
+    for rule in _BY_OP.get(op.name, ()):
+        if not all(_is_constant(op.operands[i], v) for i, v in rule.where.items()):
+            continue
+        if isinstance(rule.to, int):
+            if op.operands[rule.to].type == op.result.type:
+                return op.operands[rule.to]
+        else:
+            name, numbers = rule.to
+            operands = tuple(op.operands[i] for i in numbers)
+            if all(x.type == op.result.type for x in operands):
+                return replace(op, record=OPS[name], operands=operands, attrs=EMPTY)
+    return op
+
+
+def is_identity(op: Operation) -> bool:
+    """A cast to the dtype it has, or a view that reads every element where it already stands."""
+    if op.operands[:1] == () or op.operands[0].type != op.result.type:
+        return False
+    if op.record.kind is Kind.MAP:
+        return len(op.operands) == 1 and "dtype" in op.attrs
+    if op.record.kind is not Kind.VIEW or op.record.pieces is None or len(op.operands) != 1:
+        return False
+    kind = op.result.type
+    assert isinstance(kind, TensorType)
+    index = tuple(Dim.name(f"_i{axis}") for axis in range(kind.rank))
+    pieces = op.record.pieces(index, [x.type for x in op.operands], kind, op.attrs)
+    return len(pieces) == 1 and pieces[0].operand == 0 and pieces[0].index == index and not pieces[0].box
+
+
+def _is_constant(x: Operand, value: float) -> bool:
+    return isinstance(x, Literal) and isinstance(x.value, int | float) and x.value == value and x.value is not True
+
+
+_BY_OP: Mapping[str, tuple[Rule, ...]] = {name: tuple(r for r in RULES if r.op == name) for name in {r.op for r in RULES}}

@@ -1,0 +1,138 @@
+"""Partition a function into regions, each of which becomes one kernel, one library call or one free view."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import networkx as nx
+
+from tessera.ir.dialects.region import COLUMN, EXTERN, MAP, ROW
+from tessera.ir.graph import Block, Function, Note, Operand, Operation, Value
+from tessera.ir.record import Kind
+from tessera.passes.grouping import Grouping, is_free
+
+_RECORDS = {"map": MAP, "row": ROW, "column": COLUMN, "extern": EXTERN}
+
+
+@dataclass(frozen=True, slots=True)
+class Fuse:
+    """Grow regions greedily (see ``grouping``) so that the bytes moved between kernels are few, then write them down."""
+
+    name: str = "fuse"
+
+    def run(self, f: Function) -> Function:
+        if any(op.record.kind is Kind.REGION for op in f.ops):
+            return f
+        grouping = Grouping(f).run()
+        ops = _Writer(f, grouping).write()
+        forms = [op.name for op in ops]
+        text = ", ".join(f"{forms.count(n)} {n}" for n in _RECORDS if n in forms) or "no region"
+        details = tuple(
+            f"{op.name} region: {', '.join(o.name for o in op.body.ops)} -> {', '.join('%' + r.name for r in op.results)}"
+            for op in ops
+            if op.body is not None
+        )
+        return f.with_ops(tuple(ops)).with_note(Note(self.name, 0.0, text, details))
+
+
+@dataclass
+class _Writer:
+    f: Function
+    grouping: Grouping
+    names: set[str] = field(default_factory=set)
+
+    def write(self) -> list[Operation]:
+        self.names = {v.name for v in self.f.params} | {r.name for op in self.f.ops for r in op.results}
+        self.maker = {r: op for op in self.f.ops for r in op.results}
+        needed = self.stored()
+        regions: dict[int, Operation] = {}
+        for number, group in self.grouping.groups.items():
+            record = _RECORDS[group.form]
+            regions[number] = self.region(record, [self.f.ops[n] for n in group.ops], needed)
+        for op in self.f.ops:
+            if is_free(op) and op.result in needed:
+                kind = EXTERN if op.record.kind is Kind.VIEW else MAP
+                regions[self.grouping.position[id(op)]] = self.region(kind, [op], needed, clone=False)
+        return self.ordered(regions)
+
+    def stored(self) -> set[Value]:
+        """Values that must exist in memory: outputs, what crosses a region boundary, what a library call reads."""
+        needed: set[Value] = set()
+        pending = [v for v in self.f.outputs if isinstance(v, Value)]
+        for group in self.grouping.groups.values():
+            members = {r for n in group.ops for r in self.f.ops[n].results}
+            for n in group.ops:
+                for v in self.f.ops[n].inputs:
+                    if group.form == "extern":
+                        pending.append(v)
+                    else:
+                        pending.extend(r for r in self.grouping.root(v) if r not in members)
+        while pending:
+            v = pending.pop()
+            if v not in needed:
+                needed.add(v)
+                made = self.maker.get(v)
+                if made is not None and is_free(made):
+                    pending.extend(made.inputs)
+        return needed
+
+    def region(self, record: object, ops: list[Operation], needed: set[Value], clone: bool = True) -> Operation:
+        assert record in _RECORDS.values()
+        members = {r for op in ops for r in op.results}
+        copies: dict[Value, Value] = {}
+        body: list[Operation] = []
+        for op in ops:
+            if clone and record is not EXTERN:
+                self.copy_free(op.inputs, members, copies, body)
+            body.append(op.with_operands(tuple(_swap(copies, x) for x in op.operands)))
+        inside = {r for op in body for r in op.results}
+        reads = dict.fromkeys(v for op in body for v in op.inputs if v not in inside)
+        results = tuple(r for op in ops for r in op.results if r in needed)
+        if not results:
+            results = ops[-1].results
+        return Operation(record, tuple(reads), results, span=ops[-1].span, body=Block(tuple(body)))  # type: ignore[arg-type]
+
+    def copy_free(
+        self, wanted: Iterable[Value], members: set[Value], copies: dict[Value, Value], body: list[Operation]
+    ) -> None:
+        """Put a private copy of every free operation behind ``wanted`` into the region."""
+        stack = [v for v in wanted]
+        while stack:
+            v = stack[-1]
+            made = self.maker.get(v)
+            if v in copies or v in members or made is None or not is_free(made):
+                stack.pop()
+                continue
+            missing = [u for u in made.inputs if u not in copies and u not in members and self.is_free_value(u)]
+            if missing:
+                stack.extend(missing)
+                continue
+            stack.pop()
+            copies[v] = Value(self.fresh(v.name), v.type)
+            operands = tuple(_swap(copies, x) for x in made.operands)
+            body.append(replace(made, operands=operands, results=(copies[v],)))
+
+    def is_free_value(self, v: Value) -> bool:
+        made = self.maker.get(v)
+        return made is not None and is_free(made)
+
+    def fresh(self, name: str) -> str:
+        number = 1
+        while f"{name}_r{number}" in self.names:
+            number += 1
+        self.names.add(f"{name}_r{number}")
+        return f"{name}_r{number}"
+
+    def ordered(self, regions: dict[int, Operation]) -> list[Operation]:
+        """Regions in an order in which everything is made before it is read; ties go to the order of the source."""
+        graph: nx.DiGraph = nx.DiGraph()
+        maker = {r: n for n, op in regions.items() for r in op.results}
+        graph.add_nodes_from(regions)
+        for n, op in regions.items():
+            graph.add_edges_from((maker[v], n) for v in op.inputs if v in maker)
+        return [regions[n] for n in nx.lexicographical_topological_sort(graph)]
+
+
+def _swap(copies: dict[Value, Value], x: Operand) -> Operand:
+    return copies.get(x, x) if isinstance(x, Value) else x

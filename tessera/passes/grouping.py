@@ -1,0 +1,259 @@
+"""Which operations share a kernel: a greedy partition that never creates a cycle.
+
+Operations are taken in order. Each joins the group of one of its operands when the two fit into one kernel form, and
+pulls the groups of its other operands in when those fit as well. Pure views and functions of the position alone cost
+nothing to repeat, so they belong to no group: every group that reads one carries its own copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tessera.ir.dim import Dim
+from tessera.ir.graph import Function, Operation, Value, users
+from tessera.ir.infer import ONE
+from tessera.ir.record import Kind
+from tessera.ir.types import TensorType, Type
+
+Space = tuple[Dim, ...]
+#: One C function of more statements than this compiles in more than linear time.
+MAX_OPS = 512
+#: Work that may be repeated for every element of a larger space instead of being stored once.
+CHEAP_FLOPS = 4
+
+_POINTWISE = frozenset({Kind.MAP, Kind.VIEW, Kind.INDEX, Kind.CREATE, Kind.RANDOM})
+
+
+def space(t: Type) -> Space:
+    """The dims of a value without the literal 1."""
+    return tuple(d for d in t.dims if d is not ONE)
+
+
+def is_free(op: Operation) -> bool:
+    """A view that only renames positions, or a function of the position alone: repeating it moves no bytes."""
+    if op.record.kind is Kind.CREATE:
+        return True
+    if op.record.kind is not Kind.VIEW or op.record.pieces is None:
+        return False
+    kind = op.result.type
+    assert isinstance(kind, TensorType)
+    index = tuple(Dim.name(f"_i{axis}") for axis in range(kind.rank))
+    pieces = op.record.pieces(index, [x.type for x in op.operands], kind, op.attrs)
+    return len(pieces) == 1 and isinstance(pieces[0].operand, int) and not pieces[0].box
+
+
+@dataclass
+class Group:
+    """A kernel in the making. ``kept`` is the space left by its reductions, ``tail`` the one left by reducing that again."""
+
+    number: int
+    form: str
+    space: Space
+    kept: Space | None = None
+    tail: Space | None = None
+    ops: list[int] = field(default_factory=list)
+    flops: int = 0
+
+    def adopt(self, other: Group) -> None:
+        self.ops = sorted(self.ops + other.ops)
+        self.flops += other.flops
+        self.kept = other.kept if self.kept is None else self.kept
+        self.form = self.form if self.form != "map" else other.form
+
+
+@dataclass
+class Grouping:
+    """The state of the partition of one function."""
+
+    f: Function
+    groups: dict[int, Group] = field(default_factory=dict)
+    home: dict[Value, int] = field(default_factory=dict)
+    roots: dict[Value, tuple[Value, ...]] = field(default_factory=dict)
+    behind: dict[int, int] = field(default_factory=dict)
+    late: set[Value] = field(default_factory=set)
+    readers: Mapping[Value, list[Operation]] = field(default_factory=dict)
+    position: dict[int, int] = field(default_factory=dict)
+
+    def run(self) -> Grouping:
+        self.readers = users(self.f.body)
+        for number, op in enumerate(self.f.ops):
+            self.position[id(op)] = number
+            if is_free(op):
+                self.roots[op.result] = tuple(dict.fromkeys(r for v in op.inputs for r in self.root(v)))
+            else:
+                self.place(number, op)
+        self.merge_siblings()
+        return self
+
+    def root(self, v: Value) -> tuple[Value, ...]:
+        """The stored values that ``v`` is a free function of."""
+        return self.roots.get(v, (v,))
+
+    def sources(self, op: Operation) -> Iterator[int]:
+        """The groups that ``op`` reads from, latest first."""
+        found = {self.home[r] for v in op.inputs for r in self.root(v) if r in self.home}
+        return iter(sorted(found, reverse=True))
+
+    def place(self, number: int, op: Operation) -> None:
+        sources = list(self.sources(op))
+        chosen: Group | None = None
+        if op.record.kind in _POINTWISE or op.record.kind is Kind.REDUCE:
+            for source in sources:
+                group = self.groups[source]
+                if len(group.ops) < MAX_OPS and self.acyclic(source, sources) and self.fits(group, op):
+                    chosen = group
+                    break
+        if chosen is None:
+            chosen = self.fresh(number, op)
+        self.join(chosen, number, op, sources)
+        for source in sources:
+            if source in self.groups and source != chosen.number and chosen.form != "extern":
+                self.try_merge(chosen, self.groups[source])
+
+    def fresh(self, number: int, op: Operation) -> Group:
+        kind = op.record.kind
+        if kind is Kind.REDUCE:
+            operand = op.operands[0].type
+            group = Group(number, reduction_form(op), space(operand), space(op.results[0].type))
+        elif kind in _POINTWISE:
+            group = Group(number, "map", space(op.result.type))
+        else:
+            group = Group(number, "extern", ())
+        self.groups[number] = group
+        self.behind[number] = 0
+        return group
+
+    def join(self, group: Group, number: int, op: Operation, sources: Sequence[int]) -> None:
+        group.ops.append(number)
+        group.flops += op.record.flops
+        for r in op.results:
+            self.home[r] = group.number
+        if any(r in self.late for v in op.inputs for r in self.root(v)) or (
+            group.tail is not None and op.record.kind is Kind.REDUCE and space(op.operands[0].type) == group.kept
+        ):
+            self.late.update(op.results)
+        fresh = 0
+        for source in sources:
+            if source != group.number:
+                fresh |= self.behind[source] | 1 << source
+        self.depend(group.number, fresh)
+
+    def depend(self, number: int, on: int) -> None:
+        """Group ``number`` now also comes after the groups in the bit set ``on``, and so does whatever comes after it."""
+        if on & ~self.behind[number] == 0:
+            return
+        bit = 1 << number
+        for other, before in self.behind.items():
+            if other == number or before & bit:
+                self.behind[other] = before | on
+
+    def acyclic(self, target: int, sources: Sequence[int]) -> bool:
+        bit = 1 << target
+        return not any(self.behind[s] & bit for s in sources if s != target)
+
+    def fits(self, group: Group, op: Operation) -> bool:
+        if group.form == "extern":
+            return False
+        late = any(r in self.late for v in op.inputs for r in self.root(v))
+        out = space(op.results[0].type)
+        if op.record.kind is Kind.REDUCE:
+            return not late and self.fits_reduction(group, op, out)
+        if group.tail is not None and (late or out == group.tail):
+            return out == group.tail
+        if out == group.space or (group.kept is not None and out == group.kept):
+            return True
+        return group.kept is None and self.absorbs(group, op, out)
+
+    def fits_reduction(self, group: Group, op: Operation, out: Space) -> bool:
+        read = space(op.operands[0].type)
+        if group.kept is None:
+            if read != group.space:
+                return False
+            group.kept, group.form = out, reduction_form(op)
+            return True
+        if read == group.space:
+            return out == group.kept
+        if read == group.kept and group.tail in (None, out) and len(out) < len(read):
+            group.tail = out
+            return True
+        return False
+
+    def absorbs(self, group: Group, op: Operation, out: Space) -> bool:
+        """May the whole map group be computed inside a kernel over another space, where ``op`` reads it?"""
+        if out[: len(group.space)] == group.space:
+            group.space = out
+            return True
+        members = {r for n in group.ops for r in self.f.ops[n].results}
+        outputs = {v for v in self.f.outputs if isinstance(v, Value)}
+        if len(out) > len(group.space) and group.flops > CHEAP_FLOPS:
+            return False
+        for v in members:
+            if v in outputs or not self.reaches_only(v, op, members):
+                return False
+        group.space = out
+        return True
+
+    def reaches_only(self, v: Value, op: Operation, members: set[Value]) -> bool:
+        """Is every reader of ``v``, free views looked through, inside the group or ``op`` itself?"""
+        pending = [v]
+        while pending:
+            for reader in self.readers.get(pending.pop(), ()):
+                if reader is op or any(r in members for r in reader.results):
+                    continue
+                if reader.results[0] not in self.roots:
+                    return False
+                pending.append(reader.result)
+        return True
+
+    def try_merge(self, a: Group, b: Group) -> None:
+        """Join ``b`` into ``a`` when they share a space and neither waits for the other through a third group."""
+        if b.form == "extern" or len(a.ops) + len(b.ops) > MAX_OPS or a.tail is not None or b.tail is not None:
+            return
+        if a.space != b.space and not (b.kept is None and a.space[: len(b.space)] == b.space):
+            return
+        if a.kept is not None and b.kept is not None and a.kept != b.kept:
+            return
+        if self.tangled(a.number, b.number) or self.tangled(b.number, a.number):
+            return
+        del self.groups[b.number]
+        for n in b.ops:
+            for r in self.f.ops[n].results:
+                self.home[r] = a.number
+        a.adopt(b)
+        bit_a, bit_b = 1 << a.number, 1 << b.number
+        joined = (self.behind[a.number] | self.behind.pop(b.number)) & ~(bit_a | bit_b)
+        self.behind[a.number] = joined
+        for other, before in self.behind.items():
+            if before & (bit_a | bit_b):
+                self.behind[other] = (before & ~bit_b) | bit_a | joined
+        self.behind[a.number] = joined
+
+    def tangled(self, late: int, early: int) -> bool:
+        """Is there a third group after ``early`` and before ``late``?"""
+        bit = 1 << early
+        middle = self.behind[late] & ~bit
+        return any(middle >> other & 1 and before & bit for other, before in self.behind.items())
+
+    def merge_siblings(self) -> None:
+        """Groups that read the same stored value over the same space read it once."""
+        readers: dict[Value, list[int]] = {}
+        for number, group in self.groups.items():
+            for n in group.ops:
+                for v in self.f.ops[n].inputs:
+                    for r in self.root(v):
+                        if self.home.get(r) != number and space(r.type) == group.space:
+                            readers.setdefault(r, []).append(number)
+        for numbers in readers.values():
+            first = next((n for n in numbers if n in self.groups), None)
+            for n in dict.fromkeys(numbers):
+                if first is not None and n != first and n in self.groups and self.groups[first].form != "extern":
+                    self.try_merge(self.groups[first], self.groups[n])
+
+
+def reduction_form(op: Operation) -> str:
+    """``column`` when the last dim survives the reduction, ``row`` when it is folded."""
+    dims = op.attrs["dim"]
+    assert isinstance(dims, tuple)
+    rank = op.operands[0].type.rank
+    return "column" if rank and rank - 1 not in dims and len(dims) < rank else "row"

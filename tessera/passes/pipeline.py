@@ -1,0 +1,20 @@
+"""The order of the tensor-level passes, as one table."""
+
+from __future__ import annotations
+
+from tessera.passes.base import Row
+from tessera.passes.canonicalize import Canonicalize
+from tessera.passes.cse import CommonSubexpressions
+from tessera.passes.dce import DeadCode
+from tessera.passes.fuse import Fuse
+from tessera.passes.shapes import Shapes
+
+PIPELINE: tuple[Row, ...] = (
+    Row(Shapes(), "first: a refuted size must be reported on what the user wrote, before anything is rewritten"),
+    Row(Canonicalize(), "one form for equal things, so that sharing finds them"),
+    Row(CommonSubexpressions(), "before dce, which then drops what sharing left unread"),
+    Row(DeadCode(), "before fuse, so that no region carries work nobody reads"),
+    Row(Fuse(), "last: regions are what the scheduler takes"),
+)
+
+PASSES = {row.step.name: row.step for row in PIPELINE}

@@ -1,0 +1,1 @@
+"""Regions to kernels: nests of loops over named axes, in the tile dialect."""

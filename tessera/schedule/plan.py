@@ -1,0 +1,84 @@
+"""What the scheduler hands to a backend: kernels, the library calls between them, and the memory that both need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tessera.ir.dim import Dim
+from tessera.ir.graph import Function, Operand, Operation, Value
+from tessera.ir.infer import ONE
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Counts as polynomials in the dims: bytes read and written, the fewest possible, and arithmetic operations."""
+
+    read: Dim
+    written: Dim
+    least: Dim
+    flops: Dim
+
+    @property
+    def moved(self) -> Dim:
+        return self.read + self.written
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One kernel: a tile function, and which tensor values its buffers stand for.
+
+    ``function.params`` are, in this order: one buffer for each of ``inputs``, ``outputs`` and ``temps``, then ``scalars``.
+    """
+
+    function: Function
+    form: str
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    temps: tuple[Value, ...]
+    scalars: tuple[Value, ...]
+    cost: Cost
+    region: Operation
+
+    @property
+    def name(self) -> str:
+        return self.function.name
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A step that a library carries out: an op on whole tensors, or a view."""
+
+    op: Operation
+
+    @property
+    def inputs(self) -> tuple[Value, ...]:
+        return tuple(self.op.inputs)
+
+    @property
+    def outputs(self) -> tuple[Value, ...]:
+        return self.op.results
+
+
+Step = Kernel | Call
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A scheduled function: its steps in order. ``outputs`` may name parameters and literals."""
+
+    function: Function
+    steps: tuple[Step, ...]
+    outputs: tuple[Operand, ...]
+    strided: frozenset[str] = field(default=frozenset())
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        return tuple(s for s in self.steps if isinstance(s, Kernel))
+
+
+class Unschedulable(Exception):
+    """A region cannot become a kernel; the message says why."""
+
+
+ZERO = Dim.const(0)
+__all__ = ["ONE", "ZERO", "Call", "Cost", "Kernel", "Program", "Step", "Unschedulable"]
