@@ -80,7 +80,7 @@ class BufferType:
 
     def __str__(self) -> str:
         dims = ", ".join(map(str, self.dims))
-        strides = "" if self.strides is None else f" strides ({', '.join(map(str, self.strides))})"
+        strides = "" if self.strides is None else f" strides [{', '.join(map(str, self.strides))}]"
         return f"{self.role} {self.dtype}[{dims}]{strides}"
 
 
