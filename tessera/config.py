@@ -40,6 +40,8 @@ Switch = Literal["auto", "on", "off"]
 LONGEST_TIMEOUT = 86_400.0
 #: Largest number of bytes an option may name.
 MOST_BYTES = 2**63 - 1
+#: Characters of a variable beyond which its value is refused unread.
+_LONGEST_VALUE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,20 +94,25 @@ class Option(Generic[T]):
 
     def read(self, text: str) -> T:
         """The value that a text stands for; raises ConfigError."""
-        value = self.kind.parse(text) if len(text) <= 4096 and "\0" not in text else None
+        value = self.kind.parse(text) if len(text) <= _LONGEST_VALUE and "\0" not in text else None
         if value is None:
-            shown = text if len(text) <= 60 else f"{text[:60]}…"
-            raise ConfigError(
-                f"`{shown}` is not a value of {self.variable}",
-                notes=[f"allowed: {self.kind.allowed}", f"default: {self.shown_default}"],
-            )
+            raise self._refusal(text)
         return value
 
     def accept(self, value: object) -> T:
         """A typed value, or a text as in the environment; raises ConfigError."""
         if self.kind.holds(value):
             return value  # type: ignore[return-value]
-        return self.read(value if isinstance(value, str) else repr(value))
+        if isinstance(value, str):
+            return self.read(value)
+        raise self._refusal(repr(value))
+
+    def _refusal(self, text: str) -> ConfigError:
+        shown = text if len(text) <= 60 else f"{text[:60]}…"
+        return ConfigError(
+            f"`{shown}` is not a value of {self.variable}",
+            notes=[f"allowed: {self.kind.allowed}", f"default: {self.shown_default}"],
+        )
 
 
 def _words(words: tuple[L, ...]) -> Kind[L]:

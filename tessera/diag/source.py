@@ -150,7 +150,7 @@ def expression_parts(span: Span) -> ExpressionParts | None:
     Meant for error paths: it parses the text of the span.
     """
     text = span.text()
-    if text is None:
+    if text is None or not text.strip():
         return None
     try:
         # The brackets let an expression run over several lines; they shift its first line by one.

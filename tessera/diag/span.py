@@ -143,7 +143,10 @@ def source_line(file: str, line: int) -> str | None:
 
     `linecache` also knows the cells of notebooks and the examples of doctest.
     """
-    text = linecache.getline(file, line)
+    try:
+        text = linecache.getline(file, line)
+    except ValueError:  # a name that cannot be a file's: a null character, a lone surrogate
+        return None
     return text.rstrip("\r\n") if text else None
 
 

@@ -72,15 +72,14 @@ def wrap(text: str, width: int) -> list[str]:
     """
     if width_of(text) <= width:
         return [text]
-    lines: list[str] = []
-    current, used = "", 0
-    for word in text.split(" "):
+    first, *words = text.split(" ")
+    lines, used = [first], width_of(first)
+    for word in words:
         size = width_of(word)
-        if current and used + 1 + size > width:
-            lines.append(current)
-            current, used = word, size
-        elif current:
-            current, used = f"{current} {word}", used + 1 + size
+        if used + 1 + size > width:
+            lines.append(word)
+            used = size
         else:
-            current, used = word, size
-    return [*lines, current]
+            lines[-1] += f" {word}"
+            used += 1 + size
+    return lines
