@@ -1,4 +1,4 @@
-"""The pages of the codes: complete, in form, and true, for each failing example fails and each repair runs."""
+"""The pages of the codes are complete, in form and true: each failing example fails, each repair runs."""
 
 from __future__ import annotations
 
