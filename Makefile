@@ -11,6 +11,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 CODE := tessera tests examples benchmarks docs
 JOBS ?= 2
+# The site generator and its theme print pages about their own future before every build.
+QUIET_MKDOCS := DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=1
 export OPENBLAS_NUM_THREADS ?= 2
 
 .PHONY: help quickstart test lint types docs docs-serve bench examples ci clean distclean env env-dev env-docs env-bench
@@ -33,10 +35,10 @@ types: env-dev ## mypy over the package
 	$(BIN)/mypy
 
 docs: env-docs ## build the documentation strictly into site/
-	$(BIN)/mkdocs build --strict --quiet
+	@$(QUIET_MKDOCS) $(BIN)/mkdocs build --strict --quiet
 
 docs-serve: env-docs ## serve the documentation on the loopback address
-	$(BIN)/mkdocs serve --dev-addr 127.0.0.1:8000
+	@$(QUIET_MKDOCS) $(BIN)/mkdocs serve --dev-addr 127.0.0.1:8000
 
 bench: env-bench ## measure against torch eager, torch.compile and JAX (minutes)
 	$(BIN)/python -m tessera bench $(ARGS)
@@ -67,17 +69,21 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.tessera-run: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install -c constraints.txt -e .
+	@echo "installing into $(VENV) (about a minute, once)"
+	@$(PIP) install -c constraints.txt -e .
 	@touch $@
 
 $(VENV)/.tessera-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install -c constraints.txt -e '.[dev]'
+	@echo "installing into $(VENV) (about a minute, once)"
+	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.tessera-run
 
 $(VENV)/.tessera-docs: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install -c constraints.txt -e '.[dev,docs]'
+	@echo "installing into $(VENV) (about a minute, once)"
+	@$(PIP) install -c constraints.txt -e '.[dev,docs]'
 	@touch $@ $(VENV)/.tessera-run $(VENV)/.tessera-dev
 
 $(VENV)/.tessera-bench: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install -c constraints.txt -e '.[bench]'
+	@echo "installing into $(VENV) (about a minute, once)"
+	@$(PIP) install -c constraints.txt -e '.[bench]'
 	@touch $@ $(VENV)/.tessera-run
