@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tessera import config
 from tessera.backends.base import Packed
-from tessera.diag import Diagnostic, Help, Note, TesseraWarning, render
+from tessera.diag import Diagnostic, Help, Note, TesseraWarning
 from tessera.runtime.private_dir import UnsafeFolderError, fresh_private, open_private
 from tessera.runtime.store import Folder
 
@@ -267,7 +267,7 @@ class ArtifactCache:
                 return
             self._warned = True
         found = Diagnostic("TSR0606", message, notes=(Note(fact),), helps=(Help(advice),), severity="warning")
-        warnings.warn(render([found]), TesseraWarning, stacklevel=2)
+        warnings.warn(TesseraWarning.from_diagnostics([found]), stacklevel=2)
 
 
 def _size(packed: Packed) -> int:
