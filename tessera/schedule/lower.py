@@ -1,0 +1,341 @@
+"""One region to one kernel: nests built from demand, cut where loops must differ, merged where they need not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tessera.ir.dialects import OPS
+from tessera.ir.dim import Dim, ceildiv, dim_min, product
+from tessera.ir.dtype import compute_dtype
+from tessera.ir.graph import Block, Function, Literal, Operation, Value
+from tessera.ir.infer import ONE
+from tessera.ir.record import Kind
+from tessera.ir.types import BufferType, ScalarType, TensorType, TileType
+from tessera.schedule.cost import region_cost
+from tessera.schedule.merge import merge_axes, vector_axis
+from tessera.schedule.nests import Analysis, NestPlan, Signature
+from tessera.schedule.plan import ZERO, Kernel, Unschedulable
+from tessera.schedule.pull import Index, Misplaced, Puller, Split, dense_strides
+from tessera.schedule.ranges import delinearize, in_order
+from tessera.schedule.split import split_reductions
+from tessera.schedule.tilebuild import Container, TileBuilder
+
+#: Elements of a flat map that one parallel iteration covers: long enough to hide its overhead, short enough to balance.
+MAP_CHUNK = 8192
+#: How often a nest is built again with one more cut before its shape is declared unschedulable.
+ATTEMPTS = 64
+
+
+@dataclass
+class RegionLowering:
+    """The state of lowering one region: which values are stored, and under which buffer."""
+
+    region: Operation
+    name: str
+    strided: frozenset[str]
+    names: dict[str, int] = field(default_factory=dict)
+    buffers: dict[Value, Value] = field(default_factory=dict)
+
+    def run(self) -> Kernel:
+        assert self.region.body is not None
+        ops = split_reductions(self.region.body.ops)
+        inputs = tuple(v for v in self.region.inputs if isinstance(v.type, TensorType))
+        scalars = tuple(v for v in self.region.inputs if isinstance(v.type, ScalarType))
+        for number, v in enumerate(inputs):
+            self.buffers[v] = self.buffer(v, "in", number)
+        for v in self.region.results:
+            self.buffers[v] = self.buffer(v, "out")
+        forced: list[Value] = []
+        for _ in range(ATTEMPTS):
+            try:
+                nests, temps = self.nests(ops, forced, {s: s for s in scalars})
+                break
+            except Misplaced as e:
+                if e.value in forced or not any(e.value in op.results for op in ops):
+                    raise Unschedulable(f"{e.value!r} is read at positions that no nest offers") from e
+                forced.append(e.value)
+        else:
+            raise Unschedulable("the region keeps asking for further temporaries")
+        params = (*(self.buffers[v] for v in (*inputs, *self.region.results)), *temps, *scalars)
+        function = Function(self.name, Block(tuple(nests), params), "tile", span=self.region.span)
+        cost = region_cost(inputs, self.region.results, [t.type for t in temps], ops)
+        return Kernel(function, self.region.name, inputs, self.region.results, tuple(temps), scalars, cost, self.region)
+
+    def buffer(self, v: Value, role: str, number: int = 0) -> Value:
+        kind = v.type
+        assert isinstance(kind, TensorType)
+        strides = None
+        if role == "in" and v.name in self.strided and kind.dims:
+            strides = tuple(Dim.name(f"_s{number}_{axis}") for axis in range(kind.rank))
+        return Value(v.name, BufferType(kind.dtype, kind.dims, role, strides))
+
+    def nests(
+        self, ops: Sequence[Operation], forced: Sequence[Value], scalars: Mapping[Value, Value]
+    ) -> tuple[list[Operation], list[Value]]:
+        analysis = Analysis(ops, self.region.results)
+        for v in forced:
+            analysis.store(v)
+        plan = analysis.plan()
+        self.names = {}
+        buffers = dict(self.buffers)
+        for v in plan.temps:
+            buffers[v] = self.temp(v)
+        out: list[Operation] = []
+        done: set[Value] = set()
+        for nest in plan.nests:
+            builder = NestLowering(nest, analysis, buffers, scalars, frozenset(done), self.names)
+            out.append(builder.run())
+            done.update(t for t in nest.targets if t in analysis.temps)
+        return out, [buffers[v] for v in plan.temps]
+
+    def temp(self, v: Value) -> Value:
+        """A temporary; partial results of additive reductions stay in f64 so that cutting a sum costs no accuracy."""
+        kind = v.type
+        assert isinstance(kind, TensorType)
+        dtype = kind.dtype if kind.dtype.is_bool else compute_dtype(kind.dtype)
+        return Value(v.name, BufferType(dtype, kind.dims, "temp"))
+
+
+@dataclass
+class NestLowering:
+    """Builds one nest: a sweep for each depth of its reductions, the stores where their values are ready."""
+
+    plan: NestPlan
+    analysis: Analysis
+    buffers: Mapping[Value, Value]
+    scalars: Mapping[Value, Value]
+    done: frozenset[Value]
+    names: dict[str, int]
+
+    def run(self) -> Operation:
+        cuts: list[Dim] = []
+        splittable = True
+        for _ in range(ATTEMPTS):
+            saved = dict(self.names)
+            try:
+                return self.attempt(cuts, splittable)
+            except Split as s:
+                self.names.clear()
+                self.names.update(saved)
+                ordered = in_order([*cuts, s.point])
+                if ordered is None:
+                    splittable = False
+                    cuts = []
+                else:
+                    cuts = ordered
+        raise Unschedulable("a concatenation has too many parts")
+
+    def attempt(self, cuts: Sequence[Dim], splittable: bool) -> Operation:
+        loops = Loops.of(self.plan.signature)
+        top = Container()
+        build = TileBuilder(top, self.names)
+        # A value stored by an earlier nest is loaded; one stored by this nest is computed and shared.
+        own = frozenset(v for v in self.buffers if v in self.analysis.maker and v not in self.done)
+        pull = Puller(build, self.analysis.maker, self.buffers, self.scalars, loops.kept_index, own)
+        pull.ranges.update(loops.ranges)
+        depth = self.depths()
+        waiting = [v for v in self.plan.targets if not self.is_low(v)]
+        for k in range(max(depth.values(), default=-1) + 2):
+            folds = [op for op, d in depth.items() if d == k]
+            stores = [v for v in waiting if self.depth_of(v, depth) == k]
+            self.sweep(pull, loops, folds, stores, cuts if not folds else (), splittable and not folds)
+        for v in self.plan.targets:
+            if self.is_low(v):
+                self.store(pull, v, self.low_index(v, loops))
+        build.close_sweep()
+        return finish(loops, top)
+
+    def depths(self) -> dict[Operation, int]:
+        """For each reduction of this nest, the number of the sweep that folds it."""
+        found: dict[Operation, int] = {}
+        cone = list(dict.fromkeys(r for v in self.plan.targets for r in self.analysis.reductions(v)))
+        order = {op: i for i, op in enumerate(self.analysis.ops)}
+        for op in sorted(cone, key=order.__getitem__):
+            operand = op.operands[0]
+            below = [found[r] for r in self.analysis.reductions(operand) if r in found] if isinstance(operand, Value) else []
+            found[op] = max(below, default=-1) + 1
+        return found
+
+    def depth_of(self, v: Value, depth: Mapping[Operation, int]) -> int:
+        return max((depth[r] for r in self.analysis.reductions(v)), default=-1) + 1
+
+    def is_low(self, v: Value) -> bool:
+        """Is ``v`` a value of the parallel axes only?"""
+        s = self.plan.signature
+        if not s.folded:
+            return False
+        op = self.analysis.maker[v]
+        if op.record.kind is Kind.REDUCE and self.analysis.signature(op) == s:
+            return True
+        full = tuple(d for d in s.dims if d is not ONE)
+        return tuple(d for d in v.type.dims if d is not ONE) != full  # type: ignore[union-attr]
+
+    def low_index(self, v: Value, loops: Loops) -> Index:
+        dims = v.type.dims  # type: ignore[union-attr]
+        at = iter([e for e in loops.kept_index if e is not ZERO])
+        want = [d for d in dims if d is not ONE]
+        if len(want) != len([e for e in loops.kept_index if e is not ZERO]):
+            raise Misplaced(next(iter(self.analysis.reductions(v)[-1].results)))
+        return tuple(ZERO if d is ONE else next(at) for d in dims)
+
+    def sweep(
+        self, pull: Puller, loops: Loops, folds: Sequence[Operation], stores: Sequence[Value],
+        cuts: Sequence[Dim], splittable: bool,
+    ) -> None:  # fmt: skip
+        if not folds and not stores:
+            return
+        if not loops.sweep:
+            for v in stores:
+                self.store(pull, v, loops.index_for(v.type.dims))  # type: ignore[union-attr]
+            return
+        axis = loops.sweep[-1]
+        lo, hi = loops.ranges[axis]
+        bounds = [lo, *cuts, hi]
+        for start, stop in zip(bounds, bounds[1:], strict=False):
+            outer = loops.sweep[:-1]
+            container = Container(loops.sweep, (*(loops.ranges[a][0] for a in outer), start),
+                                  (*(loops.ranges[a][1] for a in outer), stop))  # fmt: skip
+            pull.build.sweep = container
+            pull.ranges[axis] = (start, stop)
+            pull.splittable = axis if splittable else ""
+            for op in folds:
+                self.fold(pull, op, loops)
+            for v in stores:
+                self.store(pull, v, loops.index_for(v.type.dims))  # type: ignore[union-attr]
+            pull.build.close_sweep()
+            pull.earlier.append(((container.axes, container.lo, container.hi), container.memo))
+        pull.ranges[axis] = (lo, hi)
+
+    def fold(self, pull: Puller, op: Operation, loops: Loops) -> None:
+        x = pull(op.operands[0], loops.index)
+        sweep = pull.build.sweep
+        assert sweep is not None
+        if isinstance(x, Literal):
+            dtype = compute_dtype(op.operands[0].type.dtype)
+            x = pull.build.emit(OPS["cast"], (x,), dtype, {"dtype": dtype})
+        axes = tuple(n for n, e in zip(loops.names, loops.kept_names, strict=True) if e)
+        results = tuple(
+            Value(pull.build.fresh(r.name), TileType(compute_dtype(r.type.dtype), axes)) for r in op.results
+        )
+        attrs = {"over": loops.sweep, "position": loops.position, "dtype": compute_dtype(op.results[0].type.dtype)}
+        sweep.ops.append(Operation(op.record, (x,), results, attrs, op.span, op.origin))
+        for r, value in zip(op.results, results, strict=True):
+            pull.folded[r] = value
+
+    def store(self, pull: Puller, v: Value, index: Index) -> None:
+        x = pull(v, index)
+        buffer = self.buffers[v]
+        kind = buffer.type
+        assert isinstance(kind, BufferType)
+        offset = ZERO
+        for e, stride, d in zip(index, dense_strides(kind.dims), kind.dims, strict=True):
+            if d is not ONE:
+                offset = offset + e * stride
+        axes = tuple(n for n in pull.ranges if n in offset.names())
+        where = pull.build.container((*axes, *(x.type.axes if isinstance(x.type, TileType) else ())))
+        attrs = {"index": pull.simple((offset,))}
+        where.ops.append(Operation(OPS["store"], (buffer, x), (), attrs, self.analysis.maker[v].span))
+
+
+@dataclass(frozen=True)
+class Loops:
+    """Axis names of a nest: one for each dim of its space, those in ``sweep`` run inside, the others in parallel.
+
+    ``index`` is the position in the space; ``kept_index`` that of the reductions' results.
+    """
+
+    names: tuple[str, ...]
+    extents: tuple[Dim, ...]
+    kept_names: tuple[bool, ...]
+    sweep: tuple[str, ...]
+    ranges: dict[str, tuple[Dim, Dim]]
+    index: Index
+    kept_index: Index
+    position: Dim
+    dims: tuple[Dim, ...]
+
+    @staticmethod
+    def of(s: Signature) -> Loops:
+        if s.chunk:
+            return Loops._chunked(s)
+        names = tuple(f"i{a}" for a in range(len(s.dims)))
+        index = tuple(ZERO if d is ONE else Dim.name(n) for n, d in zip(names, s.dims, strict=True))
+        ranges = {n: (ZERO, d) for n, d in zip(names, s.dims, strict=True)}
+        sweep = tuple(names[a] for a in s.folded) if s.folded else names[-1:]
+        inside = set(sweep)
+        folded = [a for a in s.folded]
+        strides = dense_strides([s.dims[a] for a in folded])
+        position = ZERO
+        for a, stride in zip(folded, strides, strict=True):
+            position = position + index[a] * stride
+        kept = tuple(n not in inside for n in names)
+        return Loops(names, s.dims, kept, sweep, ranges, index,
+                     tuple(e for e, k in zip(index, kept, strict=True) if k), position, s.dims)  # fmt: skip
+
+    @staticmethod
+    def _chunked(s: Signature) -> Loops:
+        """The folded dims as one axis ``k``, cut into pieces numbered by the parallel axis ``c``."""
+        folded = [s.dims[a] for a in s.folded]
+        total = product(folded)
+        size = Dim.const(s.chunk)
+        start = Dim.name("c") * size
+        kept_axes = [a for a in range(len(s.dims)) if a not in s.folded]
+        names = ("c", *(f"i{a}" for a in kept_axes), "k")
+        extents = (ceildiv(total, size), *(s.dims[a] for a in kept_axes), total)
+        ranges = {n: (ZERO, e) for n, e in zip(names, extents, strict=True)}
+        ranges["k"] = (start, dim_min(start + size, total))
+        parts = iter(delinearize(Dim.name("k"), folded))
+        at = {a: next(parts) for a in s.folded}
+        index = tuple(at[a] if a in at else (ZERO if d is ONE else Dim.name(f"i{a}")) for a, d in enumerate(s.dims))
+        kept_index = (Dim.name("c"), *(index[a] for a in kept_axes))
+        kept = tuple(n != "k" for n in names)
+        return Loops(names, extents, kept, ("k",), ranges, index, kept_index, Dim.name("k"), s.dims)
+
+    def index_for(self, dims: tuple[Dim, ...]) -> Index:
+        """The position at which a value of the nest's space, up to dims of size 1, stands."""
+        at = iter([e for e, d in zip(self.index, self.dims, strict=True) if d is not ONE])
+        return tuple(ZERO if d is ONE else next(at) for d in dims)
+
+
+def finish(loops: Loops, top: Container) -> Operation:
+    """The nest op: axes merged, the vector axis chosen, a flat map cut into pieces that can run in parallel."""
+    parallel = [(n, *loops.ranges[n]) for n, kept in zip(loops.names, loops.kept_names, strict=True) if kept]
+    parallel = [p for p in parallel if p[2] is not ONE]
+    axes, ops, sweep = merge_axes([(n, hi) for n, _, hi in parallel], tuple(top.ops), loops.sweep)
+    folds = any(o.record.kind is Kind.REDUCE for op in ops if op.body is not None for o in op.body.ops)
+    if not axes and not folds:
+        axes, ops = chunked(ops, sweep)
+    names = tuple(n for n, _ in axes)
+    extents = tuple(e for _, e in axes)
+    attrs = {"axes": names, "extents": extents, "vector": vector_axis(names, ops)}
+    return Operation(OPS["nest"], (), (), attrs, body=Block(ops))
+
+
+def chunked(ops: tuple[Operation, ...], sweep: Sequence[str]) -> tuple[list[tuple[str, Dim]], tuple[Operation, ...]]:
+    """Cut the sweeps of a nest without parallel axes into pieces of MAP_CHUNK elements."""
+    sweeps = [op for op in ops if op.body is not None]
+    if not sweeps or len(sweep) != 1:
+        return [], ops
+    total = sweeps[-1].attrs["hi"][0]  # type: ignore[index]
+    assert isinstance(total, Dim)
+    size = Dim.const(MAP_CHUNK)
+    start = Dim.name("c") * size
+    out: list[Operation] = []
+    for op in ops:
+        if op.body is None:
+            out.append(op)
+            continue
+        (lo,), (hi,) = op.attrs["lo"], op.attrs["hi"]  # type: ignore[misc]
+        assert isinstance(lo, Dim) and isinstance(hi, Dim)
+        first = start if lo is ZERO else _max(lo, start)
+        attrs = {**op.attrs, "lo": (first,), "hi": (dim_min(hi, start + size),)}
+        out.append(Operation(op.record, op.operands, op.results, attrs, op.span, op.origin, op.body))
+    return [("c", ceildiv(total, size))], tuple(out)
+
+
+def _max(a: Dim, b: Dim) -> Dim:
+    from_neg = dim_min(a * -1, b * -1)
+    return from_neg * -1
+
+

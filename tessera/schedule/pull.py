@@ -1,0 +1,297 @@
+"""Demand-driven lowering: the tile value of a tensor value at an index, computed where it is asked for.
+
+Views only rewrite the index; elementwise definitions are expanded; what lives in memory is loaded. Deep chains are walked
+with an explicit stack of generators, so that the length of a chain does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tessera.ir.dialects import OPS
+from tessera.ir.dim import Dim
+from tessera.ir.dim_range import simplify_index
+from tessera.ir.dtype import compute_dtype, int64
+from tessera.ir.graph import Attr, Literal, Operand, Operation, Value
+from tessera.ir.infer import ONE
+from tessera.ir.record import Kind, Lookup, Piece
+from tessera.ir.types import BufferType, ScalarType, TensorType, Type
+from tessera.schedule.plan import ZERO
+from tessera.schedule.ranges import bounds, provably_ge
+from tessera.schedule.tilebuild import Expr, Namespace, TileBuilder, unwrap
+
+Index = tuple[Dim, ...]
+Guard = tuple[tuple[Dim, Dim, Dim], ...]
+Pull = Generator["tuple[Operand, Index, Guard]", Operand, Operand]
+
+#: Arithmetic from which on a value that a later sweep needs again is held instead of computed once more.
+KEEP_FLOPS = 4
+
+
+class Split(Exception):
+    """The sweep must be cut at ``point`` of ``axis``, so that each part of a concatenation has a loop of its own."""
+
+    def __init__(self, axis: str, point: Dim) -> None:
+        super().__init__(axis, point)
+        self.axis, self.point = axis, point
+
+
+class Misplaced(Exception):
+    """A reduction is read at a position that is not the nest's own: its result must be stored first."""
+
+    def __init__(self, value: Value) -> None:
+        super().__init__(value)
+        self.value = value
+
+
+@dataclass
+class Puller:
+    """Lowers values inside one nest. ``buffers`` maps stored tensor values to buffer parameters."""
+
+    build: TileBuilder
+    maker: Mapping[Value, Operation]
+    buffers: Mapping[Value, Value]
+    scalars: Mapping[Value, Value]
+    parallel: Index
+    own: frozenset[Value] = frozenset()
+    ranges: dict[str, tuple[Dim, Dim]] = field(default_factory=dict)
+    splittable: str = ""
+    folded: dict[Value, Value] = field(default_factory=dict)
+    lookups: dict[str, Value] = field(default_factory=dict)
+    earlier: list[tuple[Any, dict[Any, Value]]] = field(default_factory=list)
+    weights: dict[Value, int] = field(default_factory=dict)
+
+    def __call__(self, v: Operand, index: Index) -> Operand:
+        stack: list[Pull] = [self.value(v, self.simple(index), ())]
+        answer: Operand | None = None
+        while stack:
+            try:
+                want = stack[-1].send(answer)  # type: ignore[arg-type]
+                stack.append(self.value(*want))
+                answer = None
+            except StopIteration as done:
+                stack.pop()
+                answer = done.value
+        assert answer is not None
+        return answer
+
+    def simple(self, index: Index) -> Index:
+        return tuple(simplify_index(e, self.ranges) for e in index)
+
+    def value(self, v: Operand, index: Index, guard: Guard) -> Pull:
+        if isinstance(v, Literal):
+            return v
+        if isinstance(v.type, ScalarType):
+            return self.scalars[v]
+        key = (v, index, guard)
+        found = self.remembered(key, v)
+        if found is not None:
+            return found
+        op = self.maker.get(v)
+        if v in self.buffers and v not in self.own:
+            result: Operand = self.load(v, index, guard)
+        else:
+            assert op is not None, f"{v!r} is neither stored nor computed here"
+            result = yield from self.compute(op, v, index, guard)
+        if isinstance(result, Value) and not isinstance(result.type, ScalarType):
+            self.build.container(result.type.axes).memo[key] = result  # type: ignore[union-attr]
+        return result
+
+    def remembered(self, key: Any, v: Value) -> Value | None:
+        """The value from this sweep or from the nest's own level; one of an earlier sweep is kept when that is cheaper."""
+        for c in (self.build.sweep, self.build.top):
+            if c is not None and key in c.memo:
+                return c.memo[key]
+        sweep = self.build.sweep
+        if sweep is None:
+            return None
+        for bounds, memo in self.earlier:
+            if bounds == (sweep.axes, sweep.lo, sweep.hi) and key in memo and self.weight(v) >= KEEP_FLOPS:
+                kept = memo[key]
+                sweep.memo[key] = kept
+                return kept
+        return None
+
+    def weight(self, v: Value) -> int:
+        """Arithmetic per element behind ``v``, up to loads and reductions; each load beyond the first counts as well."""
+        if v in self.weights:
+            return self.weights[v]
+        seen: set[Value] = set()
+        stack, total, loads = [v], 0, 0
+        while stack and total < KEEP_FLOPS:
+            u = stack.pop()
+            if u in seen:
+                continue
+            seen.add(u)
+            op = self.maker.get(u)
+            if op is None or (u in self.buffers and u not in self.own):
+                loads += 1
+                total += 2 if loads > 1 and u.type.rank >= v.type.rank else 0
+            elif op.record.kind is not Kind.REDUCE:
+                total += op.record.flops if op.record.kind in (Kind.MAP, Kind.RANDOM) else 0
+                stack.extend(op.inputs)
+        self.weights[v] = total
+        return total
+
+    def load(self, v: Value, index: Index, guard: Guard) -> Operand:
+        buffer = self.buffers[v]
+        kind = buffer.type
+        assert isinstance(kind, BufferType)
+        strides = kind.strides or dense_strides(kind.dims)
+        offset = ZERO
+        for e, stride, size in zip(index, strides, kind.dims, strict=True):
+            if size is not ONE:
+                offset = offset + e * stride
+        offset = simplify_index(offset, self.ranges)
+        names = offset.names() | {n for g in guard for e in g for n in e.names()}
+        axes = tuple(n for n in self.ranges if n in names)
+        lookups: list[Value] = []
+        rename: dict[str, Dim] = {}
+        for n in sorted(names):
+            if n in self.lookups:
+                rename[n] = Dim.name(f"_l{len(lookups)}")
+                lookups.append(self.lookups[n])
+        attrs: dict[str, Attr] = {"index": (offset.substitute(rename) if rename else offset,)}
+        if guard:
+            attrs["guard"] = tuple(tuple(e.substitute(rename) for e in g) for g in guard)
+        raw = self.build.emit(OPS["load"], (buffer, *lookups), kind.dtype, attrs, axes=axes, hint=v.name)
+        return self.build.cast(raw, compute_dtype(kind.dtype))
+
+    def compute(self, op: Operation, v: Value, index: Index, guard: Guard) -> Pull:
+        kind = op.record.kind
+        if kind is Kind.REDUCE:
+            return self.reduced(op, v, index)
+        if kind in (Kind.VIEW, Kind.INDEX):
+            return (yield from self.viewed(op, index, guard))
+        names = Namespace(self.build, op)
+        xs: list[Operand] = []
+        for x in op.operands:
+            xs.append((yield (x, self.aligned(x.type, index), guard)))
+        if kind in (Kind.CREATE, Kind.RANDOM):
+            assert op.record.define is not None
+            at = [Expr(names, self.position(e)) for e in index]
+            made = op.record.define(names, at, op.result.type, *(Expr(names, x) for x in xs), **op.attrs)
+            return self.named(unwrap(made), op)
+        assert kind is Kind.MAP, f"{op.name} cannot be part of a kernel"
+        return self.named(names.apply(op.record, tuple(xs), op.attrs), op)
+
+    def named(self, x: Operand, op: Operation) -> Operand:
+        """A result in the compute dtype of the op's type, as a value even when it is constant."""
+        return self.build.cast(x, compute_dtype(op.result.type.dtype)) if isinstance(x, Value) else x
+
+    def position(self, e: Dim) -> Operand:
+        if e.is_const:
+            return Literal(e.value)
+        axes = tuple(n for n in self.ranges if n in e.names())
+        looked = [n for n in e.names() if n in self.lookups]
+        if looked:
+            raise Misplaced(self.lookups[looked[0]])
+        return self.build.emit(OPS["position"], (), int64, {"of": e}, axes=axes)
+
+    @staticmethod
+    def aligned(t: Type, index: Index) -> Index:
+        """The index into an operand of a broadcast: leading dims dropped, dims of size 1 at 0."""
+        dims = t.dims  # type: ignore[union-attr]
+        tail = index[len(index) - len(dims) :] if dims else ()
+        return tuple(ZERO if d is ONE else e for d, e in zip(dims, tail, strict=True))
+
+    def reduced(self, op: Operation, v: Value, index: Index) -> Operand:
+        at = tuple(e for e, d in zip(index, v.type.dims, strict=True) if d is not ONE)  # type: ignore[union-attr]
+        own = tuple(e for e in self.parallel if e is not ZERO)
+        if at != own or v not in self.folded:
+            raise Misplaced(v)
+        return self.folded[v]
+
+    def viewed(self, op: Operation, index: Index, guard: Guard) -> Pull:
+        assert op.record.pieces is not None
+        kind = op.result.type
+        assert isinstance(kind, TensorType)
+        pieces = op.record.pieces(index, [x.type for x in op.operands], kind, op.attrs)
+        chosen: list[tuple[Piece, Guard]] = []
+        for piece in pieces:
+            inside, undecided = True, []
+            for axis, lo, hi in piece.box:
+                verdict = self.within(index[axis], lo, hi)
+                if verdict is False:
+                    inside = False
+                    break
+                if verdict is None:
+                    self.try_split(index[axis], lo, hi)
+                    undecided.append((index[axis], lo, hi))
+            if inside:
+                chosen.append((piece, tuple(undecided)))
+                if not undecided:
+                    break
+        result: Operand = yield from self.piece(op, chosen[-1][0], (*guard, *chosen[-1][1]))
+        names = Namespace(self.build, op)
+        for piece, box in reversed(chosen[:-1]):
+            value = yield from self.piece(op, piece, (*guard, *box))
+            result = names.apply(OPS["where"], (self.condition(names, box), value, result), {})
+        return result
+
+    def condition(self, names: Namespace, box: Guard) -> Operand:
+        mask: Operand | None = None
+        for e, lo, hi in box:
+            at = self.position(e)
+            for name, bound in (("ge", lo), ("lt", hi)):
+                test = names.apply(OPS[name], (at, Literal(bound.value if bound.is_const else bound)), {})
+                mask = test if mask is None else names.apply(OPS["logical_and"], (mask, test), {})
+        assert mask is not None
+        return mask
+
+    def piece(self, op: Operation, piece: Piece, guard: Guard) -> Pull:
+        if isinstance(piece.operand, Literal):
+            names = Namespace(self.build, op)
+            return names.convert(piece.operand, compute_dtype(op.result.type.dtype))
+        index: list[Dim] = []
+        for e in piece.index:
+            if isinstance(e, Lookup):
+                index.append((yield from self.looked_up(op, piece.operand, len(index), e, guard)))
+            else:
+                index.append(simplify_index(e, self.ranges))
+        return (yield (op.operands[piece.operand], tuple(index), guard))
+
+    def looked_up(self, op: Operation, operand: int, axis: int, e: Lookup, guard: Guard) -> Generator[Any, Operand, Dim]:
+        raw = yield (op.operands[e.operand], self.simple(e.index), guard)
+        size = op.operands[operand].type.dims[axis]  # type: ignore[union-attr]
+        checked = self.build.emit(OPS["lookup"], (self.build.cast(raw, int64),), int64, {"size": size}, source=op)
+        name = f"_g{len(self.lookups)}"
+        for known, value in self.lookups.items():
+            if value is checked:
+                return Dim.name(known)
+        self.lookups[name] = checked
+        return Dim.name(name)
+
+    def within(self, e: Dim, lo: Dim, hi: Dim) -> bool | None:
+        """Is lo <= e < hi for every point of the current loops? None when it depends on the point or is not provable."""
+        low, high = bounds(e, self.ranges)
+        if low is None or high is None:
+            return None
+        if provably_ge(low, lo) and provably_ge(hi, high + 1):
+            return True
+        if provably_ge(low, hi) or provably_ge(lo, high + 1):
+            return False
+        return None
+
+    def try_split(self, e: Dim, lo: Dim, hi: Dim) -> None:
+        if not self.splittable or self.splittable not in e.names():
+            return
+        shift = e - Dim.name(self.splittable)
+        if self.splittable in shift.names() or any(n in self.ranges for n in shift.names()):
+            return
+        first, last = self.ranges[self.splittable]
+        for point in (lo - shift, hi - shift):
+            inside = provably_ge(point, first) and provably_ge(last, point)
+            if inside and point is not first and point is not last:
+                raise Split(self.splittable, point)
+
+
+def dense_strides(dims: Sequence[Dim]) -> tuple[Dim, ...]:
+    strides: list[Dim] = []
+    running = ONE
+    for d in reversed(dims):
+        strides.append(running)
+        running = running * d
+    return tuple(reversed(strides))

@@ -1,0 +1,43 @@
+"""A fused function to a program: kernels and library calls in order."""
+
+from __future__ import annotations
+
+from tessera.ir.dialects.region import EXTERN
+from tessera.ir.graph import Block, Function, Operation, Value
+from tessera.ir.record import Kind
+from tessera.schedule.lower import RegionLowering
+from tessera.schedule.plan import Call, Kernel, Program, Step, Unschedulable
+
+
+def schedule(f: Function, strided: frozenset[str] = frozenset()) -> Program:
+    """Lower every region of a fused function. ``strided`` names the parameters that are not dense row-major."""
+    steps: list[Step] = []
+    for op in f.ops:
+        if op.name == EXTERN.name:
+            assert op.body is not None
+            steps.extend(Call(inner) for inner in op.body.ops)
+            continue
+        if op.record.kind is not Kind.REGION:
+            steps.append(Call(op))
+            continue
+        steps.extend(_lower(op, f"{f.name}_{len(steps)}", strided))
+    return Program(f, tuple(steps), f.outputs, strided)
+
+
+def _lower(op: Operation, name: str, strided: frozenset[str]) -> list[Step]:
+    """A kernel; or, when the loops of a region cannot be brought together, one kernel for each of its operations."""
+    try:
+        return [RegionLowering(op, name, strided).run()]
+    except Unschedulable:
+        assert op.body is not None
+        if len(op.body.ops) == 1:
+            return [Call(op.body.ops[0])]
+        return [s for n, inner in enumerate(op.body.ops) for s in _lower(_alone(op, inner), f"{name}_{n}", strided)]
+
+
+def _alone(region: Operation, op: Operation) -> Operation:
+    reads = tuple(dict.fromkeys(v for v in op.operands if isinstance(v, Value)))
+    return Operation(region.record, reads, op.results, span=op.span, body=Block((op,)))
+
+
+__all__ = ["Kernel", "schedule"]
