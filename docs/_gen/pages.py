@@ -44,7 +44,7 @@ def find(name: str) -> ModuleType | None:
             return None
     try:
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         # Half a package cannot be documented; with its driver in place it must be whole.
         if importlib.util.find_spec("tessera.driver") is None and (error.name or "").startswith("tessera"):
             return None
