@@ -174,20 +174,19 @@ def char_column(file: str, line: int, offset: int) -> int:
     return len(text.encode("utf-8", "surrogatepass")[:offset].decode("utf-8", "ignore"))
 
 
-_machinery_files: dict[tuple[str, tuple[str, ...]], bool] = {}
+_verdicts: dict[tuple[str, ...], dict[str, bool]] = {}
 
 
 def is_machinery(file: str, packages: tuple[str, ...] = MACHINERY) -> bool:
     """Whether a file belongs to one of the packages (cached per file)."""
-    key = (file, packages)
-    known = _machinery_files.get(key)
-    if known is None:
-        known = _machinery_files[key] = file.startswith("<frozen ") or any(
+    known = _verdicts.setdefault(packages, {})
+    if file not in known:
+        known[file] = file.startswith("<frozen ") or any(
             file == place or (place.endswith(("/", "\\")) and file.startswith(place))
             for name in packages
             for place in _module_places(sys.modules.get(name))
         )
-    return known
+    return known[file]
 
 
 def _module_places(module: ModuleType | None) -> Iterator[str]:
@@ -204,14 +203,14 @@ def _module_places(module: ModuleType | None) -> Iterator[str]:
 
 def caller_frame(packages: tuple[str, ...] = MACHINERY) -> FrameType | None:
     """The innermost frame that is the user's own code; None when there is none."""
+    known = _verdicts.setdefault(packages, {})
     frame: FrameType | None = sys._getframe(1)
-    known = _machinery_files
     while frame is not None:
         file = frame.f_code.co_filename
-        machinery = known.get((file, packages))
-        if machinery is None:
-            machinery = is_machinery(file, packages)
-        if not machinery:
+        hidden = known.get(file)
+        if hidden is None:
+            hidden = is_machinery(file, packages)
+        if not hidden:
             return frame
         frame = frame.f_back
     return None
