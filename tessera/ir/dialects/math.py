@@ -1,0 +1,317 @@
+"""Elementwise arithmetic: the scalar intrinsics that every backend has a row for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tessera.ir.dialects.rules import (
+    ANY,
+    ARITHMETIC,
+    BITWISE,
+    FLOATING,
+    INTEGER,
+    DTypeRule,
+    arithmetic,
+    elementwise_record,
+    torch_names,
+)
+from tessera.ir.dialects.samples import T, call, samples
+from tessera.ir.dtype import DType, dtype, f32, uint32
+from tessera.ir.graph import Attr
+from tessera.ir.infer import Blame, InferContext, result_dtype
+from tessera.ir.record import Kind, OpRecord
+from tessera.ir.types import TensorType, Type
+
+
+def aliases(names: str, where: str = "tm") -> tuple[str, ...]:
+    """Dotted torch names of further spellings, given as one string."""
+    return tuple(dotted for name in names.split() for dotted in torch_names(name, *where))
+
+
+def _both_bool(t: Any, x: Any, other: Any) -> bool:
+    return t.dtype_of(x).is_bool and t.dtype_of(other).is_bool
+
+
+def _add(t: Any, x: Any, other: Any, *, alpha: Any = 1) -> Any:
+    if _both_bool(t, x, other):
+        return t.emit("logical_or", (x, other))
+    return t.emit("add", (x, other if _is_one(alpha) else t.mul(other, alpha)))
+
+
+def _sub(t: Any, x: Any, other: Any, *, alpha: Any = 1) -> Any:
+    return t.emit("sub", (x, other if _is_one(alpha) else t.mul(other, alpha)))
+
+
+def _is_one(x: Any) -> bool:
+    return isinstance(x, int | float) and x == 1
+
+
+def _mul(t: Any, x: Any, other: Any) -> Any:
+    return t.emit("logical_and" if _both_bool(t, x, other) else "mul", (x, other))
+
+
+def _div(t: Any, x: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
+    name = {None: "div", "floor": "floordiv", "trunc": "trunc_div"}.get(rounding_mode)
+    if name is None:
+        t.fail("TSR0301", f"rounding mode `{rounding_mode}`", Blame(None), helps=['use None, "floor" or "trunc"'])
+    return t.emit(name, (x, other))
+
+
+def _maximum(t: Any, x: Any, other: Any) -> Any:
+    return t.emit("logical_or" if _both_bool(t, x, other) else "maximum", (x, other))
+
+
+def _minimum(t: Any, x: Any, other: Any) -> Any:
+    return t.emit("logical_and" if _both_bool(t, x, other) else "minimum", (x, other))
+
+
+def _sub_eager(torch: Any, x: Any, other: Any) -> Any:
+    return torch.sub(x, other) if isinstance(x, torch.Tensor) else torch.rsub(other, x)
+
+
+def _pow(t: Any, x: Any, exponent: Any) -> Any:
+    """Small constant powers are products, so that no backend raises to a power it can multiply."""
+    if not t.is_tensor(exponent) and t.is_tensor(x) and isinstance(exponent, int | float):
+        if t.dtype_of(x).is_bool and isinstance(exponent, int):
+            x = t.cast(x, dtype("int64"))
+        if isinstance(exponent, float) and not t.dtype_of(x).is_float:
+            x = t.cast(x, f32)
+        if exponent == 2:
+            return t.emit("mul", (x, x))
+        if exponent == 3:
+            return t.emit("mul", (t.emit("mul", (x, x)), x))
+        if exponent == 1:
+            return x
+        if exponent == 0.5:
+            return t.emit("sqrt", (x,))
+        if exponent == -0.5:
+            return t.emit("rsqrt", (x,))
+        if exponent == -1 and t.dtype_of(x).is_float:
+            return t.emit("reciprocal", (x,))
+    return t.emit("pow", (x, exponent))
+
+
+def _whole(name: str) -> Any:
+    """Rounding ops leave integers alone."""
+
+    def define(t: Any, x: Any) -> Any:
+        return x if t.dtype_of(x).is_int else t.emit(name, (x,))
+
+    return define
+
+
+def _round(t: Any, x: Any, *, decimals: int = 0) -> Any:
+    if t.dtype_of(x).is_int:
+        return x
+    if decimals == 0:
+        return t.emit("round", (x,))
+    scale = 10.0 ** abs(decimals)
+    if decimals > 0:
+        return t.div(t.emit("round", (t.mul(x, scale),)), scale)
+    return t.mul(t.emit("round", (t.div(x, scale),)), scale)
+
+
+def _unary(
+    name: str,
+    doc: str,
+    domain: tuple[float, float] = (-4.0, 4.0),
+    also: str = "",
+    special: str = "",
+    rule: DTypeRule = FLOATING,
+    where: str = "tm",
+    **more: Any,
+) -> OpRecord:
+    """A one-operand intrinsic. ``also``: other names in torch; ``special``: names in ``torch.special``."""
+    more.setdefault("flops", 10 if rule is FLOATING else 1)
+    names = (*aliases(also), *aliases(special, "s"), *more.pop("more", ()))
+    return elementwise_record(name, "x: tensor", doc, rule, where=where, more=names, domain=domain, **more)
+
+
+def _binary(
+    name: str, doc: str, rule: DTypeRule = ARITHMETIC, also: str = "", where: str = "tm", **more: Any
+) -> OpRecord:
+    """A two-operand intrinsic."""
+    names = (*aliases(also), *more.pop("more", ()))
+    methods = more.pop("methods", (name, *also.split()))
+    return elementwise_record(
+        name, more.pop("signature", "x: tensor, other: tensor"), doc, rule, where=where, more=names, methods=methods, **more
+    )
+
+
+_DIVISION = arithmetic("float int bool", ints_to=f32)
+_FLOATS_ONLY = arithmetic("float")
+_POSITIVE = (0.05, 8.0)
+_UNIT = (-0.95, 0.95)
+
+ARITHMETIC_OPS: tuple[OpRecord, ...] = (
+    _binary("add", "Sum of two tensors; `alpha` scales the second.", call=_add, dtypes="f32 bf16 int32 bool",
+            more=("torch.Tensor.__add__", "torch.Tensor.__radd__")),
+    _binary("sub", "Difference; `alpha` scales the second.", also="subtract", call=_sub, eager=_sub_eager,
+            dtypes="f32 bf16 int32", more=("torch.Tensor.__sub__",)),
+    _binary("mul", "Product.", also="multiply", call=_mul, dtypes="f32 bf16 int32 bool",
+            more=("torch.Tensor.__mul__", "torch.Tensor.__rmul__")),
+    _binary("div", "True division; integers divide as f32. `rounding_mode` is None, \"floor\" or \"trunc\".", _DIVISION,
+            also="divide true_divide", call=_div, dtypes="f32 bf16 int32", domain=_POSITIVE,
+            more=("torch.Tensor.__truediv__", "torch.Tensor.__div__")),
+    _binary("floordiv", "Quotient rounded toward minus infinity.", where="", methods=("floor_divide",),
+            more=(*aliases("floor_divide"), "torch.Tensor.__floordiv__"), dtypes="f32 bf16 int32", domain=(1.0, 9.0)),
+    _binary("trunc_div", "Quotient rounded toward zero.", where="", methods=(), dtypes="f32 int32", domain=(1.0, 9.0),
+            eager=lambda torch, x, other: torch.div(x, other, rounding_mode="trunc")),
+    _binary("remainder", "Remainder with the sign of the divisor.", dtypes="f32 bf16 int32", domain=(1.0, 9.0),
+            more=("torch.Tensor.__mod__",)),
+    _binary("fmod", "Remainder with the sign of the dividend.", dtypes="f32 bf16 int32", domain=(1.0, 9.0)),
+    _binary("pow", "Power; constant exponents 2, 3, 1, 0.5, -0.5 and -1 become products and roots.",
+            signature="x: tensor, exponent: tensor", call=_pow, domain=_POSITIVE, flops=20,
+            more=("torch.Tensor.__pow__",)),
+    _binary("minimum", "The smaller value; NaN propagates.", call=_minimum, dtypes="f32 bf16 int32 bool"),
+    _binary("maximum", "The larger value; NaN propagates.", call=_maximum, dtypes="f32 bf16 int32 bool"),
+    _binary("fmin", "The smaller value; a NaN loses.", dtypes="f32 int32"),
+    _binary("fmax", "The larger value; a NaN loses.", dtypes="f32 int32"),
+    _binary("atan2", "Angle of the point (other, x).", FLOATING, also="arctan2", flops=20),
+    _binary("copysign", "Magnitude of x with the sign of other.", FLOATING),
+    _binary("hypot", "sqrt(x² + other²) without overflow in between.", _FLOATS_ONLY, flops=5),
+    _binary("nextafter", "The next representable value from x toward other.", _FLOATS_ONLY, dtypes="f32"),
+    _unary("neg", "The negative.", also="negative", rule=ARITHMETIC, dtypes="f32 bf16 int32", more=("torch.Tensor.__neg__",)),
+    _unary("abs", "The absolute value.", also="absolute", rule=ARITHMETIC, dtypes="f32 bf16 int32",
+           more=("torch.Tensor.__abs__",)),
+    _unary("sign", "-1, 0 or 1.", also="sgn", rule=ARITHMETIC, dtypes="f32 bf16 int32"),
+    _unary("floor", "The largest integer not above.", rule=ARITHMETIC, call=_whole("floor"), dtypes="f32 bf16 int32"),
+    _unary("ceil", "The smallest integer not below.", rule=ARITHMETIC, call=_whole("ceil"), dtypes="f32 bf16 int32"),
+    _unary("trunc", "The integer toward zero.", also="fix", rule=ARITHMETIC, call=_whole("trunc"), dtypes="f32 bf16 int32"),
+    _unary("round", "The nearest integer, halves to even; `decimals` rounds at another digit.", special="round",
+           rule=ARITHMETIC, call=_round, dtypes="f32 bf16 int32"),
+)  # fmt: skip
+
+FLOAT_OPS: tuple[OpRecord, ...] = (
+    _unary("sqrt", "Square root.", (0.0, 8.0), flops=4),
+    _unary("rsqrt", "1 / sqrt(x).", _POSITIVE, flops=4),
+    _unary("reciprocal", "1 / x.", _POSITIVE, flops=2),
+    _unary("exp", "e to the power x."),
+    _unary("exp2", "2 to the power x.", special="exp2"),
+    _unary("expm1", "exp(x) - 1, exact near 0.", special="expm1"),
+    _unary("log", "Natural logarithm.", _POSITIVE),
+    _unary("log2", "Logarithm to base 2.", _POSITIVE),
+    _unary("log10", "Logarithm to base 10.", _POSITIVE),
+    _unary("log1p", "log(1 + x), exact near 0.", (-0.9, 8.0), special="log1p"),
+    _unary("sin", "Sine."),
+    _unary("cos", "Cosine."),
+    _unary("tan", "Tangent.", (-1.4, 1.4)),
+    _unary("asin", "Arc sine.", _UNIT, also="arcsin"),
+    _unary("acos", "Arc cosine.", _UNIT, also="arccos"),
+    _unary("atan", "Arc tangent.", also="arctan"),
+    _unary("sinh", "Hyperbolic sine."),
+    _unary("cosh", "Hyperbolic cosine."),
+    _unary("tanh", "Hyperbolic tangent.", more=("torch.nn.functional.tanh",)),
+    _unary("asinh", "Inverse hyperbolic sine.", also="arcsinh"),
+    _unary("acosh", "Inverse hyperbolic cosine.", (1.0, 8.0), also="arccosh"),
+    _unary("atanh", "Inverse hyperbolic tangent.", _UNIT, also="arctanh"),
+    _unary("erf", "Error function.", special="erf", flops=20),
+    _unary("erfc", "1 - erf(x), exact for large x.", special="erfc", flops=20),
+    _unary("erfinv", "Inverse of erf.", _UNIT, special="erfinv", flops=30),
+    _unary("lgamma", "Logarithm of the absolute value of the gamma function.", (0.1, 8.0), special="gammaln", flops=40),
+    _unary("digamma", "Derivative of lgamma.", (0.1, 8.0), special="psi digamma", flops=40),
+    _unary("sigmoid", "1 / (1 + exp(-x)).", special="expit", more=("torch.nn.functional.sigmoid",)),
+    _unary("i0", "Modified Bessel function of order 0.", special="i0", flops=40),
+    _unary("i0e", "exp(-|x|) * i0(x).", where="s", methods=(), flops=40),
+    _unary("i1", "Modified Bessel function of order 1.", where="s", methods=(), flops=40),
+    _unary("i1e", "exp(-|x|) * i1(x).", where="s", methods=(), flops=40),
+)  # fmt: skip
+
+_BIT_SAMPLES = samples(
+    call(T(("B", "D"), "int32", 64), T(("B", "D"), "int32", 8)),
+    call(T(("B", "D"), "uint8", 64), T(("D",), "uint8", 4)),
+)
+_BITS = {"rule": BITWISE, "dtypes": "int32 bool"}
+
+BIT_OPS: tuple[OpRecord, ...] = (
+    _binary("bitwise_and", "And of the bits; for bools, and.", **_BITS, more=("torch.Tensor.__and__",)),
+    _binary("bitwise_or", "Or of the bits; for bools, or.", **_BITS, more=("torch.Tensor.__or__",)),
+    _binary("bitwise_xor", "Exclusive or of the bits.", **_BITS, more=("torch.Tensor.__xor__",)),
+    _unary("bitwise_not", "Complement of the bits; for bools, not.", **_BITS, more=("torch.Tensor.__invert__",)),
+    _binary("shift_left", "Bits moved up by other places.", INTEGER, where="", methods=("bitwise_left_shift",),
+            more=(*aliases("bitwise_left_shift"), "torch.Tensor.__lshift__"), samples=_BIT_SAMPLES),
+    _binary("shift_right", "Bits moved down by other places; the sign is kept.", INTEGER, where="",
+            methods=("bitwise_right_shift",), more=(*aliases("bitwise_right_shift"), "torch.Tensor.__rshift__"),
+            samples=_BIT_SAMPLES),
+)  # fmt: skip
+
+
+def _u32(types: tuple[Type, ...]) -> tuple[DType | None, ...]:
+    return (uint32,) * len(types)
+
+
+def _mulhi_eager(torch: Any, x: Any, other: Any) -> Any:
+    wide = [v.to(torch.int64) if isinstance(v, torch.Tensor) else v for v in (x, other)]
+    low, high = (wide[0] & 0xFFFF), (wide[0] >> 16)
+    other_low, other_high = (wide[1] & 0xFFFF), (wide[1] >> 16)
+    middle = high * other_low + ((low * other_low) >> 16)
+    carry = (middle & 0xFFFF) + low * other_high
+    return (high * other_high + (middle >> 16) + (carry >> 16)).to(torch.uint32)
+
+
+MULHI = elementwise_record(
+    "mulhi_u32", "x: tensor, other: tensor", "The upper 32 bits of the 64-bit product of two unsigned integers.",
+    DTypeRule(_u32, lambda ctx, types, attrs: uint32), where="", methods=(), eager=_mulhi_eager,
+    samples=samples(call(T(("B", "D"), "uint32", 1 << 31), T(("B", "D"), "uint32", 1 << 31))),
+)  # fmt: skip
+
+
+def _cast_infer(ctx: InferContext, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> tuple[TensorType, ...]:
+    to = attrs["dtype"]
+    if not isinstance(to, DType):
+        ctx.fail("TSR0301", f"`{to}` is no dtype", Blame(None))
+    return (TensorType(to, types[0].dims),)
+
+
+def _cast(t: Any, x: Any, dtype_: Any) -> Any:
+    to = dtype(dtype_)
+    return x if t.is_tensor(x) and t.dtype_of(x) is to else t.emit("cast", (x,), dtype=to)
+
+
+def _cast_eager(torch: Any, x: Any, *, dtype: Any) -> Any:
+    """Floats saturate on the way to integers and to 8-bit floats; NaN becomes 0 in integers."""
+    x = torch.as_tensor(x)
+    if not x.is_floating_point() or dtype is torch.bool:
+        return x.to(dtype)
+    if dtype.is_floating_point:
+        limit = torch.finfo(dtype).max
+        return (x.clamp(-limit, limit) if dtype.itemsize == 1 else x).to(dtype)
+    low, high = torch.iinfo(dtype).min, torch.iinfo(dtype).max
+    wide = x.to(torch.float64)
+    inside = wide.nan_to_num(nan=0.0).clamp(low, high)
+    exact = torch.where(inside >= float(high), 0.0, inside).to(dtype)
+    return torch.where(inside >= float(high), torch.tensor(high, dtype=dtype, device=x.device), exact)
+
+
+CAST = OpRecord(
+    "cast", Kind.MAP, "x: tensor, dtype: dtype",
+    "Another element type: to narrower floats by rounding to even, to 8-bit floats and integers saturating, NaN to integer 0.",
+    _cast_infer, call=_cast, eager=_cast_eager, methods=("cast",),
+    samples=samples(call(T(("B", "D")), "bf16"), call(T(("B", "D")), "int32"), call(T((), "int64", 9), "f32"),
+                    call(T(("B", "D"), "bf16"), "bool")),
+)  # fmt: skip
+
+
+def _where_as(types: tuple[Type, ...]) -> tuple[DType | None, ...]:
+    return (None, *ANY.operands_as(types[1:]))
+
+
+def _where_infer(ctx: InferContext, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> tuple[TensorType, ...]:
+    if not types[0].dtype.is_bool:
+        ctx.fail("TSR0303", f"condition of dtype `{types[0].dtype}`", Blame(0, None, f"is {types[0].dtype}, not bool"),
+                 helps=["compare it first, for example `mask != 0`"])  # fmt: skip
+    return (TensorType(result_dtype(types[1:]), ctx.broadcast(types)),)
+
+
+WHERE = OpRecord(
+    "where", Kind.MAP, "condition: tensor, x: tensor, other: tensor", "x where the condition holds, other elsewhere.",
+    _where_infer, _where_as, torch=("torch.where",),
+    samples=samples(
+        call(T(("B", "D"), "bool", "bool"), T(("B", "D")), T(("B", "D"))),
+        call(T(("D",), "bool", "bool"), T(("B", 1), "bf16"), 0.0),
+        call(T(("B", "D"), "bool", "bool"), 1, T((), "int64", 5)),
+    ),
+)  # fmt: skip
+
+OPS: tuple[OpRecord, ...] = (*ARITHMETIC_OPS, *FLOAT_OPS, *BIT_OPS, MULHI, CAST, WHERE)

@@ -1,0 +1,305 @@
+"""Elementwise operations that are definitions over the intrinsics, written so that their tails stay accurate in f32.
+
+Numbers such as slopes and thresholds are operands: they may be dynamic scalars. A definition gets scalar values that
+support Python's operators, and ``t``, the namespace of the intrinsics.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tessera.ir.dialects.rules import ARITHMETIC, FLOATING, DTypeRule, arithmetic, elementwise_record
+from tessera.ir.dialects.samples import T, call, samples
+from tessera.ir.record import OpRecord
+
+_LOG2E = 1.4426950408889634
+_SQRT_HALF = 0.7071067811865476
+_TWO_OVER_SQRT_PI = 1.1283791670955126
+_SHIFT = 24.0
+_UNSHIFT = math.exp(-_SHIFT)
+
+
+def _split(t: Any, x: Any) -> tuple[Any, Any]:
+    """x as two halves of 12 bits (f32), so that products of halves are exact (Dekker 1971). Needs |x| < 1e34."""
+    wide = x * 4097.0
+    high = wide - (wide - x)
+    return high, x - high
+
+
+def _product_error(t: Any, x: Any, product: Any, c_high: float, c_low: float) -> Any:
+    """What ``product`` misses of x * (c_high + c_low); ``c_high`` has at most 12 bits."""
+    high, low = _split(t, x)
+    return ((high * c_high - product) + low * c_high) + (high * c_low + low * c_low)
+
+
+def _halves(c: float) -> tuple[float, float]:
+    """A constant as 12 leading bits and the rest."""
+    exponent = math.frexp(c)[1]
+    scale = 2.0 ** (12 - exponent)
+    high = math.floor(c * scale) / scale
+    return high, c - high
+
+
+def _tail_exp(t: Any, x: Any) -> tuple[Any, Any]:
+    """exp(-|x|) as a factor and a scale: the factor stays a normal number where the product is a denormal one.
+
+    Adding 24 to a number below -64 is exact, so nothing is lost by it.
+    """
+    n = -t.abs(x)
+    far = n < -64.0
+    return t.exp(t.where(far, n + _SHIFT, n)), t.where(far, _UNSHIFT, 1.0)
+
+
+def _silu(t: Any, x: Any) -> Any:
+    e, scale = _tail_exp(t, x)
+    return t.where(x < 0.0, (x * e) / (1.0 + e) * scale, x / (1.0 + e))
+
+
+def _mish(t: Any, x: Any) -> Any:
+    e, scale = _tail_exp(t, x)
+    below, above = e * (e + 2.0), 1.0 + 2.0 * e
+    return t.where(x < 0.0, (x * (e * (e + 2.0))) / (below + 2.0) * scale, x * above / (above + 2.0 * e * e))
+
+
+_C_HIGH, _C_LOW = _halves(_SQRT_HALF)
+
+
+def _gelu(t: Any, x: Any, *, approximate: str) -> Any:
+    return _gelu_tanh(t, x) if approximate == "tanh" else _gelu_erf(t, x)
+
+
+def _gelu_erf(t: Any, x: Any) -> Any:
+    """x / 2 * erfc(-x / sqrt 2), the argument corrected for its rounding by one Taylor term."""
+    inside = t.maximum(t.minimum(x, 40.0), -40.0)
+    z = inside * _SQRT_HALF
+    low = _product_error(t, inside, z, _C_HIGH, _C_LOW)
+    tail = t.erfc(-z) + low * (_TWO_OVER_SQRT_PI * t.exp(-z * z))
+    return (0.5 * x) * tail
+
+
+_TANH_LINEAR = 2.0 * math.sqrt(2.0 / math.pi)
+_TANH_CUBIC = _TANH_LINEAR * 0.044715
+
+
+def _gelu_tanh(t: Any, x: Any) -> Any:
+    """x * sigmoid(2 u) with u = sqrt(2/pi) * (x + 0.044715 x³): no cancellation, unlike 1 + tanh(u)."""
+    inside = t.maximum(t.minimum(x, 40.0), -40.0)
+    magnitude = t.abs(inside)
+    u = magnitude * (_TANH_LINEAR + _TANH_CUBIC * (inside * inside))
+    far = u > 64.0
+    e = t.exp(t.where(far, _SHIFT - u, -u))
+    scale = t.where(far, _UNSHIFT, 1.0)
+    return t.where(x < 0.0, (x * e) / (1.0 + e) * scale, x / (1.0 + e))
+
+
+def _softplus(t: Any, x: Any, beta: Any, threshold: Any) -> Any:
+    z = x * beta
+    soft = (t.maximum(z, 0.0) + t.log1p(t.exp(-t.abs(z)))) / beta
+    return t.where(z > threshold, x, soft)
+
+
+def _logsigmoid(t: Any, x: Any) -> Any:
+    return t.minimum(x, 0.0) - t.log1p(t.exp(-t.abs(x)))
+
+
+def _elu(t: Any, x: Any, alpha: Any, scale: Any, input_scale: Any) -> Any:
+    return t.where(x > 0, x * scale, (alpha * scale) * t.expm1(x * input_scale))
+
+
+_SELU_ALPHA = 1.6732632423543772
+_SELU_SCALE = 1.0507009873554805
+
+
+def _selu(t: Any, x: Any) -> Any:
+    return t.where(x > 0, _SELU_SCALE * x, (_SELU_SCALE * _SELU_ALPHA) * t.expm1(x))
+
+
+def _celu(t: Any, x: Any, alpha: Any) -> Any:
+    return t.where(x > 0, x, alpha * t.expm1(x / alpha))
+
+
+def _hardtanh(t: Any, x: Any, min_val: Any, max_val: Any) -> Any:
+    return t.minimum(t.maximum(x, min_val), max_val)
+
+
+def _sixth(t: Any, x: Any) -> Any:
+    return t.minimum(t.maximum(x + 3.0, 0.0), 6.0)
+
+
+def _softshrink(t: Any, x: Any, lambd: Any) -> Any:
+    return t.where(x > lambd, x - lambd, t.where(x < -lambd, x + lambd, x * 0.0))
+
+
+def _hardshrink(t: Any, x: Any, lambd: Any) -> Any:
+    return t.where(t.logical_and(x >= -lambd, x <= lambd), 0.0, x)
+
+
+def _logit(t: Any, x: Any, eps: Any) -> Any:
+    """log(x / (1 - x)); near one half as 2 atanh(2x - 1), where the quotient would round to 1."""
+    x = t.where(eps >= 0.0, t.minimum(t.maximum(x, eps), 1.0 - eps), x)
+    near = t.abs(x - 0.5) < 0.25
+    return t.where(near, 2.0 * t.atanh(t.where(near, 2.0 * x - 1.0, 0.0)), t.log(x / (1.0 - x)))
+
+
+def _logaddexp(t: Any, x: Any, other: Any) -> Any:
+    top = t.maximum(x, other)
+    return t.where(t.logical_and(t.isinf(x), x == other), x, top + t.log1p(t.exp(-t.abs(x - other))))
+
+
+def _logaddexp2(t: Any, x: Any, other: Any) -> Any:
+    top = t.maximum(x, other)
+    soft = top + t.log1p(t.exp2(-t.abs(x - other))) * _LOG2E
+    return t.where(t.logical_and(t.isinf(x), x == other), x, soft)
+
+
+def _xlogy(t: Any, x: Any, other: Any) -> Any:
+    return t.where(t.isnan(other), other, t.where(x == 0, 0.0, x * t.log(other)))
+
+
+def _xlog1py(t: Any, x: Any, other: Any) -> Any:
+    return t.where(t.isnan(other), other, t.where(x == 0, 0.0, x * t.log1p(other)))
+
+
+def _entr(t: Any, x: Any) -> Any:
+    zero_or_less = t.where(x == 0, 0.0, t.where(x < 0, -math.inf, x))
+    return t.where(x > 0, -x * t.log(x), zero_or_less)
+
+
+def _sinc(t: Any, x: Any) -> Any:
+    zero = x == 0
+    angle = t.where(zero, 1.0, x * math.pi)
+    return t.where(zero, 1.0, t.sin(angle) / angle)
+
+
+def _lerp(t: Any, start: Any, end: Any, weight: Any) -> Any:
+    step = end - start
+    return t.where(t.abs(weight) < 0.5, start + weight * step, end - step * (1.0 - weight))
+
+
+def _nan_to_num(t: Any, x: Any, nan: Any, posinf: Any, neginf: Any) -> Any:
+    finite = t.where(t.isinf(x), t.where(x > 0, posinf, neginf), x)
+    return t.where(t.isnan(x), nan, finite)
+
+
+def _nan_to_num_call(t: Any, x: Any, nan: Any = None, posinf: Any = None, neginf: Any = None) -> Any:
+    kind = t.dtype_of(x)
+    if not kind.is_float:
+        return x
+    high, low = float(kind.max), float(kind.min)
+    given = (nan, 0.0), (posinf, high), (neginf, low)
+    return t.emit("nan_to_num", (x, *(default if v is None else v for v, default in given)))
+
+
+def _gelu_call(t: Any, x: Any, approximate: str = "none") -> Any:
+    if approximate not in ("none", "tanh"):
+        t.fail("TSR0301", f"gelu with `approximate={approximate!r}`", helps=['use "none" or "tanh"'])
+    return t.emit("gelu", (x,), approximate=approximate)
+
+
+def _logit_call(t: Any, x: Any, eps: Any = None) -> Any:
+    return t.emit("logit", (x, -1.0 if eps is None else eps))
+
+
+def _logit_eager(torch: Any, x: Any, eps: Any) -> Any:
+    return torch.logit(x, None if float(eps) < 0 else float(eps))
+
+
+def _frac(t: Any, x: Any) -> Any:
+    return x - t.trunc(x)
+
+
+_FLOAT_PARTS = arithmetic("float")
+
+
+def _f(name: str, doc: str, define: Any, signature: str = "x: tensor", **more: Any) -> OpRecord:
+    """A definition that lives in ``torch.nn.functional``."""
+    more.setdefault("methods", ())
+    return elementwise_record(name, signature, doc, more.pop("rule", _FLOAT_PARTS), define,
+                              where=more.pop("where", "f"), flops=more.pop("flops", 10), **more)  # fmt: skip
+
+
+def _scalar_sample(*numbers: float) -> Any:
+    return samples(call(T(("B", "D")), *numbers), call(T(("B", "D"), "bf16"), *numbers), call(T(()), *numbers))
+
+
+ACTIVATIONS: tuple[OpRecord, ...] = (
+    _f("relu", "max(x, 0).", lambda t, x: t.maximum(x, 0), rule=ARITHMETIC, where="tmf", methods=("relu",), flops=1,
+       dtypes="f32 bf16 int32"),
+    _f("relu6", "x between 0 and 6.", lambda t, x: t.minimum(t.maximum(x, 0), 6), rule=ARITHMETIC, flops=2),
+    _f("silu", "x * sigmoid(x), accurate far into the negative tail.", _silu),
+    _f("mish", "x * tanh(softplus(x)).", _mish),
+    _f("gelu", "Gaussian error linear unit; `approximate` is \"none\" or \"tanh\".", _gelu,
+       "x: tensor, approximate: str = 'none'", call=_gelu_call, flops=30,
+       samples=samples(call(T(("B", "D"))), call(T(("B", "D"), "bf16")), call(T(("B", "D")), approximate="tanh"))),
+    _f("softplus", "log(1 + exp(beta x)) / beta; x itself above the threshold.", _softplus,
+       "x: tensor, beta: tensor = 1.0, threshold: tensor = 20.0"),
+    _f("logsigmoid", "log(sigmoid(x)).", _logsigmoid),
+    _f("elu", "x above 0, alpha (exp(x) - 1) below.", _elu,
+       "x: tensor, alpha: tensor = 1.0, scale: tensor = 1.0, input_scale: tensor = 1.0",
+       eager=lambda torch, x, alpha, scale, input_scale: torch.where(
+           x > 0, x * scale, (alpha * scale) * torch.expm1(x * input_scale)), samples=_scalar_sample(1.5)),
+    _f("selu", "Self-normalising elu.", _selu, more=("torch.selu",)),
+    _f("celu", "x above 0, alpha (exp(x / alpha) - 1) below.", _celu, "x: tensor, alpha: tensor = 1.0",
+       more=("torch.celu",), samples=_scalar_sample(1.5)),
+    _f("hardtanh", "x between two bounds.", _hardtanh, "x: tensor, min_val: tensor = -1.0, max_val: tensor = 1.0",
+       flops=2, samples=_scalar_sample(-0.5, 2.0)),
+    _f("hardswish", "x * relu6(x + 3) / 6.", lambda t, x: x * _sixth(t, x) / 6.0, flops=5),
+    _f("hardsigmoid", "relu6(x + 3) / 6.", lambda t, x: _sixth(t, x) / 6.0, flops=4),
+    _f("leaky_relu", "x above 0, a small slope below.", lambda t, x, slope: t.where(x > 0, x, x * slope),
+       "x: tensor, negative_slope: tensor = 0.01", flops=2, samples=_scalar_sample(0.2)),
+    _f("softsign", "x / (1 + |x|).", lambda t, x: x / (1.0 + t.abs(x)), flops=3),
+    _f("tanhshrink", "x - tanh(x).", lambda t, x: x - t.tanh(x)),
+    _f("softshrink", "x moved toward 0 by lambd, 0 in between.", _softshrink, "x: tensor, lambd: tensor = 0.5", flops=4),
+    _f("hardshrink", "x outside [-lambd, lambd], 0 inside.", _hardshrink, "x: tensor, lambd: tensor = 0.5", flops=3,
+       where="ftm", methods=("hardshrink",)),
+    _f("threshold", "x above the threshold, value elsewhere.",
+       lambda t, x, threshold, value: t.where(x <= threshold, value, x),
+       "x: tensor, threshold: tensor, value: tensor", where="ft", flops=2, samples=_scalar_sample(0.5, -1.0),
+       rule=DTypeRule(lambda types: (None,) * 3, lambda ctx, types, attrs: types[0].dtype)),
+)  # fmt: skip
+
+_RADIANS = math.pi / 180.0
+
+POINTWISE: tuple[OpRecord, ...] = (
+    elementwise_record("square", "x: tensor", "x * x.", ARITHMETIC, lambda t, x: x * x, dtypes="f32 bf16 int32"),
+    elementwise_record("frac", "x: tensor", "x - trunc(x).", _FLOAT_PARTS, _frac, flops=2),
+    elementwise_record("logit", "x: tensor, eps: tensor = -1.0", "log(x / (1 - x)); eps keeps x in [eps, 1 - eps].",
+                       FLOATING, _logit, call=_logit_call, eager=_logit_eager, domain=(0.02, 0.98), flops=25,
+                       more=("torch.special.logit",),
+                       samples=samples(call(T(("B", "D"), domain=(0.02, 0.98))), call(T(("B", "D")), 0.1))),
+    elementwise_record("logaddexp", "x: tensor, other: tensor", "log(exp(x) + exp(other)).", _FLOAT_PARTS, _logaddexp,
+                       flops=24),
+    elementwise_record("logaddexp2", "x: tensor, other: tensor", "log2(2**x + 2**other).", _FLOAT_PARTS, _logaddexp2,
+                       flops=24),
+    elementwise_record("xlogy", "x: tensor, other: tensor", "x log(other), and 0 where x is 0.", FLOATING, _xlogy,
+                       domain=(0.05, 8.0), flops=13, more=("torch.special.xlogy",)),
+    elementwise_record("xlog1py", "x: tensor, other: tensor", "x log(1 + other), and 0 where x is 0.", FLOATING, _xlog1py,
+                       where="s", methods=(), domain=(0.05, 8.0), flops=13),
+    elementwise_record("entr", "x: tensor", "-x log(x).", FLOATING, _entr, where="s", methods=(), domain=(-1.0, 8.0),
+                       flops=14),
+    elementwise_record("sinc", "x: tensor", "sin(pi x) / (pi x).", FLOATING, _sinc, more=("torch.special.sinc",), flops=14),
+    elementwise_record("ndtr", "x: tensor", "The normal distribution function.", FLOATING,
+                       lambda t, x: 0.5 * t.erfc(-x * _SQRT_HALF), where="s", methods=(), flops=23),
+    elementwise_record("ndtri", "x: tensor", "The inverse of ndtr.", FLOATING,
+                       lambda t, x: math.sqrt(2.0) * t.erfinv(2.0 * x - 1.0), where="s", methods=(), domain=(0.02, 0.98),
+                       flops=33),
+    elementwise_record("heaviside", "x: tensor, values: tensor", "0 below 0, 1 above, `values` at 0.", ARITHMETIC,
+                       lambda t, x, values: t.where(x == 0, values, t.where(x > 0, 1, 0)), flops=3),
+    elementwise_record("lerp", "x: tensor, end: tensor, weight: tensor", "x + weight (end - x).", _FLOAT_PARTS, _lerp,
+                       flops=6),
+    elementwise_record("addcmul", "x: tensor, tensor1: tensor, tensor2: tensor, value: tensor = 1",
+                       "x + value * tensor1 * tensor2.", ARITHMETIC, lambda t, x, a, b, v: x + v * a * b, flops=3,
+                       eager=lambda torch, x, a, b, v: torch.addcmul(x, a, b, value=v),
+                       samples=samples(call(T(("B", "D")), T(("B", "D")), T(("D",)), value=0.5))),
+    elementwise_record("addcdiv", "x: tensor, tensor1: tensor, tensor2: tensor, value: tensor = 1",
+                       "x + value * tensor1 / tensor2.", _FLOAT_PARTS, lambda t, x, a, b, v: x + v * (a / b), flops=4,
+                       eager=lambda torch, x, a, b, v: torch.addcdiv(x, a, b, value=v),
+                       samples=samples(call(T(("B", "D")), T(("B", "D")), T(("D",), domain=(0.5, 2.0)), value=0.5))),
+    elementwise_record("nan_to_num", "x: tensor, nan: tensor = None, posinf: tensor = None, neginf: tensor = None",
+                       "Replace NaN and the infinities by numbers.", FLOATING, _nan_to_num, call=_nan_to_num_call, flops=5),
+    elementwise_record("deg2rad", "x: tensor", "Degrees to radians.", FLOATING, lambda t, x: x * _RADIANS),
+    elementwise_record("rad2deg", "x: tensor", "Radians to degrees.", FLOATING, lambda t, x: x * (180.0 / math.pi)),
+)  # fmt: skip
+
+OPS: tuple[OpRecord, ...] = (*ACTIVATIONS, *POINTWISE)

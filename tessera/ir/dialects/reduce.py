@@ -1,0 +1,214 @@
+"""Reductions that are folds of their own. Everything that can be written with them is a composite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tessera.ir.dialects.rules import OperandsAs, axes_of, reduced_dims, torch_names
+from tessera.ir.dialects.samples import T, call, samples
+from tessera.ir.dtype import DType, bool_, compute_dtype, int64
+from tessera.ir.graph import Attr
+from tessera.ir.infer import Blame, InferContext
+from tessera.ir.record import Infer, Kind, OpRecord, Reduction
+from tessera.ir.types import TensorType, Type
+
+
+def _same(t: DType) -> DType:
+    return t
+
+
+def _reduce_infer(result: Callable[[DType], DType] = _same) -> Infer:
+    """Attributes ``dim`` (sorted axes) and ``keepdim``; the dtype follows from the operand's."""
+
+    def infer(ctx: InferContext, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> tuple[TensorType, ...]:
+        axes, keepdim = attrs["dim"], bool(attrs["keepdim"])
+        assert isinstance(axes, tuple)
+        for axis in axes:
+            ctx.axis(int(axis), types[0].rank)  # type: ignore[arg-type]
+        dims = reduced_dims(types[0].dims, [int(a) for a in axes], keepdim)  # type: ignore[arg-type]
+        return (TensorType(result(types[0].dtype), dims),)
+
+    return infer
+
+
+def _wide_ints(types: tuple[Type, ...]) -> tuple[DType | None, ...]:
+    """Bools and integers add up in int64."""
+    t = types[0].dtype
+    return (None if t.is_float or t.bits == 64 else int64,)
+
+
+def _as_bool(types: tuple[Type, ...]) -> tuple[DType | None, ...]:
+    return (bool_,)
+
+
+def fold_call(name: str) -> Callable[..., Any]:
+    """``f(x, dim=None, keepdim=False)``: axes from None, an int or a sequence."""
+
+    def define(t: Any, x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+        axes = axes_of(t.context, dim, t.type_of(x).rank)
+        return t.emit(name, (x,), dim=axes, keepdim=bool(keepdim))
+
+    return define
+
+
+def _sum_call(name: str) -> Callable[..., Any]:
+    """As ``fold_call``, with ``dtype``: what the operand is cast to before it is folded."""
+    plain = fold_call(name)
+
+    def define(t: Any, x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
+        return plain(t, x if dtype is None else t.cast(x, dtype), dim, keepdim)
+
+    return define
+
+
+def _extremum_call(name: str) -> Callable[..., Any]:
+    """amax and amin of bools are any and all."""
+    plain, logic = fold_call(name), fold_call("any" if name == "amax" else "all")
+
+    def define(t: Any, x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+        return (logic if t.dtype_of(x).is_bool else plain)(t, x, dim, keepdim)
+
+    return define
+
+
+def _arg_call(name: str) -> Callable[..., Any]:
+    """The position along one axis, or in the flattened tensor when no axis is given."""
+
+    def define(t: Any, x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
+        if t.dtype_of(x).is_bool:
+            t.fail("TSR0301", f"{name} of bools", Blame(0, None, "is bool"), helps=["cast it to an integer first"])
+        rank = t.type_of(x).rank
+        axes = tuple(range(rank)) if dim is None else axes_of(t.context, dim, rank)
+        return t.emit(name, (x,), dim=axes, keepdim=bool(keepdim))
+
+    return define
+
+
+def _arg_reduction(better: Callable[[Any, Any, Any], Any], start: Callable[[DType], float | int]) -> Reduction:
+    """The best value so far and where it was; the first of equal ones wins, NaN is better than every number."""
+
+    def beats(t: Any, x: Any, best: Any) -> Any:
+        return t.logical_or(better(t, x, best), t.logical_and(x != x, best == best))
+
+    def step(t: Any, state: tuple[Any, ...], x: Any, index: Any) -> tuple[Any, ...]:
+        wins = beats(t, x, state[0])
+        return t.where(wins, x, state[0]), t.where(wins, index, state[1])
+
+    def merge(t: Any, a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
+        wins = beats(t, b[0], a[0])
+        return t.where(wins, b[0], a[0]), t.where(wins, b[1], a[1])
+
+    return Reduction(
+        lambda d: (start(d), 0), step, merge, lambda d: (compute_dtype(d), int64), lambda t, state: (state[1],)
+    )
+
+
+def lowest(t: DType) -> float | int:
+    """The identity of maximum: -inf, or the smallest integer."""
+    return -math.inf if t.is_float else t.min
+
+
+def highest(t: DType) -> float | int:
+    """The identity of minimum: inf, or the largest integer."""
+    return math.inf if t.is_float else t.max
+
+
+def _fold(
+    combine: Callable[[Any, Any, Any], Any], start: Callable[[DType], bool | int | float], additive: bool = False
+) -> Reduction:
+    """One running value, combined with each element."""
+    return Reduction(
+        lambda d: (start(d),),
+        lambda t, state, x, index: (combine(t, state[0], x),),
+        lambda t, a, b: (combine(t, a[0], b[0]),),
+        lambda d: (compute_dtype(d),),
+        additive=additive,
+    )
+
+
+def _zero(t: DType) -> int | float:
+    return 0.0 if t.is_float else 0
+
+
+def _one(t: DType) -> int | float:
+    return 1.0 if t.is_float else 1
+
+
+def _every_axis_eager(name: str) -> Callable[..., Any]:
+    """torch folds one axis a call in prod, any and all, and no axis at all means every one."""
+
+    def run(torch: Any, x: Any, *, dim: tuple[int, ...], keepdim: bool) -> Any:
+        for axis in reversed(dim):
+            x = getattr(torch, name)(x, dim=axis, keepdim=keepdim)
+        return x.clone() if not dim else x
+
+    return run
+
+
+def _fold_eager(name: str) -> Callable[..., Any]:
+    """An empty tuple of axes means "all" to torch and "none" here."""
+
+    def run(torch: Any, x: Any, *, dim: tuple[int, ...], keepdim: bool) -> Any:
+        return getattr(torch, name)(x, dim=dim, keepdim=keepdim) if dim else x.clone()
+
+    return run
+
+
+def _arg_eager(name: str) -> Callable[..., Any]:
+    def run(torch: Any, x: Any, *, dim: tuple[int, ...], keepdim: bool) -> Any:
+        if len(dim) == 1:
+            return getattr(torch, name)(x, dim=dim[0], keepdim=keepdim)
+        kept = [n for n in range(x.ndim) if n not in dim]
+        moved = x.permute(*kept, *dim).reshape(*(x.shape[n] for n in kept), -1)
+        found = getattr(torch, name)(moved, dim=-1)
+        return found.reshape([1 if n in dim else x.shape[n] for n in range(x.ndim)]) if keepdim else found
+
+    return run
+
+
+_SIGNATURE = "x: tensor, dim: dims = None, keepdim: bool = False"
+_FOLD_SAMPLES = samples(
+    call(T(("B", "S", "D"), "f32"), -1), call(T(("B", "S", "D"), "bf16"), 1, True), call(T(("B", "S", "D"), "f32")),
+    call(T(("B", "D"), "int32", 9), 0),
+)  # fmt: skip
+_MULTI = (call(T(("B", "S", "D")), (0, 2)), call(T(("B", "S", "D"), "f32"), dim=(-1, -2), keepdim=True))
+_BOOL_SAMPLES = samples(call(T(("B", "S"), "bool", "bool"), 1), call(T(("B", "S"), "bool", "bool")),
+                        call(T(("B", "D"), "f32"), 0, True), call(T((), "bool", "bool")))  # fmt: skip
+
+
+def _reduce(
+    name: str, doc: str, reduction: Reduction, call_: Callable[..., Any], eager: Callable[..., Any],
+    as_: OperandsAs | None = None, result: Callable[[DType], DType] = _same, samples_: Any = None, also: tuple[str, ...] = (),
+) -> OpRecord:  # fmt: skip
+    return OpRecord(
+        name, Kind.REDUCE, _SIGNATURE, doc, _reduce_infer(result), as_, reduction=reduction, call=call_, eager=eager,
+        torch=(*torch_names(name, "t", "m"), *also), methods=(name,), samples=samples_ or _FOLD_SAMPLES,
+    )  # fmt: skip
+
+
+def _with_multi() -> list[Any]:
+    return [*_FOLD_SAMPLES(), *_MULTI]
+
+
+OPS: tuple[OpRecord, ...] = (
+    _reduce("sum", "Sum over axes; integers and bools add up in int64.", _fold(lambda t, a, x: a + x, _zero, additive=True),
+            _sum_call("sum"), _fold_eager("sum"), _wide_ints, samples_=_with_multi),
+    _reduce("prod", "Product over axes; integers and bools multiply in int64.", _fold(lambda t, a, x: a * x, _one),
+            _sum_call("prod"), _every_axis_eager("prod"), _wide_ints),
+    _reduce("amax", "Largest value over axes; NaN propagates.", _fold(lambda t, a, x: t.maximum(a, x), lowest),
+            _extremum_call("amax"), _fold_eager("amax"), samples_=_with_multi),
+    _reduce("amin", "Smallest value over axes; NaN propagates.", _fold(lambda t, a, x: t.minimum(a, x), highest),
+            _extremum_call("amin"), _fold_eager("amin"), samples_=_with_multi),
+    _reduce("argmax", "Position of the largest value; the first of equal ones, a NaN before numbers.",
+            _arg_reduction(lambda t, x, best: x > best, lowest), _arg_call("argmax"), _arg_eager("argmax"),
+            result=lambda t: int64),
+    _reduce("argmin", "Position of the smallest value; the first of equal ones, a NaN before numbers.",
+            _arg_reduction(lambda t, x, best: x < best, highest), _arg_call("argmin"), _arg_eager("argmin"),
+            result=lambda t: int64),
+    _reduce("any", "At least one is nonzero.", _fold(lambda t, a, x: t.logical_or(a, x), lambda d: False),
+            fold_call("any"), _every_axis_eager("any"), _as_bool, samples_=_BOOL_SAMPLES),
+    _reduce("all", "All are nonzero.", _fold(lambda t, a, x: t.logical_and(a, x), lambda d: True),
+            fold_call("all"), _every_axis_eager("all"), _as_bool, samples_=_BOOL_SAMPLES),
+)  # fmt: skip
