@@ -50,6 +50,7 @@ class Layer:
 
 
 norm(torch.ones(2, 3, 4), torch.ones(4), None)
+Layer().forward(torch.ones(2, 3))
 {more}
 """
 BARE_STRINGS = USER.format(names="", more="")
@@ -93,6 +94,13 @@ def test_ruff_accepts_strings_with_the_documented_settings(folder: Path) -> None
     assert _ruff(folder) != []
     assert _ruff(folder, "--config", 'builtins = ["B", "S", "D", "H", "n"]') == []
     assert _ruff(folder, "--ignore", "F821") == []
+
+
+def test_ruff_leaves_postponed_annotations_alone_with_the_documented_settings(folder: Path) -> None:
+    text = "from __future__ import annotations\n\n" + BARE_STRINGS
+    (folder / "user.py").write_text(text.replace("n: \"Tensor['n', 2]\"", "n: Tensor['n', 2]"), encoding="utf-8")
+    assert _ruff(folder, "--select", "F,UP037") != []
+    assert _ruff(folder, "--select", "F,UP037", "--ignore", "F821,UP037") == []
 
 
 def _mypy(folder: Path, *options: str) -> list[str]:
