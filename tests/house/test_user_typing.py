@@ -98,7 +98,8 @@ def test_ruff_accepts_strings_with_the_documented_settings(folder: Path) -> None
 
 def test_ruff_leaves_postponed_annotations_alone_with_the_documented_settings(folder: Path) -> None:
     text = "from __future__ import annotations\n\n" + BARE_STRINGS
-    (folder / "user.py").write_text(text.replace("n: \"Tensor['n', 2]\"", "n: Tensor['n', 2]"), encoding="utf-8")
+    text = text.replace("n: \"Tensor['n', 2]\"", "n: Tensor['n', 2]")
+    (folder / "user.py").write_text(text, encoding="utf-8")
     assert _ruff(folder, "--select", "F,UP037") != []
     assert _ruff(folder, "--select", "F,UP037", "--ignore", "F821,UP037") == []
 
