@@ -142,8 +142,12 @@ class Pool:
             return torch.empty(shape, dtype=dtype, device="cpu")
         exporter = block.exporter.from_address(block.address)
         exporter.block = block
-        # `resize_` to the number of elements there are only sets sizes: a view would keep a base.
-        return torch.frombuffer(exporter, dtype=dtype, count=count).resize_(shape)
+        try:
+            # `resize_` to the number of elements there are only sets sizes: a view would keep a base.
+            return torch.frombuffer(exporter, dtype=dtype, count=count).resize_(shape)
+        except RuntimeError:
+            # A dtype that buffers cannot have, or two negative sizes: torch knows what to say.
+            return torch.empty(shape, dtype=dtype, device="cpu")
 
     def _take(self, size: int) -> _Block | None:
         """A block of a class, idle or new; None when there is no memory or this thread is already here."""
