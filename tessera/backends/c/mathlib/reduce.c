@@ -1,0 +1,87 @@
+// Across the lanes of one vector, in a fixed order: halves are combined until one lane is left.
+
+// Lanes turned by half, a quarter … of the vector: lane i gets lane (i + k) mod L.
+#if L == 16
+#define T_TURN8 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7
+#define T_TURN4 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3
+#define T_TURN2 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1
+#define T_TURN1 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0
+#elif L == 8
+#define T_TURN4 4, 5, 6, 7, 0, 1, 2, 3
+#define T_TURN2 2, 3, 4, 5, 6, 7, 0, 1
+#define T_TURN1 1, 2, 3, 4, 5, 6, 7, 0
+#else
+#define T_TURN2 2, 3, 0, 1
+#define T_TURN1 1, 2, 3, 0
+#endif
+#if L == 16
+#define T_TREE(v, step)                                                                              \
+    v = step(v, __builtin_shufflevector(v, v, T_TURN8));                                             \
+    v = step(v, __builtin_shufflevector(v, v, T_TURN4));                                             \
+    v = step(v, __builtin_shufflevector(v, v, T_TURN2));                                             \
+    v = step(v, __builtin_shufflevector(v, v, T_TURN1));
+#elif L == 8
+#define T_TREE(v, step)                                                                              \
+    v = step(v, __builtin_shufflevector(v, v, T_TURN4));                                             \
+    v = step(v, __builtin_shufflevector(v, v, T_TURN2));                                             \
+    v = step(v, __builtin_shufflevector(v, v, T_TURN1));
+#else
+#define T_TREE(v, step)                                                                              \
+    v = step(v, __builtin_shufflevector(v, v, T_TURN2));                                             \
+    v = step(v, __builtin_shufflevector(v, v, T_TURN1));
+#endif
+
+// Lane i gets lane (i + k) mod L; k is a constant 8, 4, 2 or 1. With it any merge of two lanes can be made a tree.
+// for T in f32 i32 u32 f64 i64 u64
+T_FN v$T t_turn_$T(v$T v, int k) {
+    v$T r = v;
+    T_LANES r[i] = v[(i + k) & (L - 1)];
+    return r;
+}
+
+#define t_plus(a, b) ((a) + (b))
+#define t_times(a, b) ((a) * (b))
+
+// for T in f32 i32 u32
+T_FN $T t_sum_$T(v$T v) {
+    T_TREE(v, t_plus)
+    return v[0];
+}
+
+// for T in f32 i32 u32
+T_FN $T t_prod_$T(v$T v) {
+    T_TREE(v, t_times)
+    return v[0];
+}
+
+// for N T in maximum/f32 minimum/f32 maximum/i32 minimum/i32 maximum/u32 minimum/u32
+T_FN $T t_$N_of_$T(v$T v) {
+    T_TREE(v, t_$N_$T)
+    return v[0];
+}
+
+// 64-bit lanes, in the same order.
+// for N T OP in sum/f64/+= prod/f64/*= sum/i64/+= prod/i64/*= sum/u64/+= prod/u64/*=
+T_FN $T t_$N_$T(v$T v) {
+    for (int k = L / 2; k; k /= 2)
+        for (int i = 0; i < k; i++) v[i] $OP v[i + k];
+    return v[0];
+}
+
+// for N T OP in maximum/f64/> minimum/f64/< maximum/i64/> minimum/i64/< maximum/u64/> minimum/u64/<
+T_FN $T t_$N_of_$T(v$T v) {
+    for (int i = 1; i < L; i++) v[0] = v[i] $OP v[0] || v[i] != v[i] ? v[i] : v[0];
+    return v[0];
+}
+
+// The index of the best lane: the first among equals, and a NaN before everything.
+// for N T OP in argmax/f32/> argmin/f32/< argmax/f64/> argmin/f64/< argmax/i32/> argmin/i32/< argmax/i64/> argmin/i64/< argmax/u32/> argmin/u32/< argmax/u64/> argmin/u64/<
+static i64 t_$N_$T(v$T v, vi64 index) {
+    int best = 0;
+    for (int i = 1; i < L; i++) {
+        int nan = v[i] != v[i], was = v[best] != v[best];
+        int same = nan & was ? 1 : v[i] == v[best], better = nan > was || (!was && v[i] $OP v[best]);
+        if (better || (same && index[i] < index[best])) best = i;
+    }
+    return index[best];
+}
