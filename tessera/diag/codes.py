@@ -13,6 +13,7 @@ from tessera.diag.errors import (
     ConfigError,
     DTypeError,
     ParseError,
+    RaceError,
     ResourceError,
     ShapeError,
     TesseraError,
@@ -110,6 +111,7 @@ _TABLE: tuple[tuple[str, type[TesseraError], str], ...] = (
     ("TSR0607", ResourceError, "backend or device not available"),
     ("TSR0608", ResourceError, "size too large"),
     ("TSR0609", ConfigError, "malformed option"),
+    ("TSR0610", RaceError, "kernel that depends on the order of its iterations"),
 )
 
 #: Every code, in order.

@@ -155,6 +155,13 @@ class BoundsError(TesseraError, IndexError):
     default_code = "TSR0605"
 
 
+class RaceError(TesseraError, RuntimeError):
+    """A kernel whose result would depend on the order of its iterations, found by the interpreter."""
+
+    __module__ = "tessera.diag"
+    default_code = "TSR0610"
+
+
 class TesseraWarning(TesseraError, UserWarning):
     """What Tessera reports without stopping: a fallback to eager, an unsafe cache folder.
 
