@@ -1,0 +1,180 @@
+"""From a rule's refusal to a diagnostic: labels under the guilty parts of the expression, where the names come from, advice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tessera.diag import Diagnostic, ExpressionParts, Help, Label, Note, Span, TraceError, expression_parts
+from tessera.frontend.handles import TensorHandle
+from tessera.frontend.session import Call, InnerRefused, Session
+from tessera.frontend.suggest import suggestions
+from tessera.ir.dim import Dim
+from tessera.ir.graph import Operand, Value
+from tessera.ir.infer import Blame, Refused
+
+#: Longer expressions are not repeated in a label.
+LONGEST_NAME = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One tensor argument of a call: the object, where it stands in the source, and how to call it."""
+
+    handle: TensorHandle
+    span: Span | None
+    name: str
+
+
+def report(session: Session, call: Call, error: Exception) -> None:
+    """Put what went wrong in a call on the session."""
+    if isinstance(error, InnerRefused):
+        session.fail(error.refused.cls, _refused(session, call, error.refused, error.operands, error))
+    elif isinstance(error, Refused):
+        operands = [x._value for x in _tensors(call.args)]
+        session.fail(error.cls, _refused(session, call, error, operands, None))
+    else:
+        labels = () if call.span is None else (Label(call.span, "", True),)
+        session.fail(TraceError, Diagnostic("TSR0404", _first_line(str(error)), labels))
+
+
+def _first_line(text: str) -> str:
+    return next(iter(text.splitlines()), "") or "the call cannot be made"
+
+
+def _tensors(args: Sequence[Any]) -> Iterator[TensorHandle]:
+    for x in args:
+        if isinstance(x, TensorHandle):
+            yield x
+        elif isinstance(x, tuple | list):
+            yield from (member for member in x if isinstance(member, TensorHandle))
+
+
+def _refused(
+    session: Session, call: Call, refused: Refused, operands: Sequence[Operand], inner: InnerRefused | None
+) -> Diagnostic:
+    places = list(argument_places(call))
+    code, helps = suggestions(session, call, refused, operands, inner, places)
+    labels: list[Label] = []
+    for blame in refused.blame:
+        label = _label(call, blame, operands, places)
+        if label is not None and all((label.span, label.text) != (old.span, old.text) for old in labels):
+            labels.append(label)
+    if call.span is not None and not labels:
+        labels.append(Label(call.span, "", True))
+    if labels:
+        labels[0] = Label(labels[0].span, labels[0].text, True)
+    notes = [*_origins(session, _dims(refused, operands)), *(Note(text) for text in refused.notes)]
+    if inner is not None and inner.record.name != call.name and call.name not in ("getitem", "setitem"):
+        written = call.name if call.form == "operator" else f"{call.name}"
+        if inner.record.name not in ("cast",) and _composite(session, call):
+            notes.append(Note(f"inside `{written}`, at its `{inner.record.name}`"))
+    all_helps = [*helps, *(Help(text) for text in refused.helps if not helps)]
+    return Diagnostic(code or refused.code, refused.message, tuple(labels), tuple(notes), tuple(all_helps))
+
+
+def _composite(session: Session, call: Call) -> bool:
+    record = session.table.records.get(call.name)
+    return record is not None and record.infer is None
+
+
+def _label(call: Call, blame: Blame, operands: Sequence[Operand], places: Sequence[Place]) -> Label | None:
+    """A label under the blamed operand; under the whole expression when it has no place of its own."""
+    if call.span is None:
+        return None
+    place = _place_of(blame, operands, places)
+    if place is None or place.span is None:
+        return Label(call.span, blame.text)
+    return Label(place.span, _said_of(blame, place.name))
+
+
+def _place_of(blame: Blame, operands: Sequence[Operand], places: Sequence[Place]) -> Place | None:
+    if blame.operand is None or not 0 <= blame.operand < len(operands):
+        return None
+    wanted = operands[blame.operand]
+    found = [p for p in places if p.handle._value is wanted]
+    if len(found) > 1:  # the same tensor twice: take the operand's own position
+        same = [n for n, x in enumerate(operands) if x is wanted]
+        return found[min(same.index(blame.operand) if blame.operand in same else 0, len(found) - 1)]
+    return found[0] if found else None
+
+
+def _said_of(blame: Blame, name: str) -> str:
+    """What a rule says about an operand, with the operand's name in it."""
+    text = blame.text
+    if not name:
+        return text
+    if text.startswith("`"):
+        return f"{text} of `{name}`" if "dim" in text or blame.axis is not None else f"{text}, `{name}`"
+    return f"`{name}` {text}" if text else f"`{name}`"
+
+
+# ---- where arguments stand -------------------------------------------------------------------------------------------
+
+
+def argument_places(call: Call) -> Iterator[Place]:
+    """The tensor arguments of a call with their places in the source, one level of nesting deep."""
+    parts = None if call.span is None else expression_parts(call.span)
+    for n, x in enumerate(call.args):
+        yield from _argument(x, _positional(call, parts, n))
+    for key, x in call.kwargs.items():
+        yield from _argument(x, None if parts is None else parts.keywords.get(key))
+
+
+def _argument(x: Any, span: Span | None) -> Iterator[Place]:
+    if isinstance(x, TensorHandle):
+        yield Place(x, span, name_at(span, x))
+    elif isinstance(x, tuple | list):
+        inner = None if span is None else expression_parts(span)
+        for n, member in enumerate(x):
+            if isinstance(member, TensorHandle):
+                at = inner.operands[n] if inner and inner.kind == "sequence" and n < len(inner.operands) else span
+                yield Place(member, at, name_at(at, member))
+
+
+def _positional(call: Call, parts: ExpressionParts | None, place: int) -> Span | None:
+    if parts is None:
+        return None
+    operands = list(parts.operands)
+    if call.form in ("method", "attribute") and parts.receiver is not None:
+        operands = [parts.receiver, *(parts.operands if parts.kind == "call" else ())]
+    elif call.form == "operator" and parts.kind not in ("binary", "unary", "compare"):
+        return None
+    return operands[place] if place < len(operands) else None
+
+
+def name_at(span: Span | None, handle: TensorHandle) -> str:
+    """How to call an argument in a message: its source text when that is short."""
+    text = None if span is None else span.text()
+    if text is not None and len(text) <= LONGEST_NAME and "\n" not in text:
+        return text
+    return handle._value.name if span is None else ""
+
+
+# ---- where names come from -------------------------------------------------------------------------------------------
+
+
+def _dims(refused: Refused, operands: Sequence[Operand]) -> list[Dim]:
+    """The sizes that the refusal is about."""
+    found: list[Dim] = []
+    for blame in refused.blame:
+        if blame.operand is None or not 0 <= blame.operand < len(operands):
+            continue
+        operand = operands[blame.operand]
+        dims = operand.type.dims if isinstance(operand, Value) else ()  # type: ignore[union-attr]
+        found.extend(dims if blame.axis is None else dims[blame.axis : blame.axis + 1 or None])
+    return found
+
+
+def _origins(session: Session, dims: Sequence[Dim]) -> list[Note]:
+    """Where each name in the sizes was bound, at most four."""
+    names = dict.fromkeys(n for d in dims for n in sorted(d.names()))
+    notes = (origin(session, name) for name in names)
+    return [note for note in notes if note is not None][:4]
+
+
+def origin(session: Session, name: str) -> Note | None:
+    """Where a dim name was bound, in the function being traced or one that it calls."""
+    found = (scope.origin(name) for scope in session.scopes)
+    return next((note for note in found if note is not None), None)

@@ -1,0 +1,187 @@
+"""Framework functions without a record: one opaque call in the graph, whose result types the framework itself tells.
+
+Sizes are symbolic and the framework wants numbers, so it is asked twice, with different primes for the sizes; a result
+size is the expression in the argument sizes that fits both answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import combinations_with_replacement
+from typing import Any
+
+from tessera.diag import TraceError
+from tessera.frontend.handles import SizeHandle, TensorHandle
+from tessera.frontend.session import Session
+from tessera.frontend.tree import flatten, unflatten
+from tessera.ir.dialects.calls import Sym
+from tessera.ir.dim import Dim
+from tessera.ir.dtype import DType
+from tessera.ir.graph import Attr
+from tessera.ir.infer import InferContext
+from tessera.ir.record import Kind, OpRecord
+from tessera.ir.types import ScalarType, TensorType, Type
+
+_PRIMES = (
+    (11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53),
+    (59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107),
+)
+
+
+def _infer(ctx: InferContext, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> tuple[TensorType, ...]:
+    found: list[TensorType] = []
+    for one in attrs["results"]:  # type: ignore[union-attr]
+        dtype, *dims = one  # type: ignore[misc]
+        assert isinstance(dtype, DType)
+        found.append(TensorType(dtype, tuple(d if isinstance(d, Dim) else Dim.const(d) for d in dims)))  # type: ignore[arg-type]
+    return tuple(found)
+
+
+def _eager(torch: Any, *operands: Any, target: str, arguments: Attr, keywords: Attr, results: Attr) -> Any:
+    function: Any = torch
+    for part in target.split(".")[1:]:
+        function = getattr(function, part)
+    args = [_decode(a, operands) for a in arguments]  # type: ignore[union-attr]
+    kwargs = {key: _decode(value, operands) for key, value in keywords}  # type: ignore[union-attr,misc]
+    found, _ = flatten(function(*args, **kwargs))
+    return found[0] if len(found) == 1 else tuple(found)
+
+
+def _decode(attr: Any, operands: Sequence[Any]) -> Any:
+    """An argument from its attribute form: ``("operand", n)``, ``("list", …)``, ``("tuple", …)`` or a plain value."""
+    if not isinstance(attr, tuple):
+        return attr
+    kind, *members = attr
+    if kind == "operand":
+        return operands[members[0]]
+    decoded = [_decode(m, operands) for m in members]
+    return decoded if kind == "list" else tuple(decoded)
+
+
+#: One call of a framework function that no record describes. Attributes: ``target`` (dotted name), the arguments in the
+#: form of ``_decode``, and the result types as ``(dtype, size, …)``.
+LIBRARY_CALL = OpRecord(
+    "library_call", Kind.EXTERN,
+    "xs: tensors, *, target: str, arguments: any, keywords: any, results: any",
+    "A function of the host framework that has no record, called on whole tensors.", _infer, eager=_eager,
+)  # fmt: skip
+
+
+def method(self: TensorHandle, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Call the framework's own tensor method."""
+    return call(self._session, name, (self, *args), kwargs)
+
+
+def call(
+    session: Session, target: str | Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Any:
+    """Append a call of a framework function; gives traced tensors nested as the framework returns them."""
+    function = session.table.method(target) if isinstance(target, str) else target
+    assert function is not None
+    name = session.table.name_of(function)
+    site = session.site(name.rpartition(".")[2], "method" if isinstance(target, str) else "function", args, kwargs)
+    return session.perform(site, lambda a, k: _append(session, function, name, a, k))
+
+
+def _append(session: Session, function: Callable[..., Any], name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    operands: list[Any] = []
+    arguments = tuple(_encode(a, operands) for a in args)
+    keywords = tuple((key, _encode(value, operands)) for key, value in kwargs.items())
+    types = [session.ops.type_of(x) for x in operands]
+    results, tree = _result_types(session, function, args, kwargs, types)
+    attrs: dict[str, Attr] = {
+        "target": name, "arguments": arguments, "keywords": keywords,
+        "results": tuple((t.dtype, *t.dims) for t in results),
+    }  # fmt: skip
+    values = session.builder.emit(
+        LIBRARY_CALL, [session.ops.operand(x) for x in operands], attrs, span=session.context.span, hint=name.rpartition(".")[2]
+    )
+    return unflatten(tree, [Sym(session.ops, v) for v in values])
+
+
+def _encode(x: Any, operands: list[Any]) -> Attr:
+    if isinstance(x, Sym):
+        operands.append(x)
+        return ("operand", len(operands) - 1)
+    if isinstance(x, list | tuple):
+        return ("list" if isinstance(x, list) else "tuple", *(_encode(member, operands) for member in x))
+    if x is None or isinstance(x, bool | int | float | str | DType | Dim):
+        return x
+    raise TypeError(f"an argument of type {type(x).__name__} cannot be kept in the graph")
+
+
+def _result_types(
+    session: Session, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], types: Sequence[Type]
+) -> tuple[list[TensorType], Any]:
+    """Result types from two runs on placeholders. Raises TraceError (TSR0404) for results that are no tensors."""
+    names = sorted({n for t in types for d in t.dims for n in d.names()})  # type: ignore[union-attr]
+    answers: list[list[Any]] = []
+    trees: list[Any] = []
+    sizes: list[dict[str, int]] = []
+    for primes in _PRIMES:
+        values = {name: primes[n % len(primes)] + 2 * (n // len(primes)) for n, name in enumerate(names)}
+        with session.table.untouched():
+            try:
+                result = session.table.run_extern(
+                    function, tuple(_fill(a, values) for a in args), {k: _fill(v, values) for k, v in kwargs.items()}
+                )
+            except Exception as error:
+                raise TypeError(f"the call is refused: {_first_line(error)}") from None
+        leaves, tree = flatten(result, lambda x: isinstance(x, TensorType))
+        answers.append(leaves)
+        trees.append(tree)
+        sizes.append(values)
+    if trees[0] != trees[1] or not all(isinstance(leaf, TensorType) for leaf in answers[0]):
+        raise TraceError("a library call with results that are no tensors", code="TSR0404")
+    dims = _candidates(types)
+    found = [
+        TensorType(a.dtype, tuple(_match(x, y, dims, sizes) for x, y in zip(a.dims, b.dims, strict=True)))
+        for a, b in zip(*answers, strict=True)
+    ]
+    return found, trees[0]
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _fill(x: Any, values: Mapping[str, int]) -> Any:
+    """An argument with numbers for sizes and placeholders for tensors."""
+    if isinstance(x, Sym):
+        t = x.value.type
+        if isinstance(t, ScalarType):
+            return 0.5
+        return TensorType(t.dtype, tuple(Dim.const(d.evaluate(values)) for d in t.dims))
+    if isinstance(x, Dim):
+        return x.evaluate(values)
+    if isinstance(x, SizeHandle):
+        return x._dim.evaluate(values)
+    if isinstance(x, list | tuple):
+        return type(x)(_fill(member, values) for member in x)
+    return x
+
+
+def _candidates(types: Sequence[Type]) -> list[Dim]:
+    """Sizes that a result may have, simplest first: argument sizes, products and sums of two, halves."""
+    plain = list(dict.fromkeys(d for t in types for d in t.dims if not d.is_const))  # type: ignore[union-attr]
+
+    def every() -> Iterator[Dim]:
+        yield from plain
+        for a, b in combinations_with_replacement(plain, 2):
+            yield from (a * b, a + b)
+        for a in plain:
+            yield from (a // 2 + 1, a // 2, 2 * a - 1, 2 * a)
+
+    return list(every())
+
+
+def _match(first: Dim, second: Dim, candidates: Sequence[Dim], sizes: Sequence[Mapping[str, int]]) -> Dim:
+    if first is second:
+        return first
+    for d in candidates:
+        if d.evaluate(sizes[0]) == first.value and d.evaluate(sizes[1]) == second.value:
+            return d
+        shift = first.value - d.evaluate(sizes[0])
+        if shift == second.value - d.evaluate(sizes[1]) and abs(shift) < 8:
+            return d + shift
+    raise TypeError(f"a result size ({first}, {second}) that does not follow from the argument sizes")

@@ -1,0 +1,107 @@
+"""The data behind traced objects, without their behaviour: what the session reads and writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tessera.ir.dim import Dim
+from tessera.ir.graph import Operation, Value
+from tessera.ir.types import TensorType, Type
+
+if TYPE_CHECKING:
+    from tessera.frontend.session import Session
+
+
+class Storage:
+    """Memory that several traced tensors may share: the newest value of the whole, and how often it was written.
+
+    ``frozen`` says whose memory it is when the function may not write to it: the name of an argument, or a captured tensor.
+    """
+
+    __slots__ = ("frozen", "value", "version")
+
+    def __init__(self, value: Value, frozen: str = "") -> None:
+        self.value = value
+        self.version = 0
+        self.frozen = frozen
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """That a reduction removed axes: enough to try what ``keepdim=True`` would have given."""
+
+    axes: tuple[int, ...]
+    name: str
+    span: object
+
+
+class TensorHandle:
+    """One traced tensor or dynamic scalar.
+
+    ``steps`` are the operations that lead from the storage's value to this one (none: it is the whole storage);
+    ``version`` is the storage's version that ``_value`` was read at.
+    """
+
+    __slots__ = ("__weakref__", "_dropped", "_session", "_steps", "_storage", "_value", "_version")
+
+    _session: Session
+    _value: Value
+    _storage: Storage | None
+    _steps: tuple[Operation, ...]
+    _version: int
+    _dropped: Dropped | None
+
+    def __init__(self, session: Session, value: Value) -> None:
+        self._session = session
+        self._value = value
+        self._storage = None
+        self._steps = ()
+        self._version = 0
+        self._dropped = None
+
+    @property
+    def _type(self) -> Type:
+        """The type never changes: an update in place keeps sizes and dtype."""
+        return self._value.type
+
+
+class SizeHandle:
+    """One traced size."""
+
+    __slots__ = ("_dim", "_session")
+
+    def __init__(self, session: Session, dim: Dim) -> None:
+        self._session = session
+        self._dim = dim
+
+
+class PoisonHandle:
+    """What an operation gives after an error in it or before it: everything done with it is silent."""
+
+    __slots__ = ("_session",)
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+
+class Stopped(BaseException):
+    """Ends a trace early; what was found is on the session.
+
+    Not an Exception, so that a handler in the traced function does not take it for an error of its own.
+    """
+
+
+class Deferred(Stopped):
+    """Raised where Python needs the value of a size that is not known before the first call."""
+
+    def __init__(self, what: str, span: object) -> None:
+        super().__init__(what)
+        self.what, self.span = what, span
+
+
+def tensor_type(handle: Any) -> TensorType | None:
+    """The type of a traced tensor; None for everything else, dynamic scalars included."""
+    if isinstance(handle, TensorHandle) and isinstance(handle._value.type, TensorType):
+        return handle._value.type
+    return None

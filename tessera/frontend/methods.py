@@ -1,0 +1,156 @@
+"""Tensor methods beyond those that a record lists: casts, copies, sizes taken from another tensor, updates in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from tessera.diag import Diagnostic, Help, Label, TraceError, caller_span
+from tessera.frontend import alias, extern
+from tessera.frontend.handles import TensorHandle
+from tessera.frontend.session import Session
+from tessera.frontend.table import TorchTable
+from tessera.ir.dtype import DType, bf16, bool_, f16, f32, f64, int8, int16, int32, int64, uint8
+
+Method = Callable[..., Any]
+
+_CASTS: Mapping[str, DType] = MappingProxyType({
+    "float": f32, "double": f64, "half": f16, "bfloat16": bf16, "long": int64, "int": int32, "short": int16,
+    "char": int8, "byte": uint8, "bool": bool_,
+})  # fmt: skip
+
+
+def cast(self: TensorHandle, dtype: DType, name: str = "to") -> Any:
+    """The tensor in another dtype; itself when it has it already."""
+    if self._value.type.dtype is dtype:  # type: ignore[union-attr]
+        return self
+    return self._session.apply(self._session.table.records["cast"], (self, dtype), {}, "method", name)
+
+
+def _to(self: TensorHandle, *args: Any, **kwargs: Any) -> Any:
+    """``to(dtype)``, ``to(other)``, ``to(device, dtype)``: devices are the caller's matter and change nothing."""
+    table = self._session.table
+    for given in (*args, *kwargs.values()):
+        if isinstance(given, TensorHandle):
+            return cast(self, given._value.type.dtype)  # type: ignore[union-attr]
+        dtype = given if isinstance(given, DType) else table.to_dtype(given)
+        if dtype is not None:
+            return cast(self, dtype)
+        if table.is_tensor(given):
+            return cast(self, table.tensor_type(given).dtype)
+    return self
+
+
+def _clone(self: TensorHandle, **_: Any) -> Any:
+    session = self._session
+    return session.wrap(session, session.read(self))
+
+
+def _contiguous(self: TensorHandle, **_: Any) -> Any:
+    return self if alias.is_dense(self) else _clone(self)
+
+
+def _same_device(self: TensorHandle, *_: Any, **__: Any) -> Any:
+    return self
+
+
+def _as(name: str) -> Method:
+    """``view_as(other)``: the method of that name with the other's sizes."""
+
+    def method(self: TensorHandle, other: Any) -> Any:
+        return alias.view(self, name, (other.shape,), {})
+
+    return method
+
+
+def _view(self: TensorHandle, *shape: Any) -> Any:
+    if len(shape) == 1 and not isinstance(shape[0], int | tuple | list) and (
+        dtype := self._session.table.to_dtype(shape[0])
+    ):
+        return extern.call(self._session, "view", (self, dtype), {})
+    record = self._session.table.records["reshape"]
+    return alias.linked(self, record, (self, *shape), {}, "method", "view")
+
+
+def _copy(self: TensorHandle, source: Any, non_blocking: bool = False) -> Any:
+    """``copy_``: the one update that may narrow its source."""
+    if isinstance(source, TensorHandle):
+        source = cast(source, self._value.type.dtype, "copy_")  # type: ignore[union-attr]
+    return _fill(self, source)
+
+
+def _fill(self: TensorHandle, value: Any) -> Any:
+    alias.setitem(self, Ellipsis, value)
+    return self
+
+
+def _zero(self: TensorHandle) -> Any:
+    return _fill(self, 0)
+
+
+def _mutating_setting(self: TensorHandle, *_: Any, **__: Any) -> Any:
+    """``requires_grad_`` and hooks say nothing about values."""
+    return self
+
+
+def setting(session: Session, name: str) -> Any:
+    """A value of the framework that stands for a property every traced tensor has."""
+    return session.table.setting(name)
+
+
+def _type(self: TensorHandle, dtype: Any = None, **_: Any) -> Any:
+    return repr(self._value.type) if dtype is None else _to(self, dtype)
+
+
+def _stride(self: TensorHandle, dim: int | None = None) -> Any:
+    span = caller_span()
+    labels = () if span is None else (Label(span, "asked for here", True),)
+    raise TraceError.from_diagnostics([Diagnostic(
+        "TSR0402", "the strides of a traced tensor are not known", labels,
+        helps=(Help("sizes are in `.shape`; memory layout is the compiler's choice"),),
+    )])  # fmt: skip
+
+
+OWN: Mapping[str, Method] = MappingProxyType({
+    **{name: (lambda self, _d=dtype, **_: cast(self, _d)) for name, dtype in _CASTS.items()},
+    "to": _to, "type_as": _to, "type": _type, "clone": _clone, "contiguous": _contiguous, "detach": alias.same,
+    "cpu": _same_device, "cuda": _same_device, "requires_grad_": _mutating_setting, "detach_": _mutating_setting,
+    "retain_grad": _mutating_setting, "register_hook": _mutating_setting,
+    "view": _view, "view_as": lambda self, other: _view(self, other.shape), "reshape_as": _as("reshape"),
+    "expand_as": _as("expand"), "copy_": _copy, "fill_": _fill, "zero_": _zero, "stride": _stride,
+})  # fmt: skip
+
+
+def find(table: TorchTable, name: str) -> Method | None:
+    """The function behind a method name, taking the tensor first; None when there is none."""
+    own = OWN.get(name)
+    if own is not None:
+        return own
+    record = table.by_method(name)
+    if record is not None:
+        if name in alias.VIEWS:
+            return lambda self, *args, **kwargs: alias.linked(self, record, (self, *args), kwargs, "method", name)
+        return lambda self, *args, **kwargs: self._session.apply(
+            record, (self, *args), drop_settings(table, kwargs), "method", name
+        )
+    if name.endswith("_") and not name.endswith("__"):
+        plain = table.by_method(name[:-1])
+        if plain is not None:
+            return lambda self, *args, **kwargs: alias.update(
+                self, plain.name, (self, *args), kwargs, "method", name
+            )
+    if table.method(name) is not None:
+        return lambda self, *args, **kwargs: extern.method(self, name, args, kwargs)
+    return None
+
+
+def drop_settings(table: TorchTable, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments without devices, layouts, generators and other things that do not change a result."""
+    return {
+        key: value for key, value in kwargs.items()
+        if not (key in _SETTINGS or table.is_setting(value)) or isinstance(value, TensorHandle)
+    }  # fmt: skip
+
+
+_SETTINGS = frozenset({"device", "layout", "pin_memory", "requires_grad", "memory_format", "non_blocking", "copy"})

@@ -1,0 +1,306 @@
+"""One run of a function under tracing: the graph that grows, what was decided, and what was found wrong."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import CodeType, FrameType
+from typing import Any
+
+from tessera.diag import Diagnostic, Label, Span, TesseraError, TraceError, caller_frame
+from tessera.frontend.context import TraceContext
+from tessera.frontend.handles import PoisonHandle, SizeHandle, Stopped, Storage, TensorHandle
+from tessera.frontend.names import targets
+from tessera.frontend.table import TorchTable
+from tessera.ir.build import Builder
+from tessera.ir.dialects.calls import Ops, Sym
+from tessera.ir.dim import Dim
+from tessera.ir.dtype import DType, f32
+from tessera.ir.graph import Attr, Literal, Operand, Value
+from tessera.ir.infer import Refused
+from tessera.ir.record import OpRecord
+from tessera.ir.types import ScalarType
+
+#: An operation that one place of the source makes more often than this is an unrolled loop that got out of hand.
+MOST_REPEATS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One fault, with the class of the error that reports it."""
+
+    error: type[TesseraError]
+    diagnostic: Diagnostic
+
+
+class InnerRefused(Exception):
+    """A rule refused an operation inside a call; ``operands`` are those of that operation, before any cast."""
+
+    def __init__(
+        self, refused: Refused, record: OpRecord, operands: Sequence[Operand], attrs: Mapping[str, Attr]
+    ) -> None:
+        super().__init__(refused.message)
+        self.refused, self.record, self.operands, self.attrs = refused, record, tuple(operands), attrs
+
+
+class TraceOps(Ops):
+    """``Ops`` that remembers which operation refused and what it was given."""
+
+    def emit(self, name: str, operands: Sequence[Any], /, **attrs: Any) -> Any:
+        try:
+            return super().emit(name, operands, **attrs)
+        except Refused as refused:
+            raise InnerRefused(refused, self.table[name], [self.operand(x) for x in operands], attrs) from None
+
+    @property
+    def seed(self) -> Operand | None:
+        """The seed parameter, once a random operation has asked for it."""
+        return self._seed
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One operation as the user wrote it: for error messages and for names.
+
+    ``form`` is ``operator``, ``method`` or ``function``: where the arguments stand in the source.
+    """
+
+    name: str
+    form: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    code: CodeType | None
+    lasti: int
+    span: Span | None
+
+
+@dataclass
+class Path:
+    """Answers to questions about sizes that the code asked, in order; the first ones are given, the rest are True."""
+
+    given: tuple[bool, ...] = ()
+    taken: list[bool] = field(default_factory=list)
+
+    def answer(self) -> bool:
+        place = len(self.taken)
+        self.taken.append(self.given[place] if place < len(self.given) else True)
+        return self.taken[-1]
+
+
+@dataclass
+class Session:
+    """The state of one trace. Made by ``trace`` and ``check``; one thread uses it.
+
+    ``hints`` maps the names in sizes to their actual values when a call is being traced, and is None at definition.
+    """
+
+    table: TorchTable
+    builder: Builder
+    context: TraceContext
+    hints: Mapping[str, int] | None = None
+    path: Path | None = None
+    scalar: DType = f32
+    device: object = None
+    wrap: Callable[[Session, Value], Any] = TensorHandle
+    make_size: Callable[[Session, Dim], Any] = SizeHandle
+    report: Callable[[Session, Call, Exception], None] = lambda session, call, error: None
+    findings: list[Finding] = field(default_factory=list)
+    specialised: dict[str, tuple[int | float, Span | None]] = field(default_factory=dict)
+    captures: dict[int, tuple[object, Any]] = field(default_factory=dict)
+    warnings: list[tuple[str, Span | None]] = field(default_factory=list)
+    guessed: bool = False
+    shapes_read: list[tuple[str, int]] = field(default_factory=list)
+    scopes: list[Any] = field(default_factory=list)
+    scalars: Mapping[str, float] | None = None
+    scalar_paths: dict[Value, str] = field(default_factory=dict)
+    bindings: dict[str, Dim] = field(default_factory=dict)
+    leads: dict[str, tuple[Dim, ...]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    cause: Exception | None = None
+
+    def __post_init__(self) -> None:
+        self.ops = TraceOps(self.builder, self.table.records)
+        self.counts: dict[tuple[CodeType, int], int] = {}
+        self.poison: Any = PoisonHandle(self)
+        self.open = True
+
+    # ---- operations -------------------------------------------------------------------------------------------------
+
+    def apply(
+        self, record: OpRecord, args: Sequence[Any], kwargs: Mapping[str, Any], form: str = "function", name: str = ""
+    ) -> Any:
+        """Append ``record`` called as the user called it; gives traced objects, or poison after an error."""
+        call = self.site(name or record.name, form, args, kwargs)
+        return self.perform(call, lambda a, k: self.ops.invoke(record, *a, **k))
+
+    def site(self, name: str, form: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
+        """The place of the user's expression that is being evaluated; counts how often it was."""
+        if not self.open:
+            raise TraceError(f"`{name}` uses a value of a trace that has ended", code="TSR0406")
+        frame: FrameType | None = caller_frame()
+        if frame is None:
+            return Call(name, form, tuple(args), kwargs, None, -1, None)
+        code, lasti = frame.f_code, frame.f_lasti
+        call = Call(name, form, tuple(args), kwargs, code, lasti, Span.at(code, lasti))
+        key = (code, lasti)
+        count = self.counts[key] = self.counts.get(key, 0) + 1
+        if count > MOST_REPEATS:
+            self._too_long(call)
+        return call
+
+    def perform(self, call: Call, act: Callable[[list[Any], dict[str, Any]], Any]) -> Any:
+        """Run ``act`` on the arguments as the IR sees them; errors are reported at the call's place."""
+        ops = self.builder.ops
+        mark = len(ops)
+        self.context.span = call.span
+        try:
+            args = [self.lower(x) for x in call.args]
+            kwargs = {key: self.lower(x) for key, x in call.kwargs.items()}
+            result = act(args, kwargs)
+        except _Poisoned:
+            return self.poison
+        except (Refused, InnerRefused, TypeError) as error:
+            del ops[mark:]
+            self.report(self, call, error)
+            return self.poison
+        lifted = self.lift(result)
+        if call.code is not None and len(ops) > mark:
+            self._name(call, result)
+        return lifted
+
+    def _too_long(self, call: Call) -> None:
+        label = () if call.span is None else (Label(call.span, f"runs more than {MOST_REPEATS} times", True),)
+        self.fail(
+            TraceError,
+            Diagnostic("TSR0405", f"a loop makes more than {MOST_REPEATS} copies of one operation", label),
+        )
+        raise Stopped
+
+    def fail(self, error: type[TesseraError], diagnostic: Diagnostic) -> None:
+        """Keep one fault; the trace goes on with poison."""
+        self.findings.append(Finding(error, diagnostic))
+
+    def _name(self, call: Call, result: Any) -> None:
+        """Give the results the variable names that they are stored under."""
+        assert call.code is not None
+        names = targets(call.code).get(call.lasti)
+        if names is None:
+            return
+        values = list(result) if isinstance(result, tuple | list) else [result]
+        if len(names) == 1 and len(values) != 1:
+            names = tuple(f"{names[0]}_{n}" for n in range(len(values)))
+        for name, value in zip(names, values, strict=False):
+            if isinstance(value, Sym) and isinstance(value.value, Value) and name != "_":
+                self.rename(value.value, name)
+
+    def rename(self, value: Value, name: str) -> None:
+        """Call a value by the user's name, unless an earlier expression has named it."""
+        names = self.builder.names
+        if value.name in self.context.named:
+            return
+        names.pop(value.name, None)
+        value.name = self.builder.fresh(name)
+        self.context.named.add(value.name)
+
+    # ---- between traced objects and the IR --------------------------------------------------------------------------
+
+    def lower(self, x: Any) -> Any:
+        """An argument as the records take it. Raises when it comes from an operation that failed."""
+        if isinstance(x, TensorHandle):
+            return Sym(self.ops, self.read(x))
+        if isinstance(x, int | float | str | None):
+            return x
+        if isinstance(x, SizeHandle):
+            return x._dim
+        if isinstance(x, PoisonHandle):
+            raise _Poisoned
+        if isinstance(x, tuple | list):
+            return type(x)(map(self.lower, x)) if type(x) in (tuple, list) else tuple(map(self.lower, x))
+        if isinstance(x, slice):
+            return slice(self.lower(x.start), self.lower(x.stop), self.lower(x.step))
+        if self.table.is_tensor(x):
+            return Sym(self.ops, self.read(self.capture(x)))
+        found = self.table.to_dtype(x)
+        return x if found is None else found
+
+    def lift(self, x: Any) -> Any:
+        """A result as the user sees it."""
+        if isinstance(x, Sym):
+            return self.wrap(self, x.value)
+        if isinstance(x, tuple | list):
+            members = [self.lift(member) for member in x]
+            if isinstance(x, list):
+                return members
+            return Pair(members) if len(members) == 2 else tuple(members)
+        if isinstance(x, Dim):
+            return self.size(x)
+        return x
+
+    def read(self, handle: TensorHandle) -> Value:
+        """The current value of a traced tensor: derived again when the memory it looks at was written."""
+        storage = handle._storage
+        if storage is None or storage.version == handle._version:
+            return handle._value
+        value = storage.value
+        for step in handle._steps:
+            (value,) = self.builder.emit(step.record, (value,), step.attrs, span=step.span, origin=step.origin)
+        handle._value, handle._version = value, storage.version
+        return value
+
+    def capture(self, tensor: object) -> TensorHandle:
+        """A tensor with data that the function reaches without a parameter: a hidden argument."""
+        found = self.captures.get(id(tensor))
+        if found is None:
+            value = self.builder.param("captured", self.table.tensor_type(tensor))
+            handle = self.wrap(self, value)
+            handle._storage = Storage(value, "a tensor from outside the function")
+            found = self.captures[id(tensor)] = (tensor, handle)
+        return found[1]
+
+    def size(self, dim: Dim) -> Any:
+        """A size as Python sees it: an int when it is one number."""
+        return dim.value if dim.is_const else self.make_size(self, dim)
+
+    def operand(self, x: Any) -> Operand:
+        """An argument as an operand of an operation."""
+        lowered = self.lower(x)
+        return Literal(lowered) if isinstance(lowered, Dim) else self.ops.operand(lowered)
+
+    @property
+    def scalar_type(self) -> ScalarType:
+        """The type of dynamic scalars: f64 only where some argument is f64."""
+        return ScalarType(self.scalar)
+
+
+class Pair(tuple[Any, ...]):
+    """Two results with the names that torch gives them: ``values`` and ``indices``."""
+
+    __slots__ = ()
+
+    @property
+    def values(self) -> Any:
+        return self[0]
+
+    @property
+    def indices(self) -> Any:
+        return self[1]
+
+
+class _Poisoned(Exception):
+    """An argument comes from an operation that failed."""
+
+
+_local = threading.local()
+
+
+def current() -> Session | None:
+    """The trace that this thread is running, if any."""
+    return getattr(_local, "session", None)
+
+
+def enter(session: Session | None) -> Session | None:
+    """Make a session the current one of this thread; gives the one before, for putting it back."""
+    before = current()
+    _local.session = session
+    return before

@@ -1,0 +1,166 @@
+"""A function's signature as the compiler reads it: which arguments are tensors, sizes, numbers or plain Python values."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from tessera.diag import Diagnostic, Label, Note, Span, TesseraError, definition_span
+from tessera.frontend.annotation import TensorAnnotation
+from tessera.frontend.hints import ANY, STATIC, Hint, hint_of, scope_of
+
+#: Parameters that stand for the object or class a method belongs to.
+_RECEIVERS = ("self", "cls")
+EMPTY = inspect.Parameter.empty
+
+
+@dataclass(frozen=True, slots=True)
+class ParamSpec:
+    """One parameter. ``binds`` says that its int value is the size of the dim of the same name.
+
+    ``how`` is ``plain``, ``args`` or ``kwargs``; ``place`` says whether it may be given by position and by name.
+    """
+
+    name: str
+    hint: Hint
+    default: Any = EMPTY
+    binds: bool = False
+    how: str = "plain"
+    keyword_only: bool = False
+    positional_only: bool = False
+    span: Span | None = field(default=None, compare=False)
+
+    @property
+    def kind(self) -> str:
+        """``tensor``, ``optional``, ``container``, ``size``, ``scalar``, ``static`` or ``any``."""
+        if self.binds:
+            return "size"
+        if self.hint.kind in ("tensor", "union"):
+            return "optional" if self.hint.optional else "tensor"
+        if self.hint.kind in ("tuple", "list", "dict", "data") and (self.hint.tensors() or self._numbers()):
+            return "container"
+        return "static" if self.hint.kind in ("none", "tuple", "list", "dict", "data") else self.hint.kind
+
+    def _numbers(self) -> bool:
+        return any(m.kind in ("scalar", "any") for m in self.hint.members)
+
+
+@dataclass(frozen=True)
+class FunctionSpec:
+    """What a function declares. Make one with ``of``."""
+
+    name: str
+    function: Callable[..., Any]
+    params: tuple[ParamSpec, ...]
+    returns: Hint = ANY
+    span: Span | None = field(default=None, compare=False)
+    returns_span: Span | None = field(default=None, compare=False)
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> FunctionSpec:
+        """Read a function's signature; a staticmethod or classmethod is looked through.
+
+        Raises ShapeError (TSR0101, TSR0102, TSR0104) and DTypeError (TSR0103) that point at the annotation.
+        """
+        plain: Any = function
+        while isinstance(plain, staticmethod | classmethod):
+            plain = plain.__func__
+        scope = scope_of(plain)
+        signature = inspect.signature(plain)
+        notes: Mapping[str, object] = getattr(plain, "__annotations__", {})
+        hints = {name: _hint(plain, name, note, scope) for name, note in notes.items()}
+        names = {n for h in hints.values() for a in h.tensors() for n in a.names}
+        params = tuple(
+            _param(plain, place, p, hints.get(p.name), names) for place, p in enumerate(signature.parameters.values())
+        )
+        return cls(
+            getattr(plain, "__qualname__", plain.__name__), plain, params, hints.get("return", ANY),
+            definition_span(plain), definition_span(plain, "return"),
+        )  # fmt: skip
+
+    @cached_property
+    def by_name(self) -> Mapping[str, ParamSpec]:
+        return {p.name: p for p in self.params}
+
+    @cached_property
+    def signature(self) -> inspect.Signature:
+        return inspect.signature(self.function)
+
+    @cached_property
+    def dim_names(self) -> tuple[str, ...]:
+        """Every dim name that the parameters bind, in order."""
+        found = [n for p in self.params for a in p.hint.tensors() for n in a.names]
+        return tuple(dict.fromkeys([*found, *(p.name for p in self.params if p.binds)]))
+
+    @cached_property
+    def leads(self) -> tuple[str, ...]:
+        """The variadic parts in use: ``...`` or names."""
+        every = [a.lead for p in self.params for a in p.hint.tensors()] + [a.lead for a in self.returns.tensors()]
+        return tuple(dict.fromkeys(lead.name for lead in every if lead is not None))
+
+    @cached_property
+    def is_shaped(self) -> bool:
+        """Whether every tensor parameter says its rank, so that the function can be checked before a call."""
+        return all(p.kind in ("tensor", "optional", "size", "scalar", "static") or not _open(p.hint) for p in self.params)
+
+    def origin(self, name: str) -> Note | None:
+        """Where a dim name comes from: ``D comes from x: Tensor["B", "S", "D"]``."""
+        for p in self.params:
+            if p.binds and p.name == name:
+                return Note(f"`{name}` comes from {p.name}: int", p.span)
+            for a in p.hint.tensors():
+                if name in a.names or (a.lead is not None and name in _lead_names(a, name)):
+                    return Note(f"`{name}` comes from {p.name}: {shown(a, p.span)}", p.span)
+        return None
+
+
+def _lead_names(a: TensorAnnotation, name: str) -> tuple[str, ...]:
+    lead = a.lead
+    return (name,) if lead is not None and name.startswith(f"{lead_base(lead.name)}_") else ()
+
+
+def lead_base(name: str) -> str:
+    """How the dims of a variadic part are called: ``batch_0``, ``lead_0``."""
+    return "lead" if name == "..." else name
+
+
+def shown(a: TensorAnnotation, span: Span | None) -> str:
+    """An annotation as the user wrote it."""
+    text = None if span is None else span.text()
+    return text if text is not None and "\n" not in text and len(text) <= 60 else str(a)
+
+
+def _open(hint: Hint) -> bool:
+    if hint.kind in ("any", "union"):
+        return True
+    return hint.kind == "tensor" and hint.annotation is not None and hint.annotation.dims is None
+
+
+def _hint(function: Callable[..., Any], name: str, note: object, scope: Mapping[str, object]) -> Hint:
+    """One annotation; errors point at it."""
+    try:
+        return hint_of(note, scope)
+    except TesseraError as error:
+        span = definition_span(function, name)
+        if span is None:
+            raise
+        first = error.diagnostics[0]
+        where = f"annotation of `{name}`" if name != "return" else "return annotation"
+        placed = Diagnostic(first.code, first.message, (Label(span, where, True),), first.notes, first.helps)
+        raise type(error).from_diagnostics([placed]) from None
+
+
+def _param(
+    function: Callable[..., Any], place: int, p: inspect.Parameter, hint: Hint | None, names: set[str]
+) -> ParamSpec:
+    how = {p.VAR_POSITIONAL: "args", p.VAR_KEYWORD: "kwargs"}.get(p.kind, "plain")
+    if hint is None:
+        hint = STATIC if place == 0 and p.name in _RECEIVERS else ANY
+    binds = hint.kind == "static" and hint.type is int and p.name in names
+    return ParamSpec(
+        p.name, hint, p.default, binds, how, p.kind is p.KEYWORD_ONLY, p.kind is p.POSITIONAL_ONLY,
+        definition_span(function, p.name),
+    )  # fmt: skip

@@ -1,0 +1,300 @@
+"""Running a Python function on traced arguments: what comes out is an IR function, or every fault that was found."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from tessera.diag import Diagnostic, DTypeError, Label, ShapeError, Span, TesseraError, TraceError
+from tessera.diag.span import is_machinery
+from tessera.frontend import blame, returns
+from tessera.frontend.context import Choice, TraceContext
+from tessera.frontend.handles import Deferred, PoisonHandle, SizeHandle, Stopped, Storage, TensorHandle
+from tessera.frontend.interop import dispatch
+from tessera.frontend.proxy import Poison, make
+from tessera.frontend.session import Finding, Path, Session, enter
+from tessera.frontend.size import Size
+from tessera.frontend.spec import FunctionSpec
+from tessera.frontend.table import TorchTable
+from tessera.frontend.tree import LEAF, Tree, flatten, leaf_paths, unflatten
+from tessera.ir.build import Builder
+from tessera.ir.dim import Dim
+from tessera.ir.dtype import f32, f64
+from tessera.ir.facts import Facts
+from tessera.ir.graph import Block, Function, Literal, Obligation, Operand, Value
+from tessera.ir.types import ScalarType, TensorType
+
+ArgType = Any  # a TensorType, a ScalarType, a Dim (a size that stays symbolic), or any static Python value
+
+_NO_NAME = re.compile(r"[^A-Za-z0-9_]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """Where a parameter of the IR function comes from: ``leaf`` (number of the argument leaf), ``capture`` or ``seed``."""
+
+    kind: str
+    leaf: int = -1
+    captured: object = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One leaf of the result: ``tensor`` (number of the IR function's output), ``size`` or ``static``."""
+
+    kind: str
+    place: int = -1
+    value: Any = None
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A traced function.
+
+    ``choices`` are answers about sizes that Python code was given, and ``specialised`` the sizes (by expression) and floats (by
+    argument) that it asked the value of; the compiled function serves a call only where they agree. ``open`` could not be
+    decided without a call.
+    """
+
+    function: Function
+    in_tree: Tree
+    inputs: tuple[Input, ...]
+    out_tree: Tree
+    outputs: tuple[Output, ...]
+    choices: tuple[Choice, ...] = ()
+    specialised: Mapping[str, tuple[int | float, Span | None]] = field(default_factory=dict)
+    open: tuple[Obligation, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    deferred: Deferred | None = None
+    guessed: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def diagnostics(self) -> tuple[Diagnostic, ...]:
+        """What was found wrong, in the order of the source."""
+        return tuple(f.diagnostic for f in self.findings)
+
+
+def trace(
+    spec: FunctionSpec,
+    inputs: Sequence[ArgType],
+    *,
+    table: TorchTable,
+    hints: Mapping[str, int] | None = None,
+    tree: Tree | None = None,
+    flexible: Sequence[str] = (),
+    scalars: Mapping[str, float] | None = None,
+    facts: Facts | None = None,
+    device: object = None,
+) -> Traced:
+    """Trace one call of a function.
+
+    ``inputs`` holds, for each leaf of ``tree`` (a dict from parameter to value; by default one leaf a parameter), a TensorType, a
+    ScalarType, a Dim or the static value itself. ``hints`` are the actual sizes by name, ``flexible`` the names that no
+    annotation gave, ``scalars`` the values of floats by argument. Raises TesseraError with every fault at once.
+    """
+    run = Run(spec, tuple(inputs), table, hints, tree, tuple(flexible), scalars, facts, device)
+    traced = run.trace()
+    if traced.findings:
+        raise error_of(traced.findings)
+    if traced.deferred is not None:
+        where = traced.deferred.span
+        labels = (Label(where, "asked for here", True),) if isinstance(where, Span) else ()
+        raise TraceError.from_diagnostics(
+            [Diagnostic("TSR0402", f"the size `{traced.deferred.what}` has no value before the first call", labels)]
+        )
+    return traced
+
+
+def error_of(findings: Sequence[Finding]) -> TesseraError:
+    """One error for all findings: faults in shapes and dtypes first, then code that cannot be traced."""
+    ordered = sorted(findings, key=lambda f: not issubclass(f.error, ShapeError | DTypeError))
+    return ordered[0].error.from_diagnostics(f.diagnostic for f in ordered)
+
+
+@dataclass
+class Run:
+    """One trace with its settings; ``path`` answers questions about sizes at definition."""
+
+    spec: FunctionSpec
+    inputs: tuple[ArgType, ...]
+    table: TorchTable
+    hints: Mapping[str, int] | None = None
+    tree: Tree | None = None
+    flexible: tuple[str, ...] = ()
+    scalars: Mapping[str, float] | None = None
+    facts: Facts | None = None
+    device: object = None
+    path: Path | None = None
+
+    def trace(self) -> Traced:
+        """Run the function; faults are in the result, not raised."""
+        session = self._session()
+        tree = self.tree or Tree("dict", (LEAF,) * len(self.spec.params), tuple(p.name for p in self.spec.params))
+        leaves, params, sources = self._arguments(session, tree)
+        args, kwargs = arguments(self.spec, unflatten(tree, leaves))
+        result, deferred = execute(session, self.spec, args, kwargs)
+        outputs: list[Operand] = []
+        out_tree, described = LEAF, ()
+        if deferred is None and not isinstance(result, PoisonHandle):
+            out_tree, described = _results(session, self.spec, result, outputs, args)
+        session.open = False
+        sources += [Input("capture", captured=tensor) for tensor, _ in session.captures.values()]
+        params += [handle._storage.value for _, handle in session.captures.values()]
+        seed = session.ops.seed
+        if isinstance(seed, Value):
+            params.append(seed)
+            sources.append(Input("seed"))
+        block = Block(tuple(session.builder.ops), tuple(params), tuple(outputs))
+        context = session.context
+        obligations = (*context.obligations.values(), *_as_obligations(context.choices))
+        function = Function(self.spec.function.__name__, block, "tensor", obligations, span=self.spec.span)
+        return Traced(
+            function, tree, tuple(sources), out_tree, tuple(described), tuple(context.choices), dict(session.specialised),
+            tuple(context.open), tuple(session.findings), deferred, session.guessed, tuple(session.notes),
+        )  # fmt: skip
+
+    def _session(self) -> Session:
+        wide = any(isinstance(x, TensorType) and x.dtype is f64 for x in self.inputs)
+        context = TraceContext(self.facts or Facts(), hints=self.hints, flexible=set(self.flexible))
+        builder = Builder(self.table.records["cast"], context)
+        session = Session(
+            self.table, builder, context, self.hints, self.path, f64 if wide else f32, self.device,
+            make, Size, blame.report,
+        )  # fmt: skip
+        session.poison = Poison(session)
+        session.scopes.append(self.spec)
+        session.scalars = self.scalars
+        return session
+
+    def _arguments(self, session: Session, tree: Tree) -> tuple[list[Any], list[Value], list[Input]]:
+        """The traced arguments in order, the parameters of the IR function, and where these come from."""
+        leaves: list[Any] = []
+        params: list[Value] = []
+        sources: list[Input] = []
+        paths = [p for name, child in zip(tree.keys, tree.children, strict=True) for p in leaf_paths(child, name)]
+        for number, (given, path) in enumerate(zip(self.inputs, paths, strict=True)):
+            if isinstance(given, Dim):
+                leaves.append(session.size(given))
+                continue
+            if not isinstance(given, TensorType | ScalarType):
+                leaves.append(given)
+                continue
+            value = session.builder.param(_NO_NAME.sub("_", path).strip("_") or "arg", given)
+            handle = make(session, value)
+            handle._storage = Storage(value, f"argument `{path}`")
+            if isinstance(given, ScalarType):
+                session.scalar_paths[value] = path
+            leaves.append(handle)
+            params.append(value)
+            sources.append(Input("leaf", number))
+        return leaves, params, sources
+
+
+def arguments(spec: FunctionSpec, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Positional and keyword arguments of the Python function from the values by parameter."""
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    for p in spec.params:
+        if p.name not in values:
+            continue
+        if p.how == "args":
+            args.extend(values[p.name])
+        elif p.how == "kwargs":
+            kwargs.update(values[p.name])
+        elif p.keyword_only:
+            kwargs[p.name] = values[p.name]
+        else:
+            args.append(values[p.name])
+    return args, kwargs
+
+
+def execute(session: Session, spec: FunctionSpec, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Deferred | None]:
+    """Run the Python function under the session; its faults go to the session."""
+    before = enter(session)
+    try:
+        with session.table.intercept(dispatch):
+            return spec.function(*args, **kwargs), None
+    except Deferred as signal:
+        return session.poison, signal
+    except Stopped:
+        return session.poison, None
+    except TesseraError as error:
+        session.findings += [Finding(type(error), d) for d in error.diagnostics]
+    except Exception as error:
+        if not session.findings:
+            session.fail(*python_error(session, spec, error))
+    finally:
+        enter(before)
+    return session.poison, None
+
+
+def python_error(session: Session, spec: FunctionSpec, error: Exception) -> tuple[type[TesseraError], Diagnostic]:
+    """A Python exception in traced code as a diagnostic: TSR0216 for unpacking a shape, else TSR0406."""
+    span = _user_place(error.__traceback__) or spec.span
+    text = f"{type(error).__name__}: {error}".splitlines()[0]
+    session.cause = error
+    unpacking = isinstance(error, ValueError) and "values to unpack" in str(error)
+    if unpacking and session.shapes_read:
+        name, rank = session.shapes_read[-1]
+        labels = () if span is None else (Label(span, f"`{name}` has {rank} dims", True),)
+        return ShapeError, Diagnostic("TSR0216", f"the shape of a rank-{rank} tensor unpacked: {error}", labels)
+    labels = () if span is None else (Label(span, "raised here", True),)
+    return TraceError, Diagnostic("TSR0406", f"the function cannot be traced: {text}", labels)
+
+
+def _user_place(traceback: TracebackType | None) -> Span | None:
+    """Where the innermost frame of the user stood."""
+    found: Span | None = None
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        if not is_machinery(code.co_filename):
+            found = Span.at(code, traceback.tb_lasti)
+        traceback = traceback.tb_next
+    return found
+
+
+def _as_obligations(choices: Sequence[Choice]) -> list[Obligation]:
+    """The choices that an obligation can say; the others are checked by themselves."""
+    found: list[Obligation] = []
+    for c in choices:
+        if c.kind == "ge":
+            left, right = (c.left, c.right) if c.holds else (c.right, c.left + 1)
+            found.append(Obligation("ge", left, right, "guarded", "asked by the code", c.span))
+        elif c.holds:
+            found.append(Obligation("eq", c.left, c.right, "guarded", "asked by the code", c.span))
+    return found
+
+
+def _results(
+    session: Session, spec: FunctionSpec, result: Any, outputs: list[Operand], args: Sequence[Any]
+) -> tuple[Tree, list[Output]]:
+    """The result's structure, and each leaf as an output of the IR function or a static value."""
+    leaves, tree = flatten(result, lambda x: isinstance(x, TensorHandle | SizeHandle))
+    leaves = [session.capture(leaf) if session.table.is_tensor(leaf) else leaf for leaf in leaves]
+    returns.check(session, spec, result, args)
+    described: list[Output] = []
+    for leaf in leaves:
+        if isinstance(leaf, TensorHandle):
+            described.append(Output("tensor", len(outputs)))
+            outputs.append(session.read(leaf))
+        elif isinstance(leaf, SizeHandle):
+            described.append(Output("size", value=leaf._dim))
+        elif isinstance(leaf, PoisonHandle):
+            described.append(Output("static"))
+        elif leaf is None or isinstance(leaf, bool | int | float | str | bytes):
+            described.append(Output("static", value=leaf))
+        else:
+            _no_tensor(session, spec, leaf)
+    return tree, described
+
+
+def _no_tensor(session: Session, spec: FunctionSpec, leaf: object) -> None:
+    label = () if spec.span is None else (Label(spec.span, f"gives a {type(leaf).__name__}", True),)
+    session.fail(TraceError, Diagnostic("TSR0407", f"a result of type {type(leaf).__name__}", label))
+
+
+__all__ = ["Input", "Literal", "Output", "Run", "Traced", "arguments", "error_of", "execute", "trace"]
