@@ -90,7 +90,7 @@ class RegionLowering:
         return out, [buffers[v] for v in plan.temps]
 
     def temp(self, v: Value) -> Value:
-        """A temporary; partial results of additive reductions stay in f64 so that cutting a sum costs no accuracy."""
+        """A temporary, in the dtype that its values are computed in."""
         kind = v.type
         assert isinstance(kind, TensorType)
         dtype = kind.dtype if kind.dtype.is_bool else compute_dtype(kind.dtype)

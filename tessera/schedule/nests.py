@@ -139,7 +139,8 @@ class Analysis:
         nests: list[NestPlan] = []
         for v in targets:
             self.levels[v] = self.level(v)
-        for v in targets:
+        # Nests with reductions first: a map over the same space then joins one instead of opening its own.
+        for v in sorted(targets, key=lambda v: not self.reductions(v)):
             self.assign(v, nests)
         nests.sort(key=lambda n: (n.level, order[n.targets[0]]))
         return RegionPlan(nests, [t for t in self.temps if t not in self.outputs])

@@ -13,7 +13,7 @@ def schedule(f: Function, strided: frozenset[str] = frozenset()) -> Program:
     """Lower every region of a fused function. ``strided`` names the parameters that are not dense row-major."""
     steps: list[Step] = []
     for op in f.ops:
-        if op.name == EXTERN.name:
+        if op.record is EXTERN:
             assert op.body is not None
             steps.extend(Call(inner) for inner in op.body.ops)
             continue

@@ -20,9 +20,14 @@ FLAT_CHUNK, ROW_CHUNK = 16384, 64
 
 
 def split_reductions(ops: Iterable[Operation]) -> list[Operation]:
+    """The operations with such reductions replaced. What is already reduced is small, and its reductions stay whole."""
     out: list[Operation] = []
+    reduced: set[Value] = set()
     for op in ops:
-        out.extend(_split(op) if _wants_split(op) else (op,))
+        depends = any(v in reduced for v in op.inputs)
+        if depends or op.record.kind is Kind.REDUCE:
+            reduced.update(op.results)
+        out.extend(_split(op) if not depends and _wants_split(op) else (op,))
     return out
 
 

@@ -1,0 +1,83 @@
+"""How a fold becomes straight-line code: its step, its merge and its finish as short lists of tile operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from tessera.ir.dim import Dim
+from tessera.ir.dtype import DType, compute_dtype, f32, f64, int64
+from tessera.ir.graph import Literal, Operand, Operation, Value
+from tessera.ir.types import TileType
+from tessera.schedule.tilebuild import Container, Expr, Namespace, TileBuilder, unwrap
+
+_EVERYWHERE = ("lanes",)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Operations on the values of ``inputs``, giving ``results``."""
+
+    inputs: tuple[Value, ...]
+    ops: tuple[Operation, ...]
+    results: tuple[Operand, ...]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A REDUCE op taken apart. ``state`` are the dtypes it carries: sums of f32 are carried in f64."""
+
+    op: Operation
+    state: tuple[DType, ...]
+    init: tuple[bool | int | float, ...]
+    step: Piece
+    merge: Piece
+    finish: Piece
+    position: Dim
+    names: list[str] = field(default_factory=list)
+
+
+def plan_fold(op: Operation) -> Fold:
+    """Expand the record's Reduction once, for the dtype of the operand."""
+    reduction = op.record.reduction
+    assert reduction is not None
+    dtype = op.operands[0].type.dtype
+    narrow = tuple(compute_dtype(d) for d in reduction.state(dtype))
+    state = tuple(f64 if reduction.additive and d is f32 else d for d in narrow)
+    states, others = _values("a", state), _values("b", state)
+    x = Value("x", TileType(dtype, _EVERYWHERE))
+    index = Value("index", TileType(int64, _EVERYWHERE))
+    wide = state[0] if reduction.additive else dtype
+    step = _piece(
+        (*states, x, index), state, lambda t, v: reduction.step(t, v[: len(state)], _cast(t, v[-2], wide), v[-1])
+    )
+    merge = _piece((*states, *others), state, lambda t, v: reduction.merge(t, v[: len(state)], v[len(state) :]))
+    results = tuple(r.type.dtype for r in op.results)
+    finish = _piece(states, results, lambda t, v: reduction.finish(t, v))
+    position = op.attrs["position"]
+    assert isinstance(position, Dim)
+    return Fold(op, state, reduction.init(dtype), step, merge, finish, position)
+
+
+def _values(name: str, dtypes: Sequence[DType]) -> tuple[Value, ...]:
+    return tuple(Value(f"{name}{n}", TileType(d, _EVERYWHERE)) for n, d in enumerate(dtypes))
+
+
+def _cast(t: Namespace, x: Expr, dtype: DType) -> Expr:
+    return Expr(t, t.build.cast(x.x, dtype))
+
+
+def _piece(
+    inputs: tuple[Value, ...],
+    dtypes: Sequence[DType],
+    define: Callable[[Namespace, tuple[Expr, ...]], tuple[Expr, ...]],
+) -> Piece:
+    build = TileBuilder(Container(), {})
+    names = Namespace(build)
+    made = define(names, tuple(Expr(names, v) for v in inputs))
+    results = tuple(_exactly(build, unwrap(r), d) for r, d in zip(made, dtypes, strict=True))
+    return Piece(inputs, tuple(build.top.ops), results)
+
+
+def _exactly(build: TileBuilder, x: Operand, dtype: DType) -> Operand:
+    return x if isinstance(x, Literal) else build.cast(x, dtype)
