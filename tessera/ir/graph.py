@@ -74,7 +74,7 @@ class Operation:
     record: OpRecord
     operands: tuple[Operand, ...]
     results: tuple[Value, ...]
-    attrs: Mapping[str, Attr] = field(default=EMPTY)
+    attrs: Mapping[str, Attr] = field(default_factory=lambda: EMPTY)
     span: Span | None = None
     origin: str = ""
     body: Block | None = None

@@ -125,6 +125,7 @@ def _fold(
         lambda t, a, b: (combine(t, a[0], b[0]),),
         lambda d: (compute_dtype(d),),
         additive=additive,
+        regroups=True,
     )
 
 
