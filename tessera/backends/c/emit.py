@@ -35,11 +35,17 @@ class CSource:
     The entry takes one array of i64: buffer addresses, scratch address, stream flag, sizes, scalars (f64 or i64 bits).
     """
 
-    text: str
+    body: str
     entry: str
     sizes: tuple[str, ...]
     scratch: Dim
     lanes: int
+
+    @staticmethod
+    def join(sources: Sequence[CSource]) -> str:
+        """One translation unit with all of them and what they use."""
+        body = "\n".join(s.body for s in sources)
+        return "\n".join([ci.library(body, sources[0].lanes if sources else 4), HELPERS, body])
 
 
 @dataclass(frozen=True)
@@ -100,9 +106,7 @@ class Emitter:
         out.add("return failed;")
         out.close()
         out.text.insert(mark, f"    const i64 scratch_step = {c_index(self.scratch, self.names)};")
-        body = f"{out}\n"
-        text = "\n".join([ci.library(body, self.lanes), HELPERS, body])
-        return CSource(text, self.entry, sizes, self.scratch, self.lanes)
+        return CSource(f"{out}\n", self.entry, sizes, self.scratch, self.lanes)
 
     def scalar(self, s: Value, name: str, at: int) -> None:
         kind = "f64" if s.type.dtype.is_float else "i64"  # type: ignore[union-attr]
@@ -265,6 +269,9 @@ class Emitter:
             self.define(op.result, self.expression(op))
 
     def define(self, value: Value, text: str) -> None:
+        if text.isidentifier():
+            self.values[value] = text
+            return
         name = self.fresh()
         self.values[value] = name
         self.lines.add(f"const {ci.vector_type(dtype_of(value))} {name} = {text};")

@@ -1,0 +1,80 @@
+"""The C backend: kernels in, one loaded shared library out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tessera import config
+from tessera.backends.base import Json, Packed, Stage, Target
+from tessera.backends.c import openmp
+from tessera.backends.c.emit import CSource, Emitter
+from tessera.backends.c.host import host_target
+from tessera.backends.c.intrinsics import natural_lanes
+from tessera.backends.c.load import SharedObject, load_shared
+from tessera.backends.c.toolchain import CompileOptions, compile_shared, find_compiler, toolchain_key
+from tessera.schedule.plan import Kernel
+
+KIND = "c"
+
+
+@dataclass(frozen=True)
+class CProgram:
+    """The kernels of one function as C: one text, and for each kernel how it is called."""
+
+    text: str
+    kernels: tuple[CSource, ...]
+    options: CompileOptions
+
+    def key_parts(self) -> tuple[str, ...]:
+        """Everything that shapes the compiled library."""
+        return (KIND, self.text, *toolchain_key(find_compiler(), self.options, openmp.loaded()))
+
+    def compile(self) -> CArtifact:
+        """Compile. Raises ResourceError (TSR0601, TSR0602)."""
+        library = compile_shared(self.text, options=self.options, openmp=openmp.loaded())
+        return CArtifact(hashlib.sha256("\0".join(self.key_parts()).encode()).hexdigest(), self.text, library)
+
+
+@dataclass(frozen=True)
+class CArtifact:
+    """A compiled library; see ``backends.base.Artifact``."""
+
+    key: str
+    text: str = field(repr=False)
+    library: bytes = field(repr=False)
+    kind: str = KIND
+
+    @property
+    def sources(self) -> tuple[Stage, ...]:
+        return (Stage("c", self.text),)
+
+    @property
+    def resources(self) -> Mapping[str, Json]:
+        return {"bytes": len(self.library)}
+
+    def pack(self) -> Packed:
+        return Packed(self.key, self.kind, {"library": self.library, "c": self.text.encode()})
+
+    @classmethod
+    def unpack(cls, packed: Packed) -> CArtifact:
+        """The artifact from its stored form."""
+        return cls(packed.key, packed.payloads["c"].decode(), packed.payloads["library"])
+
+    def load(self) -> SharedObject:
+        return load_shared(self.library, f"tessera-{self.key[:16]}")
+
+
+def emit(kernels: Sequence[Kernel], target: Target | None = None) -> CProgram:
+    """The C text of a function's kernels, entries ``tessera_0``, ``tessera_1``, …"""
+    lanes = natural_lanes((target or host_target()).features)
+    sources = tuple(Emitter(k.function, lanes, f"tessera_{n}").run() for n, k in enumerate(kernels))
+    text = CSource.join(sources)
+    level = config.current().cflags_opt
+    return CProgram(text, sources, CompileOptions(level=level, libm=_calls_libm(text), extra=() if _calls_libm(text) else ("-fno-math-errno",)))
+
+
+def _calls_libm(text: str) -> bool:
+    """Does a kernel use a function that the vector library takes from the C library?"""
+    return "extern f64 " in text or "extern f32 " in text

@@ -1,0 +1,234 @@
+"""From a call to its kernels in a few microseconds.
+
+A plan says, for all sizes, which memory a compiled function needs and which steps it runs. ``bind`` fixes it for one set of
+sizes; the dispatcher remembers bound plans by the exact signature of a call, so that a warm call checks its tensors, allocates
+its results and enters the kernels, and does nothing else.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tessera import config
+from tessera.diag import BoundsError, TesseraError
+from tessera.runtime import memory
+
+Sizes = Mapping[str, int]
+Size = Callable[[Sizes], int]
+Runner = Callable[[Sequence[torch.Tensor], Sequence[float]], Any]
+
+#: Results of at least so many bytes are written past the caches: nobody reads them back before they would be evicted.
+STREAM_FROM = 4 << 20
+#: From this many bytes on a kernel may use threads, and the thread count of torch must be known to OpenMP.
+THREADS_FROM = 64 << 10
+#: Bound plans kept for one function.
+REMEMBERED = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Alloc:
+    """A slot that the plan allocates: an output or a temporary."""
+
+    slot: int
+    shape: tuple[Size, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class KernelStep:
+    """A native kernel: its entry, the slots of its buffers, the sizes it is given, and its scalars (number, is_float)."""
+
+    entry: Callable[[bytes], int]
+    slots: tuple[int, ...]
+    sizes: tuple[Size, ...]
+    scalars: tuple[tuple[int, bool], ...]
+    scratch: Size
+    written: Size
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallStep:
+    """A library call: ``run(tensors, scalars, sizes)`` gives one tensor for each of ``writes``."""
+
+    run: Callable[[Sequence[torch.Tensor], Sequence[float], Sizes], Sequence[torch.Tensor]]
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A compiled function for all sizes. Slots 0 … ``inputs`` - 1 are its tensor arguments."""
+
+    inputs: int
+    slots: int
+    allocs: tuple[Alloc, ...]
+    steps: tuple[KernelStep | CallStep, ...]
+    outputs: tuple[int, ...]
+
+
+def failed(code: int, name: str) -> TesseraError | ZeroDivisionError:
+    """The exception that a kernel's return code stands for."""
+    if code & 2:
+        return BoundsError(f"an index read by kernel `{name}` is out of range", code="TSR0605")
+    return ZeroDivisionError("integer division by zero")
+
+
+def bind(plan: Plan, sizes: Sizes) -> Runner:
+    """The plan for one set of sizes."""
+    allocs = [(a.slot, tuple(f(sizes) for f in a.shape), a.dtype) for a in plan.allocs]
+    steps = [_bound(step, sizes) for step in plan.steps]
+    if len(steps) == 1 and isinstance(plan.steps[0], KernelStep) and steps[0].simple:  # type: ignore[union-attr]
+        runner = _single(plan, plan.steps[0], allocs, sizes)
+        if runner is not None:
+            return runner
+    inputs, count, outputs = plan.inputs, plan.slots, plan.outputs
+
+    def run(tensors: Sequence[torch.Tensor], scalars: Sequence[float]) -> Any:
+        slots: list[Any] = [None] * count
+        slots[:inputs] = tensors
+        for slot, shape, dtype in allocs:
+            slots[slot] = memory.empty(shape, dtype)
+        for step in steps:
+            step(slots, scalars)
+        return [slots[o] for o in outputs]
+
+    return run
+
+
+@dataclass(frozen=True, slots=True)
+class _BoundCall:
+    step: CallStep
+    sizes: Sizes
+    simple: bool = False
+
+    def __call__(self, slots: list[Any], scalars: Sequence[float]) -> None:
+        results = self.step.run([slots[s] for s in self.step.reads], scalars, self.sizes)
+        for slot, value in zip(self.step.writes, results, strict=True):
+            slots[slot] = value
+
+
+@dataclass(frozen=True, slots=True)
+class _BoundKernel:
+    step: KernelStep
+    pack: Callable[..., bytes]
+    tail: bytes
+    scratch: int
+    threads: bool
+    simple: bool
+
+    def __call__(self, slots: list[Any], scalars: Sequence[float]) -> None:
+        step = self.step
+        if self.threads:
+            torch.get_num_threads()
+        hold = memory.empty((self.scratch * torch.get_num_threads(),), torch.uint8) if self.scratch else None
+        last = b"".join(_DOUBLE(scalars[n]) if real else _LONG(int(scalars[n])) for n, real in step.scalars)
+        pointers = [slots[s].data_ptr() for s in step.slots]
+        code = step.entry(self.pack(*pointers, 0 if hold is None else hold.data_ptr()) + self.tail + last)
+        if code:
+            raise failed(code, step.name)
+
+
+_DOUBLE = struct.Struct("=d").pack
+_LONG = struct.Struct("=q").pack
+
+
+def _bound(step: KernelStep | CallStep, sizes: Sizes) -> _BoundKernel | _BoundCall:
+    if isinstance(step, CallStep):
+        return _BoundCall(step, sizes)
+    written = step.written(sizes)
+    mode = config.current().stream_stores
+    stream = written >= STREAM_FROM if mode == "auto" else mode == "on"
+    numbers = [int(stream), *(f(sizes) for f in step.sizes)]
+    tail = struct.pack(f"={len(numbers)}q", *numbers)
+    pack = struct.Struct(f"={len(step.slots) + 1}q").pack
+    scratch = -(-step.scratch(sizes) // 64) * 64
+    return _BoundKernel(step, pack, tail, scratch, written >= THREADS_FROM, not (scratch or step.scalars))
+
+
+def _single(plan: Plan, step: KernelStep, allocs: Sequence[tuple[int, tuple[int, ...], torch.dtype]], sizes: Sizes) -> Runner | None:
+    """The runner of a function that is one kernel with one small output and no temporaries: the latency case."""
+    if len(allocs) != 1 or step.slots != tuple(range(plan.inputs + 1)) or plan.outputs != (allocs[0][0],):
+        return None
+    bound = _bound(step, sizes)
+    assert isinstance(bound, _BoundKernel)
+    _, shape, dtype = allocs[0]
+    pack, tail, entry, threads = bound.pack, bound.tail, step.entry, bound.threads
+    empty = torch.empty if not threads else memory.empty
+    current = torch.get_num_threads
+
+    if plan.inputs == 2 and not threads:
+
+        def pair(tensors: Sequence[torch.Tensor], scalars: Sequence[float]) -> Any:
+            x, y = tensors
+            out = empty(shape, dtype=dtype)
+            code = entry(pack(x.data_ptr(), y.data_ptr(), out.data_ptr(), 0) + tail)
+            if code:
+                raise failed(code, step.name)
+            return (out,)
+
+        return pair
+
+    def single(tensors: Sequence[torch.Tensor], scalars: Sequence[float]) -> Any:
+        if threads:
+            current()
+        out = empty(shape, dtype=dtype)
+        code = entry(pack(*[t.data_ptr() for t in tensors], out.data_ptr(), 0) + tail)
+        if code:
+            raise failed(code, step.name)
+        return (out,)
+
+    return single
+
+
+def native(address: int) -> Callable[[bytes], int]:
+    """The entry of a native kernel as a Python callable that takes its packed arguments. The interpreter lock is released."""
+    return ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p)(address)
+
+
+class Memo:
+    """Bound plans by call signature, the longest unused dropped first. Reading takes no lock."""
+
+    def __init__(self) -> None:
+        self.entries: OrderedDict[Any, Any] = OrderedDict()
+
+    def put(self, key: Any, entry: Any) -> None:
+        """Remember an entry."""
+        self.entries[key] = entry
+        while len(self.entries) > REMEMBERED:
+            try:
+                self.entries.popitem(last=False)
+            except KeyError:
+                return
+
+
+def plain(x: torch.Tensor) -> bool:
+    """May the memory of ``x`` be read through its address? Only ordinary strided CPU tensors without pending work may."""
+    return (
+        type(x) in _PLAIN
+        and x.is_cpu
+        and x.layout is torch.strided
+        and not x.is_neg()
+        and not x.is_conj()
+        and not x._is_zerotensor()
+        and not x.is_quantized
+    )
+
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def intercepted() -> bool:
+    """Is torch transforming or watching this call (torch.func, a dispatch or function mode), so that addresses say nothing?"""
+    return (
+        torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._len_torch_function_stack() > 0
+    )
