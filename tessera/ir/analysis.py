@@ -1,5 +1,6 @@
-"""Questions about a block that passes and schedulers ask: how often a value is read and for how long, what depends on
-what, how many bytes it takes."""
+"""Questions about a block that passes and schedulers ask: how often a value is read and for how long, what
+depends on what, how many bytes it takes.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ def use_counts(block: Block) -> dict[Value, int]:
 
 
 def last_uses(block: Block) -> dict[Value, int]:
-    """The number of the last operation of the block that reads each value, ``len(block.ops)`` for what it yields.
+    """The number of the last operation of the block that reads each value, ``len(block.ops)`` for what it
+    yields.
 
     A group reads what its body reads. Values that nothing reads are absent.
     """
@@ -42,7 +44,9 @@ def last_uses(block: Block) -> dict[Value, int]:
 
 
 def dead_after(block: Block) -> list[list[Value]]:
-    """For each operation of the block, the values that no later one reads; unread results die where they are made."""
+    """For each operation of the block, the values that no later one reads; unread results die where they
+    are made.
+    """
     last = last_uses(block)
     dead: list[list[Value]] = [[] for _ in block.ops]
     for v, number in last.items():
@@ -56,7 +60,8 @@ def dead_after(block: Block) -> list[list[Value]]:
 class Dependence:
     """Which operations of a block depend on which, directly or through others, as bit sets.
 
-    ``ops`` are taken in order, so an operation depends on earlier ones only. Building takes one pass; a question takes a shift.
+    ``ops`` are taken in order, so an operation depends on earlier ones only. Building takes one pass; a
+    question takes a shift.
     """
 
     def __init__(self, ops: Sequence[Operation]) -> None:
@@ -83,7 +88,11 @@ class Dependence:
         if not members:
             return True
         for n in range(min(members), max(members)):
-            if not inside >> n & 1 and self._above[n] & inside and any(self._above[m] >> n & 1 for m in members):
+            if (
+                not inside >> n & 1
+                and self._above[n] & inside
+                and any(self._above[m] >> n & 1 for m in members)
+            ):
                 return False
         return True
 

@@ -1,7 +1,8 @@
-"""Text to IR: names resolved, types read, every operation checked against its record. The inverse of ``printer``.
+"""Text to IR: names resolved, types read, every operation checked against its record. The inverse of
+``printer``.
 
-Text is data. It can name operations of the table, values, sizes and constants, and nothing else: no file, no library and
-no code has a place in it.
+Text is data. It can name operations of the table, values, sizes and constants, and nothing else: no file, no
+library and no code has a place in it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from lark import Token
 
@@ -22,7 +23,17 @@ from tessera.ir.dtype import DTYPES, DType
 from tessera.ir.graph import Attr, Block, Function, Literal, Obligation, Operand, Operation, Value
 from tessera.ir.printer import CONSTANTS, exports
 from tessera.ir.record import OpRecord
-from tessera.ir.syntax import BlockNode, Comments, FunctionNode, Group, Keyword, ObligationNode, Over, Source, Statement
+from tessera.ir.syntax import (
+    BlockNode,
+    Comments,
+    FunctionNode,
+    Group,
+    Keyword,
+    ObligationNode,
+    Over,
+    Source,
+    Statement,
+)
 from tessera.ir.types import BufferType, ScalarType, TensorType, TileType, Type
 from tessera.ir.verify import Problem, problems
 
@@ -37,9 +48,9 @@ _LOWEST, _BEYOND = -(2**63), 2**63
 def parse(text: str, *, file: str | None = None) -> Function:
     """The function that a text describes; ``parse(print_function(f)) == f``.
 
-    Raises ParseError with line and column: TSR0501 for its form, TSR0502 for an unknown or ill-typed operation, attribute
-    or type, TSR0503 for a value that is undefined or defined twice, TSR0505 beyond the limits. With ``file`` errors point
-    into that file.
+    Raises ParseError with line and column: TSR0501 for its form, TSR0502 for an unknown or ill-typed
+    operation, attribute or type, TSR0503 for a value that is undefined or defined twice, TSR0505 beyond the
+    limits. With ``file`` errors point into that file.
 
     >>> f = parse("fn twice(x: f32[B, D]) -> f32[B, D] { %y = mul(x, 2.0) : f32[B, D] return %y }")
     >>> f.name, [op.name for op in f.ops]
@@ -123,7 +134,11 @@ class _Reader:
             elif self.source.file is not None:
                 name = statement.name
                 self.spans[id(statement)] = Span(
-                    self.source.file, name.line or 1, (name.column or 1) - 1, name.line, (name.end_column or 2) - 1
+                    self.source.file,
+                    name.line or 1,
+                    (name.column or 1) - 1,
+                    name.line,
+                    (name.end_column or 2) - 1,
                 )
 
     # -- blocks and operations
@@ -167,7 +182,9 @@ class _Reader:
             self.source.fail("TSR0502", f"no operation `{visible(s.name)}`", s.name)
         operands = tuple(self._operand(a) for a in s.args if isinstance(a, Token))
         attrs = self._attrs(s, record, operands)
-        op = Operation(record, operands, self._results(s, record, body), attrs, self.spans.get(id(s)), _origin(s), body)
+        op = Operation(
+            record, operands, self._results(s, record, body), attrs, self.spans.get(id(s)), _origin(s), body
+        )
         self.places[op] = s
         return op
 
@@ -282,7 +299,9 @@ class _Reader:
     def _dtype(self, token: Token, text: str) -> DType:
         found = DTYPES.get(text)
         if found is None:
-            self.source.fail("TSR0502", f"no dtype `{visible(text)}`", token, helps=[f"known: {', '.join(DTYPES)}"])
+            self.source.fail(
+                "TSR0502", f"no dtype `{visible(text)}`", token, helps=[f"known: {', '.join(DTYPES)}"]
+            )
         return found
 
     def _dim(self, token: Token, text: str) -> Dim:
@@ -293,7 +312,7 @@ class _Reader:
                 known = self.sizes[text] = parse_dim(text)
             except TesseraError as error:
                 code = "TSR0505" if error.code == "TSR0102" else "TSR0501"
-                self.source.fail(code, error.message, token, "not a size", error.diagnostics[0].helps and ())
+                self.source.fail(code, error.message, token, "not a size")
         return known
 
     def _dims(self, token: Token, text: str) -> tuple[Dim, ...]:

@@ -1,7 +1,8 @@
 """A small layout algebra: documents that are written flat where they fit and broken where they do not.
 
-A document is a string, a sequence, or one of ``Line``, ``Nest``, ``Group``. Layout keeps its own stack, so the depth of a
-document is bounded by memory only, and looks ahead at most one line, so its time is linear in the output.
+A document is a string, a sequence, or one of ``Line``, ``Nest``, ``Group``. Layout keeps its own stack, so
+the depth of a document is bounded by memory only, and looks ahead at most one line, so its time is linear in
+the output.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ _Frame = tuple[int, bool, Doc]
 
 
 def layout(doc: Doc, width: int = 100, indent: int = 0) -> str:
-    """The text of a document in at most ``width`` columns where that is possible; further lines start at ``indent``.
+    """The text of a document in at most ``width`` columns where that is possible; further lines start at
+    ``indent``.
 
     >>> call = Group(["f(", Nest([SOFT, "first,", LINE, "second"]), SOFT, ")"])
     >>> layout(call)
@@ -73,7 +75,9 @@ def layout(doc: Doc, width: int = 100, indent: int = 0) -> str:
 
 
 def _fits(doc: Doc, rest: Sequence[_Frame], room: int) -> bool:
-    """Whether ``doc`` written flat, with what follows it up to the next line end, takes at most ``room`` columns."""
+    """Whether ``doc`` written flat, with what follows it up to the next line end, takes at most ``room``
+    columns.
+    """
     pending: list[tuple[bool, Doc]] = [(True, doc)]
     below = len(rest)
     while room >= 0:
@@ -89,9 +93,7 @@ def _fits(doc: Doc, rest: Sequence[_Frame], room: int) -> bool:
             if not flat:
                 return True
             room -= len(item.flat)
-        elif isinstance(item, Nest):
-            pending.append((flat, item.doc))
-        elif isinstance(item, Group):
+        elif isinstance(item, Nest | Group):
             pending.append((flat, item.doc))
         else:
             pending.extend((flat, part) for part in reversed(item))

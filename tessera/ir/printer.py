@@ -1,7 +1,8 @@
-"""IR to text: one operation a line, with the user's names and source lines, in a form that parses back exactly.
+"""IR to text: one operation a line, with the user's names and source lines, in a form that parses back
+exactly.
 
-A name that was declared as a parameter is written bare, every computed value with a ``%``. Sizes stand in backquotes
-where a value or a plain attribute is expected and in brackets where several of them are.
+A name that was declared as a parameter is written bare, every computed value with a ``%``. Sizes stand in
+backquotes where a value or a plain attribute is expected and in brackets where several of them are.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import PurePosixPath
 
 from tessera.diag import Span
@@ -35,7 +36,9 @@ _DOTTED = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,63}")
 
 
 def exports(record: OpRecord) -> bool:
-    """Whether the results of an operation with a body are values defined in it, rather than values of their own."""
+    """Whether the results of an operation with a body are values defined in it, rather than values of
+    their own.
+    """
     return record.kind in (Kind.REGION, Kind.TILE)
 
 
@@ -50,8 +53,8 @@ class Printed:
 def print_function(f: Function, *, spans: bool = True, width: int = 100, header: bool = True) -> str:
     """The text of a function, ending in a line end.
 
-    ``spans`` adds the source line of each operation as a comment; ``header`` opens with what the last pass did; longer
-    lines than ``width`` columns are broken between operands where they can be.
+    ``spans`` adds the source line of each operation as a comment; ``header`` opens with what the last pass
+    did; longer lines than ``width`` columns are broken between operands where they can be.
     """
     return printed(f, spans=spans, width=width, header=header).text
 
@@ -89,7 +92,8 @@ class _Printer:
         if f.obligations:
             rows = separated([obligation_text(o) for o in f.obligations])
             doc.append(Nest([LINE, "where ", Nest(rows, 6)], 2))
-        self._add([*doc, LINE if f.obligations else " ", "{"], 0)
+        whole: list[Doc] = [*doc, LINE if f.obligations else " ", "{"]
+        self._add(whole, 0)
 
     def _add(self, doc: Doc, indent: int) -> None:
         self.lines.extend((" " * indent + layout(doc, self.width, indent)).split("\n"))
@@ -109,14 +113,16 @@ class _Printer:
                 self.params.update(body.params)
                 inner = current.indent + _INDENT
                 if body.params:
-                    self.lines.append(" " * inner + f"^({', '.join(f'{p.name}: {p.type}' for p in body.params)})")
+                    self.lines.append(
+                        " " * inner + f"^({', '.join(f'{p.name}: {p.type}' for p in body.params)})"
+                    )
                 open_blocks.append(_Open(self._rows(body), body, inner))
 
     def _close(self, open_blocks: list[_Open]) -> None:
         done = open_blocks.pop()
         word = "yield" if open_blocks else "return"
         if done.block.yields:
-            doc = [f"{word} ", Nest(Group(separated([self.operand(x) for x in done.block.yields])))]
+            doc: Doc = [f"{word} ", Nest(Group(separated([self.operand(x) for x in done.block.yields])))]
             self._add(doc, done.indent)
         if open_blocks:
             self.lines.append(" " * open_blocks[-1].indent + "}")
@@ -146,8 +152,10 @@ class _Printer:
             self.lines.append(flat)
         else:
             left = left if row.names else ""
-            types_doc = [" : ", Group(Nest(separated([str(r.type) for r in op.results])))] if types else []
-            self._add([left, bracketed(f"{op.name}(", row.arguments, ")"), row.suffix, *types_doc, brace], indent)
+            doc: list[Doc] = [left, bracketed(f"{op.name}(", row.arguments, ")"), row.suffix]
+            if types:
+                doc += [" : ", Group(Nest(separated([str(r.type) for r in op.results])))]
+            self._add([*doc, brace], indent)
         start = indent + len(left)
         self.places[op] = (first + 1, start, max(len(self.lines[first].rstrip()), start + 1))
         if self.spans and op.span is not None:
@@ -204,20 +212,33 @@ class _Row:
     @property
     def call(self) -> int:
         """Columns of the call when it stands on one line."""
-        return len(self.op.name) + 2 + sum(map(len, self.arguments)) + 2 * max(len(self.arguments) - 1, 0) + len(self.suffix)
+        return (
+            len(self.op.name)
+            + 2
+            + sum(map(len, self.arguments))
+            + 2 * max(len(self.arguments) - 1, 0)
+            + len(self.suffix)
+        )
 
 
 def folded_axes(op: Operation) -> str | None:
-    """The folded axes of a reduction as text, by name where that says which ones; None where attributes say it better."""
+    """The folded axes of a reduction as text, by name where that says which ones; None where attributes
+    say it better.
+    """
     axes, keep = op.attrs.get("dim"), op.attrs.get("keepdim")
-    if op.record.kind is not Kind.REDUCE or not isinstance(axes, tuple) or not isinstance(keep, bool) or not op.operands:
+    if (
+        op.record.kind is not Kind.REDUCE
+        or not isinstance(axes, tuple)
+        or not isinstance(keep, bool)
+        or not op.operands
+    ):
         return None
     kind = op.operands[0].type
     numbers = [a for a in axes if isinstance(a, int) and not isinstance(a, bool)]
-    ascending = all(a < b for a, b in zip(numbers, numbers[1:], strict=False))
+    ascending = all(a < b for a, b in pairwise(numbers))
     if not isinstance(kind, TensorType) or len(numbers) != len(axes) or not ascending:
         return None
-    if numbers and 0 <= numbers[0] and numbers[-1] < kind.rank:
+    if numbers and numbers[0] >= 0 and numbers[-1] < kind.rank:
         dims = [kind.dims[a] for a in numbers]
         if all(not d.is_const and kind.dims.count(d) == 1 for d in dims):
             return f"[{', '.join(map(str, dims))}]"

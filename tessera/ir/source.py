@@ -26,14 +26,16 @@ class _Window(list[str]):
     def __len__(self) -> int:
         return max(self._lines, default=0)
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def,override]
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
         return self._lines.get(index + 1, "\n")
 
 
 def label_at(text: str, line: int, column: int, end_column: int, what: str, file: str | None = None) -> Label:
-    """A label on a piece of IR text: ``line`` from 1, columns from 0. With ``file`` the text is that file's own.
+    """A label on a piece of IR text: ``line`` from 1, columns from 0. With ``file`` the text is that file's
+    own.
 
-    The text itself has no file, so its lines are kept where source lines are looked up, under a name made of its digest.
+    The text itself has no file, so its lines are kept where source lines are looked up, under a name made of
+    its digest.
     """
     name = file or f"<ir {hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}>"
     if file is None:

@@ -1,6 +1,7 @@
 """IR text to statements: limits first, then the Lark grammar, with every fault at its line and column.
 
-Nothing here knows an operation, a type or a size: statements keep their tokens and ``parser`` gives them a meaning.
+Nothing here knows an operation, a type or a size: statements keep their tokens and ``parser`` gives them a
+meaning.
 """
 
 from __future__ import annotations
@@ -13,7 +14,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lark import Lark, Token, Transformer, UnexpectedCharacters, UnexpectedEOF, UnexpectedInput, UnexpectedToken
+from lark import (
+    Lark,
+    Token,
+    Transformer,
+    UnexpectedCharacters,
+    UnexpectedEOF,
+    UnexpectedInput,
+    UnexpectedToken,
+)
 
 from tessera.diag import ParseError
 from tessera.diag.text import show_char, visible
@@ -29,11 +38,12 @@ _MARKS = re.compile(r'"(?:[^"\\\r\n]++|\\.)*+"?|`[^`\r\n]*+`?|\#[^\r\n]*+|[()\[\
 _OPENING = frozenset("([{")
 
 _SPOKEN = {
-    "LPAR": "`(`", "RPAR": "`)`", "LBRACE": "`{`", "RBRACE": "`}`", "COMMA": "`,`", "COLON": "`:`", "EQUAL": "`=`",
-    "__ANON_0": "`->`", "CIRCUMFLEX": "`^`", "IDENT": "a name", "VALUE": "a value (`%name`)", "TYPE": "a type",
+    "LPAR": "`(`", "RPAR": "`)`", "LBRACE": "`{`", "RBRACE": "`}`", "COMMA": "`,`", "COLON": "`:`",
+    "EQUAL": "`=`", "CIRCUMFLEX": "`^`", "__ANON_0": "`->`", "WHERE": "`where`", "OVER": "`over`",
+    "KEEPDIM": "`keepdim`", "EXIT": "`return` or `yield`", "KIND": "`fn` or `kernel`",
+    "RELATION": "`==`, `>=` or `divides`", "IDENT": "a name", "VALUE": "a value (`%name`)", "TYPE": "a type",
     "NUMBER": "a number", "STRING": "a string", "DIM": "a size in backquotes", "DIMS": "sizes in brackets",
-    "ORIGIN": "an origin (`@name`)", "EXIT": "`return` or `yield`", "KIND": "`fn` or `kernel`", "KEEPDIM": "`keepdim`",
-    "RELATION": "`==`, `>=` or `divides`", "WHERE": "`where`", "OVER": "`over`", "$END": "the end of the text",
+    "ORIGIN": "an origin (`@name`)", "$END": "the end of the text",
 }  # fmt: skip
 
 
@@ -128,7 +138,8 @@ class _Nodes(Transformer[Token, tuple[FunctionNode, ...]]):
         return ParamNode(*c)
 
     def obligation(self, c: list[Any]) -> ObligationNode:
-        return ObligationNode(*c[:4], c[4] if len(c) > 4 else None)
+        left, relation, right, verdict, *why = c
+        return ObligationNode(left, relation, right, verdict, why[0] if why else None)
 
     def block(self, c: list[Any]) -> BlockNode:
         last = c.pop() if c and isinstance(c[-1], tuple) else (None, ())
@@ -192,10 +203,13 @@ class Source:
     text: str
     file: str | None = None
 
-    def fail(self, code: str, message: str, token: Token, what: str = "", helps: Sequence[str] = ()) -> NoReturn:
+    def fail(
+        self, code: str, message: str, token: Token, what: str = "", helps: Sequence[str] = ()
+    ) -> NoReturn:
         """Raise a ParseError at a token."""
-        end = token.column - 1 + len(token) if "\n" not in token else token.column
-        self.fail_at(code, message, (token.line, token.column - 1, end), what, helps)
+        start = (token.column or 1) - 1
+        end = start + 1 if "\n" in token else start + len(token)
+        self.fail_at(code, message, (token.line or 1, start, end), what, helps)
 
     def fail_at(
         self, code: str, message: str, place: tuple[int, int, int], what: str = "", helps: Sequence[str] = ()
@@ -227,7 +241,9 @@ class Source:
                 depth -= text in ")]}"
             elif text[0] not in '"`#' and len(text) > MAX_WORD + (text[0] in "%@"):
                 what = f"has {len(text)} characters"
-                self._fail_offset("TSR0505", f"name or number longer than {MAX_WORD} characters", mark.start(), 1, what)
+                self._fail_offset(
+                    "TSR0505", f"name or number longer than {MAX_WORD} characters", mark.start(), 1, what
+                )
 
     def _fail_offset(self, code: str, message: str, start: int, length: int, what: str = "") -> NoReturn:
         line_start = self.text.rfind("\n", 0, start) + 1
@@ -238,15 +254,15 @@ class Source:
         if isinstance(error, UnexpectedToken) and error.token.type != "$END":
             token = error.token
             found = f"found `{visible(token[:40])}`" + ("…" if len(token) > 40 else "")
-            expected = _expected(error.expected)
-            self.fail("TSR0501", f"{expected}, {found}", token)
+            self.fail("TSR0501", f"{_expected(error.expected)}, {found}", token)
         if isinstance(error, UnexpectedCharacters):
-            char = self.text[error.pos_in_stream]
-            message = f"{_expected(error.allowed)}, found `{show_char(char)}`"
-            self._fail_offset("TSR0501", message, error.pos_in_stream, 1)
-        expected = error.expected if isinstance(error, UnexpectedEOF | UnexpectedToken) else ()
-        end = len(self.text.rstrip())
-        self._fail_offset("TSR0501", f"{_expected(expected)}, found the end of the text", max(end - 1, 0), 1)
+            at = error.pos_in_stream or 0
+            self._fail_offset(
+                "TSR0501", f"{_expected(error.allowed)}, found `{show_char(self.text[at])}`", at, 1
+            )
+        wanted = error.expected if isinstance(error, UnexpectedEOF | UnexpectedToken) else ()
+        last = max(len(self.text.rstrip()) - 1, 0)
+        self._fail_offset("TSR0501", f"{_expected(wanted)}, found the end of the text", last, 1)
 
 
 def _expected(names: Iterable[str] | None) -> str:

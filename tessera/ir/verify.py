@@ -1,7 +1,7 @@
 """The invariants that passes, schedulers and backends rely on, checked in one place.
 
-``cheap`` looks at names and arity only and is linear; ``full`` also asks every record for its result types and checks
-the rules of the dialect. Passes never check any of this again.
+``cheap`` looks at names and arity only and is linear; ``full`` also asks every record for its result types
+and checks the rules of the dialect. Passes never check any of this again.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from itertools import islice
 from tessera.diag import Diagnostic, Help, Label, TesseraError, VerifyError
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType
+from tessera.ir.facts import Facts
 from tessera.ir.graph import Attr, Block, Function, Obligation, Operation, Value
 from tessera.ir.infer import InferContext, Refused
 from tessera.ir.printer import exports, printed
-from tessera.ir.facts import Facts
 from tessera.ir.record import Kind, OpRecord, Param
 from tessera.ir.solver import Verdict, judge_eq
 from tessera.ir.source import label_at
@@ -69,7 +69,7 @@ def problems(f: Function, level: str = "full") -> Iterator[Problem]:
     if broken:
         return
     for op in _operations(f.body):
-        yield from arity_problems(op)
+        yield from arity_problems(op, f.dialect)
     if level == "full":
         yield from _full(f)
 
@@ -100,8 +100,9 @@ class _Scope:
 class _Names:
     """Walks the function once with a stack of blocks; ``visible`` holds the values that may be read here.
 
-    What a control operation's body defines ends with it. What a group defines stays, but only its results may be read
-    outside; in the tile dialect loops let everything through, and the dialect's own rules say what may be read.
+    What a control operation's body defines ends with it. What a group defines stays, but only its results may
+    be read outside; in the tile dialect loops let everything through, and the dialect's own rules say what
+    may be read.
     """
 
     def __init__(self, f: Function) -> None:
@@ -149,8 +150,8 @@ class _Names:
 
     def _unknown(self, op: Operation, number: int | None, x: Value) -> Problem:
         if x in self.inside:
-            return Problem(op, f"`%{x.name}` is read outside the group that defines it and is not one of its results",
-                           number, "not visible here", "name")  # fmt: skip
+            text = f"`%{x.name}` is read outside the group that defines it and is not one of its results"
+            return Problem(op, text, number, "not visible here", "name")
         return Problem(op, f"`%{x.name}` is not defined before this", number, "read here", "name")
 
     def _close(self, scopes: list[_Scope]) -> Iterator[Problem]:
@@ -158,7 +159,11 @@ class _Names:
         op = scope.owner
         for x in scope.block.yields:
             if isinstance(x, Value) and x not in self.visible:
-                yield self._unknown(op, None, x) if op else Problem(None, f"`%{x.name}` is returned, not defined", about="name")
+                yield (
+                    self._unknown(op, None, x)
+                    if op
+                    else Problem(None, f"`%{x.name}` is returned, not defined", about="name")
+                )
         if op is None or op.body is None:
             return
         if not exports(op.record):
@@ -192,13 +197,24 @@ class _Names:
 # -- arity and attributes
 
 
-def arity_problems(op: Operation) -> Iterator[Problem]:
-    """Number of operands, and names and kinds of attributes, against the record's signature."""
+def arity_problems(op: Operation, dialect: str = "tensor") -> Iterator[Problem]:
+    """Number of operands, and names and kinds of attributes, against the record's signature.
+
+    A fold of the tile dialect has attributes of its own (see ``verify_tile``).
+    """
     least, most = operand_range(op.record)
     count = len(op.operands)
     if count < least or (most is not None and count > most):
-        wanted = str(least) if least == most else f"at least {least}" if most is None else f"{least} to {most}"
-        yield Problem(op, f"`{op.name}` takes {wanted} operands, not {count}", label=f"`{op.name}({op.record.signature})`")
+        wanted = (
+            str(least) if least == most else f"at least {least}" if most is None else f"{least} to {most}"
+        )
+        yield Problem(
+            op,
+            f"`{op.name}` takes {wanted} operands, not {count}",
+            label=f"`{op.name}({op.record.signature})`",
+        )
+        return
+    if dialect == "tile" and op.record.kind is Kind.REDUCE:
         return
     params = {p.name: p for p in op.record.params if not p.is_operand}
     for name, value in op.attrs.items():
@@ -221,7 +237,9 @@ def operand_range(record: OpRecord) -> tuple[int, int | None]:
     known = _RANGES.get(record)
     if known is None:
         kinds = [p.kind for p in record.params if p.is_operand]
-        optional = sum(k == "tensor?" or (k == "tensor" and not p.required) for k, p in _operand_params(record))
+        optional = sum(
+            k == "tensor?" or (k == "tensor" and not p.required) for k, p in _operand_params(record)
+        )
         fixed = sum(k != "tensors" for k in kinds)
         known = _RANGES[record] = (fixed - optional, None if "tensors" in kinds else fixed)
     return known
@@ -271,10 +289,14 @@ def attr_fits(param: Param, value: Attr) -> bool:
 
 
 class Known:
-    """What a function may take for granted about its sizes: its obligations, and what follows from the forms alone."""
+    """What a function may take for granted about its sizes: its obligations, and what follows from the
+    forms alone.
+    """
 
     def __init__(self, obligations: Sequence[Obligation]) -> None:
-        self._pairs = {pair for o in obligations if o.kind == "eq" for pair in ((o.left, o.right), (o.right, o.left))}
+        self._pairs = {
+            pair for o in obligations if o.kind == "eq" for pair in ((o.left, o.right), (o.right, o.left))
+        }
         self._facts = Facts()
 
     def equal(self, a: Dim, b: Dim) -> bool:
@@ -294,9 +316,14 @@ def _full(f: Function) -> Iterator[Problem]:
 
 _FORBIDDEN: Mapping[str, frozenset[Kind]] = {
     "tensor": frozenset({Kind.TILE, Kind.COMPOSITE}),
-    "tile": frozenset({Kind.REGION, Kind.COMPOSITE, Kind.VIEW, Kind.INDEX, Kind.CREATE, Kind.CONTRACT, Kind.EXTERN}),
+    "tile": frozenset(
+        {Kind.REGION, Kind.COMPOSITE, Kind.VIEW, Kind.INDEX, Kind.CREATE, Kind.CONTRACT, Kind.EXTERN}
+    ),
 }
-_TYPES: Mapping[str, tuple[type, ...]] = {"tensor": (TensorType, ScalarType), "tile": (BufferType, ScalarType, TileType)}
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "tensor": (TensorType, ScalarType),
+    "tile": (BufferType, ScalarType, TileType),
+}
 
 
 def _kinds(f: Function) -> Iterator[Problem]:
@@ -306,7 +333,9 @@ def _kinds(f: Function) -> Iterator[Problem]:
         return
     for p in f.params:
         if not isinstance(p.type, _TYPES[f.dialect]):
-            yield Problem(None, f"parameter `{p.name}` of type `{p.type}` in a function of the {f.dialect} dialect")
+            yield Problem(
+                None, f"parameter `{p.name}` of type `{p.type}` in a function of the {f.dialect} dialect"
+            )
     for op in _operations(f.body):
         if op.record.kind in _FORBIDDEN[f.dialect]:
             yield Problem(op, f"`{op.name}` has no place in the {f.dialect} dialect")
@@ -314,7 +343,9 @@ def _kinds(f: Function) -> Iterator[Problem]:
             yield Problem(op, f"`{op.name}` has no body")
         for r in op.results:
             if not isinstance(r.type, _TYPES[f.dialect]):
-                yield Problem(op, f"`%{r.name}` has the type `{r.type}`, which the {f.dialect} dialect does not have")
+                yield Problem(
+                    op, f"`%{r.name}` has the type `{r.type}`, which the {f.dialect} dialect does not have"
+                )
 
 
 def _typed(op: Operation, known: Known) -> Iterator[Problem]:
@@ -326,14 +357,18 @@ def _typed(op: Operation, known: Known) -> Iterator[Problem]:
         wanted = op.record.infer(InferContext(), tuple(x.type for x in op.operands), op.attrs)
     except Refused as refused:
         operand = next((b.operand for b in refused.blame if b.operand is not None), None)
-        yield Problem(op, refused.message, operand, next((b.text for b in refused.blame), ""), helps=refused.helps)
+        yield Problem(
+            op, refused.message, operand, next((b.text for b in refused.blame), ""), helps=refused.helps
+        )
         return
     except TesseraError as error:
         yield Problem(op, error.message)
         return
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         # A rule may assume the attributes that its own `call` makes; text can hold any others.
-        yield Problem(op, f"`{op.name}` does not take these operands and attributes", label=type(error).__name__)
+        yield Problem(
+            op, f"`{op.name}` does not take these operands and attributes", label=type(error).__name__
+        )
         return
     found = tuple(r.type for r in op.results)
     if len(found) != len(wanted):
@@ -366,4 +401,3 @@ def _diagnostics(f: Function, found: Sequence[Problem]) -> Iterator[Diagnostic]:
         label: Label = label_at(page.text, line, start, end, problem.label)
         helps = tuple(Help(h) for h in problem.helps)
         yield Diagnostic("TSR0504", problem.text, (label,), helps=helps)
-

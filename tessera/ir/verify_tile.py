@@ -1,4 +1,6 @@
-"""The rules of the tile dialect: nests of sweeps, axes in scope, folds over the sweep they stand in, memory by role."""
+"""The rules of the tile dialect: nests of sweeps, axes in scope, folds over the sweep they stand in,
+memory by role.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,15 @@ Bounds = tuple[Attr, Attr, Attr]
 
 _AXIS = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _IN_LEVEL = frozenset({Kind.MAP, Kind.REDUCE, Kind.TILE})
-#: Attributes of a reduction inside a sweep: the axes it folds, the position of an element, the dtype of its state.
+#: Attributes of a reduction inside a sweep: the axes it folds, the position of an element, the state's dtype.
 FOLD_ATTRS = frozenset({"over", "position", "dtype"})
 
 
 @dataclass
 class _Nest:
-    """What is in scope in one nest; ``made`` says in which sweep a value was made (None: in the nest itself)."""
+    """What is in scope in one nest; ``made`` says in which sweep a value was made (None: in the nest
+    itself).
+    """
 
     axes: tuple[str, ...]
     sweep: Operation | None = None
@@ -44,7 +48,11 @@ def tile_problems(f: Function) -> Iterator[Found]:
             continue
         yield from _axes(op, "extents", ())
         vector, axes = op.attrs.get("vector"), _names(op.attrs.get("axes"))
-        if vector and vector not in axes and not any(vector in _names(s.attrs.get("axes")) for s in op.body.ops):
+        if (
+            vector
+            and vector not in axes
+            and not any(vector in _names(s.attrs.get("axes")) for s in op.body.ops)
+        ):
             yield op, f"vector axis `{vector}` is no axis of the nest", None
         nest = _Nest(axes)
         for inner in op.body.ops:
@@ -148,7 +156,15 @@ def _element(op: Operation) -> Iterator[Found]:
     except Refused as refused:
         yield op, refused.message, next((b.operand for b in refused.blame), None)
         return
-    except (TesseraError, ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except (
+        TesseraError,
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:
         yield op, f"`{op.name}` does not take these operands and attributes ({type(error).__name__})", None
         return
     found = op.result.type.dtype
@@ -208,7 +224,9 @@ def _guard(op: Operation) -> Iterator[Found]:
     if guard is None:
         return
     rows = _tuple(guard)
-    if not isinstance(guard, tuple) or not all(isinstance(r, tuple) and len(r) == 3 and _all_dims(r) for r in rows):
+    if not isinstance(guard, tuple) or not all(
+        isinstance(r, tuple) and len(r) == 3 and _all_dims(r) for r in rows
+    ):
         yield op, "a guard is a tuple of (expression, lower bound, upper bound)", None
 
 

@@ -1,4 +1,6 @@
-"""The reference interpreter: any stage of either dialect, executed in NumPy float64. It is the oracle of every test."""
+"""The reference interpreter: any stage of either dialect, executed in NumPy float64. It is the oracle of
+every test.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +32,14 @@ def interpret(
 ) -> list[Array]:
     """The results of a function, or the contents of a kernel's ``out`` buffers, in order.
 
-    ``inputs`` follow the parameters; a kernel takes its ``in`` buffers and scalars and makes the others itself. ``sizes`` binds
-    names that no input has. Floats are float64 throughout; with ``dtype_mode="f64"`` only an explicit cast to a narrower float
-    rounds, with ``"storage"`` every value is rounded to its dtype. Integers have their own width and wrap around.
+    ``inputs`` follow the parameters; a kernel takes its ``in`` buffers and scalars and makes the others
+    itself. ``sizes`` binds names that no input has. Floats are float64 throughout; with ``dtype_mode="f64"``
+    only an explicit cast to a narrower float rounds, with ``"storage"`` every value is rounded to its dtype.
+    Integers have their own width and wrap around.
 
-    Raises ShapeError for inputs that do not fit, BoundsError for an index outside, RaceError for a kernel whose result would
-    depend on the order of its iterations, ResourceError (TSR0608) before allocating what is too large.
+    Raises ShapeError for inputs that do not fit, BoundsError for an index outside, RaceError for a kernel
+    whose result would depend on the order of its iterations, ResourceError (TSR0608) before allocating what
+    is too large.
 
     >>> from tessera.ir.parser import parse
     >>> f = parse("fn f(x: f32[B, D]) -> f32[B] { %m = amax(x) over [D] : f32[B] return %m }")
@@ -49,7 +53,11 @@ def interpret(
     if len(inputs) != len(taken):
         raise ShapeError(f"`{f.name}` takes {len(taken)} inputs, not {len(inputs)}", code="TSR0105")
     arrays = {p: _array(p, x, exact) for p, x in zip(taken, inputs, strict=True)}
-    shapes = [(p.name, p.type.dims, a.shape) for p, a in arrays.items() if isinstance(p.type, TensorType | BufferType)]
+    shapes = [
+        (p.name, p.type.dims, a.shape)
+        for p, a in arrays.items()
+        if isinstance(p.type, TensorType | BufferType)
+    ]
     bound = bind_sizes(f, shapes, sizes)
     if f.dialect == "tile":
         return _kernel(f, arrays, bound, exact)

@@ -14,7 +14,8 @@ from tessera.ir.interp.convert import Array
 
 
 def over_grid(d: Dim, env: Mapping[str, Any]) -> Array:
-    """The value of ``d`` at every point, int64; ``env`` gives sizes as ints and axes as index arrays that broadcast.
+    """The value of ``d`` at every point, int64; ``env`` gives sizes as ints and axes as index arrays that
+    broadcast.
 
     Raises ShapeError (TSR0106) when a division leaves a remainder or divides by zero somewhere.
 

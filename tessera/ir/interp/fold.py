@@ -14,12 +14,14 @@ from tessera.ir.record import Reduction
 State = tuple[Array, ...]
 
 
-def fold(reduction: Reduction, t: DType, rows: Array, valid: Array | None = None, index: Array | None = None) -> list[Array]:
+def fold(
+    reduction: Reduction, t: DType, rows: Array, valid: Array | None = None, index: Array | None = None
+) -> list[Array]:
     """The results over the last axis of ``rows``, elements of dtype ``t``.
 
-    Every element makes a state of its own; neighbouring states are merged, left before right, until one is left. That is the
-    order of the definition up to grouping, which ``merge`` allows. Where ``valid`` is False there is no element; ``index`` gives
-    the positions, by default those along the axis.
+    Every element makes a state of its own; neighbouring states are merged, left before right, until one is
+    left. That is the order of the definition up to grouping, which ``merge`` allows. Where ``valid`` is False
+    there is no element; ``index`` gives the positions, by default those along the axis.
     """
     space = NumpyNamespace()
     start, kinds = reduction.init(t), reduction.state(t)
@@ -39,7 +41,9 @@ def fold(reduction: Reduction, t: DType, rows: Array, valid: Array | None = None
         right = tuple(s[..., 1:even:2] for s in state)
         merged = _settled(reduction.merge(space, left, right), kinds, left[0].shape)
         if count % 2:
-            merged = tuple(np.concatenate([m, s[..., -1:]], axis=-1) for m, s in zip(merged, state, strict=True))
+            merged = tuple(
+                np.concatenate([m, s[..., -1:]], axis=-1) for m, s in zip(merged, state, strict=True)
+            )
         state = merged
         count = state[0].shape[-1]
     return _finish(reduction, space, tuple(s[..., 0] for s in state), shape)

@@ -1,4 +1,6 @@
-"""Buffers of a kernel with a memory of who wrote and who read: unwritten elements and races are errors, not accidents."""
+"""Buffers of a kernel with a memory of who wrote and who read: unwritten elements and races are errors,
+not accidents.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ _NOBODY, _SEVERAL = -1, -2
 class Points:
     """Where one memory operation runs: an element offset for each active point, flattened in loop order.
 
-    ``iteration`` is the number of the parallel iteration, ``step`` that of the point in its sweep, ``sweep`` that of the sweep (-1 outside).
+    ``iteration`` is the number of the parallel iteration, ``step`` that of the point in its sweep, ``sweep``
+    that of the sweep (-1 outside).
     """
 
     offset: Array
@@ -75,11 +78,23 @@ class Memory:
             return self.data[at.offset]
         if self.written is not None and not self.written[at.offset].all():
             where = int(at.offset[~self.written[at.offset]][0])
-            raise RaceError(f"element {where} of `{self.name}` is read before it is written", labels=_labels(op))
+            raise RaceError(
+                f"element {where} of `{self.name}` is read before it is written", labels=_labels(op)
+            )
         writer = self.writer[at.offset]
-        self._refuse(op, at, (writer != _NOBODY) & (writer != at.iteration), "is read while another iteration writes it")
+        self._refuse(
+            op,
+            at,
+            (writer != _NOBODY) & (writer != at.iteration),
+            "is read while another iteration writes it",
+        )
         same = (self.writer_sweep[at.offset] == at.sweep) & (at.sweep >= 0)
-        self._refuse(op, at, same & (self.writer_step[at.offset] != at.step), "is read in the sweep that writes it elsewhere")
+        self._refuse(
+            op,
+            at,
+            same & (self.writer_step[at.offset] != at.step),
+            "is read in the sweep that writes it elsewhere",
+        )
         before = self.reader[at.offset]
         self.reader[at.offset] = at.iteration
         others = (before != _NOBODY) & (before != at.iteration) | (self.reader[at.offset] != at.iteration)
@@ -93,10 +108,17 @@ class Memory:
         if self.type.dtype.is_float and not self.exact:
             new = round_to(new, self.type.dtype)
         reader = self.reader[at.offset]
-        self._refuse(op, at, (reader != _NOBODY) & (reader != at.iteration), "is written while another iteration reads it")
+        self._refuse(
+            op,
+            at,
+            (reader != _NOBODY) & (reader != at.iteration),
+            "is written while another iteration reads it",
+        )
         before = self.writer[at.offset]
         differs = ~_equal(self.data[at.offset], new)
-        self._refuse(op, at, (before != _NOBODY) & (before != at.iteration) & differs, "is written with two values")
+        self._refuse(
+            op, at, (before != _NOBODY) & (before != at.iteration) & differs, "is written with two values"
+        )
         self.data[at.offset] = new
         self.writer[at.offset] = at.iteration
         lost = (self.writer[at.offset] != at.iteration) & ~_equal(self.data[at.offset], new)
@@ -109,7 +131,9 @@ class Memory:
         bad = (offset < 0) | (offset >= self.data.size)
         if bad.any():
             where = int(offset[bad][0])
-            raise BoundsError(f"element {where} of `{self.name}` is {verb}, which has {self.data.size}", labels=_labels(op))
+            raise BoundsError(
+                f"element {where} of `{self.name}` is {verb}, which has {self.data.size}", labels=_labels(op)
+            )
 
     def _refuse(self, op: Operation, at: Points, bad: Array, what: str) -> None:
         if bad.any():

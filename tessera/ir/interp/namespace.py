@@ -40,7 +40,9 @@ def _int_pow(x: Any, n: Any) -> Any:
     x, n = np.broadcast_arrays(np.asarray(x), np.asarray(n))
     positive = np.power(x, np.maximum(n, 0))
     odd = (n & 1).astype(bool)
-    inverse = np.where(x == 1, 1, np.where(x == -1, np.where(odd, -1, 1), 0)) if x.dtype.kind == "i" else (x == 1)
+    inverse = (
+        np.where(x == 1, 1, np.where(x == -1, np.where(odd, -1, 1), 0)) if x.dtype.kind == "i" else (x == 1)
+    )
     return np.where(n < 0, np.asarray(inverse).astype(x.dtype), positive)
 
 
@@ -65,7 +67,9 @@ def _shift(function: Row) -> Row:
         bits = x.dtype.itemsize * 8
         beyond = np.asarray(places) >= bits
         inside = function(x, np.minimum(np.maximum(places, 0), bits - 1).astype(x.dtype))
-        rest = np.where(x < 0, -1, 0) if function is np.right_shift and x.dtype.kind == "i" else np.zeros_like(x)
+        rest = (
+            np.where(x < 0, -1, 0) if function is np.right_shift and x.dtype.kind == "i" else np.zeros_like(x)
+        )
         return np.where(beyond, rest.astype(x.dtype), inside)
 
     return run
@@ -77,14 +81,15 @@ def _always(answer: bool) -> Row:
 
 _LOGICAL = ("logical_and", "logical_or", "logical_xor", "logical_not")
 _SAME_NAME = (
-    "add", "minimum", "maximum", "fmin", "fmax", "copysign", "hypot", "abs", "sqrt", "exp", "exp2", "expm1", "log",
-    "log2", "log10", "log1p", "sin", "cos", "tan", "sinh", "cosh", "tanh", "remainder", "fmod", "signbit", "where",
-    "bitwise_and", "bitwise_or", "bitwise_xor",
+    "add", "minimum", "maximum", "fmin", "fmax", "copysign", "hypot", "abs", "sqrt", "exp", "exp2",
+    "expm1", "log", "log2", "log10", "log1p", "sin", "cos", "tan", "sinh", "cosh", "tanh", "remainder",
+    "fmod", "signbit", "where", "bitwise_and", "bitwise_or", "bitwise_xor",
 )  # fmt: skip
 _OTHER_NAME = {
-    "sub": "subtract", "mul": "multiply", "div": "true_divide", "asin": "arcsin", "acos": "arccos", "atan": "arctan",
-    "asinh": "arcsinh", "acosh": "arccosh", "atanh": "arctanh", "atan2": "arctan2", "eq": "equal", "ne": "not_equal",
-    "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "neg": "negative",
+    "sub": "subtract", "mul": "multiply", "div": "true_divide", "neg": "negative", "eq": "equal",
+    "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal",
+    "asin": "arcsin", "acos": "arccos", "atan": "arctan", "asinh": "arcsinh", "acosh": "arccosh",
+    "atanh": "arctanh", "atan2": "arctan2",
 }  # fmt: skip
 _SPECIAL = ("erf", "erfc", "erfinv", "lgamma", "digamma", "i0", "i0e", "i1", "i1e", "sigmoid")
 
@@ -128,7 +133,8 @@ def nextafter_in(x: Any, y: Any, t: DType) -> Array:
 
 
 class NumpyNamespace:
-    """What a definition sees as ``t``. ``source`` is the dtype of the first operand, for casts and ``nextafter``.
+    """What a definition sees as ``t``. ``source`` is the dtype of the first operand, for casts and
+    ``nextafter``.
 
     With ``exact`` a cast to a type that is wide enough loses nothing, whatever the array holds.
 

@@ -1,4 +1,6 @@
-"""Sizes while running: names bound from the shapes of the inputs, dimension expressions evaluated over index arrays."""
+"""Sizes while running: names bound from the shapes of the inputs, dimension expressions evaluated over
+index arrays.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +19,20 @@ MOST_ELEMENTS = 1 << 31
 Shape = tuple[int, ...]
 
 
-def bind_sizes(f: Function, shapes: Sequence[tuple[str, Sequence[Dim], Shape]], given: Mapping[str, int] | None) -> dict[str, int]:
+def bind_sizes(
+    f: Function, shapes: Sequence[tuple[str, Sequence[Dim], Shape]], given: Mapping[str, int] | None
+) -> dict[str, int]:
     """A size for every name in the shapes of the parameters.
 
-    ``shapes`` gives (parameter name, dims, actual shape). Plain names bind first; every other expression must then agree.
-    Raises ShapeError (TSR0105) where a shape does not fit, TSR0107 where a name gets two sizes.
+    ``shapes`` gives (parameter name, dims, actual shape). Plain names bind first; every other expression must
+    then agree. Raises ShapeError (TSR0105) where a shape does not fit, TSR0107 where a name gets two sizes.
     """
     sizes = dict(given or {})
     for name, dims, shape in shapes:
         if len(dims) != len(shape):
-            raise ShapeError(f"`{name}` has rank {len(shape)} where {len(dims)} dims are declared", code="TSR0105")
+            raise ShapeError(
+                f"`{name}` has rank {len(shape)} where {len(dims)} dims are declared", code="TSR0105"
+            )
         for d, n in zip(dims, shape, strict=True):
             if d.is_name and sizes.setdefault(str(d), n) != n:
                 raise ShapeError(f"`{d}` is {sizes[str(d)]} and, in `{name}`, {n}", code="TSR0107")
@@ -44,7 +50,9 @@ def _check(o: Obligation, sizes: Mapping[str, int]) -> None:
     left, right = size_of(o.left, sizes), size_of(o.right, sizes)
     holds = {"eq": left == right, "ge": left >= right, "divides": left != 0 and right % left == 0}[o.kind]
     if not holds:
-        raise ShapeError(f"`{o}` does not hold", code="TSR0105", notes=[f"`{o.left}` is {left}, `{o.right}` is {right}"])
+        raise ShapeError(
+            f"`{o}` does not hold", code="TSR0105", notes=[f"`{o.left}` is {left}, `{o.right}` is {right}"]
+        )
 
 
 def size_of(d: Dim, sizes: Mapping[str, int]) -> int:
@@ -69,7 +77,9 @@ def check_shape(shape: Shape, t: DType) -> None:
             raise ShapeError(f"size {n} is negative", code="TSR0106")
         total *= n
     if total > MOST_ELEMENTS:
-        raise ResourceError(f"a tensor of {total} elements of {t}", code="TSR0608", notes=[f"the limit is {MOST_ELEMENTS}"])
+        raise ResourceError(
+            f"a tensor of {total} elements of {t}", code="TSR0608", notes=[f"the limit is {MOST_ELEMENTS}"]
+        )
 
 
 def concrete(value: Attr, sizes: Mapping[str, int]) -> Any:
@@ -79,4 +89,3 @@ def concrete(value: Attr, sizes: Mapping[str, int]) -> Any:
     if isinstance(value, tuple):
         return tuple(concrete(v, sizes) for v in value)
     return value
-

@@ -62,7 +62,9 @@ class TensorMachine:
     def operation(self, op: Operation) -> Sequence[Any]:
         run = _RUN.get(op.record.kind)
         if run is None:
-            raise TraceError(f"the interpreter does not run `{op.name}` of kind {op.record.kind.value}", code="TSR0408")
+            raise TraceError(
+                f"the interpreter does not run `{op.name}` of kind {op.record.kind.value}", code="TSR0408"
+            )
         for r in op.results:
             if isinstance(r.type, TensorType):
                 shape_of(r.type, self.sizes)
@@ -84,7 +86,9 @@ class TensorMachine:
         a = self.read(x, x.type.dtype)
         folded = [int(n) for n in axes]  # type: ignore[arg-type]
         kept = [n for n in range(a.ndim) if n not in folded]
-        rows = a.transpose(*kept, *folded).reshape(*(a.shape[n] for n in kept), -1) if a.ndim else a.reshape(-1)
+        rows = (
+            a.transpose(*kept, *folded).reshape(*(a.shape[n] for n in kept), -1) if a.ndim else a.reshape(-1)
+        )
         count = int(np.prod([a.shape[n] for n in folded], dtype=np.int64)) if a.ndim else 1
         rows = rows.reshape(*(a.shape[n] for n in kept), count) if a.ndim else rows
         found = fold(op.record.reduction, x.type.dtype, rows)
@@ -114,17 +118,24 @@ class TensorMachine:
             for axis, lo, hi in piece.box:
                 at = np.asarray(env[f"_i{axis}"])
                 here &= (at >= over_grid(lo, env)) & (at < over_grid(hi, env))
-            points = {n: (np.broadcast_to(a, shape)[here] if isinstance(a, np.ndarray) else a) for n, a in env.items()}
+            points = {
+                n: (np.broadcast_to(a, shape)[here] if isinstance(a, np.ndarray) else a)
+                for n, a in env.items()
+            }
             out[here] = self.piece(op, t, piece, points)
             left &= ~here
         if left.any():
-            raise BoundsError(f"`{op.name}` leaves {int(left.sum())} elements without a source", labels=_labels(op))
+            raise BoundsError(
+                f"`{op.name}` leaves {int(left.sum())} elements without a source", labels=_labels(op)
+            )
         return out
 
     def grid(self, shape: tuple[int, ...]) -> dict[str, Any]:
         env: dict[str, Any] = dict(self.sizes)
         for n, size in enumerate(shape):
-            env[f"_i{n}"] = np.arange(size, dtype=np.int64).reshape([-1 if k == n else 1 for k in range(len(shape))])
+            env[f"_i{n}"] = np.arange(size, dtype=np.int64).reshape(
+                [-1 if k == n else 1 for k in range(len(shape))]
+            )
         return env
 
     def piece(self, op: Operation, t: TensorType, piece: Piece, env: Mapping[str, Any]) -> Array:
@@ -206,7 +217,9 @@ def checked(index: Array, size: int, op: Operation) -> Array:
 
 
 def wrapped(index: Array, size: int, op: Operation) -> Array:
-    """An index read from memory: negative counts from the end; raises BoundsError (TSR0605) outside [-size, size)."""
+    """An index read from memory: negative counts from the end; raises BoundsError (TSR0605) outside
+    [-size, size).
+    """
     index = index.astype(np.int64)
     bad = (index < -size) | (index >= size)
     if bad.any():

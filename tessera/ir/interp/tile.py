@@ -1,7 +1,9 @@
-"""The tile dialect executed in float64: loop axes become whole array axes, so there are no blocks and no tails.
+"""The tile dialect executed in float64: loop axes become whole array axes, so there are no blocks and no
+tails.
 
-A nest runs over the grid of its axes at once, a sweep over that grid times its own axes. Bounds that differ between
-iterations become a mask. Memory keeps who wrote what, so a kernel that depends on the order of its iterations is refused.
+A nest runs over the grid of its axes at once, a sweep over that grid times its own axes. Bounds that differ
+between iterations become a mask. Memory keeps who wrote what, so a kernel that depends on the order of its
+iterations is refused.
 """
 
 from __future__ import annotations
@@ -25,12 +27,14 @@ from tessera.ir.interp.namespace import NumpyNamespace
 from tessera.ir.interp.sizes import check_shape
 from tessera.ir.interp.tensor import apply, constant, wrapped
 from tessera.ir.record import Kind
-from tessera.ir.types import ScalarType, TensorType, TileType, Type
+from tessera.ir.types import ScalarType, TensorType, Type
 
 
 @dataclass(frozen=True)
 class Level:
-    """The points at which operations run: axes in order, their index arrays, and which points exist (None: all)."""
+    """The points at which operations run: axes in order, their index arrays, and which points exist (None:
+    all).
+    """
 
     axes: tuple[str, ...]
     index: Mapping[str, Array]
@@ -154,7 +158,12 @@ class TileMachine:
         types = [_as_tensor(x.type) for x in op.operands]
         common = result_dtype(types)
         space = NumpyNamespace(types[0].dtype if op.record.define is None else None, self.exact)
-        return [(apply(op.record, space, [self.read(x, level, common) for x in op.operands], op.attrs), level.axes)]
+        return [
+            (
+                apply(op.record, space, [self.read(x, level, common) for x in op.operands], op.attrs),
+                level.axes,
+            )
+        ]
 
     def reduce(self, op: Operation, level: Level) -> list[tuple[Any, tuple[str, ...]]]:
         """Fold over the axes of the sweep; points that do not exist add nothing."""
@@ -167,7 +176,9 @@ class TileMachine:
 
         def rows(a: Array) -> Array:
             full = np.broadcast_to(a, level.shape)
-            return full.reshape(*level.shape[: len(kept)], int(np.prod(level.shape[len(kept) :], dtype=np.int64)))
+            return full.reshape(
+                *level.shape[: len(kept)], int(np.prod(level.shape[len(kept) :], dtype=np.int64))
+            )
 
         x = rows(self.read(op.operands[0], level, kind.dtype))
         valid = None if level.mask is None else rows(level.mask)
@@ -179,10 +190,9 @@ class TileMachine:
         buffer = self.buffers[op.operands[0]]  # type: ignore[index]
         extra = {f"_l{n}": self.read(x, level, None) for n, x in enumerate(lookups)}
         guard: Array | None = None
-        for e, lo, hi in op.attrs.get("guard") or ():  # type: ignore[misc, union-attr]
-            at = self.at(e, level, extra)
-            here = (at >= self.at(lo, level, extra)) & (at < self.at(hi, level, extra))
-            guard = here if guard is None else guard & here
+        for row in _tuple(op.attrs.get("guard")):
+            e, lo, hi = (self.at(d, level, extra) for d in _dims(row))
+            guard = (e >= lo) & (e < hi) if guard is None else guard & (e >= lo) & (e < hi)
         index = [self.at(e, level, extra) for e in _dims(op.attrs["index"])]
         dims = [d.evaluate(self.sizes) for d in buffer.type.dims]
         active = level.active(guard)
@@ -197,7 +207,8 @@ class TileMachine:
         iterations = iterations.reshape(level.shape[: level.outer] + (1,) * (len(level.shape) - level.outer))
         steps = np.arange(int(np.prod(level.shape[level.outer :], dtype=np.int64)), dtype=np.int64)
         steps = steps.reshape((1,) * level.outer + level.shape[level.outer :])
-        points = Points(*(np.broadcast_to(a, level.shape)[active] for a in (offset, iterations, steps)), level.sweep)
+        at, iteration, step = (np.broadcast_to(a, level.shape)[active] for a in (offset, iterations, steps))
+        points = Points(at, iteration, step, level.sweep)
         return points, active
 
     def load(self, op: Operation, level: Level) -> list[tuple[Any, tuple[str, ...]]]:
@@ -246,6 +257,10 @@ _RUN: Mapping[str | Kind, _Run] = {
 
 def _as_tensor(t: Type) -> Type:
     return t if isinstance(t, ScalarType) else TensorType(t.dtype, ())
+
+
+def _tuple(attr: Attr) -> tuple[Attr, ...]:
+    return attr if isinstance(attr, tuple) else ()
 
 
 def _names(attr: Attr) -> tuple[str, ...]:
