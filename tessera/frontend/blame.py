@@ -13,6 +13,7 @@ from tessera.frontend.suggest import suggestions
 from tessera.ir.dim import Dim
 from tessera.ir.graph import Operand, Value
 from tessera.ir.infer import Blame, Refused
+from tessera.ir.record import Kind
 
 #: Longer expressions are not repeated in a label.
 LONGEST_NAME = 32
@@ -30,10 +31,11 @@ class Place:
 def report(session: Session, call: Call, error: Exception) -> None:
     """Put what went wrong in a call on the session."""
     if isinstance(error, InnerRefused):
-        session.fail(error.refused.cls, _refused(session, call, error.refused, error.operands, error))
+        found = _refused(session, call, error.refused, error.operands, error)
+        session.fail(error.refused.cls, found, _roots(session, error.refused, error.operands))
     elif isinstance(error, Refused):
         operands = [x._value for x in _tensors(call.args)]
-        session.fail(error.cls, _refused(session, call, error, operands, None))
+        session.fail(error.cls, _refused(session, call, error, operands, None), _roots(session, error, operands))
     else:
         labels = () if call.span is None else (Label(call.span, "", True),)
         session.fail(TraceError, Diagnostic("TSR0404", _first_line(str(error)), labels))
@@ -72,6 +74,19 @@ def _refused(
             notes.append(Note(f"inside `{written}`, at its `{inner.record.name}`"))
     all_helps = [*helps, *(Help(text) for text in refused.helps if not helps)]
     return Diagnostic(code or refused.code, refused.message, tuple(labels), tuple(notes), tuple(all_helps))
+
+
+def _roots(session: Session, refused: Refused, operands: Sequence[Operand]) -> list[str]:
+    """The arguments whose elements the blamed operands are."""
+    makers = {result: op for op in session.builder.ops for result in op.results}
+    found: list[str] = []
+    for blame in refused.blame:
+        value = operands[blame.operand] if blame.operand is not None and 0 <= blame.operand < len(operands) else None
+        while isinstance(value, Value) and (op := makers.get(value)) is not None:
+            value = op.operands[0] if op.record.kind is Kind.VIEW else None
+        if isinstance(value, Value) and value in session.param_names:
+            found.append(session.param_names[value])
+    return found
 
 
 def _composite(session: Session, call: Call) -> bool:

@@ -20,7 +20,7 @@ class TraceContext(InferContext):
     """An ``InferContext`` that knows which names are anonymous, and the actual sizes once there are any.
 
     ``flexible`` holds the names of sizes that no annotation names: two of them may be equal, and whether they are is
-    decided when there are ``hints``. ``open`` lists what could not be decided without them. ``choices`` are the answers that
+    decided when there are ``hints``. ``stand_ins`` are numbers that stand for a name during a check. ``open`` lists what could not be decided without them. ``choices`` are the answers that
     Python code was given about sizes; they become guards.
     """
 
@@ -29,10 +29,13 @@ class TraceContext(InferContext):
     open: list[Obligation] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
     named: set[str] = field(default_factory=set)
+    stand_ins: Mapping[int, str] = field(default_factory=dict)
     refuted: tuple[str, Dim, Dim] | None = None
 
     def holds(self, kind: str, left: Dim, right: Dim, why: str = "") -> bool:
         """As in ``InferContext``; a relation that would be refuted but concerns anonymous sizes is judged by the hints."""
+        if kind == "eq" and self.stand_ins and self._stands_apart(left, right):
+            return False
         if super().holds(kind, left, right, why):
             return True
         names = left.names() | right.names()
@@ -49,6 +52,13 @@ class TraceContext(InferContext):
         if kind == "eq":
             self.facts = self.facts.with_eq(left, right)
         return True
+
+    def _stands_apart(self, left: Dim, right: Dim) -> bool:
+        """Whether a stand-in number meets another name: these are different sizes."""
+        for a, b in ((left, right), (right, left)):
+            if a.is_const and a.value in self.stand_ins and b.is_name and self.flexible.isdisjoint(b.names()):
+                return True
+        return False
 
     def known(self, kind: str, left: Dim, right: Dim) -> bool | None:
         """Whether ``left kind right`` for all sizes (True), for none (False), or depending on them (None).

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import CodeType, FrameType
 from typing import Any
 
-from tessera.diag import Diagnostic, Label, Span, TesseraError, TraceError, caller_frame
+from tessera.diag import Diagnostic, DTypeError, Label, ShapeError, Span, TesseraError, TraceError, caller_frame, caller_span
 from tessera.frontend.context import TraceContext
-from tessera.frontend.handles import PoisonHandle, SizeHandle, Stopped, Storage, TensorHandle
+from tessera.frontend.handles import Dropped, PoisonHandle, SizeHandle, Stopped, Storage, TensorHandle
 from tessera.frontend.names import targets
 from tessera.frontend.table import TorchTable
 from tessera.ir.build import Builder
@@ -28,10 +29,17 @@ MOST_REPEATS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One fault, with the class of the error that reports it."""
+    """One fault, with the class of the error that reports it; ``roots`` are the arguments that the guilty operands view."""
 
     error: type[TesseraError]
     diagnostic: Diagnostic
+    roots: tuple[str, ...] = ()
+
+
+def error_of(findings: Sequence[Finding]) -> TesseraError:
+    """One error for all findings: faults in shapes and dtypes first, then code that cannot be traced."""
+    ordered = sorted(findings, key=lambda f: not issubclass(f.error, ShapeError | DTypeError))
+    return ordered[0].error.from_diagnostics(f.diagnostic for f in ordered)
 
 
 class InnerRefused(Exception):
@@ -116,6 +124,7 @@ class Session:
     scalar_paths: dict[Value, str] = field(default_factory=dict)
     bindings: dict[str, Dim] = field(default_factory=dict)
     leads: dict[str, tuple[Dim, ...]] = field(default_factory=dict)
+    param_names: dict[Value, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     cause: Exception | None = None
 
@@ -132,7 +141,10 @@ class Session:
     ) -> Any:
         """Append ``record`` called as the user called it; gives traced objects, or poison after an error."""
         call = self.site(name or record.name, form, args, kwargs)
-        return self.perform(call, lambda a, k: self.ops.invoke(record, *a, **k))
+        result = self.perform(call, lambda a, k: self.ops.invoke(record, *a, **k))
+        if isinstance(result, TensorHandle) and "keepdim" in record.attr_names:
+            result._dropped = _dropped(call, result)
+        return result
 
     def site(self, name: str, form: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
         """The place of the user's expression that is being evaluated; counts how often it was."""
@@ -177,9 +189,9 @@ class Session:
         )
         raise Stopped
 
-    def fail(self, error: type[TesseraError], diagnostic: Diagnostic) -> None:
+    def fail(self, error: type[TesseraError], diagnostic: Diagnostic, roots: Sequence[str] = ()) -> None:
         """Keep one fault; the trace goes on with poison."""
-        self.findings.append(Finding(error, diagnostic))
+        self.findings.append(Finding(error, diagnostic, tuple(roots)))
 
     def _name(self, call: Call, result: Any) -> None:
         """Give the results the variable names that they are stored under."""
@@ -262,6 +274,19 @@ class Session:
         """A size as Python sees it: an int when it is one number."""
         return dim.value if dim.is_const else self.make_size(self, dim)
 
+    def scalar_value(self, handle: TensorHandle) -> float:
+        """The value of a float argument, which the call is then specialised on; at definition a stand-in."""
+        path = self.scalar_paths.get(handle._value)
+        if path is not None and self.scalars is not None and path in self.scalars:
+            actual = float(self.scalars[path])
+            self.specialised[path] = (actual, caller_span())
+            return actual
+        if self.hints is not None or path is None:
+            raise TraceError("the value of a computed number is not known", code="TSR0402")
+        self.guessed = True
+        self.specialised.setdefault(path, (math.nan, caller_span()))
+        return 0.5
+
     def operand(self, x: Any) -> Operand:
         """An argument as an operand of an operation."""
         lowered = self.lower(x)
@@ -271,6 +296,19 @@ class Session:
     def scalar_type(self) -> ScalarType:
         """The type of dynamic scalars: f64 only where some argument is f64."""
         return ScalarType(self.scalar)
+
+
+def _dropped(call: Call, result: TensorHandle) -> Dropped | None:
+    """Which axes a reduction removed, when it did: a later mismatch may come from there."""
+    source = call.args[0] if call.args else None
+    if not isinstance(source, TensorHandle):
+        return None
+    rank, left = source._value.type.rank, result._value.type.rank  # type: ignore[union-attr]
+    dim = call.kwargs.get("dim", call.kwargs.get("axis", call.args[1] if len(call.args) > 1 else None))
+    axes = (dim,) if isinstance(dim, int) else dim
+    if not isinstance(axes, tuple | list) or left != rank - len(axes):
+        return None
+    return Dropped(tuple(sorted(int(a) % rank for a in axes)), call.name, call.span)
 
 
 class Pair(tuple[Any, ...]):

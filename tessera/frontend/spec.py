@@ -11,6 +11,7 @@ from typing import Any
 from tessera.diag import Diagnostic, Label, Note, Span, TesseraError, definition_span
 from tessera.frontend.annotation import TensorAnnotation
 from tessera.frontend.hints import ANY, STATIC, Hint, hint_of, scope_of
+from tessera.ir.dim import Dim
 
 #: Parameters that stand for the object or class a method belongs to.
 _RECEIVERS = ("self", "cls")
@@ -125,6 +126,11 @@ def _lead_names(a: TensorAnnotation, name: str) -> tuple[str, ...]:
 def lead_base(name: str) -> str:
     """How the dims of a variadic part are called: ``batch_0``, ``lead_0``."""
     return "lead" if name == "..." else name
+
+
+def lead_dims(name: str, count: int) -> tuple[Dim, ...]:
+    """The dims that a variadic part of that many dims stands for."""
+    return tuple(Dim.name(f"{lead_base(name)}_{n}") for n in range(count))
 
 
 def shown(a: TensorAnnotation, span: Span | None) -> str:

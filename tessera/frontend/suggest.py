@@ -36,23 +36,21 @@ def suggestions(
     fits = _tester(session, inner)
     by_value = {place.handle._value: place for place in places}
     found: list[Help] = []
-    code = ""
     for number, operand in enumerate(operands):
         place = by_value.get(operand) if isinstance(operand, Value) else None
         if place is None or not isinstance(types[number], TensorType):
             continue
         dropped = place.handle._dropped
         if dropped is not None and (kept := _kept(types[number], dropped)) is not None and fits(_with(types, number, kept)):
-            code = "TSR0217"
-            found.insert(0, _keepdim_help(dropped))
+            return "TSR0217", [_keepdim_help(dropped)]
         for text, new in _reshaped(place.name, types[number]):
             result = fits(_with(types, number, new))
-            if result is not None and code == "":
+            if result is not None:
                 found.append(Help(f"`{text}` has type {new} and fits"))
                 break
     if inner.record.kind is Kind.CONTRACT and len(types) == 2 and fits([types[1], types[0]]) is not None:
         found.append(Help("the arguments fit in the other order"))
-    return code, found[:3]
+    return "", found[:3]
 
 
 def _with(types: Sequence[Type], number: int, new: Type) -> list[Type]:

@@ -15,7 +15,7 @@ from tessera.frontend.context import Choice, TraceContext
 from tessera.frontend.handles import Deferred, PoisonHandle, SizeHandle, Stopped, Storage, TensorHandle
 from tessera.frontend.interop import dispatch
 from tessera.frontend.proxy import Poison, make
-from tessera.frontend.session import Finding, Path, Session, enter
+from tessera.frontend.session import Finding, Path, Session, enter, error_of
 from tessera.frontend.size import Size
 from tessera.frontend.spec import FunctionSpec
 from tessera.frontend.table import TorchTable
@@ -88,15 +88,16 @@ def trace(
     flexible: Sequence[str] = (),
     scalars: Mapping[str, float] | None = None,
     facts: Facts | None = None,
+    leads: Mapping[str, tuple[Dim, ...]] | None = None,
     device: object = None,
 ) -> Traced:
     """Trace one call of a function.
 
     ``inputs`` holds, for each leaf of ``tree`` (a dict from parameter to value; by default one leaf a parameter), a TensorType, a
     ScalarType, a Dim or the static value itself. ``hints`` are the actual sizes by name, ``flexible`` the names that no
-    annotation gave, ``scalars`` the values of floats by argument. Raises TesseraError with every fault at once.
+    annotation gave, ``scalars`` the values of floats by argument, ``leads`` the dims of each variadic part. Raises TesseraError with every fault at once.
     """
-    run = Run(spec, tuple(inputs), table, hints, tree, tuple(flexible), scalars, facts, device)
+    run = Run(spec, tuple(inputs), table, hints, tree, tuple(flexible), scalars, facts, device, leads or {})
     traced = run.trace()
     if traced.findings:
         raise error_of(traced.findings)
@@ -107,12 +108,6 @@ def trace(
             [Diagnostic("TSR0402", f"the size `{traced.deferred.what}` has no value before the first call", labels)]
         )
     return traced
-
-
-def error_of(findings: Sequence[Finding]) -> TesseraError:
-    """One error for all findings: faults in shapes and dtypes first, then code that cannot be traced."""
-    ordered = sorted(findings, key=lambda f: not issubclass(f.error, ShapeError | DTypeError))
-    return ordered[0].error.from_diagnostics(f.diagnostic for f in ordered)
 
 
 @dataclass
@@ -128,6 +123,9 @@ class Run:
     scalars: Mapping[str, float] | None = None
     facts: Facts | None = None
     device: object = None
+    leads: Mapping[str, tuple[Dim, ...]] = field(default_factory=dict)
+    bindings: Mapping[str, Dim] = field(default_factory=dict)
+    stand_ins: Mapping[int, str] = field(default_factory=dict)
     path: Path | None = None
 
     def trace(self) -> Traced:
@@ -159,7 +157,7 @@ class Run:
 
     def _session(self) -> Session:
         wide = any(isinstance(x, TensorType) and x.dtype is f64 for x in self.inputs)
-        context = TraceContext(self.facts or Facts(), hints=self.hints, flexible=set(self.flexible))
+        context = TraceContext(self.facts or Facts(), hints=self.hints, flexible=set(self.flexible), stand_ins=self.stand_ins)
         builder = Builder(self.table.records["cast"], context)
         session = Session(
             self.table, builder, context, self.hints, self.path, f64 if wide else f32, self.device,
@@ -168,6 +166,8 @@ class Run:
         session.poison = Poison(session)
         session.scopes.append(self.spec)
         session.scalars = self.scalars
+        session.leads.update(self.leads)
+        session.bindings.update(self.bindings)
         return session
 
     def _arguments(self, session: Session, tree: Tree) -> tuple[list[Any], list[Value], list[Input]]:
@@ -188,6 +188,7 @@ class Run:
             handle._storage = Storage(value, f"argument `{path}`")
             if isinstance(given, ScalarType):
                 session.scalar_paths[value] = path
+            session.param_names[value] = re.split(r"[.\[]", path)[0]
             leaves.append(handle)
             params.append(value)
             sources.append(Input("leaf", number))

@@ -1,0 +1,206 @@
+"""A call of one Tessera function inside another: arguments unified with the annotations, then traced in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+from tessera.diag import Diagnostic, DTypeError, Help, Label, Note, ShapeError, Span, TraceError
+from tessera.frontend import returns
+from tessera.frontend.annotation import Lead, TensorAnnotation
+from tessera.frontend.binding import Leaf, bind_arguments
+from tessera.frontend.blame import argument_places, origin
+from tessera.frontend.handles import PoisonHandle, SizeHandle, TensorHandle
+from tessera.frontend.invert import invert
+from tessera.frontend.session import Call, Session, current
+from tessera.frontend.spec import FunctionSpec
+from tessera.ir.dim import Dim
+from tessera.ir.types import TensorType
+
+#: Tessera functions that call each other deeper than this do not end.
+DEEPEST = 200
+
+
+@dataclass
+class _Boundary:
+    """The unification of one call's arguments with the callee's annotations."""
+
+    session: Session
+    spec: FunctionSpec
+    call: Call
+    bound: dict[str, Dim]
+    leads: dict[str, tuple[Dim, ...]]
+    leaves: list[Leaf]
+    faults: int = 0
+
+
+def inline_call(spec: FunctionSpec, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Trace ``spec``'s body into the running trace; gives what it returns.
+
+    The callee's dim names are its own. Arguments that do not fit are reported with both sides (TSR0211, TSR0108), and the
+    result is checked against the return annotation. Raises TraceError (TSR0406) for unbounded recursion.
+    """
+    session = current()
+    if session is None:
+        raise TraceError(f"`{spec.name}` is called with a value of a trace that has ended", code="TSR0406")
+    call = session.site(spec.name, "function", (*args, *kwargs.values()), {})
+    if len(session.scopes) > DEEPEST:
+        raise TraceError(f"`{spec.name}` calls itself without end", code="TSR0406")
+    if any(isinstance(x, PoisonHandle) for x in call.args):
+        return session.poison
+    bound = bind_arguments(spec, args, kwargs, _is_traced(session))
+    edge = _Boundary(session, spec, call, {}, {}, [x for x in bound.leaves if x.kind == "tensor"])
+    _unify(edge, bound.leaves)
+    if edge.faults:
+        return session.poison
+    session.scopes.append(spec)
+    try:
+        result = spec.function(*args, **kwargs)
+        receiver = args[0] if spec.params and spec.params[0].name == "self" and args else None
+        session.context.span = call.span
+        returns.compare(session, spec, result, returns.Scope(edge.bound, edge.leads, receiver))
+    finally:
+        session.scopes.pop()
+    return result
+
+
+def _is_traced(session: Session) -> Any:
+    return lambda x: isinstance(x, TensorHandle) or session.table.is_tensor(x)
+
+
+def _unify(edge: _Boundary, leaves: Sequence[Leaf]) -> None:
+    """Bind names left to right, then the expressions."""
+    later: list[tuple[Leaf, TensorHandle, Dim, int]] = []
+    for leaf in leaves:
+        if leaf.kind == "size" or isinstance(leaf.value, SizeHandle):
+            if leaf.param.binds:
+                value = leaf.value
+                edge.bound[leaf.param.name] = value._dim if isinstance(value, SizeHandle) else Dim.const(int(value))
+            continue
+        if leaf.kind != "tensor" or leaf.annotation is None:
+            continue
+        handle = leaf.value if isinstance(leaf.value, TensorHandle) else edge.session.capture(leaf.value)
+        if isinstance(handle._value.type, TensorType):
+            _tensor(edge, leaf, handle, leaf.annotation, handle._value.type, later)
+    _expressions(edge, later)
+
+
+def _tensor(
+    edge: _Boundary, leaf: Leaf, handle: TensorHandle, a: TensorAnnotation, found: TensorType,
+    later: list[tuple[Leaf, TensorHandle, Dim, int]],
+) -> None:  # fmt: skip
+    if not a.admits(found.dtype):
+        _fault(edge, leaf, handle, f"`{leaf.path}` of {edge.spec.name} takes {a.dtype}, not {found.dtype}", "TSR0108")
+    if a.dims is None:
+        return
+    extra = found.rank - len(a.fixed)
+    if extra < 0 or (extra and a.lead is None):
+        least = "at least " if a.lead is not None else ""
+        _fault(edge, leaf, handle, f"`{leaf.path}` of {edge.spec.name} takes {least}{len(a.fixed)} dims, not {found.rank}")
+        return
+    axis = 0
+    for d in a.dims:
+        if isinstance(d, Lead):
+            have = found.dims[axis : axis + extra]
+            _lead(edge, leaf, handle, d, have)
+            axis += extra
+            continue
+        if d.is_name:
+            name = next(iter(d.names()))
+            if edge.bound.setdefault(name, found.dims[axis]) is not found.dims[axis]:
+                _equal(edge, leaf, handle, d, edge.bound[name], found.dims[axis], axis)
+        elif d.is_const:
+            _equal(edge, leaf, handle, d, d, found.dims[axis], axis)
+        else:
+            later.append((leaf, handle, d, axis))
+        axis += 1
+
+
+def _lead(edge: _Boundary, leaf: Leaf, handle: TensorHandle, lead: Lead, have: tuple[Dim, ...]) -> None:
+    known = edge.leads.setdefault(lead.name, have)
+    if len(known) != len(have):
+        _fault(edge, leaf, handle, f"`{lead}` of {edge.spec.name} is {len(known)} dims and {len(have)} dims")
+        return
+    for n, (a, b) in enumerate(zip(known, have, strict=True)):
+        if a is not b:
+            _equal(edge, leaf, handle, a, a, b, n)
+
+
+def _expressions(edge: _Boundary, later: list[tuple[Leaf, TensorHandle, Dim, int]]) -> None:
+    pending = later
+    while pending:
+        rest = []
+        for leaf, handle, d, axis in pending:
+            have = handle._value.type.dims[axis]  # type: ignore[union-attr]
+            unknown = d.names() - edge.bound.keys()
+            if not unknown:
+                _equal(edge, leaf, handle, d, d.substitute(edge.bound), have, axis)
+            elif len(unknown) == 1 and (found := invert(d, next(iter(unknown)), have, edge.bound)) is not None:
+                edge.bound[next(iter(unknown))] = found
+            else:
+                rest.append((leaf, handle, d, axis))
+        if len(rest) == len(pending):
+            return
+        pending = rest
+
+
+def _equal(edge: _Boundary, leaf: Leaf, handle: TensorHandle, declared: Dim, known: Dim, have: Dim, axis: int) -> None:
+    context = edge.session.context
+    context.span = edge.call.span
+    if known is have or context.holds("eq", known, have, f"call of {edge.spec.name}"):
+        return
+    if known is declared:
+        message = f"`{leaf.path}` of {edge.spec.name} has `{declared}` in dim {axis}, the argument has `{have}`"
+    else:
+        message = f"`{declared}` of {edge.spec.name} is `{known}` and `{have}`"
+    _fault(edge, leaf, handle, message)
+
+
+def _fault(edge: _Boundary, leaf: Leaf, handle: TensorHandle, message: str, code: str = "TSR0211") -> None:
+    edge.faults += 1
+    session = edge.session
+    given = _argument_span(edge.call, handle)
+    labels = [] if given is None else [Label(given, f"a {handle._value.type}", True)]
+    if leaf.param.span is not None:
+        labels.append(Label(leaf.param.span, f"declared {leaf.annotation}"))
+    names = dict.fromkeys(n for d in handle._value.type.dims for n in sorted(d.names()))  # type: ignore[union-attr]
+    notes: list[Note] = [note for name in names if (note := origin(session, name)) is not None]
+    error = DTypeError if code == "TSR0108" else ShapeError
+    session.fail(error, Diagnostic(code, message, tuple(labels), tuple(notes[:3]), tuple(swaps(edge))))
+
+
+def _argument_span(call: Call, handle: TensorHandle) -> Span | None:
+    return next((p.span for p in argument_places(call) if p.handle is handle and p.span is not None), call.span)
+
+
+def swaps(edge: _Boundary) -> list[Help]:
+    """A help when exchanging two tensor arguments makes every annotation fit."""
+    leaves = edge.leaves
+    for one, other in combinations(range(len(leaves)), 2):
+        changed = list(leaves)
+        first, second = leaves[one], leaves[other]
+        changed[one] = replace(first, value=second.value)
+        changed[other] = replace(second, value=first.value)
+        if _fits(edge, changed):
+            return [Help(f"the arguments for `{first.path}` and `{second.path}` fit in the other order")]
+    return []
+
+
+def _fits(edge: _Boundary, leaves: Sequence[Leaf]) -> bool:
+    """Whether plain names and numbers of all annotations agree with these arguments."""
+    bound: dict[str, Dim] = {}
+    for leaf in leaves:
+        a, value = leaf.annotation, leaf.value
+        if a is None or a.dims is None or a.lead is not None or not isinstance(value, TensorHandle):
+            continue
+        found = value._value.type
+        if not isinstance(found, TensorType) or found.rank != len(a.dims) or not a.admits(found.dtype):
+            return False
+        for d, have in zip(a.fixed, found.dims, strict=True):
+            if d.is_name and bound.setdefault(next(iter(d.names())), have) is not have:
+                return False
+            if d.is_const and d is not have:
+                return False
+    return True
