@@ -9,12 +9,16 @@ from types import MappingProxyType
 from tessera.ir.dialects import (
     compare,
     composite_index,
+    composite_linalg,
     composite_loss,
+    composite_misc,
     composite_norm,
     composite_reduce,
     composite_shape,
     contract,
     create,
+    extern,
+    extern_conv,
     index,
     math,
     pointwise,
@@ -47,6 +51,10 @@ TENSOR_OPS: tuple[OpRecord, ...] = (
     *composite_index.OPS,
     *composite_norm.OPS,
     *composite_loss.OPS,
+    *composite_linalg.OPS,
+    *composite_misc.OPS,
+    *extern.OPS,
+    *extern_conv.OPS,
 )
 
 

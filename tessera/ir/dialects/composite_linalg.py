@@ -1,0 +1,213 @@
+"""Products of matrices and vectors written with ``matmul`` and elementwise operations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tessera.ir.dialects.composite_shape import axis_of, rank_of
+from tessera.ir.dialects.contract import meet
+from tessera.ir.dialects.rules import torch_names
+from tessera.ir.dialects.samples import T, call, samples
+from tessera.ir.dim import product
+from tessera.ir.infer import Blame
+from tessera.ir.record import Kind, OpRecord
+
+
+def _ranks(t: Any, what: str, *wanted: tuple[Any, int]) -> None:
+    for number, (x, rank) in enumerate(wanted):
+        if rank_of(t, x) != rank:
+            t.fail("TSR0204", f"{what} with a rank-{rank_of(t, x)} operand", Blame(number, None, f"has rank {rank_of(t, x)}, not {rank}"))
+
+
+def _of_ranks(name: str, left: int, right: int) -> Any:
+    """A matmul of operands of fixed ranks."""
+
+    def define(t: Any, x: Any, other: Any) -> Any:
+        _ranks(t, name, (x, left), (other, right))
+        return t.matmul(x, other)
+
+    return define
+
+
+def _bmm(t: Any, x: Any, other: Any) -> Any:
+    _ranks(t, "bmm", (x, 3), (other, 3))
+    a, b = t.dims(x)[0], t.dims(other)[0]
+    t.context.equal(a, b, "TSR0202", f"batch `{a}` meets `{b}` in bmm", Blame(0, 0, f"`{a}`"), Blame(1, 0, f"`{b}`"))
+    return t.matmul(x, other)
+
+
+def _outer(t: Any, x: Any, other: Any) -> Any:
+    _ranks(t, "outer", (x, 1), (other, 1))
+    return t.mul(t.unsqueeze(x, 1), t.unsqueeze(other, 0))
+
+
+def _inner(t: Any, x: Any, other: Any) -> Any:
+    if not rank_of(t, x) or not rank_of(t, other):
+        return t.mul(x, other)
+    a, b = t.dims(x), t.dims(other)
+    t.context.equal(a[-1], b[-1], "TSR0201", meet(a[-1], b[-1]), Blame(0, len(a) - 1), Blame(1, len(b) - 1))
+    return t.tensordot(x, other, ([-1], [-1]))
+
+
+def _vecdot(t: Any, x: Any, other: Any, *, dim: int = -1) -> Any:
+    return t.sum(t.mul(x, other), dim)
+
+
+def _scaled(t: Any, x: Any, by: Any) -> Any:
+    return x if isinstance(by, int | float) and by == 1 else t.mul(x, by)
+
+
+def _added(multiply: Any) -> Any:
+    """beta * x + alpha * (a product)."""
+
+    def define(t: Any, x: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
+        made = _scaled(t, multiply(t, a, b), alpha)
+        return made if isinstance(beta, int | float) and beta == 0 else t.add(_scaled(t, x, beta), made)
+
+    return define
+
+
+def _addbmm_product(t: Any, a: Any, b: Any) -> Any:
+    return t.sum(_bmm(t, a, b), 0)
+
+
+def _linear(t: Any, x: Any, weight: Any, bias: Any = None) -> Any:
+    """x times the transposed weight, plus bias."""
+    rank = rank_of(t, weight)
+    if rank not in (1, 2):
+        t.fail("TSR0204", f"linear with a rank-{rank} weight", Blame(1, None, f"has rank {rank}"))
+    k, j = t.dims(x)[-1], t.dims(weight)[-1]
+    swapped = [f"linear takes a weight of [out, in]: the transposed one, `.T`, has `{t.dims(weight)[0]}` last"]
+    t.context.equal(k, j, "TSR0201", meet(k, j), Blame(0, rank_of(t, x) - 1, f"`{k}`, last dim"),
+                    Blame(1, rank - 1, f"`{j}`, last dim"), helps=swapped if k is t.dims(weight)[0] else [])  # fmt: skip
+    y = t.matmul(x, weight if rank == 1 else t.transpose(weight, 0, 1))
+    return y if bias is None else t.add(y, bias)
+
+
+def _bilinear(t: Any, x: Any, x2: Any, weight: Any, bias: Any = None) -> Any:
+    y = t.einsum("...i,oij,...j->...o", x, weight, x2)
+    return y if bias is None else t.add(y, bias)
+
+
+def _tensordot(t: Any, x: Any, other: Any, dims: Any = 2) -> Any:
+    ra, rb = rank_of(t, x), rank_of(t, other)
+    if isinstance(dims, int):
+        left, right = list(range(ra - dims, ra)), list(range(dims))
+    else:
+        left, right = ([axis_of(t, y, d) for d in part] for y, part in zip((x, other), dims, strict=True))
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    sa = list(letters[:ra])
+    sb = list(letters[ra : ra + rb])
+    for i, j in zip(left, right, strict=True):
+        a, b = t.dims(x)[i], t.dims(other)[j]
+        t.context.equal(a, b, "TSR0201", meet(a, b), Blame(0, i, f"`{a}`"), Blame(1, j, f"`{b}`"))
+        sb[j] = sa[i]
+    kept = [c for n, c in enumerate(sa) if n not in left] + [c for n, c in enumerate(sb) if n not in right]
+    return t.einsum(f"{''.join(sa)},{''.join(sb)}->{''.join(kept)}", x, other)
+
+
+def _kron(t: Any, x: Any, other: Any) -> Any:
+    rank = max(rank_of(t, x), rank_of(t, other))
+    a = (*[t.size(1)] * (rank - rank_of(t, x)), *t.dims(x))
+    b = (*[t.size(1)] * (rank - rank_of(t, other)), *t.dims(other))
+    wide_a = t.reshape(x, *(d for s in a for d in (s, 1)))
+    wide_b = t.reshape(other, *(d for s in b for d in (1, s)))
+    return t.reshape(t.mul(wide_a, wide_b), *(p * q for p, q in zip(a, b, strict=True)))
+
+
+def _cross(t: Any, x: Any, other: Any, dim: int | None = None) -> Any:
+    axis = axis_of(t, x, -1 if dim is None else dim)
+    three = t.dims(x)[axis]
+    t.context.equal(three, t.size(3), "TSR0202", f"cross product of dimension `{three}`", Blame(0, axis, f"`{three}` is not 3"))
+
+    def turned(v: Any, by: int) -> Any:
+        return t.roll(v, -by, axis)
+
+    return t.sub(t.mul(turned(x, 1), turned(other, 2)), t.mul(turned(x, 2), turned(other, 1)))
+
+
+def _multi_dot(t: Any, *tensors: Any) -> Any:
+    given = list(tensors[0]) if len(tensors) == 1 and isinstance(tensors[0], tuple | list) else list(tensors)
+    out = given[0]
+    for x in given[1:]:
+        out = t.matmul(out, x)
+    return out
+
+
+def _matrix_power(t: Any, x: Any, n: int) -> Any:
+    if n < 0:
+        t.fail("TSR0404", "matrix_power with a negative exponent", Blame(1))
+    if n == 0:
+        return t.expand(t.eye(t.dims(x)[-1], dtype=t.dtype_of(x)), *t.dims(x))
+    out, square = None, x
+    for bit in reversed(bin(n)[2:]):
+        if bit == "1":
+            out = square if out is None else t.matmul(out, square)
+        square = t.matmul(square, square)
+    return out
+
+
+def _cdist(t: Any, x: Any, x2: Any, p: Any = 2.0, compute_mode: Any = None) -> Any:
+    return t.norm(t.sub(t.unsqueeze(x, -2), t.unsqueeze(x2, -3)), p, -1)
+
+
+def _block_diag(t: Any, *tensors: Any) -> Any:
+    given = [t.reshape(x, 1, -1) if rank_of(t, x) < 2 else x for x in tensors]
+    total = [product((t.size(1),)) * 0] * 2
+    for x in given:
+        total = [a + b for a, b in zip(total, t.dims(x), strict=True)]
+    rows, before = [], t.size(0)
+    for x in given:
+        columns = t.dims(x)[1]
+        rows.append(t.pad(x, (before, total[1] - before - columns)))
+        before = before + columns
+    return t.cat(rows, 0)
+
+
+def _c(name: str, signature: str, doc: str, define: Any, torch: Sequence[str], samples_: Any,
+       methods: tuple[str, ...] | None = None) -> OpRecord:  # fmt: skip
+    return OpRecord(name, Kind.COMPOSITE, signature, doc, define=define, torch=tuple(torch),
+                    methods=(name,) if methods is None else methods, samples=samples_)  # fmt: skip
+
+
+def _tm(name: str, *also: str) -> tuple[str, ...]:
+    return (*torch_names(name, "t", "m"), *(d for n in also for d in torch_names(n, "t", "m")))
+
+
+_PAIR = "x: tensor, other: tensor"
+_ADD = "x: tensor, a: tensor, b: tensor, *, beta: tensor = 1, alpha: tensor = 1"
+_M, _N, _V, _W = T(("S", "D")), T(("D", "K")), T(("D",)), T(("K",))
+_A, _B = T(("B", "S", "D")), T(("B", "D", "K"))
+
+OPS: tuple[OpRecord, ...] = (
+    _c("mm", _PAIR, "Product of two matrices.", _of_ranks("mm", 2, 2), _tm("mm"), samples(call(_M, _N))),
+    _c("mv", _PAIR, "Matrix times vector.", _of_ranks("mv", 2, 1), _tm("mv"), samples(call(_M, _V))),
+    _c("dot", _PAIR, "Product of two vectors.", _of_ranks("dot", 1, 1), _tm("dot", "vdot"), samples(call(_V, _V)), ("dot", "vdot")),
+    _c("bmm", _PAIR, "Products of two stacks of matrices.", _bmm, _tm("bmm"), samples(call(_A, _B), call(T(("B", 3, "D"), "bf16"), T(("B", "D", 2), "bf16")))),
+    _c("outer", _PAIR, "Every product of an element of each vector.", _outer, _tm("outer", "ger"), samples(call(_V, _W)), ("outer", "ger")),
+    _c("inner", _PAIR, "Sums of products along the last axes.", _inner, _tm("inner"), samples(call(_A, _M), call(_V, _V), call(_V, T(())))),
+    _c("vecdot", f"{_PAIR}, *, dim: dim = -1", "Sums of products along one axis.", _vecdot, ("torch.linalg.vecdot",), samples(call(_A, _V), call(_A, _A, dim=1)), ()),
+    _c("addmm", _ADD, "beta x + alpha a b for matrices.", _added(_of_ranks("addmm", 2, 2)), _tm("addmm"),
+       samples(call(_W, _M, _N), call(T(("S", "K")), _M, _N, beta=0.5, alpha=2.0))),
+    _c("addmv", _ADD, "beta x + alpha a b for a matrix and a vector.", _added(_of_ranks("addmv", 2, 1)), _tm("addmv"), samples(call(T(("S",)), _M, _V))),
+    _c("baddbmm", _ADD, "beta x + alpha a b for stacks of matrices.", _added(_bmm), _tm("baddbmm"), samples(call(T(("B", "S", "K")), _A, _B, beta=0.5))),
+    _c("addbmm", _ADD, "beta x + alpha times the sum of the products of a stack.", _added(_addbmm_product), _tm("addbmm"), samples(call(T(("S", "K")), _A, _B))),
+    _c("addr", _ADD, "beta x + alpha times an outer product.", _added(_outer), _tm("addr"), samples(call(_N, _V, _W, alpha=0.5))),
+    _c("linear", "x: tensor, weight: tensor, bias: tensor? = None", "x Wᵀ + bias, for a weight of [out, in].", _linear, ("torch.nn.functional.linear",),
+       samples(call(_A, T(("K", "D"))), call(T(("B", "S", "D"), "bf16"), T(("K", "D"), "bf16"), T(("K",), "bf16")), call(_V, T(("K", "D")))), ()),
+    _c("bilinear", "x: tensor, x2: tensor, weight: tensor, bias: tensor? = None", "x W y + bias, one W per output.", _bilinear,
+       torch_names("bilinear", "f", "t"), samples(call(_M, T(("S", "K")), T((2, "D", "K")), T((2,)))), ()),
+    _c("tensordot", f"{_PAIR}, dims: any = 2", "Sums of products over several axes.", _tensordot, ("torch.tensordot",),
+       samples(call(_A, T(("S", "D", "K"))), call(_A, _B, ([0, 2], [0, 1]))), ()),
+    _c("kron", _PAIR, "Kronecker product.", _kron, _tm("kron"), samples(call(_M, T((2, 3))), call(_V, _M))),
+    _c("cross", f"{_PAIR}, dim: dim = None", "Cross product along an axis of size 3.", _cross, ("torch.linalg.cross", *_tm("cross")),
+       samples(call(T(("B", 3)), T(("B", 3)), dim=1))),
+    _c("multi_dot", "*tensors: tensors", "Product of several matrices, left to right.", _multi_dot, ("torch.linalg.multi_dot",),
+       samples(call((_M, _N, T(("K", 2))))), ()),
+    _c("matrix_power", "x: tensor, n: int", "A matrix multiplied with itself.", _matrix_power, ("torch.linalg.matrix_power", *_tm("matrix_power")),
+       samples(call(T(("D", "D")), 3), call(T(("B", "D", "D")), 0))),
+    _c("cdist", "x: tensor, x2: tensor, p: any = 2.0, compute_mode: any = None", "Distances between all rows.", _cdist, ("torch.cdist",),
+       samples(call(_A, T(("B", "K", "D"))), call(_M, T(("K", "D")), 1.0)), ()),
+    _c("block_diag", "*tensors: tensors", "Matrices along a diagonal.", _block_diag, ("torch.block_diag",), samples(call(_M, T((2, 3)), _V)), ()),
+)  # fmt: skip

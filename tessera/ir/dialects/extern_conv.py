@@ -1,0 +1,286 @@
+"""Convolutions and pooling: library calls whose sizes follow from windows, strides and paddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tessera.ir.dialects.composite_reduce import Extreme
+from tessera.ir.dialects.rules import arithmetic
+from tessera.ir.dialects.samples import T, call, samples
+from tessera.ir.dialects.shape import Attrs, Types, dims_of, ints
+from tessera.ir.dim import Dim
+from tessera.ir.dtype import DType, int64
+from tessera.ir.infer import Blame, InferContext
+from tessera.ir.record import Kind, OpRecord
+from tessera.ir.types import TensorType, Type
+
+_FLOATS = arithmetic("float")
+
+
+def per_axis(value: Any, axes: int) -> tuple[int, ...]:
+    """One number for all spatial axes, or one for each."""
+    given = tuple(int(v) for v in value) if isinstance(value, tuple | list) else (int(value),)
+    return given * axes if len(given) == 1 else given
+
+
+def windows(ctx: InferContext, x: Type, kernel: Sequence[Dim], attrs: Attrs) -> tuple[Dim, ...]:
+    """Sizes after sliding windows over the last axes: (size + 2 padding - dilation (kernel - 1) - 1) // stride + 1."""
+    stride, padding, dilation = (ints(attrs[n]) for n in ("stride", "padding", "dilation"))
+    out = []
+    first = x.rank - len(kernel)
+    for n, k in enumerate(kernel):
+        d = x.dims[first + n]
+        room = d + 2 * padding[n] - dilation[n] * (k - 1) - 1
+        ctx.at_least(room, Dim.const(0), "TSR0212", f"window of `{k}` in dimension `{d}`", Blame(0, first + n, f"`{d}`"))
+        out.append(room // stride[n] + 1)
+    return tuple(out)
+
+
+def _check_channels(ctx: InferContext, x: Type, weight: Type, groups: int, axis: int) -> None:
+    have, want = x.dims[1], weight.dims[axis] * groups
+    ctx.equal(have, want, "TSR0201", f"`{have}` channels convolved with weights for `{want}`", Blame(0, 1, f"`{have}`"),
+              Blame(1, axis, f"`{weight.dims[axis]}`"))  # fmt: skip
+
+
+def _conv_infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+    x, weight = types[:2]
+    if x.rank != weight.rank or x.rank < 3:
+        ctx.fail("TSR0204", f"convolution of rank {x.rank} with weights of rank {weight.rank}", Blame(0, None, f"has rank {x.rank}"),
+                 Blame(1, None, f"has rank {weight.rank}"))  # fmt: skip
+    _check_channels(ctx, x, weight, int(str(attrs["groups"])), 1)
+    if len(types) > 2:
+        ctx.equal(types[2].dims[0], weight.dims[0], "TSR0202", "bias of another size than the channels", Blame(2, 0))
+    return (TensorType(_FLOATS.result(ctx, types, attrs), (x.dims[0], weight.dims[0], *windows(ctx, x, weight.dims[2:], attrs))),)
+
+
+def _padded(x: Any, padding: Sequence[int], fill: float = 0.0) -> Any:
+    lead = [(0, 0)] * (x.ndim - len(padding))
+    return np.pad(x, [*lead, *((p, p) for p in padding)], constant_values=fill)
+
+
+def _patches(x: Any, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Any:
+    """Every window, the window axes last."""
+    reach = tuple(d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True))
+    axes = tuple(range(x.ndim - len(kernel), x.ndim))
+    view = np.lib.stride_tricks.sliding_window_view(x, reach, axes)
+    steps = (*[slice(None)] * (x.ndim - len(kernel)), *(slice(None, None, s) for s in stride), *(slice(None, None, d) for d in dilation))
+    return view[steps]
+
+
+def _conv_reference(x: Any, weight: Any, bias: Any = None, *, stride: Any, padding: Any, dilation: Any, groups: int) -> Any:
+    patches = _patches(_padded(x, padding), weight.shape[2:], stride, dilation)
+    spatial = len(stride)
+    n, c = patches.shape[:2]
+    grouped = patches.reshape(n, groups, c // groups, *patches.shape[2:])
+    kernel = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
+    s, k = "uvw"[:spatial], "xyz"[:spatial]
+    y = np.einsum(f"ngc{s}{k},goc{k}->ngo{s}", grouped, kernel).reshape(n, weight.shape[0], *patches.shape[2 : 2 + spatial])
+    return y if bias is None else y + bias.reshape(-1, *[1] * spatial)
+
+
+def _conv_eager(torch: Any, x: Any, weight: Any, bias: Any = None, *, stride: Any, padding: Any, dilation: Any, groups: int) -> Any:
+    function = getattr(torch.nn.functional, f"conv{len(stride)}d")
+    return function(x, weight, bias, stride, padding, dilation, groups)
+
+
+def _conv(axes: int) -> Any:
+    def define(t: Any, x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+               groups: int = 1) -> Any:  # fmt: skip
+        lone = t.type_of(x).rank == axes + 1
+        x = t.unsqueeze(x, 0) if lone else x
+        steps, spread = per_axis(stride, axes), per_axis(dilation, axes)
+        if padding == "same":
+            x, padding = _same(t, x, weight, spread), 0
+        sides = per_axis(0 if padding == "valid" else padding, axes)
+        operands = (x, weight) if bias is None else (x, weight, bias)
+        y = t.emit("conv", operands, stride=steps, padding=sides, dilation=spread, groups=int(groups))
+        return t.squeeze(y, 0) if lone else y
+
+    return define
+
+
+def _same(t: Any, x: Any, weight: Any, dilation: Sequence[int]) -> Any:
+    """x padded so that a convolution keeps its size, the odd element at the end."""
+    pad: list[int] = []
+    for k, d in zip(reversed(t.dims(weight)[2:]), reversed(dilation), strict=True):
+        total = d * (k.value - 1)
+        pad += [total // 2, total - total // 2]
+    return t.pad(x, pad)
+
+
+def _transposed_infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+    x, weight = types[:2]
+    groups = int(str(attrs["groups"]))
+    have, want = x.dims[1], weight.dims[0]
+    ctx.equal(have, want, "TSR0201", f"`{have}` channels convolved with weights for `{want}`", Blame(0, 1), Blame(1, 0))
+    stride, padding, extra, dilation = (ints(attrs[n]) for n in ("stride", "padding", "output_padding", "dilation"))
+    dims = [
+        (d - 1) * stride[n] - 2 * padding[n] + dilation[n] * (k - 1) + extra[n] + 1
+        for n, (d, k) in enumerate(zip(x.dims[2:], weight.dims[2:], strict=True))
+    ]
+    return (TensorType(_FLOATS.result(ctx, types, attrs), (x.dims[0], weight.dims[1] * groups, *dims)),)
+
+
+def _transposed_reference(
+    x: Any, weight: Any, bias: Any = None, *, stride: Any, padding: Any, output_padding: Any, dilation: Any, groups: int
+) -> Any:
+    """Each input element adds its scaled kernel to the output."""
+    spatial, kernel = x.shape[2:], weight.shape[2:]
+    full = [(s - 1) * st + d * (k - 1) + 1 + e for s, st, d, k, e in zip(spatial, stride, dilation, kernel, output_padding, strict=True)]
+    out = np.zeros((x.shape[0], weight.shape[1] * groups, *full), np.result_type(x, weight))
+    per = x.shape[1] // groups
+    for g in range(groups):
+        rows = slice(g * weight.shape[1], (g + 1) * weight.shape[1])
+        part, w = x[:, g * per : (g + 1) * per], weight[g * per : (g + 1) * per]
+        for k in np.ndindex(*kernel):
+            where = tuple(slice(d * i, d * i + (s - 1) * st + 1, st) for i, d, s, st in zip(k, dilation, spatial, stride, strict=True))
+            out[(slice(None), rows, *where)] += np.einsum("nc...,co->no...", part, w[(slice(None), slice(None), *k)])
+    crop = tuple(slice(p, n - p) for p, n in zip(padding, full, strict=True))
+    y = out[(slice(None), slice(None), *crop)]
+    return y if bias is None else y + bias.reshape(-1, *[1] * len(spatial))
+
+
+def _transposed_eager(torch: Any, x: Any, weight: Any, bias: Any = None, *, stride: Any, padding: Any, output_padding: Any,
+                      dilation: Any, groups: int) -> Any:  # fmt: skip
+    function = getattr(torch.nn.functional, f"conv_transpose{len(stride)}d")
+    return function(x, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+def _transposed(axes: int) -> Any:
+    def define(t: Any, x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
+               groups: int = 1, dilation: Any = 1) -> Any:  # fmt: skip
+        lone = t.type_of(x).rank == axes + 1
+        x = t.unsqueeze(x, 0) if lone else x
+        names = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
+        attrs = {name: per_axis(value, axes) for name, value in names.items()}
+        operands = (x, weight) if bias is None else (x, weight, bias)
+        y = t.emit("conv_transpose", operands, **attrs, groups=int(groups))
+        return t.squeeze(y, 0) if lone else y
+
+    return define
+
+
+# --- pooling ----------------------------------------------------------------------------------------------------------
+
+
+def _pool_infer(*dtypes: DType | None) -> Any:
+    def infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+        x = types[0]
+        kernel = dims_of(attrs["kernel_size"])
+        dims = (*x.dims[: x.rank - len(kernel)], *windows(ctx, x, kernel, attrs))
+        return tuple(TensorType(d or x.dtype, dims) for d in dtypes)
+
+    return infer
+
+
+def _max_pool_reference(x: Any, *, kernel_size: Any, stride: Any, padding: Any, dilation: Any) -> Any:
+    axes = len(kernel_size)
+    low = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
+    patches = _patches(_padded(x, padding, low), kernel_size, stride, dilation)
+    flat = patches.reshape(*patches.shape[: x.ndim], -1)
+    best = np.argmax(flat, -1)
+    places = np.arange(int(np.prod(x.shape[-axes:]))).reshape((1,) * (x.ndim - axes) + x.shape[-axes:])
+    numbered = np.broadcast_to(_patches(_padded(places, padding, -1), kernel_size, stride, dilation), patches.shape)
+    chosen = np.take_along_axis(numbered.reshape(flat.shape), best[..., None], -1)[..., 0]
+    return np.take_along_axis(flat, best[..., None], -1)[..., 0], chosen.astype(np.int64)
+
+
+def _max_pool_eager(torch: Any, x: Any, *, kernel_size: Any, stride: Any, padding: Any, dilation: Any) -> Any:
+    function = getattr(torch.nn.functional, f"max_pool{len(stride)}d")
+    return function(x, kernel_size, stride, padding, dilation, return_indices=True)
+
+
+def _max_pool(axes: int) -> Any:
+    def define(t: Any, x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,
+               return_indices: bool = False) -> Any:  # fmt: skip
+        if ceil_mode:
+            t.fail("TSR0404", "pooling with windows that reach over the end", Blame(0), helps=["use `ceil_mode=False`"])
+        kernel = per_axis(kernel_size, axes)
+        steps = kernel if stride is None or stride == [] else per_axis(stride, axes)
+        values, places = t.emit("max_pool", (x,), kernel_size=kernel, stride=steps, padding=per_axis(padding, axes),
+                                dilation=per_axis(dilation, axes))  # fmt: skip
+        return Extreme(values, places) if return_indices else values
+
+    return define
+
+
+def _avg_pool(axes: int) -> Any:
+    """The mean of strided windows, whose padding counts as zeros."""
+
+    def define(t: Any, x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
+               count_include_pad: bool = True, divisor_override: Any = None) -> Any:  # fmt: skip
+        sides = per_axis(padding, axes)
+        if ceil_mode or (not count_include_pad and any(sides)):
+            t.fail("TSR0404", "average pooling that counts only what lies inside", Blame(0), helps=["use the default options"])
+        kernel = per_axis(kernel_size, axes)
+        steps = kernel if stride is None or stride == [] else per_axis(stride, axes)
+        if any(sides):
+            x = t.pad(x, [p for p in reversed(sides) for _ in range(2)])
+        first = t.type_of(x).rank - axes
+        for n in range(axes):
+            x = t.unfold(x, first + n, kernel[n], steps[n])
+        total = t.sum(x, tuple(range(-axes, 0)))
+        return t.div(total, float(np.prod(kernel)) if divisor_override is None else divisor_override)
+
+    return define
+
+
+_CONV = "x: tensor, weight: tensor, bias: tensor? = None, stride: any = 1, padding: any = 0, dilation: any = 1, groups: int = 1"
+_TRANSPOSED = "x: tensor, weight: tensor, bias: tensor? = None, stride: any = 1, padding: any = 0, output_padding: any = 0, " \
+              "groups: int = 1, dilation: any = 1"  # fmt: skip
+_MAX = "x: tensor, kernel_size: any, stride: any = None, padding: any = 0, dilation: any = 1, ceil_mode: bool = False, " \
+       "return_indices: bool = False"  # fmt: skip
+_AVG = "x: tensor, kernel_size: any, stride: any = None, padding: any = 0, ceil_mode: bool = False, " \
+       "count_include_pad: bool = True, divisor_override: any = None"  # fmt: skip
+
+
+def _image(axes: int, channels: int = 4) -> T:
+    return T(("B", channels, *((7, 6, 5)[:axes])))
+
+
+def _family(name: str, signature: str, doc: str, make: Any, calls: Any, torch: str = "torch.nn.functional.{} torch.{}") -> list[OpRecord]:
+    return [
+        OpRecord(name.format(n), Kind.COMPOSITE, signature, doc, define=make(n), samples=samples(*calls(n)),
+                 torch=tuple(p.format(name.format(n)) for p in torch.split()))
+        for n in (1, 2, 3)
+    ]  # fmt: skip
+
+
+def _conv_calls(n: int) -> list[Any]:
+    weight = T((6, 4, *([3] * n)))
+    return [call(_image(n), weight), call(_image(n), T((6, 2, *([2] * n))), T((6,)), 2, 1, 1, 2), call(_image(n), weight, padding="same")]
+
+
+def _transposed_calls(n: int) -> list[Any]:
+    return [call(_image(n), T((4, 3, *([2] * n)))), call(_image(n), T((4, 2, *([3] * n))), T((4,)), 2, 1, 1, 2)]
+
+
+CONV = OpRecord(
+    "conv", Kind.EXTERN, "x: tensor, weight: tensor, bias: tensor? = None, stride: any, padding: any, dilation: any, groups: int",
+    "Convolution over the axes after the first two.", _conv_infer, _FLOATS.operands_as, reference=_conv_reference, eager=_conv_eager,
+)  # fmt: skip
+CONV_TRANSPOSE = OpRecord(
+    "conv_transpose", Kind.EXTERN, "x: tensor, weight: tensor, bias: tensor? = None, stride: any, padding: any, output_padding: any, "
+    "dilation: any, groups: int", "Transposed convolution over the axes after the first two.", _transposed_infer, _FLOATS.operands_as,
+    reference=_transposed_reference, eager=_transposed_eager,
+)  # fmt: skip
+MAX_POOL = OpRecord(
+    "max_pool", Kind.EXTERN, "x: tensor, kernel_size: any, stride: any, padding: any, dilation: any",
+    "The largest value of each window, and its position in the plane.", _pool_infer(None, int64), reference=_max_pool_reference,
+    eager=_max_pool_eager,
+)  # fmt: skip
+
+OPS: tuple[OpRecord, ...] = (
+    CONV,
+    CONV_TRANSPOSE,
+    MAX_POOL,
+    *_family("conv{}d", _CONV, "Convolution.", _conv, _conv_calls),
+    *_family("conv_transpose{}d", _TRANSPOSED, "Transposed convolution.", _transposed, _transposed_calls),
+    *_family("max_pool{}d", _MAX, "The largest value of each window.", _max_pool,
+             lambda n: [call(_image(n), 2), call(_image(n), 3, 2, 1), call(_image(n), 2, 1, 0, 2)]),
+    *_family("avg_pool{}d", _AVG, "The mean of each window.", _avg_pool, lambda n: [call(_image(n), 2), call(_image(n), 3, 2, 1)],
+             "torch.nn.functional.{}"),
+)  # fmt: skip
