@@ -27,6 +27,11 @@ MAP_CHUNK = 8192
 ATTEMPTS = 64
 
 
+def stride_name(tensor: str, axis: int) -> str:
+    """The size name under which a kernel reads a stride of a tensor that is not dense."""
+    return f"_s{axis}_{tensor}"[:64]
+
+
 @dataclass
 class RegionLowering:
     """The state of lowering one region: which values are stored, and under which buffer."""
@@ -42,8 +47,8 @@ class RegionLowering:
         ops = split_reductions(self.region.body.ops)
         inputs = tuple(v for v in self.region.inputs if isinstance(v.type, TensorType))
         scalars = tuple(v for v in self.region.inputs if isinstance(v.type, ScalarType))
-        for number, v in enumerate(inputs):
-            self.buffers[v] = self.buffer(v, "in", number)
+        for v in inputs:
+            self.buffers[v] = self.buffer(v, "in")
         for v in self.region.results:
             self.buffers[v] = self.buffer(v, "out")
         forced: list[Value] = []
@@ -62,12 +67,12 @@ class RegionLowering:
         cost = region_cost(inputs, self.region.results, [t.type for t in temps], ops)
         return Kernel(function, self.region.name, inputs, self.region.results, tuple(temps), scalars, cost, self.region)
 
-    def buffer(self, v: Value, role: str, number: int = 0) -> Value:
+    def buffer(self, v: Value, role: str) -> Value:
         kind = v.type
         assert isinstance(kind, TensorType)
         strides = None
         if role == "in" and v.name in self.strided and kind.dims:
-            strides = tuple(Dim.name(f"_s{number}_{axis}") for axis in range(kind.rank))
+            strides = tuple(Dim.name(stride_name(v.name, axis)) for axis in range(kind.rank))
         return Value(v.name, BufferType(kind.dtype, kind.dims, role, strides))
 
     def nests(
@@ -77,10 +82,10 @@ class RegionLowering:
         for v in forced:
             analysis.store(v)
         plan = analysis.plan()
-        self.names = {}
         buffers = dict(self.buffers)
         for v in plan.temps:
             buffers[v] = self.temp(v)
+        self.names = {v.name: 0 for v in (*buffers.values(), *scalars)}  # a value may not share a parameter's name
         out: list[Operation] = []
         done: set[Value] = set()
         for nest in plan.nests:

@@ -224,12 +224,22 @@ class Puller:
                 chosen.append((piece, tuple(undecided)))
                 if not undecided:
                     break
-        result: Operand = yield from self.piece(op, chosen[-1][0], (*guard, *chosen[-1][1]))
+        last = chosen[-1][0]
+        inside = self.readable(op, last) if len(chosen) > 1 else ()
+        result: Operand = yield from self.piece(op, last, (*guard, *chosen[-1][1], *inside))
         names = Namespace(self.build, op)
         for piece, box in reversed(chosen[:-1]):
             value = yield from self.piece(op, piece, (*guard, *box))
             result = names.apply(OPS["where"], (self.condition(names, box), value, result), {})
         return result
+
+    def readable(self, op: Operation, piece: Piece) -> Guard:
+        """Where a piece that stands for "everywhere else" can be read at all: each index inside its dim."""
+        if isinstance(piece.operand, Literal):
+            return ()
+        dims = op.operands[piece.operand].type.dims  # type: ignore[union-attr]
+        pairs = [(self.simple((e,))[0], d) for e, d in zip(piece.index, dims, strict=True) if isinstance(e, Dim)]
+        return tuple((e, ZERO, d) for e, d in pairs if self.within(e, ZERO, d) is not True)
 
     def condition(self, names: Namespace, box: Guard) -> Operand:
         mask: Operand | None = None

@@ -36,9 +36,14 @@ class TileBuilder:
     sweep: Container | None = None
 
     def fresh(self, hint: str) -> str:
+        hint = hint[:56]  # room for a number within the 64 characters of a name
         count = self.names.get(hint, -1) + 1
+        while count and f"{hint}_{count}" in self.names:
+            count += 1
         self.names[hint] = count
-        return f"{hint}_{count}" if count else hint
+        name = f"{hint}_{count}" if count else hint
+        self.names.setdefault(name, 0)
+        return name
 
     def container(self, axes: tuple[str, ...]) -> Container:
         if self.sweep is not None and any(a in self.sweep.axes for a in axes):
@@ -127,7 +132,14 @@ class Namespace:
 
     def __getattr__(self, name: str) -> Callable[..., Expr]:
         record = OPS[name]
-        return lambda *xs, **attrs: Expr(self, self.apply(record, tuple(unwrap(x) for x in xs), attrs))
+        arity = sum(p.is_operand for p in record.params)
+
+        def call(*xs: Any, **attrs: Any) -> Expr:
+            """Arguments beyond the operands are attributes given by position, as in ``t.cast(x, dtype)``."""
+            attrs.update(zip(record.attr_names, xs[arity:], strict=False))
+            return Expr(self, self.apply(record, tuple(unwrap(x) for x in xs[:arity]), attrs))
+
+        return call
 
     def apply(self, record: OpRecord, xs: tuple[Operand, ...], attrs: Mapping[str, Attr]) -> Operand:
         """One MAP record over tile values: expanded when it has a definition, emitted when it is an intrinsic."""

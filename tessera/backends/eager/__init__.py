@@ -1,0 +1,1 @@
+"""Operations through torch, one by one."""

@@ -1,0 +1,42 @@
+"""The one room that knows every stage: from a decorated function to its result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, overload
+
+from tessera.driver.function import CacheInfo, Function
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@overload
+def function(fn: Callable[P, R], /) -> Function[P, R]: ...
+
+
+@overload
+def function(*, strict: bool = False) -> Callable[[Callable[P, R]], Function[P, R]]: ...
+
+
+def function(fn: Callable[..., Any] | None = None, /, *, strict: bool = False) -> Any:
+    """Prove, compile and run a function of tensors with named dimensions.
+
+    The shapes are proved at once, for every size, without data; a fault is a ShapeError or DTypeError that points at the source.
+    The first call of each kind compiles. With ``strict`` code that cannot be traced is a TraceError instead of running
+    eagerly with one warning.
+
+    >>> import tessera, torch
+    >>> from tessera import Tensor
+    >>> @tessera.function
+    ... def double(x: Tensor["B", "D"]) -> Tensor["B", "D"]:
+    ...     return x + x
+    >>> double(torch.ones(2, 3)).sum().item()
+    12.0
+    """
+    if fn is None:
+        return lambda f: Function(f, strict=strict)
+    return Function(fn, strict=strict)
+
+
+__all__ = ["CacheInfo", "Function", "function"]

@@ -1,0 +1,360 @@
+"""The decorated function: proved at definition, compiled at the first call of each kind, dispatched in microseconds."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import types
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, ParamSpec, TypeVar
+
+import torch
+
+from tessera import config
+from tessera.backends.c.toolchain import find_compiler
+from tessera.diag import Diagnostic, Label, ResourceError, ShapeError, TesseraError, TesseraWarning, TraceError, user_frames
+from tessera.driver.variant import TABLE, Layout, Variant
+from tessera.frontend.binding import Bound, Leaf, bind_arguments
+from tessera.frontend.check import CheckReport, check
+from tessera.frontend.inline import inline_call
+from tessera.frontend.session import current, error_of
+from tessera.frontend.spec import FunctionSpec
+from tessera.frontend.trace import Input, Run, Traced
+from tessera.frontend.tree import unflatten
+from tessera.frontend.unifying import CallTypes, call_types, check_call
+from tessera.ir.dtype import f32, f64
+from tessera.runtime import dispatch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class CacheInfo:
+    """What a function has compiled so far. ``variants`` are compiled forms, ``hits`` calls served by one, ``eager`` calls run eagerly."""
+
+    variants: int
+    compiles: int
+    from_cache: int
+    hits: int
+    eager: int
+    signatures: int
+
+
+@dataclass
+class Counters:
+    """Running counts behind ``CacheInfo``."""
+
+    compiles: int = 0
+    from_cache: int = 0
+    hits: int = 0
+    eager: int = 0
+
+
+@dataclass
+class Resolved:
+    """A call matched with a compiled form."""
+
+    bound: Bound
+    types: CallTypes
+    variant: Variant
+    tensors: list[torch.Tensor] = field(default_factory=list)
+
+
+class Function(Generic[P, R]):
+    """A Python function with a compiled form. Made by ``tessera.function``."""
+
+    def __init__(self, fn: Callable[P, R], *, strict: bool = False) -> None:
+        functools.update_wrapper(self, fn)
+        self.fn = fn
+        self.strict = strict
+        self.spec = FunctionSpec.of(fn)
+        self._lock = threading.RLock()
+        self._variants: dict[Any, list[Variant]] = {}
+        self._memo = dispatch.Memo()
+        self._counters = Counters()
+        self._warned = False
+        self._refused: dict[Any, TesseraError] = {}
+        self._report: CheckReport | None = None
+        if config.current().shapes != "off":
+            self._prove()
+
+    # -- definition ------------------------------------------------------------------------------------------------
+
+    def _prove(self) -> None:
+        report = self.check()
+        if report.ok:
+            return
+        if config.current().shapes == "warn":
+            warnings.warn(TesseraWarning.from_diagnostics(report.diagnostics), stacklevel=4)
+        else:
+            report.raise_if_refuted()
+
+    def check(self) -> CheckReport:
+        """Prove the shapes for every size, without data; prints each need with its verdict."""
+        if self._report is None:
+            self._report = check(self.spec, TABLE)
+        return self._report
+
+    # -- calls -----------------------------------------------------------------------------------------------------
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        key: list[Any] = []
+        tensors: list[Any] = []
+        scalars: list[float] = []
+        if kwargs or dispatch.intercepted():
+            return self._slow(args, kwargs)
+        for a in args:
+            t = type(a)
+            if t is _TENSOR or t is _PARAMETER:
+                if not a.is_cpu or a.layout is not _STRIDED or a.is_neg() or a._is_zerotensor():
+                    return self._slow(args, kwargs)
+                key += (a.shape, a.dtype, a.is_contiguous() or a.stride(), a.requires_grad and torch.is_grad_enabled())
+                tensors.append(a)
+            elif t is float:
+                key.append(float)
+                scalars.append(a)
+            elif t is int or t is bool or a is None or t is str:
+                key += (t, a)
+            else:
+                return self._slow(args, kwargs)
+        entry = self._memo.entries.get((config.current().backend, *key))
+        if entry is None:
+            return self._slow(args, kwargs, tuple(key))
+        self._counters.hits += 1
+        return entry(tensors, scalars)
+
+    @user_frames
+    def _slow(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], key: tuple[Any, ...] | None = None) -> Any:
+        """Everything but the warm path: tracing calls, checks, compilation, eager execution."""
+        if torch.compiler.is_compiling():
+            return self.fn(*args, **kwargs)
+        if current() is not None:
+            return inline_call(self.spec, args, kwargs)
+        bound = bind_arguments(self.spec, args, kwargs)
+        tensors = [leaf.value for leaf in bound.tensors]
+        check_devices(bound)
+        sizes = check_call(self.spec, bound, [t.shape for t in tensors], [TABLE.tensor_type(t).dtype for t in tensors])
+        if not self._compiles(tensors):
+            self._counters.eager += 1
+            return self.fn(*args, **kwargs)
+        try:
+            resolved = self._resolve(bound, sizes, tensors)
+            plan = resolved.variant.plan()
+        except (TraceError, ResourceError) as error:
+            return self._eagerly(error, args, kwargs)
+        named = resolved.types.hints
+        given = [self._input(i, bound) for i in resolved.variant.traced.inputs]
+        flat = [x for x in given if isinstance(x, torch.Tensor)]
+        numbers = [x for x in given if not isinstance(x, torch.Tensor)]
+        runner = dispatch.bind(plan, resolved.variant.sizes(named, flat))
+        finish = self._finisher(resolved, named)
+        if key is not None and self._memorable(resolved, bound):
+            self._memo.put((config.current().backend, *key), _entry(runner, finish, numbers[sum(type(a) is float for a in args) :]))
+        return finish(runner(flat, numbers))
+
+    def _compiles(self, tensors: Sequence[torch.Tensor]) -> bool:
+        """May this call run compiled kernels? Gradients, transformed and extraordinary tensors go through torch."""
+        if config.current().backend == "eager" or dispatch.intercepted():
+            return False
+        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+            return False
+        return all(dispatch.plain(t) for t in tensors)
+
+    def _eagerly(self, error: TesseraError, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Run the Python function as it is, with one warning that says why; or refuse."""
+        explicit = isinstance(error, ResourceError) and config.current().backend == "c"
+        if explicit or (self.strict and isinstance(error, TraceError)):
+            raise error
+        if not self._warned:
+            self._warned = True
+            first = error.diagnostics[0]
+            note = f"`{self.spec.name}` runs eagerly from here on"
+            warnings.warn(
+                TesseraWarning.from_diagnostics([Diagnostic(first.code, first.message, first.labels, (note,), first.helps)]),
+                stacklevel=5,
+            )
+        self._counters.eager += 1
+        return self.fn(*args, **kwargs)
+
+    def _input(self, source: Input, bound: Bound) -> Any:
+        if source.kind == "leaf":
+            return bound.leaves[source.leaf].value
+        if source.kind == "seed":
+            return int(torch.empty((), dtype=torch.int64).random_())
+        return source.captured
+
+    def _memorable(self, resolved: Resolved, bound: Bound) -> bool:
+        """May later calls of the same signature skip the binding of arguments?"""
+        simple = all(i.kind == "leaf" for i in resolved.variant.traced.inputs)
+        order = [i.leaf for i in resolved.variant.traced.inputs]
+        known = all(leaf.kind in ("tensor", "scalar") or _is_plain(leaf) for leaf in bound.leaves)
+        floats = all(type(leaf.value) is float for leaf in bound.leaves if leaf.kind == "scalar")
+        tensors = [n for n, leaf in enumerate(bound.leaves) if leaf.kind == "tensor"]
+        scalars = [n for n, leaf in enumerate(bound.leaves) if leaf.kind == "scalar"]
+        given = [n for n in order if n in tensors] == tensors and [n for n in order if n in scalars] == scalars
+        return simple and known and floats and given and not resolved.variant.traced.specialised
+
+    def _resolve(self, bound: Bound, sizes: Any, tensors: list[torch.Tensor]) -> Resolved:
+        """The compiled form for a call; traced and compiled when there is none yet."""
+        dtypes = [TABLE.tensor_type(t).dtype for t in tensors]
+        scalar = f64 if f64 in dtypes else f32
+        kinds = call_types(self.spec, bound, sizes, [t.shape for t in tensors], dtypes, scalar)
+        dense = tuple(t.is_contiguous() for t in tensors)
+        key = (bound.key, tuple(dtypes), tuple(t.dim() for t in tensors), kinds.ones, dense, _fingerprints(bound))
+        with self._lock:
+            known = self._variants.setdefault(key, [])
+            for variant in known:
+                if serves(variant.traced, kinds):
+                    variant.calls += 1
+                    return Resolved(bound, kinds, variant, tensors)
+            traced = self._trace(bound, kinds)
+            strided = frozenset(
+                p.name
+                for p, source in zip(traced.function.params, traced.inputs, strict=True)
+                if isinstance(x := self._input(source, bound) if source.kind != "seed" else None, torch.Tensor)
+                and not x.is_contiguous()
+            )
+            variant = Variant(traced, Layout(strided), calls=1)
+            variant.plan()
+            self._counters.compiles += not variant.from_cache
+            self._counters.from_cache += variant.from_cache
+            known.append(variant)
+            return Resolved(bound, kinds, variant, tensors)
+
+    def _trace(self, bound: Bound, kinds: CallTypes) -> Traced:
+        """Trace with the actual sizes at hand. Raises what the function's code got wrong."""
+        run = Run(self.spec, kinds.inputs, TABLE, kinds.hints, bound.tree, kinds.flexible, kinds.scalars)
+        traced = run.trace()
+        if traced.findings:
+            raise error_of(traced.findings)
+        if traced.deferred is not None:
+            raise TraceError(f"the value of `{traced.deferred.what}` is not known", code="TSR0402")
+        check_guards(traced, kinds)
+        return traced
+
+    def _finisher(self, resolved: Resolved, sizes: Mapping[str, int]) -> Callable[[Sequence[torch.Tensor]], Any]:
+        """From the plan's outputs to the function's result."""
+        traced = resolved.variant.traced
+        if traced.out_tree.kind == "leaf" and traced.outputs[0].kind == "tensor":
+            return lambda outputs: outputs[0]
+        described = traced.outputs
+        tree = traced.out_tree
+        values = [o.value.evaluate(sizes) if o.kind == "size" else o.value for o in described]
+        if tree.kind == "tuple" and all(o.kind == "tensor" for o in described) and len(tree.children) == len(described):
+            return tuple
+
+        def finish(outputs: Sequence[torch.Tensor]) -> Any:
+            return unflatten(tree, [outputs[o.place] if o.kind == "tensor" else v for o, v in zip(described, values, strict=True)])
+
+        return finish
+
+    # -- methods ---------------------------------------------------------------------------------------------------
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        return self if instance is None else types.MethodType(self, instance)
+
+    def eager(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The undecorated function: every operation through torch."""
+        return self.fn(*args, **kwargs)
+
+    def cache_info(self) -> CacheInfo:
+        """Counts of compiled forms and of calls."""
+        c = self._counters
+        variants = sum(len(v) for v in self._variants.values())
+        return CacheInfo(variants, c.compiles, c.from_cache, c.hits, c.eager, len(self._memo.entries))
+
+    def __repr__(self) -> str:
+        return f"<tessera.function {self.spec.name}>"
+
+    def __reduce__(self) -> Any:
+        return (_by_name, (self.fn.__module__, self.fn.__qualname__))
+
+
+def _entry(runner: dispatch.Runner, finish: Callable[[Any], Any], defaults: list[Any]) -> Callable[..., Any]:
+    """What a warm call runs; ``defaults`` are the numbers that the caller left out."""
+    if defaults:
+        return lambda tensors, numbers: finish(runner(tensors, numbers + defaults))
+    return lambda tensors, numbers: finish(runner(tensors, numbers))
+
+
+_TENSOR, _PARAMETER, _STRIDED = torch.Tensor, torch.nn.Parameter, torch.strided
+
+
+def _by_name(module: str, name: str) -> Any:
+    """Find a decorated function again when it is unpickled: by where it is defined, never by its code."""
+    import importlib
+
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def serves(traced: Traced, kinds: CallTypes) -> bool:
+    """Do the assumptions that a compiled form was traced under hold for a call?"""
+    sizes = kinds.hints
+    for what, (value, _) in traced.specialised.items():
+        known = kinds.scalars.get(what, sizes.get(what))
+        if known != value:
+            return False
+    return all(c.true_for(sizes) for c in traced.choices) and all(holds(o, sizes) for o in traced.function.obligations)
+
+
+def holds(o: Any, sizes: Mapping[str, int]) -> bool:
+    """Is an obligation true for these sizes? A division that leaves a remainder makes it false."""
+    try:
+        left, right = o.left.evaluate(sizes, signed=True), o.right.evaluate(sizes, signed=True)
+    except ShapeError:
+        return False
+    if o.kind == "divides":
+        return left != 0 and right % left == 0
+    return left == right if o.kind == "eq" else left >= right
+
+
+def check_guards(traced: Traced, kinds: CallTypes) -> None:
+    """Refuse a call that breaks a guard, with every broken one."""
+    broken = [o for o in traced.function.obligations if not holds(o, kinds.hints)]
+    if broken:
+        at = ", ".join(f"{n}={kinds.hints[n]}" for n in sorted({n for o in broken for n in o.left.names() | o.right.names()}) if n in kinds.hints)
+        raise ShapeError.from_diagnostics(
+            Diagnostic("TSR0105", f"`{o}` does not hold with {at}",
+                       () if o.span is None else (Label(o.span, o.why or "needed here", True),))
+            for o in broken
+        )  # fmt: skip
+
+
+def check_devices(bound: Bound) -> None:
+    """Refuse tensors of one call on different devices."""
+    found: dict[torch.device, Leaf] = {}
+    for leaf in bound.tensors:
+        if leaf.value.dim():  # torch lets numbers on the CPU meet tensors elsewhere
+            found.setdefault(leaf.value.device, leaf)
+    if len(found) > 1:
+        where = ", ".join(f"`{leaf.path}` on {device}" for device, leaf in found.items())
+        raise ResourceError(f"tensors on different devices: {where}", code="TSR0603", helps=["move them with `.to(device)`"])
+
+
+def _is_plain(leaf: Leaf) -> bool:
+    return leaf.value is None or type(leaf.value) in (int, bool, str, float)
+
+
+def _fingerprints(bound: Bound) -> tuple[Any, ...]:
+    """What objects given as static arguments hold: a compiled form must not outlive a change of it."""
+    return tuple(_fingerprint(leaf.value, 3) for leaf in bound.leaves if leaf.kind == "static" and not _is_plain(leaf))
+
+
+def _fingerprint(x: Any, depth: int) -> Any:
+    if x is None or isinstance(x, bool | int | float | str):
+        return (type(x), x)
+    held = getattr(x, "__dict__", None)
+    if isinstance(x, torch.Tensor) or not held or depth == 0:
+        return id(x)
+    return (id(x), *((k, _fingerprint(v, depth - 1)) for k, v in held.items()))
+
+
+def compiler_identity() -> str:
+    """The C compiler in use, for reports. Raises ResourceError (TSR0601) when there is none."""
+    return find_compiler().version
