@@ -96,7 +96,9 @@ class Puller:
             assert op is not None, f"{v!r} is neither stored nor computed here"
             result = yield from self.compute(op, v, index, guard)
         if isinstance(result, Value) and not isinstance(result.type, ScalarType):
-            self.build.container(result.type.axes).memo[key] = result  # type: ignore[union-attr]
+            # A constant piece of a concatenation has no axes, yet holds only in the sweep over that piece.
+            named = (n for e in (*index, *(e for row in guard for e in row)) for n in e.names())
+            self.build.container((*result.type.axes, *named)).memo[key] = result  # type: ignore[union-attr]
         return result
 
     def remembered(self, key: Any, v: Value) -> Value | None:
