@@ -2,31 +2,35 @@
 
 Every value of a kernel is a GNU C vector with ``L`` lanes, whatever its dtype:
 
-========================================  ==========  =======================================================
-dtype                                     value type  held as
-========================================  ==========  =======================================================
-f32, bf16, f16, fp8_e4m3, fp8_e5m2        ``vf32``    f32; the narrow floats are storage only
-f64                                       ``vf64``    f64
-int32, int16, int8, uint8                 ``vi32``    the value, sign or zero extended, always in range
-int64, uint64, uint32                     ``vi64``, ``vu64``, ``vu32``
-bool                                      ``vm``      a mask: 32-bit lanes 0 or -1
-========================================  ==========  =======================================================
+======================================  ==========  ==================================================
+dtype                                   value type  held as
+======================================  ==========  ==================================================
+f32, bf16, f16, fp8_e4m3, fp8_e5m2      ``vf32``    f32; the narrow floats are storage only
+f64                                     ``vf64``    f64
+int32, int16, int8, uint8               ``vi32``    the value, sign or zero extended, always in range
+int64, uint64, uint32                   ``vi64``, ``vu64``, ``vu32``
+bool                                    ``vm``      a mask: 32-bit lanes 0 or -1
+======================================  ==========  ==================================================
 
-``L`` is 4, 8 or 16. One f32 register is the natural choice (``natural_lanes``). Values of 64-bit lanes then fill two
-registers, which every function here handles; a kernel in f64 or int64 alone runs faster with half of the lanes.
+``L`` is 4, 8 or 16. One f32 register is the natural choice (``natural_lanes``). Values of 64-bit lanes then
+fill two registers, which every function here handles; a kernel in f64 or int64 alone runs faster with half
+of the lanes.
 
-A kernel names what it needs (``t_exp_f32``, ``t_load_bf16``, ``T_SEL`` …) and ``library`` puts the texts in front:
-types, then each function that is reachable, in a fixed order. Nothing is included; the flags to compile with are
-``-ffp-contract=off -fno-trapping-math -fwrapv``, and ``-lm``.
+A kernel names what it needs (``t_exp_f32``, ``t_load_bf16``, ``T_SEL`` …) and ``library`` puts the texts in
+front: types, then each function that is reachable, in a fixed order. Nothing is included; the flags to
+compile with are ``-ffp-contract=off -fno-trapping-math -fwrapv``, and ``-lm``.
 
 Around a kernel's loop the emitter uses, with ``S`` from ``storage``:
 
-- ``t_load_S(p)``, ``t_store_S(p, x)``, ``t_stream_S(p, x)`` (aligned to the stored vector, then ``t_fence()``),
+- ``t_load_S(p)``, ``t_store_S(p, x)``, ``t_stream_S(p, x)`` (p aligned to the stored vector; ``t_fence()``
+  after the last one),
 - ``t_load_part_S(p, n)``, ``t_store_part_S(p, n, x)`` for the first ``n`` lanes; other lanes load as zero,
 - ``t_load_step_S(p, step)``, ``t_load_step_part_S(p, step, n)``, ``t_store_step_part_S(p, step, n, x)``,
 - ``t_gather_S(p, index, live)``, ``t_scatter_S(p, index, live, x)`` with ``index`` a ``vi64``,
-- ``t_splat_<lane>(scalar)``, ``constant(value, dtype)``, ``T_IOTA``, ``t_lanes(n)``, ``t_any(m)``, ``t_all(m)``, ``t_prefetch(p)``,
-- ``t_sum_<lane>(x)``, ``t_prod_``, ``t_maximum_of_``, ``t_minimum_of_``, ``t_argmax_<lane>(x, index)``, ``t_turn_<lane>(x, k)``,
+- ``t_splat_<lane>(scalar)``, ``constant(value, dtype)``, ``T_IOTA``, ``t_lanes(n)``, ``t_any(m)``,
+  ``t_all(m)``, ``t_prefetch(p)``,
+- ``t_sum_<lane>(x)``, ``t_prod_``, ``t_maximum_of_``, ``t_minimum_of_``, ``t_argmax_<lane>(x, index)``,
+  ``t_argmin_``, and ``t_turn_<lane>(x, k)``, which gives lane i the value of lane (i + k) mod L,
 - ``t_philox(c, k0, k1)`` on four counters ``vu32 c[4]``.
 
 Rows with ``checks_divisor`` read two names of the kernel: ``vm t_live``, the lanes that hold elements, and
@@ -36,7 +40,7 @@ Rows with ``checks_divisor`` read two names of the kernel: ``vm t_live``, the la
 ('(x + y)', 't_exp_f32(x)')
 >>> expression("mul", "int8", ["a", "b"]), expression("lt", "f64", ["a", "b"])
 ('t_wrap_i8(a * b)', 't_lt_f64(a, b)')
->>> "t_exp_core" in closure([("exp", "f32")], lanes=8)
+>>> "t_exp_tail" in closure([("exp", "f32")], lanes=8)
 True
 """
 
@@ -54,9 +58,9 @@ from tessera.backends.c.mathlib.texts import units
 # dtype -> (lane, storage suffix)
 _DTYPES: Final = {
     "f64": ("f64", "f64"), "f32": ("f32", "f32"), "bf16": ("f32", "bf16"), "f16": ("f32", "f16"),
-    "fp8_e4m3": ("f32", "e4m3"), "fp8_e5m2": ("f32", "e5m2"), "int64": ("i64", "i64"), "int32": ("i32", "i32"),
-    "int16": ("i32", "i16"), "int8": ("i32", "i8"), "uint8": ("i32", "u8"), "uint32": ("u32", "u32"),
-    "uint64": ("u64", "u64"), "bool": ("m", "b8"),
+    "fp8_e4m3": ("f32", "e4m3"), "fp8_e5m2": ("f32", "e5m2"), "int64": ("i64", "i64"),
+    "int32": ("i32", "i32"), "int16": ("i32", "i16"), "int8": ("i32", "i8"), "uint8": ("i32", "u8"),
+    "uint32": ("u32", "u32"), "uint64": ("u64", "u64"), "bool": ("m", "b8"),
 }  # fmt: skip
 _SMALL_INTS: Final = ("int16", "int8", "uint8")
 _NARROW_FLOATS: Final = ("bf16", "f16", "fp8_e4m3", "fp8_e5m2")
@@ -71,8 +75,9 @@ NUMBERS: Final = FLOATS + INTS
 class Row:
     """One intrinsic.
 
-    ``forms`` gives per lane kind (``f64 f32 i64 i32 u64 u32 m``) a template over ``{0} {1} {2}``. ``wraps`` says that the
-    result may leave the range of a small integer and is brought back. ``mask`` says that the result is a bool.
+    ``forms`` gives per lane kind (``f64 f32 i64 i32 u64 u32 m``) a template over ``{0} {1} {2}``. ``wraps``
+    says that the result may leave the range of a small integer and is brought back, ``mask`` that it is a
+    bool, and ``checks_divisor`` that the integer forms report a zero divisor.
     """
 
     name: str
@@ -127,9 +132,9 @@ def natural_lanes(features: Iterable[str]) -> int:
     return 8 if "avx2" in known else 4
 
 
-def _calls(name: str, arity: int, kinds: Sequence[str], function: str = "", extra: str = "") -> dict[str, str]:
+def _calls(name: str, arity: int, kinds: Sequence[str], extra: str = "") -> dict[str, str]:
     holes = ", ".join(f"{{{i}}}" for i in range(arity))
-    return {k: f"t_{function or name}_{k}({holes}{extra})" for k in kinds}
+    return {k: f"t_{name}_{k}({holes}{extra})" for k in kinds}
 
 
 def _infix(sign: str, kinds: Sequence[str]) -> dict[str, str]:
@@ -142,11 +147,12 @@ def _function(name: str, arity: int = 1, kinds: Sequence[str] = FLOATS) -> Row:
 
 def _compare(name: str, sign: str, on_masks: str) -> Row:
     narrow = [k for k in NUMBERS if k not in _WIDE]
-    return Row(name, 2, {**_infix(sign, narrow), **_calls(name, 2, _WIDE), "m": f"({{0}} {on_masks} {{1}})"}, mask=True)
+    forms = {**_infix(sign, narrow), **_calls(name, 2, _WIDE), "m": f"({{0}} {on_masks} {{1}})"}
+    return Row(name, 2, forms, mask=True)
 
 
 def _divide(name: str, unsigned: str, floats: Mapping[str, str]) -> Row:
-    """A division: on floats as IEEE has it, on integers reporting a zero divisor; ``unsigned`` names that function."""
+    """A division that reports a zero integer divisor; ``unsigned`` names the function for unsigned ones."""
     extra = ", t_live, t_err"
     forms = _calls(name, 2, _SIGNED, extra=extra) | _calls(unsigned, 2, ("u32", "u64"), extra=extra)
     return Row(name, 2, {**floats, **forms}, wraps=True, checks_divisor=True)
@@ -158,13 +164,14 @@ def _integral(name: str, mode: int) -> Row:
 
 
 def _arithmetic() -> list[Row]:
+    unsigned = dict.fromkeys(("u32", "u64", "m"), "{0}")
     return [
         Row("add", 2, {**_infix("+", NUMBERS), "m": "({0} | {1})"}, wraps=True),
         Row("sub", 2, _infix("-", NUMBERS), wraps=True),
         Row("mul", 2, {**_infix("*", NUMBERS), "m": "({0} & {1})"}, wraps=True),
         Row("div", 2, _infix("/", FLOATS)),
         Row("neg", 1, dict.fromkeys(NUMBERS, "(-{0})"), wraps=True),
-        Row("abs", 1, _calls("abs", 1, FLOATS + _SIGNED) | {"u32": "{0}", "u64": "{0}", "m": "{0}"}, wraps=True),
+        Row("abs", 1, _calls("abs", 1, FLOATS + _SIGNED) | unsigned, wraps=True),
         Row("sign", 1, {**_calls("sign", 1, FLOATS + _SIGNED), **_UNSIGNED_SIGN, "m": "{0}"}),
         Row("reciprocal", 1, {"f32": "(1.0f / {0})", "f64": "(1.0 / {0})"}),
         Row("rsqrt", 1, {"f32": "(1.0f / t_sqrt_f32({0}))", "f64": "(1.0 / t_sqrt_f64({0}))"}),
@@ -187,30 +194,32 @@ _UNSIGNED_SIGN: Final = {
 }
 
 
-_TRANSCENDENTAL: Final = (
-    "sqrt exp exp2 expm1 log log2 log10 log1p sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh "
-    "erf erfc erfinv lgamma digamma sigmoid frac"
-).split()
+_UNARY: Final = (
+    "sqrt", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sin", "cos", "tan", "asin", "acos",
+    "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "erfc", "erfinv", "lgamma", "digamma",
+    "sigmoid", "frac",
+)  # fmt: skip
+_BINARY: Final = ("atan2", "copysign", "nextafter", "ldexp", "hypot", "logaddexp")
+_MODES: Final = {"round": 8, "floor": 9, "ceil": 10, "trunc": 11}
 
 
 def _functions() -> list[Row]:
-    rows = [_function(name) for name in _TRANSCENDENTAL]
-    rows += [_function(name, 2) for name in ("atan2", "copysign", "nextafter", "ldexp", "hypot", "logaddexp")]
-    rows += [_integral(name, mode) for name, mode in (("round", 8), ("floor", 9), ("ceil", 10), ("trunc", 11))]
-    return rows
+    rows = [_function(name) for name in _UNARY] + [_function(name, 2) for name in _BINARY]
+    return rows + [_integral(name, mode) for name, mode in _MODES.items()]
 
 
 def _tests() -> list[Row]:
     zero, one = "((vm){{}})", "(~(vm){{}})"
     exact = dict.fromkeys((*INTS, "m"), zero)
+    negative = {"i32": "({0} < 0)", "i64": "t_lt_i64({0}, (vi64){{}})"}
     return [
-        _compare("eq", "==", "=="), _compare("ne", "!=", "!="), _compare("lt", "<", ">"), _compare("le", "<=", ">="),
+        _compare("eq", "==", "=="), _compare("ne", "!=", "!="),
+        _compare("lt", "<", ">"), _compare("le", "<=", ">="),
         _compare("gt", ">", "<"), _compare("ge", ">=", "<="),
         Row("isnan", 1, _calls("isnan", 1, FLOATS) | exact, mask=True),
         Row("isinf", 1, _calls("isinf", 1, FLOATS) | exact, mask=True),
         Row("isfinite", 1, _calls("isfinite", 1, FLOATS) | dict.fromkeys((*INTS, "m"), one), mask=True),
-        Row("signbit", 1, {**_calls("signbit", 1, FLOATS), "i32": "({0} < 0)", "i64": "t_lt_i64({0}, (vi64){{}})",
-                           "u32": zero, "u64": zero, "m": zero}, mask=True),
+        Row("signbit", 1, exact | _calls("signbit", 1, FLOATS) | negative, mask=True),
     ]  # fmt: skip
 
 
@@ -242,11 +251,11 @@ INTRINSICS: Final[Mapping[str, Row]] = MappingProxyType(
 
 
 def expression(name: str, dtype: str, args: Sequence[str]) -> str:
-    """The C expression of an intrinsic on operands of ``dtype`` (for ``where`` the dtype of its second operand).
+    """The C expression of an intrinsic on operands of ``dtype`` (for ``where`` that of its second operand).
 
-    ``args`` are C expressions that may be repeated: names or parenthesised text. A comparison or test gives a mask,
-    anything else a value of ``dtype``; a narrow float is not rounded, see ``cast``. Raises KeyError for an intrinsic or a dtype
-    that the table lacks, ValueError for a wrong number of operands.
+    ``args`` are C expressions that stand alone: names, calls or parenthesised text. A comparison or test
+    gives a mask, anything else a value of ``dtype``; a narrow float is not rounded, see ``cast``. Raises
+    KeyError for an intrinsic or a dtype that the table lacks, ValueError for a wrong number of operands.
 
     >>> expression("floordiv", "int32", ["a", "b"])
     't_floordiv_i32(a, b, t_live, t_err)'
@@ -274,8 +283,8 @@ def _closes_at_end(text: str) -> bool:
 def cast(source: str, target: str, arg: str) -> str:
     """The C expression that converts a value between dtypes, rounded or wrapped to ``target``.
 
-    Floats round to the nearest, ties to even (8-bit floats saturate, NaN stays); float to integer truncates toward zero,
-    saturates, and gives 0 for NaN; integers wrap; to bool means ``!= 0``.
+    Floats round to the nearest, ties to even (8-bit floats saturate, NaN stays); float to integer truncates
+    toward zero, saturates, and gives 0 for NaN; integers wrap; to bool means ``!= 0``.
 
     >>> cast("f32", "bf16", "x"), cast("int64", "int8", "i"), cast("bool", "f32", "m")
     ('t_round_bf16(x)', 't_wrap_i8(t_i32_of_i64(i))', 't_f32_of_m(m)')
@@ -298,8 +307,8 @@ def cast(source: str, target: str, arg: str) -> str:
 def _holds(source: str, target: str) -> bool:
     """Is every value of ``source`` one of ``target``, both narrow?"""
     return (source, target) in {
-        ("uint8", "int16"), ("int8", "int16"), ("fp8_e4m3", "bf16"), ("fp8_e4m3", "f16"), ("fp8_e5m2", "bf16"),
-        ("fp8_e5m2", "f16"),
+        ("uint8", "int16"), ("int8", "int16"), ("fp8_e4m3", "bf16"), ("fp8_e4m3", "f16"),
+        ("fp8_e5m2", "bf16"), ("fp8_e5m2", "f16"),
     }  # fmt: skip
 
 

@@ -48,8 +48,8 @@ T_FN vi64 t_sign_i64(vi64 x) {
     return t_wide_mask(t_lt_i64(x, (vi64){})) - t_wide_mask(t_gt_i64(x, (vi64){}));
 }
 
-// |a| - trunc(|a / b|) |b| with the sign of a. The quotient may round up to the next integer: then the remainder comes
-// out negative and gets one |b| back.
+// |a| - trunc(|a / b|) |b| with the sign of a. The quotient may round up to the next integer: then the
+// remainder comes out negative and gets one |b| back.
 T_FN pf64 t_fmod_near_p(pf64 a, pf64 b) {
     pf64 x = t_abs_p(a), y = t_abs_p(b), r = t_fma_p(-t_integral_p(x / y, 11), y, x);
     r = t_where_p(r < 0.0, r + y, r);
@@ -78,7 +78,8 @@ T_FN v$T t_remainder_$T(v$T a, v$T b) {
     return t_where_$T(t_ne_$T(r, zero) & (t_lt_$T(b, zero) ^ t_lt_$T(r, zero)), r + b, r);
 }
 
-// floor(a / b) from the exact remainder, so that it agrees with `remainder`; a / 0 stays what division gives.
+// floor(a / b) from the exact remainder, so that it agrees with `remainder`; a / 0 stays what division
+// gives.
 // for T C in f32/f f64/0
 T_FN v$T t_floordiv_$T(v$T a, v$T b) {
     v$T r = t_fmod_$T(a, b), zero = {}, q = (a - r) / b;
@@ -89,7 +90,8 @@ T_FN v$T t_floordiv_$T(v$T a, v$T b) {
     return t_where_$T(t_ne_$T(b, zero), f, a / b);
 }
 
-// Integer division. A zero divisor in a live lane sets the error flag and gives 0; the least value over -1 wraps.
+// Integer division. A zero divisor in a live lane sets the error flag and gives 0; the least value over -1
+// wraps.
 // for T in i32 i64
 static v$T t_trunc_div_$T(v$T a, v$T b, vm live, i32 *error) {
     T_LANES {

@@ -1,21 +1,15 @@
 // Conversions between computed values. To integers: toward zero, saturating, NaN gives 0. Integers wrap.
 
-T_FN vf64 t_f64_of_f32(vf32 x) {
-#if 8 * L > T_WIDTH
-    union { pf64 part[2]; vf64 whole; } r = {{t_up(T_PART0(x)), t_up(T_PART1(x))}};
-    return r.whole;
-#else
-    return t_up(x);
-#endif
-}
+T_FN vf64 t_f64_of_f32(vf32 x) { return T_JOIN(t_up(T_PART0(x)), t_up(T_PART1(x))); }
 
 T_FN vf32 t_f32_of_f64(vf64 x) { return T_JOIN(t_down(T_PART0(x)), t_down(T_PART1(x))); }
 
 #define t_f32_of_i32(x) __builtin_convertvector(x, vf32)
 
-// A 32-bit integer is exact in f64; the high and low halves are exact in f32 and their sum rounds once.
+// The high and low halves are exact in f32, and their sum rounds once.
 T_FN vf32 t_f32_of_u32(vu32 x) {
-    vf32 high = __builtin_convertvector((vi32)(x >> 16), vf32), low = __builtin_convertvector((vi32)(x & 0xffff), vf32);
+    vf32 high = __builtin_convertvector((vi32)(x >> 16), vf32);
+    vf32 low = __builtin_convertvector((vi32)(x & 0xffff), vf32);
     return high * 0x1p+16f + low;
 }
 
@@ -47,7 +41,10 @@ T_FN vi32 t_i32_of_f32(vf32 x) {
 
 T_FN vi32 t_i32_of_f64(vf64 x) {
     vi32 r = {};
-    T_LANES r[i] = x[i] >= 0x1p+31 ? 0x7fffffff : x[i] > -0x1p+31 ? (i32)x[i] : x[i] == x[i] ? -0x7fffffff - 1 : 0;
+    T_LANES r[i] = x[i] >= 0x1p+31    ? 0x7fffffff
+                   : x[i] > -0x1p+31 ? (i32)x[i]
+                   : x[i] == x[i]    ? -0x7fffffff - 1
+                                     : 0;
     return r;
 }
 

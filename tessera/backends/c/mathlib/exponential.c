@@ -1,20 +1,30 @@
-// Exponentials, logarithms and what is built on them. Polynomials are minimax fits (Remez exchange); the bound after
-// each is the largest error of the fit relative to the function. `_p` functions work on f64 parts.
+// Exponentials, logarithms and what is built on them. Polynomials are minimax fits (Remez exchange); the
+// bound after each is the largest error of the fit relative to the function. `_p` functions work on f64
+// parts.
 
-// e^r on |r| <= ln(2)/2, as 1 + (r + r^2 Q(r)); 2^-28.1.
-T_FN vf32 t_exp_core(vf32 r) {
+// e^r - 1 - r on |r| <= ln(2)/2; 2^-28.1. What follows adds the parts so that only the last sum rounds
+// noticeably.
+T_FN vf32 t_exp_tail(vf32 r) {
     vf32 q = T_H(T_K(0x1.6af76ap-10f), r, 0x1.124264p-7f);
     q = T_H(q, r, 0x1.555838p-5f);
     q = T_H(q, r, 0x1.555486p-3f);
-    q = T_H(q, r, 0x1.fffffcp-2f);
-    return t_fma_f32(r * r, q, r);
+    return r * r * T_H(q, r, 0x1.fffffcp-2f);
 }
 
-// t = round(x / ln 2) + 1.5 * 2^23: the low bits of t hold that integer. Returns x minus its multiple of ln 2.
-T_FN vf32 t_exp_reduce(vf32 x, vf32 *t) {
+// 1 + r + w for |r| < 1/2 and a small w.
+T_FN vf32 t_one_plus(vf32 r, vf32 w) {
+    vf32 s = 1.0f + r;
+    return s + (((1.0f - s) + r) + w);
+}
+
+// t = round(x / ln 2) + 1.5 * 2^23: the low bits of t hold that integer. Returns x minus its multiple of ln
+// 2, and in `low` what rounding that difference lost.
+T_FN vf32 t_exp_reduce(vf32 x, vf32 *t, vf32 *low) {
     *t = T_H(x, T_K(0x1.715476p+0f), 0x1.8p+23f);
-    vf32 n = *t - 0x1.8p+23f;
-    return t_fma_f32(n, T_K(0x1.05c61p-29f), t_fma_f32(n, T_K(-0x1.62e43p-1f), x));
+    vf32 n = *t - 0x1.8p+23f, d = t_fma_f32(n, T_K(-0x1.62e43p-1f), x);
+    vf32 r = t_fma_f32(n, T_K(0x1.05c61p-29f), d);
+    *low = t_fma_f32(n, T_K(0x1.05c61p-29f), d - r);
+    return r;
 }
 
 // p * 2^n for p in [1/2, 2] and n, held as in t_exp_reduce, in [-151, 129]; rounds once into the denormals.
@@ -24,23 +34,23 @@ T_FN vf32 t_exp_scale(vf32 p, vf32 t) {
 }
 
 T_FN vf32 t_exp_f32(vf32 x) {
-    vf32 t, r = t_exp_reduce(t_atmost_f32(t_atleast_f32(x, T_K(-104.0f)), T_K(89.0f)), &t);
-    return t_exp_scale(t_exp_core(r) + 1.0f, t);
+    vf32 t, low, r = t_exp_reduce(t_atmost_f32(t_atleast_f32(x, T_K(-104.0f)), T_K(89.0f)), &t, &low);
+    return t_exp_scale(t_one_plus(r, t_exp_tail(r) + low), t);
 }
 
 T_FN vf32 t_exp2_f32(vf32 x) {
     x = t_atmost_f32(t_atleast_f32(x, T_K(-151.0f)), T_K(129.0f));
-    vf32 t = x + 0x1.8p+23f, f = x - (t - 0x1.8p+23f);
-    vf32 r = t_fma_f32(f, T_K(0x1.62e43p-1f), f * -0x1.05c61p-29f);
-    return t_exp_scale(t_exp_core(r) + 1.0f, t);
+    vf32 t = x + 0x1.8p+23f, f = x - (t - 0x1.8p+23f), r = f * 0x1.62e43p-1f;
+    vf32 low = t_fma_f32(f, T_K(-0x1.05c61p-29f), t_fma_f32(f, T_K(0x1.62e43p-1f), -r));
+    return t_exp_scale(t_one_plus(r, t_exp_tail(r) + low), t);
 }
 
-// 2^n (e^r - 1) + (2^n - 1), with 2^n halved so that it cannot overflow before the result does.
+// (2^n - 1) + 2^n r + 2^n (e^r - 1 - r), with 2^n halved so that it cannot overflow before the result does.
 T_FN vf32 t_expm1_f32(vf32 x) {
-    vf32 t, r = t_exp_reduce(t_atmost_f32(t_atleast_f32(x, T_K(-18.0f)), T_K(89.0f)), &t);
-    vf32 half = (vf32)(((vi32)t << 23) + 0x3f000000);
-    vf32 y = 2.0f * t_fma_f32(half, t_exp_core(r), half - 0.5f);
-    return t_where_f32(t_abs_f32(x) < 0x1p-24f, x, y);
+    vf32 t, low, r = t_exp_reduce(t_atmost_f32(t_atleast_f32(x, T_K(-18.0f)), T_K(89.0f)), &t, &low);
+    vf32 half = (vf32)(((vi32)t << 23) + 0x3f000000), c = half - 0.5f, high = t_fma_f32(half, r, c);
+    vf32 rest = t_fma_f32(half, t_exp_tail(r) + low, t_fma_f32(half, r, c - high));
+    return t_where_f32(t_abs_f32(x) < 0x1p-24f, x, 2.0f * (high + rest));
 }
 
 // 1 / (1 + e^-x), without overflow and with the underflowing tail; the quotient gets one correction step.
@@ -51,41 +61,41 @@ T_FN vf32 t_sigmoid_f32(vf32 x) {
     return t_fma_f32(t_fma_f32(-q, d, a) - q * low, inverse, q);
 }
 
-// Below 0.85 an odd polynomial (2^-30.5), above 1 - 2 / (e^2x + 1).
+// Below 0.6 an odd polynomial (2^-28.4), above y = 1 - 2 / (e^2x + 1), corrected once.
 T_FN vf32 t_tanh_f32(vf32 x) {
     vf32 a = t_abs_f32(x), u = a * a;
-    vf32 p = T_H(T_K(-0x1.09f12ep-11f), u, 0x1.639706p-9f);
-    p = T_H(p, u, -0x1.130086p-7f);
-    p = T_H(p, u, 0x1.63f1ccp-6f);
-    p = T_H(p, u, -0x1.b9e952p-5f);
-    p = T_H(p, u, 0x1.111014p-3f);
-    p = T_H(p, u, -0x1.555552p-2f);
+    vf32 p = T_H(T_K(-0x1.8287aap-8f), u, 0x1.54c3c6p-6f);
+    p = T_H(p, u, -0x1.b89abap-5f);
+    p = T_H(p, u, 0x1.1109bep-3f);
+    p = T_H(p, u, -0x1.55553ep-2f);
     vf32 small = t_fma_f32(a * u, p, a);
-    vf32 t, r = t_exp_reduce(t_atmost_f32(a + a, T_K(19.0f)), &t);
-    vf32 e = (vf32)((vi32)(t_exp_core(r) + 1.0f) + ((vi32)t << 23));
-    return t_copysign_f32(t_where_f32(a < 0.85f, small, 1.0f - 2.0f / (e + 1.0f)), x);
+    vf32 t, low, r = t_exp_reduce(t_atmost_f32(a + a, T_K(19.0f)), &t, &low);
+    vf32 e = (vf32)((vi32)t_one_plus(r, t_exp_tail(r)) + ((vi32)t << 23)), d = e + 1.0f, q = 2.0f / d;
+    vf32 y = 1.0f - q, rest = t_fma_f32(-y, d, d - 2.0f) + q * (1.0f - (d - e));
+    return t_copysign_f32(t_where_f32(a < 0.6f, small, t_fma_f32(0.5f * q, rest, y)), x);
 }
 
-// Below 1 an odd polynomial (2^-29.4), above 1 - 2^q(x) with q fitted to log2(erfc) (2^-33.1, relative to 1).
+// Below 0.9 an odd polynomial (2^-30), above 1 - 2^(q(x - 0.875) - 3) with q fitted to log2(erfc)
+// (2^-26.9).
 T_FN vf32 t_erf_f32(vf32 x) {
-    vf32 a = t_abs_f32(x), u = a * a;
-    vf32 p = T_H(T_K(0x1.4771eap-14f), u, -0x1.a3515cp-11f);
-    p = T_H(p, u, 0x1.53f224p-8f);
-    p = T_H(p, u, -0x1.b7f71ap-6f);
-    p = T_H(p, u, 0x1.ce2ce6p-4f);
-    p = T_H(p, u, -0x1.81273ep-2f);
+    vf32 a = t_abs_f32(x), u = a * a, b = t_atmost_f32(a, T_K(3.95f)) - 0.875f;
+    vf32 p = T_H(T_K(0x1.6d10eep-14f), u, -0x1.ae9a9p-11f);
+    p = T_H(p, u, 0x1.5530bap-8f);
+    p = T_H(p, u, -0x1.b81652p-6f);
+    p = T_H(p, u, 0x1.ce2e2ep-4f);
+    p = T_H(p, u, -0x1.812742p-2f);
     p = T_H(p, u, 0x1.06eba8p-3f);
-    vf32 small = t_fma_f32(a, p, a), b = t_atmost_f32(a, T_K(3.95f));
-    vf32 q = T_H(T_K(-0x1.f0941ep-16f), b, 0x1.436eccp-11f);
-    q = T_H(q, b, -0x1.8724eap-8f);
-    q = T_H(q, b, 0x1.27c94ap-5f);
-    q = T_H(q, b, -0x1.3f7ef8p-3f);
-    q = T_H(q, b, -0x1.d3edd6p-1f);
-    q = T_H(q, b, -0x1.a1234ep+0f);
-    q = T_H(q, b, 0x1.e340e4p-13f);
+    vf32 q = T_H(T_K(-0x1.ce1b5ap-15f), b, 0x1.2364a2p-11f);
+    q = T_H(q, b, -0x1.be336ap-9f);
+    q = T_H(q, b, 0x1.0edbdp-6f);
+    q = T_H(q, b, -0x1.1560dp-4f);
+    q = T_H(q, b, -0x1.314392p+0f);
+    q = T_H(q, b, -0x1.c0c6cep+1f);
+    q = T_H(q, b, 0x1.93c39ep-1f);
     vf32 t = q + 0x1.8p+23f, r = (q - (t - 0x1.8p+23f)) * 0x1.62e43p-1f;
-    vf32 e = (vf32)((vi32)(t_exp_core(r) + 1.0f) + ((vi32)t << 23));
-    return t_copysign_f32(t_where_f32(a < 1.0f, small, 1.0f - e), x);
+    vf32 e = (vf32)((vi32)t_one_plus(r, t_exp_tail(r)) + ((vi32)t << 23));
+    vf32 y = t_where_f32(a < 0.9f, t_fma_f32(a, p, a), t_fma_f32(e, T_K(-0.125f), T_K(1.0f)));
+    return t_copysign_f32(y, x);
 }
 
 // log(1 + f) - f on sqrt(1/2) <= 1 + f < sqrt(2); 2^-27.2.
@@ -122,14 +132,15 @@ T_FN vf32 t_log_f32(vf32 x) {
     return t_log_edges(x, t_log_sum(e, f, t_log_core(f)));
 }
 
-// The logarithm of u = 1 + x, with the part of x that u lost added to the fraction.
+// The logarithm of u = 1 + x, with the part of x that u lost carried beside the fraction.
 T_FN vf32 t_log1p_f32(vf32 x) {
     vf32 u = 1.0f + x, lost = x - (u - 1.0f);
     vi32 n = ((vi32)u - 0x3f3504f3) >> 23;
     vf32 f = (vf32)((vi32)u - (n << 23)) - 1.0f;
     vi32 m = t_where_i32(n > 120, (vi32){} + 120, n);
-    f = f + lost * (vf32)(0x3f800000 - (m << 23));
-    vf32 y = t_log_edges(u, t_log_sum(__builtin_convertvector(n, vf32), f, t_log_core(f)));
+    lost *= (vf32)(0x3f800000 - (m << 23));
+    vf32 q = t_log_core(f) + t_fma_f32(-f, lost, lost);
+    vf32 y = t_log_edges(u, t_log_sum(__builtin_convertvector(n, vf32), f, q));
     return t_where_f32(x == 0.0f, x, y);
 }
 
@@ -154,7 +165,8 @@ T_FN pf64 t_exp_reduce_p(pf64 x, pf64 *t) {
     return t_fma_p(n, T_KP(-0x1.abc9e3b39803fp-56), t_fma_p(n, T_KP(-0x1.62e42fefa39efp-1), x));
 }
 
-// p * 2^n, n as held in t, in [-1076, 1026]. The shift is biased: not every target shifts signed 64-bit lanes right.
+// p * 2^n, n as held in t, in [-1076, 1026]. The shift is biased: not every target shifts signed 64-bit
+// lanes right.
 T_FN pf64 t_exp_scale_p(pf64 p, pf64 t) {
     pu64 n = (pu64)t - 0x4338000000000000, h = ((n + 4096) >> 1) - 2048;
     return (pf64)((pu64)p + (h << 52)) * (pf64)((n - h + 1023) << 52);
@@ -227,8 +239,8 @@ T_LIBM(t_erf_f64, erf)
 
 // log(e^a + e^b) = m + log1p(e^-|a - b|), m the larger.
 T_FN pf64 t_logaddexp_p(pf64 a, pf64 b) {
-    pf64 m = t_where_p(a < b, b, a), d = t_abs_p(a - b);
-    pf64 y = m + t_log_p(1.0 + t_exp_p(-d));
+    pf64 m = t_where_p(a < b, b, a), e = t_exp_p(-t_abs_p(a - b)), u = 1.0 + e;
+    pf64 y = m + (t_log_p(u) + (e - (u - 1.0)) / u);
     return t_where_p((a == b) & (t_abs_p(a) == __builtin_inf()), a, y);
 }
 

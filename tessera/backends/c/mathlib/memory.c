@@ -1,4 +1,5 @@
-// Loads and stores. `n` is a number of lanes in 1 … L; nothing outside those n elements is touched. `step` is in elements.
+// Loads and stores. `n` is a number of lanes, 1 to L; nothing outside those n elements is touched. `step`
+// counts elements.
 
 // The first n lanes.
 #define t_lanes(n) (T_IOTA < (i32)(n))
@@ -96,7 +97,8 @@ T_FN void t_scatter_$T($T *p, vi64 index, vm live, $V x) {
     T_LANES if (live[i]) p[index[i]] = r[i];
 }
 
-// Stores that go past the caches; p is aligned to the size of the stored vector. A fence follows the last one.
+// Stores that go past the caches; p is aligned to the size of the stored vector. A fence follows the last
+// one.
 #if defined(__AVX512F__)
 #define t_stream_64(p, x) __builtin_ia32_movntdq512((void *)(p), (t_w8)(x))
 #endif

@@ -31,7 +31,8 @@
     v = step(v, __builtin_shufflevector(v, v, T_TURN1));
 #endif
 
-// Lane i gets lane (i + k) mod L; k is a constant 8, 4, 2 or 1. With it any merge of two lanes can be made a tree.
+// Lane i gets lane (i + k) mod L; k is a constant 8, 4, 2 or 1. With it any merge of two lanes can be made
+// a tree.
 // for T in f32 i32 u32 f64 i64 u64
 T_FN v$T t_turn_$T(v$T v, int k) {
     v$T r = v;
@@ -75,7 +76,7 @@ T_FN $T t_$N_of_$T(v$T v) {
 }
 
 // The index of the best lane: the first among equals, and a NaN before everything.
-// for N T OP in argmax/f32/> argmin/f32/< argmax/f64/> argmin/f64/< argmax/i32/> argmin/i32/< argmax/i64/> argmin/i64/< argmax/u32/> argmin/u32/< argmax/u64/> argmin/u64/<
+// for N T OP in EXTREMES
 static i64 t_$N_$T(v$T v, vi64 index) {
     int best = 0;
     for (int i = 1; i < L; i++) {

@@ -12,7 +12,7 @@ T_FN pi64 t_odd_p(pf64 y) {
 T_FN pf64 t_pow_p(pf64 x, pf64 y) {
     pf64 z = t_exp_p(y * t_log_p(t_abs_p(x)));
     pi64 negative = (pi64)x < 0, odd = t_odd_p(y);
-    z = (pf64)((pi64)z | (negative & odd & (pi64)T_KP(-0.0)));
+    z = (pf64)((pu64)z | ((pu64)(negative & odd) & 0x8000000000000000));
     z = t_where_p((x < 0.0) & (x > -__builtin_inf()) & ~t_whole_p(y), T_KP(__builtin_nan("")), z);
     z = t_where_p((x == -1.0) & (t_abs_p(y) == __builtin_inf()), T_KP(1.0), z);
     return t_where_p((y == 0.0) | (x == 1.0), T_KP(1.0), z);
@@ -126,7 +126,8 @@ static vf32 t_lgamma_f32(vf32 x) {
     return x;
 }
 
-// The derivative of log gamma: reflected below 0, raised above 10 by psi(x) = psi(x + 1) - 1/x, then asymptotic.
+// The derivative of log gamma: reflected below 0, raised above 10 by psi(x) = psi(x + 1) - 1/x, then
+// asymptotic.
 extern f64 tan(f64);
 static f64 t_digamma_lane(f64 x) {
     f64 r = 0.0;
@@ -139,8 +140,8 @@ static f64 t_digamma_lane(f64 x) {
     }
     for (; x < 10.0; x += 1.0) r -= 1.0 / x;
     f64 z = x < 0x1p+60 ? 1.0 / (x * x) : 0.0;
-    f64 p = z * (1.0 / 12 - z * (1.0 / 120 - z * (1.0 / 252 - z * (1.0 / 240 - z * (1.0 / 132 - z * (691.0 / 32760))))));
-    return r + (log(x) - 0.5 / x - p);
+    f64 p = 1.0 / 252 - z * (1.0 / 240 - z * (1.0 / 132 - z * (691.0 / 32760)));
+    return r + (log(x) - 0.5 / x - z * (1.0 / 12 - z * (1.0 / 120 - z * p)));
 }
 
 static vf64 t_digamma_f64(vf64 x) {

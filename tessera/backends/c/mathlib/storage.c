@@ -95,7 +95,8 @@ T_FN vu16 t_encode_f16(vf32 x) {
 
 T_FN vf32 t_round_f16(vf32 x) { return t_decode_f16(t_encode_f16(x)); }
 
-// Codes shifted into place are 2^120 times too small, denormals included; all ones is NaN, there is no infinity.
+// Codes shifted into place are 2^120 times too small, denormals included; all ones is NaN, there is no
+// infinity.
 T_FN vf32 t_value_e4m3(vu32 c) {
     vu32 a = c & 0x7f;
     vf32 v = (vf32)(a << 20) * 0x1p+120f;

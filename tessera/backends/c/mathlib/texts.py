@@ -1,8 +1,8 @@
 """Reads the C texts into units: one function, or a group of macros, with the names it defines and mentions.
 
-Paragraphs are separated by blank lines. A paragraph with a line ``// for T U in f32/u32 f64/u64`` is a template: it is repeated
-with ``$T`` and ``$U`` replaced. A paragraph that defines nothing is a heading and is dropped. Files are read in the order
-of ``FILES``, and a unit mentions only what stands before it.
+Paragraphs are separated by blank lines. A paragraph with a line ``// for T U in f32/u32 f64/u64`` is a
+template: it is repeated with ``$T`` and ``$U`` replaced. A paragraph that defines nothing is a heading and
+is dropped. Files are read in the order of ``FILES``, and a unit mentions only what stands before it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from importlib import resources
 from typing import Final
 
 FILES: Final = (
-    "types", "native", "storage", "memory", "convert", "arithmetic", "bits", "exponential", "trigonometry", "special",
-    "reduce",
+    "types", "native", "storage", "memory", "convert", "arithmetic", "bits", "exponential", "trigonometry",
+    "special", "reduce",
 )  # fmt: skip
 
 _WIDE_LANES = "f64/vf64/vf64 i64/vi64/vi64 u64/vu64/vu64"
@@ -26,6 +26,7 @@ _NARROW = (
 _LISTS: Final = {
     "STORED": f"f32/vf32/vf32 i32/vi32/vi32 u32/vu32/vu32 {_WIDE_LANES} {_NARROW}",
     "UNMASKED": f"{_WIDE_LANES} {_NARROW}",
+    "EXTREMES": " ".join(f"argmax/{t}/> argmin/{t}/<" for t in ("f32", "f64", "i32", "i64", "u32", "u64")),
 }
 
 _TEMPLATE = re.compile(r"^// for ([A-Z ]+) in (.+)\n", re.MULTILINE)

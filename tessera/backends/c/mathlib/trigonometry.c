@@ -4,7 +4,8 @@
 static const u32 t_two_over_pi[8] = {0xa2f9836e, 0x4e441529, 0xfc2757d1, 0xf534ddc0,
                                      0xdb629599, 0x3c439041, 0xfe5163ab, 0xdebbc561};
 
-// x - n pi/2 for a finite f32 value |x| >= 2^28: its 24 bits times the 96 bits of 2/pi that matter (Payne, Hanek).
+// x - n pi/2 for a finite f32 value |x| >= 2^28: its 24 bits times the 96 bits of 2/pi that matter (Payne,
+// Hanek).
 static f64 t_reduce_huge(f64 x, i64 *quadrant) {
     union { f32 f; u32 i; } b = {.f = (f32)x};
     u64 m = (b.i & 0x7fffff) | 0x800000;
@@ -159,13 +160,17 @@ T_VIA_F64(t_cosh_f32, t_cosh_p)
 
 T_FN pf64 t_asinh_p(pf64 x) {
     pf64 a = t_abs_p(x), u = x * x;
-    pf64 small = a * T_HP(T_HP(T_HP(T_KP(-0x1.6db6db6db6db7p-5), u, 0.075), u, -0x1.5555555555555p-3), u, 1.0);
+    pf64 p = T_HP(T_HP(T_KP(-0x1.6db6db6db6db7p-5), u, 0.075), u, -0x1.5555555555555p-3);
+    pf64 small = a * T_HP(p, u, 1.0);
     return t_copysign_p(t_where_p(a < 0x1p-5, small, t_log_p(a + t_sqrt_p(u + 1.0))), x);
 }
 
 T_VIA_F64(t_asinh_f32, t_asinh_p)
 
-T_FN pf64 t_acosh_p(pf64 x) { return t_log_p(x + t_where_p(x < 1.0, x, T_KP(1.0)) * t_sqrt_p((x - 1.0) * (x + 1.0))); }
+T_FN pf64 t_acosh_p(pf64 x) {
+    pf64 y = t_log_p(x + t_sqrt_p((x - 1.0) * (x + 1.0)));
+    return t_where_p(x < 1.0, T_KP(__builtin_nan("")), y);
+}
 
 T_VIA_F64(t_acosh_f32, t_acosh_p)
 

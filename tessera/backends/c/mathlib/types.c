@@ -12,7 +12,8 @@ typedef unsigned long long u64;
 typedef u8 b8, e4m3, e5m2;  // bool as 0 or 1, and the two 8-bit floats
 typedef u16 f16, bf16;
 
-// Every value has L lanes. A mask has 32-bit lanes that are 0 or -1; it is also how a bool is computed with.
+// Every value has L lanes. A mask has 32-bit lanes that are 0 or -1; it is also how a bool is computed
+// with.
 typedef f32 vf32 __attribute__((vector_size(4 * L)));
 typedef i32 vi32 __attribute__((vector_size(4 * L)));
 typedef u32 vu32 __attribute__((vector_size(4 * L)));
