@@ -1,35 +1,111 @@
-"""One operation through torch, as its record says."""
+"""One record on torch tensors: by its adapter, by its torch name, or by its definition; never by its own name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from tessera.backends.eager.table import TorchTable, resolve
-from tessera.ir.dim import Dim
+from tessera.backends.eager.dtypes import to_torch_dtype
+from tessera.backends.eager.names import resolve
+from tessera.diag import TraceError
+from tessera.ir.dialects import OPS
 from tessera.ir.dtype import DType
-from tessera.ir.graph import Attr, Operation
+from tessera.ir.graph import Operation, Value
+from tessera.ir.interp.sizes import concrete
+from tessera.ir.record import Kind, OpRecord
 
-_TABLE = TorchTable()
+Number = bool | int | float
 
 
-def run_op(op: Operation, operands: Sequence[Any], sizes: Mapping[str, int]) -> Sequence[torch.Tensor]:
-    """The results of an operation on torch tensors and numbers; sizes in its attributes are evaluated."""
-    attrs = {k: concrete(v, sizes) for k, v in op.attrs.items()}
-    record = op.record
+def run(
+    record: OpRecord, operands: Sequence[torch.Tensor | Number], attrs: Mapping[str, Any]
+) -> tuple[torch.Tensor, ...]:
+    """The results of a primitive. Operands are tensors or numbers, attributes canonical, sizes among them ints.
+
+    Raises TraceError (TSR0408) for a record that no library call computes, and what torch raises.
+
+    >>> run(OPS["add"], (torch.ones(2), 1.5), {})
+    (tensor([2.5000, 2.5000]),)
+    """
+    given = {name: to_torch_dtype(a) if isinstance(a, DType) else a for name, a in attrs.items()}
     if record.eager is not None:
-        made = record.eager(torch, *operands, **attrs)
+        found = record.eager(torch, *operands, **given)
     else:
-        made = resolve(record.torch[0])(*operands, **attrs)
-    return (made,) if isinstance(made, torch.Tensor) else tuple(made)
+        found = _named(record, operands, given, attrs)
+    return tuple(found) if isinstance(found, tuple | list) else (found,)
 
 
-def concrete(a: Attr, sizes: Mapping[str, int]) -> Any:
-    """An attribute as torch takes it: sizes as ints, dtypes as torch's."""
-    if isinstance(a, Dim):
-        return a.evaluate(sizes, signed=True)
-    if isinstance(a, DType):
-        return _TABLE.from_dtype(a)
-    return tuple(concrete(x, sizes) for x in a) if isinstance(a, tuple) else a
+def run_op(
+    op: Operation, operands: Sequence[torch.Tensor | Number], sizes: Mapping[str, int]
+) -> tuple[torch.Tensor, ...]:
+    """The results of an operation of the IR in their declared dtypes; sizes in its attributes are evaluated."""
+    attrs = {name: concrete(value, sizes) for name, value in op.attrs.items()}
+    return tuple(map(_typed, run(op.record, operands, attrs), op.results))
+
+
+def _typed(x: torch.Tensor, r: Value) -> torch.Tensor:
+    """torch lets rank-0 tensors weigh differently, so that a result may need another dtype."""
+    wanted = to_torch_dtype(r.type.dtype)
+    return x if x.dtype == wanted else x.to(wanted)
+
+
+def _named(record: OpRecord, operands: Sequence[Any], given: Mapping[str, Any], attrs: Mapping[str, Any]) -> Any:
+    function = resolve(record.torch[0]) if record.torch else None
+    if function is not None:
+        return call_mixed(function, operands, given) if record.kind is Kind.MAP else function(*operands, **given)
+    if record.kind is Kind.MAP and record.define is not None:
+        return record.define(TorchNamespace(), *operands, **attrs)
+    raise TraceError(f"`{record.name}` has no counterpart in torch", code="TSR0408")
+
+
+def call_mixed(function: Callable[..., Any], operands: Sequence[Any], given: Mapping[str, Any]) -> Any:
+    """An elementwise call in which some operands are numbers, which not every torch function takes everywhere."""
+    if all(isinstance(x, torch.Tensor) for x in operands):
+        return function(*operands, **given)
+    if isinstance(operands[0], torch.Tensor):
+        try:
+            return function(*operands, **given)
+        except TypeError:
+            pass
+    return function(*as_tensors(operands), **given)
+
+
+def as_tensors(operands: Sequence[Any]) -> list[torch.Tensor]:
+    """Numbers as rank-0 tensors of the dtype that they take beside the tensors."""
+    beside = next((x for x in operands if isinstance(x, torch.Tensor) and x.dtype != torch.bool), None)
+    return [x if isinstance(x, torch.Tensor) else _rank0(x, beside) for x in operands]
+
+
+def _rank0(x: Number, beside: torch.Tensor | None) -> torch.Tensor:
+    if beside is None:
+        return torch.tensor(x, dtype=torch.float32 if isinstance(x, float) else None)
+    fits = not isinstance(x, bool) and (beside.is_floating_point() or not isinstance(x, float))
+    return torch.tensor(x, dtype=beside.dtype if fits else None, device=beside.device)
+
+
+class TorchNamespace:
+    """The scalar namespace over torch tensors: one function per MAP record.
+
+    >>> t = TorchNamespace()
+    >>> t.where(torch.tensor([True, False]), 1.0, t.exp(torch.zeros(2)))
+    tensor([1., 1.])
+    """
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        record = OPS.get(name)
+        if record is None or record.kind is not Kind.MAP:
+            raise AttributeError(f"no elementwise operation `{name}`")
+
+        def apply(*operands: Any, **attrs: Any) -> Any:
+            names = record.attr_names
+            positional = len(operands) - sum(p.is_operand for p in record.params)
+            if positional > 0:
+                attrs |= dict(zip(names, operands[-positional:], strict=False))
+                operands = operands[:-positional]
+            return run(record, operands, attrs)[0]
+
+        return apply

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
+from tessera.backends.eager.names import resolve
 from tessera.diag import DTypeError
 from tessera.ir.dialects import OPS
 from tessera.ir.dim import Dim
@@ -169,14 +170,6 @@ class TorchTable:
     def untouched(self) -> Iterator[None]:
         with torch._C.DisableTorchFunction():
             yield
-
-
-def resolve(name: str) -> Any:
-    """The torch object of a dotted name, or None."""
-    found: Any = torch
-    for part in name.split(".")[1:]:
-        found = getattr(found, part, None)
-    return found
 
 
 def _modules() -> list[tuple[str, Any]]:

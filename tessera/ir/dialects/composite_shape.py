@@ -428,7 +428,7 @@ OPS: tuple[OpRecord, ...] = (
        samples(call(_M), call(T(("S",)), 1), call(T(("S",)), -2))),
     _c("diag_embed", "x: tensor, offset: int = 0, dim1: dim = -2, dim2: dim = -1", "The last axis laid on a diagonal.", _diag_embed,
        _tm("diag_embed"), samples(call(_M), call(_M, 1, 0, 2))),
-    _c("clone", "x: tensor", "A copy; values are never shared here.", _clone, (*_tm("clone", "detach"), "torch.Tensor.__copy__"),
+    _c("clone", "x: tensor", "A copy; values are never shared here.", _clone, _tm("clone", "detach"),
        samples(call(_X)), ("clone", "detach")),
     _c("contiguous", "x: tensor, memory_format: any = None", "The same tensor; layouts are the compiler's business.", _contiguous,
        ("torch.Tensor.contiguous",), samples(call(_X))),

@@ -10,9 +10,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
+
 from tessera.ir.dim import Dim, product
 from tessera.ir.dtype import DType, dtype
 from tessera.ir.record import Sample
+
+Array = npt.NDArray[Any]
 
 #: The size that each name in a sample stands for.
 SIZES: Final[Mapping[str, int]] = MappingProxyType(
@@ -24,8 +29,8 @@ SIZES: Final[Mapping[str, int]] = MappingProxyType(
 class T:
     """A tensor argument of a sample: ``T(("B", 3), "bf16")``.
 
-    ``fill`` is ``domain`` (uniform over the interval, default the record's), ``bool``, ``perm`` (a permutation along the
-    last axis, for indices that must not repeat) or an int n (integers in [0, n)).
+    ``fill`` is ``domain`` (uniform over the interval, default the record's), ``bool``, ``sign`` (-1 or 1), ``sorted``,
+    ``perm`` (distinct integers along the last axis, from 0), ``perm0`` (along the first one) or an int n (integers in [0, n)).
     """
 
     shape: tuple[str | int, ...]
@@ -43,6 +48,25 @@ class T:
 
     def sizes(self, sizes: Mapping[str, int] = SIZES) -> tuple[int, ...]:
         return tuple(sizes[s] if isinstance(s, str) else s for s in self.shape)
+
+
+    def array(self, rng: np.random.Generator, domain: tuple[float, float], sizes: Mapping[str, int] = SIZES) -> Array:
+        """Values of the fill as float64, int64 or bool; floats are not yet rounded to the dtype."""
+        shape, kind = self.sizes(sizes), self.type
+        if self.fill in ("perm", "perm0"):
+            axis = 0 if self.fill == "perm0" else len(shape) - 1
+            return rng.random(shape).argsort(axis) if shape else np.zeros((), np.int64)
+        if isinstance(self.fill, int):
+            return np.asarray(rng.integers(0, self.fill, shape))
+        if self.fill == "bool" or kind.is_bool:
+            return np.asarray(rng.random(shape) < 0.5)
+        if self.fill == "sign":
+            return np.where(rng.random(shape) < 0.5, -1.0, 1.0)
+        low, high = self.domain or domain
+        values = np.asarray(rng.uniform(low, high, shape))
+        if kind.is_int:
+            return np.floor(values).clip(kind.min if kind.bits < 64 else None).astype(np.int64)
+        return np.sort(values) if self.fill == "sorted" else values
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,3 +118,16 @@ def samples(*calls: Sample) -> Callable[[], Iterable[Sample]]:
 def call(*args: Any, **kwargs: Any) -> Sample:
     """One sample, written as the call: ``call(T(("B", "D")), dim=-1)``."""
     return Sample(args, kwargs)
+
+
+def replaced(x: Any, tensor: Callable[[T], Any], size_: Callable[[Size], Any]) -> Any:
+    """An argument of a sample with every tensor and size in it turned into something else."""
+    if isinstance(x, T):
+        return tensor(x)
+    if isinstance(x, Size):
+        return size_(x)
+    if isinstance(x, tuple | list):
+        return type(x)(replaced(member, tensor, size_) for member in x)
+    if isinstance(x, slice):
+        return slice(*(replaced(part, tensor, size_) for part in (x.start, x.stop, x.step)))
+    return x

@@ -1,0 +1,87 @@
+"""A function of the tensor dialect executed op by op through torch: any stage, fused regions included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from tessera.backends.eager.dtypes import from_torch_dtype, to_torch_dtype
+from tessera.backends.eager.run import run_op
+from tessera.diag import DTypeError, ShapeError, TraceError
+from tessera.ir.dim import Dim
+from tessera.ir.graph import Block, Function, Literal, Operand, Operation, Value, walk
+from tessera.ir.interp.sizes import bind_sizes
+from tessera.ir.record import Kind
+from tessera.ir.types import ScalarType, TensorType
+
+Input = torch.Tensor | bool | int | float
+
+
+def run_function(f: Function, inputs: Sequence[Input], *, sizes: Mapping[str, int] | None = None) -> list[torch.Tensor]:
+    """The results of a function on torch tensors, and Python numbers for its scalar parameters.
+
+    ``sizes`` binds names that no input has. Raises ShapeError and DTypeError for inputs that do not fit the parameters,
+    TraceError (TSR0408) for kernels and for operations that torch has no counterpart of.
+
+    >>> from tessera.ir.parser import parse
+    >>> f = parse("fn f(x: f32[B, D]) -> f32[B] { %m = amax(x) over [D] : f32[B] return %m }")
+    >>> run_function(f, [torch.tensor([[1.0, 5.0], [7.0, 2.0]])])
+    [tensor([5., 7.])]
+    """
+    if f.dialect != "tensor":
+        raise TraceError(f"`{f.name}` is a kernel, which torch cannot run", code="TSR0408")
+    env = _bind(f, inputs)
+    shapes = [(p.name, p.type.dims, tuple(x.shape)) for p, x in env.items() if isinstance(p.type, TensorType)]
+    bound = bind_sizes(f, shapes, sizes)
+    device = next((x.device for x in env.values() if isinstance(x, torch.Tensor)), None)
+    with torch.no_grad(), torch.device(device or "cpu"):
+        _execute(f.body, env, bound)
+        return [_output(x, env, bound) for x in f.outputs]
+
+
+def _bind(f: Function, inputs: Sequence[Input]) -> dict[Value, Any]:
+    if len(inputs) != len(f.params):
+        raise ShapeError(f"`{f.name}` takes {len(f.params)} inputs, not {len(inputs)}", code="TSR0105")
+    env: dict[Value, Any] = {}
+    for p, x in zip(f.params, inputs, strict=True):
+        if isinstance(p.type, ScalarType):
+            env[p] = x.item() if isinstance(x, torch.Tensor) else x
+            continue
+        if not isinstance(x, torch.Tensor):
+            raise ShapeError(f"`{p.name}` is {type(x).__name__}, not a tensor", code="TSR0105")
+        if from_torch_dtype(x.dtype) is not p.type.dtype:
+            raise DTypeError(f"`{p.name}` is {from_torch_dtype(x.dtype)}, not {p.type.dtype}", code="TSR0108")
+        env[p] = x
+    return env
+
+
+def _execute(body: Block, env: dict[Value, Any], sizes: Mapping[str, int]) -> None:
+    """Every operation in order; a region is run through, its results being values of its body."""
+    ops = [op for op in walk(body) if op.record.kind is not Kind.REGION]
+    last: dict[Value, Operation] = {}
+    for op in ops:
+        for v in op.inputs:
+            last[v] = op
+    for out in body.yields:
+        last.pop(out, None)  # type: ignore[arg-type]
+    ending: dict[Operation, list[Value]] = {}
+    for v, op in last.items():
+        ending.setdefault(op, []).append(v)
+    for op in ops:
+        operands = [_read(x, env, sizes) for x in op.operands]
+        env.update(zip(op.results, run_op(op, operands, sizes), strict=True))
+        for v in ending.get(op, ()):
+            env.pop(v, None)
+
+
+def _read(x: Operand, env: Mapping[Value, Any], sizes: Mapping[str, int]) -> Any:
+    if isinstance(x, Literal):
+        return x.value.evaluate(sizes, signed=True) if isinstance(x.value, Dim) else x.value
+    return env[x]
+
+
+def _output(x: Operand, env: Mapping[Value, Any], sizes: Mapping[str, int]) -> torch.Tensor:
+    value = _read(x, env, sizes)
+    return value if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=to_torch_dtype(x.type.dtype))
