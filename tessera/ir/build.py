@@ -33,7 +33,7 @@ class Builder:
             return base
         while True:
             count += 1
-            name = f"{base}_{count}"
+            name = f"{base[:56]}_{count}"  # within the 64 characters that a name may have
             if name not in self.names:
                 self.names[base], self.names[name] = count, 0
                 return name
