@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, overload
 
-from tessera.driver.function import CacheInfo, Function
+from tessera.driver.compare import Comparison, compare
+from tessera.driver.decorated import CacheInfo, Function
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,4 +40,4 @@ def function(fn: Callable[..., Any] | None = None, /, *, strict: bool = False) -
     return Function(fn, strict=strict)
 
 
-__all__ = ["CacheInfo", "Function", "function"]
+__all__ = ["CacheInfo", "Comparison", "Function", "compare", "function"]

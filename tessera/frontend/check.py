@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tessera.diag import Diagnostic, DTypeError, ShapeError, Span, render
@@ -55,6 +55,7 @@ class CheckReport:
     items: tuple[Item, ...]
     findings: tuple[Finding, ...] = ()
     over: tuple[str, ...] = ()
+    traced: tuple[Traced, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:
@@ -404,7 +405,7 @@ def _report(spec: FunctionSpec, attempt: _Attempt, bare: bool) -> CheckReport:
         items.append(Item("deferred", "tensors of any rank: checked at the first call", spec.span))
     items += [Item("refuted", f.diagnostic.message, f.diagnostic.primary.span if f.diagnostic.primary else None)
               for f in attempt.findings]  # fmt: skip
-    return CheckReport(spec.name, spec.span, tuple(items), attempt.findings, spec.dim_names)
+    return CheckReport(spec.name, spec.span, tuple(items), attempt.findings, spec.dim_names, attempt.traced)
 
 
 def _both_ways(traced: Sequence[Traced]) -> set[tuple[str, Dim, Dim]]:

@@ -6,15 +6,17 @@ import functools
 import threading
 import types
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 
 from tessera import config
-from tessera.backends.c.toolchain import find_compiler
+from tessera.backends.base import Target
+from tessera.backends.c.host import host_target
 from tessera.diag import Diagnostic, Label, ResourceError, ShapeError, TesseraError, TesseraWarning, TraceError, user_frames
+from tessera.driver import inspect
 from tessera.driver.variant import TABLE, Layout, Variant
 from tessera.frontend.binding import Bound, Leaf, bind_arguments
 from tessera.frontend.check import CheckReport, check
@@ -24,7 +26,7 @@ from tessera.frontend.spec import FunctionSpec
 from tessera.frontend.trace import Input, Run, Traced
 from tessera.frontend.tree import unflatten
 from tessera.frontend.unifying import CallTypes, call_types, check_call
-from tessera.ir.dtype import f32, f64
+from tessera.ir.dtype import DType, f32, f64
 from tessera.runtime import dispatch
 
 P = ParamSpec("P")
@@ -260,6 +262,58 @@ class Function(Generic[P, R]):
         """The undecorated function: every operation through torch."""
         return self.fn(*args, **kwargs)
 
+    def resolve(self, *args: P.args, **kwargs: P.kwargs) -> Resolved:
+        """Match a call with its compiled form, compiling when needed, without running it. Raises what the call would."""
+        bound = bind_arguments(self.spec, args, kwargs)
+        tensors = [leaf.value for leaf in bound.tensors]
+        check_devices(bound)
+        sizes = check_call(self.spec, bound, [t.shape for t in tensors], [TABLE.tensor_type(t).dtype for t in tensors])
+        return self._resolve(bound, sizes, tensors)
+
+    def _form(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Variant:
+        """The compiled form for given arguments; without any, the last one used, or one for the declared shapes."""
+        if args or kwargs:
+            return self.resolve(*args, **kwargs).variant
+        known = [v for group in self._variants.values() for v in group]
+        if known:
+            return known[-1]
+        traced = next((t for t in self.check().traced if not t.findings and t.deferred is None), None)
+        if traced is None:
+            raise TraceError(
+                f"`{self.spec.name}` has no form before its first call", code="TSR0406",
+                helps=["pass example arguments, or declare the shapes of every tensor"],
+            )  # fmt: skip
+        return Variant(traced)
+
+    def ir(self, stage: str = "fused", *args: Any, **kwargs: Any) -> str:
+        """The IR as text after a stage: ``traced``, a pass by name, ``fused``, or ``tile`` for the loops of the kernels.
+
+        Arguments choose the form; without any, it is the last one called, or the declared shapes.
+        """
+        return inspect.ir(self._form(args, kwargs), stage)
+
+    def lower(self, *args: Any, backend: str | None = None, target: Target | str | None = None, **kwargs: Any) -> inspect.Lowered:
+        """The kernels for a backend (``c``, ``triton``, ``eager``) and a target such as ``"cuda:90"``.
+
+        Works for targets that this machine does not have. Raises ResourceError (TSR0607) for an unknown backend.
+        """
+        wanted = parse_target(target)
+        if backend is None:
+            backend = "triton" if wanted is not None and wanted.kind != "cpu" else "c"
+        return inspect.lower(self._form(args, kwargs), backend, wanted)
+
+    def explain(self, *args: Any, **kwargs: Any) -> inspect.Explanation:
+        """What every pass did, which sizes Python asked for, and the kernels with their cost."""
+        return inspect.explain(self._form(args, kwargs), self.spec.name)
+
+    def cost(self, *args: Any, **kwargs: Any) -> inspect.CostReport:
+        """Bytes, arithmetic and peak memory as polynomials in the dims, fused and eager."""
+        return inspect.cost(self._form(args, kwargs), self.spec.name)
+
+    def variants(self) -> inspect.VariantList:
+        """The classes by which compiled forms of this function differ, before anything runs."""
+        return inspect.VariantList(tuple(variant_classes(self.spec, self.check())), sum(map(len, self._variants.values())))
+
     def cache_info(self) -> CacheInfo:
         """Counts of compiled forms and of calls."""
         c = self._counters
@@ -355,6 +409,34 @@ def _fingerprint(x: Any, depth: int) -> Any:
     return (id(x), *((k, _fingerprint(v, depth - 1)) for k, v in held.items()))
 
 
-def compiler_identity() -> str:
-    """The C compiler in use, for reports. Raises ResourceError (TSR0601) when there is none."""
-    return find_compiler().version
+def parse_target(target: Target | str | None) -> Target | None:
+    """A target from its short name: ``cpu``, ``cuda:90``, ``hip:gfx942``. Raises ResourceError (TSR0607)."""
+    if target is None or isinstance(target, Target):
+        return target
+    kind, _, arch = target.partition(":")
+    if kind == "cpu":
+        return host_target()
+    if kind in ("cuda", "hip") and arch:
+        return Target("cuda" if kind == "cuda" else "hip", arch.removeprefix("sm_"))
+    raise ResourceError(f"no target `{target}`", code="TSR0607", helps=["targets are cpu, cuda:90, cuda:80, hip:gfx942, …"])
+
+
+def variant_classes(spec: FunctionSpec, report: CheckReport) -> Iterator[inspect.VariantClass]:
+    """What makes calls need a compiled form of their own: dtypes, layout, static values, questions about sizes."""
+    for p in spec.params:
+        if p.kind in ("tensor", "optional"):
+            a = p.hint.annotation
+            if a is None or not isinstance(a.dtype, DType):
+                yield inspect.VariantClass(f"dtype of {p.name}")
+            if a is None or a.dims is None or a.lead is not None:
+                yield inspect.VariantClass(f"rank of {p.name}")
+            yield inspect.VariantClass(f"{p.name} dense or strided")
+            if p.kind == "optional":
+                yield inspect.VariantClass(f"{p.name} given or None")
+        elif p.kind == "static" and p.name not in ("self", "cls"):
+            yield inspect.VariantClass(f"value of {p.name}")
+    seen: dict[str, None] = {}
+    for traced in report.traced:
+        seen.update(dict.fromkeys(str(c) if c.holds else str(replace(c, holds=True)) for c in traced.choices))
+        seen.update(dict.fromkeys(f"value of {what}" for what in traced.specialised))
+    yield from map(inspect.VariantClass, seen)

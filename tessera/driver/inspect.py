@@ -1,0 +1,264 @@
+"""Looking into a function: its variants, its IR, its kernels, its cost, and what every pass did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from tessera.backends.base import Stage, Target
+from tessera.backends.c import backend as c_backend
+from tessera.backends.c.host import host_target
+from tessera.diag import ResourceError, ShapeError
+from tessera.driver.variant import Variant
+from tessera.ir.dim import Dim
+from tessera.ir.graph import Function, Note
+from tessera.ir.printer import print_function
+from tessera.ir.types import TensorType
+from tessera.schedule.cost import nbytes, op_flops
+from tessera.schedule.plan import ZERO, Call, Kernel, Program
+
+Json = Any
+
+
+@dataclass(frozen=True)
+class LoweredKernel:
+    """One kernel for one target: ``source`` text, ``ir`` of the loops, ``stages`` by name, ``resources`` where a compiler ran."""
+
+    name: str
+    form: str
+    source: str
+    ir: str
+    stages: tuple[Stage, ...] = ()
+    resources: Mapping[str, Json] = field(default_factory=dict)
+    launches: int = 1
+
+    def __str__(self) -> str:
+        return self.source
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A function lowered for a target: kernels in order, and the library calls between them by name."""
+
+    target: Target
+    backend: str
+    kernels: tuple[LoweredKernel, ...]
+    calls: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        head = f"# {self.backend} for {self.target.name}: {len(self.kernels)} kernels, {len(self.calls)} library calls"
+        return "\n\n".join([head, *(k.source for k in self.kernels)])
+
+
+@dataclass(frozen=True)
+class PartCost:
+    """Bytes, arithmetic and peak memory of one way to run a function, as polynomials in its dims."""
+
+    bytes: Dim
+    flops: Dim
+    peak: Dim
+    kernels: int
+
+    def at(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """The numbers for given sizes."""
+        return {
+            "bytes": self.bytes.evaluate(sizes), "flops": self.flops.evaluate(sizes), "peak": self.peak.evaluate(sizes),
+            "kernels": self.kernels,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CostReport:
+    """What a function costs fused and op by op. ``least`` is the lower bound of bytes: inputs once, outputs once."""
+
+    name: str
+    fused: PartCost
+    eager: PartCost
+    least: Dim
+
+    def __str__(self) -> str:
+        rows = [("", "fused", "eager")]
+        rows += [(what, str(getattr(self.fused, what)), str(getattr(self.eager, what))) for what in ("bytes", "flops", "peak", "kernels")]
+        widths = [max(len(r[n]) for r in rows) for n in range(3)]
+        lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
+        return "\n".join([f"cost of {self.name}; bytes at least {self.least}", *lines])
+
+
+def cost(variant: Variant, name: str) -> CostReport:
+    """The analytic cost of a compiled form."""
+    f = variant.traced.function
+    program = variant.program
+    inputs = [p for p in f.params if isinstance(p.type, TensorType)]
+    least = sum((nbytes(v.type) for v in (*_read(program, inputs), *_written(program))), ZERO)
+    kernels = program.kernels
+    calls = [s for s in program.steps if isinstance(s, Call) and not _is_view(s)]
+    moved = sum((k.cost.moved for k in kernels), ZERO) + sum((_call_bytes(c) for c in calls), ZERO)
+    flops = sum((k.cost.flops for k in kernels), ZERO) + sum((op_flops(c.op) for c in calls), ZERO)
+    resident = sum((nbytes(v.type) for v in inputs), ZERO)
+    made = sum((nbytes(t.type) for k in kernels for t in (*k.outputs, *k.temps)), ZERO)
+    made = made + sum((nbytes(v.type) for c in calls for v in c.outputs), ZERO)
+    fused = PartCost(moved, flops, resident + made, len(kernels) + len(calls))
+    return CostReport(name, fused, _eager_cost(f, resident), least)
+
+
+def _eager_cost(f: Function, resident: Dim) -> PartCost:
+    """Op by op: each reads its operands and writes its result; every result stays until the end."""
+    moved, flops, made, count = ZERO, ZERO, ZERO, 0
+    for op in f.ops:
+        flops = flops + op_flops(op)
+        if op.record.kind.value == "view" and len(op.operands) == 1:
+            continue
+        out = sum((nbytes(r.type) for r in op.results), ZERO)
+        moved = moved + out + sum((nbytes(v.type) for v in op.inputs if isinstance(v.type, TensorType)), ZERO)
+        made, count = made + out, count + 1
+    return PartCost(moved, flops, resident + made, count)
+
+
+def _is_view(step: Call) -> bool:
+    return step.op.record.kind.value == "view"
+
+
+def _call_bytes(step: Call) -> Dim:
+    return sum((nbytes(v.type) for v in (*step.inputs, *step.outputs) if isinstance(v.type, TensorType)), ZERO)
+
+
+def _read(program: Program, inputs: Sequence[Any]) -> Iterator[Any]:
+    used = {v for s in program.steps for v in s.inputs}
+    return (v for v in inputs if v in used)
+
+
+def _written(program: Program) -> Iterator[Any]:
+    made = {v for s in program.steps for v in s.outputs}
+    return (v for v in dict.fromkeys(program.outputs) if v in made)  # type: ignore[misc]
+
+
+def ir(variant: Variant, stage: str) -> str:
+    """The text of a stage: ``traced``, a pass by name, ``fused`` (the last), or ``tile`` for the kernels' loops."""
+    if stage == "tile":
+        return "\n\n".join(print_function(k.function) for k in variant.program.kernels)
+    stages = {**variant.stages, "fused": variant.fused}
+    if stage not in stages:
+        raise ValueError(f"no stage `{stage}`; there are {', '.join([*stages, 'tile'])}")
+    return print_function(stages[stage])
+
+
+def lower(variant: Variant, backend: str, target: Target | None) -> Lowered:
+    """The kernels of a compiled form for a backend and target, compiled where a compiler for it is at hand."""
+    program = variant.program
+    calls = tuple(s.op.name for s in program.steps if isinstance(s, Call))
+    if backend == "eager":
+        return Lowered(target or host_target(), backend, (), tuple(op.name for op in variant.traced.function.ops))
+    if backend == "c":
+        return _lower_c(program.kernels, target or host_target(), calls)
+    if backend == "triton":
+        return _lower_triton(program.kernels, target or Target("cuda", "90"), calls)
+    raise ResourceError(f"no backend `{backend}`", code="TSR0607", helps=["there are c, triton and eager"])
+
+
+def _lower_c(kernels: Sequence[Kernel], target: Target, calls: tuple[str, ...]) -> Lowered:
+    made = []
+    for kernel in kernels:
+        program = c_backend.emit([kernel], target)
+        made.append(LoweredKernel(
+            kernel.name, kernel.form, program.kernels[0].body, print_function(kernel.function), (Stage("c", program.text),),
+        ))  # fmt: skip
+    return Lowered(target, "c", tuple(made), calls)
+
+
+def _lower_triton(kernels: Sequence[Kernel], target: Target, calls: tuple[str, ...]) -> Lowered:
+    from tessera.backends.triton import backend as triton_backend
+
+    made = []
+    for kernel in kernels:
+        low = triton_backend.lower(kernel, target)
+        made.append(LoweredKernel(
+            kernel.name, kernel.form, low.text, print_function(kernel.function), low.stages, low.resources, low.launches,
+        ))  # fmt: skip
+    return Lowered(target, "triton", tuple(made), calls)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What was done to a function, pass by pass, and what its kernels are. Prints as text."""
+
+    name: str
+    notes: tuple[Note, ...]
+    program: Program
+    layout: str
+    extra: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [f"{self.name} ({self.layout})"]
+        for n in self.notes:
+            lines.append(f"  {n.stage:<13} {n.seconds * 1e3:6.2f} ms  {n.text}")
+            lines += [f"      {d}" for d in n.details]
+        lines += [f"  {text}" for text in self.extra]
+        lines.append("steps:")
+        for step in self.program.steps:
+            if isinstance(step, Kernel):
+                c = step.cost
+                temps = f", {len(step.temps)} temporaries" if step.temps else ""
+                lines.append(f"  kernel {step.name} ({step.form}, {len(step.function.ops)} nests{temps}): "
+                             f"{c.moved} bytes of at least {c.least}, {c.flops} flops")  # fmt: skip
+            else:
+                lines.append(f"  call   {step.op.name} -> {', '.join('%' + r.name for r in step.outputs)}")
+        return "\n".join(lines)
+
+
+def explain(variant: Variant, name: str, extra: Sequence[str] = ()) -> Explanation:
+    """The notes of all passes, the steps, and what tracing had to settle (sizes that Python asked for)."""
+    t = variant.traced
+    settled = [f"specialised on {what} = {value}" + (f" at {span.file}:{span.line}" if span else "") for what, (value, span) in t.specialised.items()]
+    settled += [f"assumes {c}" for c in t.choices]
+    return Explanation(name, variant.fused.notes, variant.program, str(variant.layout), (*t.notes, *settled, *extra))
+
+
+@dataclass(frozen=True)
+class VariantClass:
+    """One kind of call that needs a compiled form of its own, known before anything runs."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class VariantList:
+    """The classes by which compiled forms differ. Sizes are never among them."""
+
+    classes: tuple[VariantClass, ...]
+    compiled: int
+
+    def __iter__(self) -> Iterator[VariantClass]:
+        return iter(self.classes)
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def __str__(self) -> str:
+        return "\n".join([f"{len(self.classes)} classes, {self.compiled} compiled", *(f"  {c}" for c in self.classes)])
+
+
+@dataclass
+class _Parsed:
+    """An IR function that came from text: it has stages, but no Python source."""
+
+    function: Function
+
+    @cached_property
+    def text(self) -> str:
+        return print_function(self.function)
+
+
+def retarget(kernel: LoweredKernel, **changes: Any) -> LoweredKernel:
+    """A copy with some fields changed."""
+    return replace(kernel, **changes)
+
+
+__all__ = [
+    "CostReport", "Explanation", "Lowered", "LoweredKernel", "ShapeError", "VariantClass", "VariantList", "cost",
+    "explain", "ir", "lower",
+]  # fmt: skip
