@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,26 +83,11 @@ def operand(x: Any) -> Value | Literal:
 
 def contents(t: T, record: OpRecord, sizes: Mapping[str, int], rng: np.random.Generator) -> Array:
     """An array for a sample tensor: its shape, dtype and kind of content."""
-    shape = t.sizes(sizes)
-    if t.fill == "bool" or t.type.is_bool:
-        return rng.random(shape) < 0.5
-    if t.fill == "perm":
-        return permutations(shape, rng).astype(np.int64)
-    if isinstance(t.fill, int):
-        return settle(rng.integers(0, t.fill, shape), t.type)
-    lo, hi = t.domain or record.domain
-    values = rng.uniform(lo, hi, shape)
-    return narrowed(values, t.type)
+    return narrowed(t.array(rng, record.domain, sizes), t.type)
 
 
 def narrowed(values: Array, t: DType) -> Array:
     return round_to(np.asarray(values), t) if t.is_float else settle(np.asarray(values), t)
-
-
-def permutations(shape: Sequence[int], rng: np.random.Generator) -> Array:
-    """A permutation along the last axis, one for each row."""
-    keys = rng.random(tuple(shape))
-    return np.argsort(keys, axis=-1) if shape else np.zeros((), np.int64)
 
 
 def every_sample() -> list[tuple[str, int, OpRecord, Sample]]:

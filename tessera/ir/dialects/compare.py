@@ -6,6 +6,7 @@ from typing import Any
 
 from tessera.ir.dialects.math import aliases
 from tessera.ir.dialects.rules import ANY, COMPARING, MASKS, TESTING, DTypeRule, comparing, elementwise_record
+from tessera.ir.dialects.samples import T, call, samples
 from tessera.ir.record import OpRecord
 
 
@@ -59,5 +60,7 @@ OPS: tuple[OpRecord, ...] = (
     elementwise_record(
         "isclose", "x: tensor, other: tensor, rtol: tensor = 1e-05, atol: tensor = 1e-08, equal_nan: bool = False",
         "Within `atol + rtol * |other|`.", comparing("float int"), _isclose, flops=6,
+        samples=samples(call(T(("B", "D")), T(("D",))), call(T(("B", "D"), "bf16"), T(("B", 1), "bf16"), rtol=0.5, atol=0.1),
+                        call(T(()), T(()), equal_nan=True)),
     ),
 )  # fmt: skip

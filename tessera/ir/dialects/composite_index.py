@@ -57,10 +57,6 @@ def _getitem(t: Any, x: Any, key: Any) -> Any:
             tensors.append(e)
             axes.append(axis)
             axis += 1
-        elif tensors or any(t.is_tensor(other) for other in entries):
-            tensors.append(t.full((), t.size(e)))
-            axes.append(axis)
-            axis += 1
         else:
             x = t.select(x, axis, e)
     return _advanced(t, x, tensors, axes) if tensors else x

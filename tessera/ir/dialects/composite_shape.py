@@ -307,7 +307,7 @@ def _diag_embed(t: Any, x: Any, offset: int = 0, dim1: int = -2, dim2: int = -1)
     rank = rank_of(t, x) + 1
     a, b = t.context.axis(int(dim1), rank), t.context.axis(int(dim2), rank)
     n = t.dims(x)[-1] + abs(offset)
-    padded = t.pad(x, (max(offset, 0), 0)) if offset > 0 else t.pad(x, (0, -offset)) if offset < 0 else x
+    padded = t.pad(x, (abs(offset), 0)) if offset else x
     i, j = t.unsqueeze(t.arange(n), 1), t.arange(n)
     on = t.eq(t.add(i, offset) if offset else i, j)
     zero = False if t.dtype_of(x).is_bool else 0

@@ -111,13 +111,13 @@ def _take(t: Any, x: Any, index: Any, dim: int | None = None) -> Any:
 
 def _take_eager(torch: Any, x: Any, index: Any, *, dim: int) -> Any:
     rows = x.index_select(dim, _wrapped(torch, index, x.shape[dim]).reshape(-1))
-    return rows.reshape(*x.shape[:dim], *index.shape, *x.shape[dim + 1 :])
+    return rows.reshape((*x.shape[:dim], *index.shape, *x.shape[dim + 1 :]))
 
 
 TAKE = OpRecord(
     "take", Kind.INDEX, "x: tensor, index: tensor, dim: dim", "Slices of one axis by number: `x[index]` along that axis.",
     _take_infer, _index_as, pieces=_take_pieces, call=_take, eager=_take_eager, torch=torch_names("take", "t", "m"),
-    methods=("take",), samples=samples(call(T(("S", "D")), T(("B", 2), "int64", 9)), call(T(("S", "D"), "bf16"), T((), "int32", 5))),
+    methods=("take",), samples=samples(call(T(("S", "D")), T(("B", 2), "int64", 9)), call(T(("S", "D"), "bf16"), T((), "int64", 5))),
 )  # fmt: skip
 
 

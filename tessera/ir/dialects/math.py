@@ -67,7 +67,10 @@ def _minimum(t: Any, x: Any, other: Any) -> Any:
 
 
 def _sub_eager(torch: Any, x: Any, other: Any) -> Any:
-    return torch.sub(x, other) if isinstance(x, torch.Tensor) else torch.rsub(other, x)
+    """torch takes a number only on the right."""
+    if isinstance(x, torch.Tensor):
+        return torch.sub(x, other)
+    return torch.rsub(other, x) if isinstance(other, torch.Tensor) else torch.tensor(x - other)
 
 
 def _pow(t: Any, x: Any, exponent: Any) -> Any:

@@ -68,7 +68,7 @@ def _permute(t: Any, x: Any, *dims: Any) -> Any:
 PERMUTE = OpRecord(
     "permute", Kind.VIEW, "x: tensor, *dims: dim", "The axes in another order.", _permute_infer, pieces=_permute_pieces,
     call=_permute, eager=lambda torch, x, *, dims: x.permute(dims), torch=torch_names("permute", "t", "m"),
-    methods=("permute",), samples=samples(call(T(("B", "S", "D")), (2, 0, 1)), call(T(("B", "D"), "int32", 5), -1, 0)),
+    methods=("permute",), samples=samples(call(T(("B", "S", "D")), (2, 0, 1)), call(T(("B", "D"), "int32", 5), (-1, 0))),
 )  # fmt: skip
 
 
@@ -306,7 +306,7 @@ def _flip(t: Any, x: Any, *dims: Any) -> Any:
 FLIP = OpRecord(
     "flip", Kind.VIEW, "x: tensor, *dims: dim", "The order along the axes reversed.", _same_infer, pieces=_flip_pieces,
     call=_flip, eager=lambda torch, x, *, dims: x.flip(dims), torch=torch_names("flip", "t", "m"), methods=("flip",),
-    samples=samples(call(T(("B", "S")), (0,)), call(T(("B", "S"), "int32", 9), -1, 0)),
+    samples=samples(call(T(("B", "S")), (0,)), call(T(("B", "S"), "int32", 9), (-1, 0))),
 )  # fmt: skip
 
 
