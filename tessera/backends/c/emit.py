@@ -16,7 +16,7 @@ from tessera.backends.c.source import HELPERS, Lines, c_index
 from tessera.ir.dialects.tile import LOAD
 from tessera.ir.dim import Dim, dim_min, product
 from tessera.ir.dim_range import coefficient
-from tessera.ir.dtype import DType, int64
+from tessera.ir.dtype import DType, f32, int64
 from tessera.ir.graph import Attr, Function, Literal, Operand, Operation, Value, walk
 from tessera.ir.record import Kind
 from tessera.ir.types import BufferType, ScalarType, TileType
@@ -416,6 +416,10 @@ class Emitter:
     # -- folds and rows that are kept ------------------------------------------------------------------------------
 
     def declare(self, fold: Fold) -> None:
+        if fold.wide:
+            fold.names.append(self.fresh())
+            self.lines.add(f"t_carry {fold.names[0]} = {{}};")
+            return
         for dtype, init in zip(fold.state, fold.init, strict=True):
             name = self.fresh()
             fold.names.append(name)
@@ -431,19 +435,31 @@ class Emitter:
 
     def step(self, fold: Fold) -> None:
         x = self.operand(fold.op.operands[0], fold.op.operands[0].type.dtype)
+        masked = self.partial and not self.block
+        if fold.wide:
+            x = self.operand(fold.op.operands[0], f32)
+            x = ci.expression("where", "f32", ["t_live", x, "(vf32){}"]) if masked else x
+            self.lines.add(f"{fold.names[0]} = t_carry_add({fold.names[0]}, {x});")
+            return
         needed = {v for op in fold.step.ops for v in op.inputs} | {r for r in fold.step.results if isinstance(r, Value)}
         index = self.positions(fold.position) if fold.step.inputs[-1] in needed else "t_splat_i64(0)"
         new = self.piece(fold.step, fold.state, [*fold.names, x, index])
         names = [self.fresh() for _ in new]
         for name, dtype, text in zip(names, fold.state, new, strict=True):
             self.lines.add(f"const {ci.vector_type(dtype.name)} {name} = {text};")
-        masked = self.partial and not self.block
         for old, name, dtype in zip(fold.names, names, fold.state, strict=True):
             text = ci.expression("where", dtype.name, ["t_live", name, old]) if masked else name
             self.lines.add(f"{old} = {text};")
 
     def finish(self, fold: Fold, across: bool) -> None:
         out = self.lines
+        if fold.wide:
+            total = f"t_carry_{'total' if across else 'lanes'}({fold.names[0]})"
+            name = self.fresh()
+            out.add(f"const vf32 {name} = {total};")
+            (result,) = self.piece(fold.finish, [r.type.dtype for r in fold.op.results], [name])
+            self.define(fold.op.results[0], result)
+            return
         if across:
             k = self.lanes // 2
             while k:
@@ -488,7 +504,8 @@ class Emitter:
         total = ONE
         for size in spans:
             total = total * self.widest(size)
-        self.scratch = self.scratch + (total + self.lanes) * width
+        points = total if self.vector in kept.axes else total * self.lanes
+        self.scratch = self.scratch + (points + self.lanes) * width
         return kept
 
     def widest(self, span: Dim) -> Dim:
@@ -507,6 +524,8 @@ class Emitter:
         position = ZERO
         for axis, lo, size in zip(kept.axes, kept.lo, kept.spans, strict=True):
             position = position * size + (Dim.name(axis) - lo)
+        if self.vector not in kept.axes:  # then every point has a vector of its own
+            position = position * self.lanes
         return f"({kept.lane} *)(mine + {c_index(kept.offset, self.names)}) + {c_index(position, self.names)}"
 
     def hold(self, kept: Kept, v: Value) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tessera.ir.dim import Dim
-from tessera.ir.dtype import DType, compute_dtype, f32, f64, int64
+from tessera.ir.dtype import DType, compute_dtype, f32, int64
 from tessera.ir.graph import Literal, Operand, Operation, Value
 from tessera.ir.types import TileType
 from tessera.schedule.tilebuild import Container, Expr, Namespace, TileBuilder, unwrap
@@ -25,7 +25,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Fold:
-    """A REDUCE op taken apart. ``state`` are the dtypes it carries: sums of f32 are carried in f64."""
+    """A REDUCE op taken apart. ``state`` are the dtypes it carries; ``wide`` says that a sum of f32 is carried in f64."""
 
     op: Operation
     state: tuple[DType, ...]
@@ -34,6 +34,7 @@ class Fold:
     merge: Piece
     finish: Piece
     position: Dim
+    wide: bool = False
     names: list[str] = field(default_factory=list)
 
 
@@ -42,21 +43,21 @@ def plan_fold(op: Operation) -> Fold:
     reduction = op.record.reduction
     assert reduction is not None
     dtype = op.operands[0].type.dtype
-    narrow = tuple(compute_dtype(d) for d in reduction.state(dtype))
-    state = tuple(f64 if reduction.additive and d is f32 else d for d in narrow)
+    state = tuple(compute_dtype(d) for d in reduction.state(dtype))
+    wide = reduction.additive and state == (f32,)
     states, others = _values("a", state), _values("b", state)
     x = Value("x", TileType(dtype, _EVERYWHERE))
     index = Value("index", TileType(int64, _EVERYWHERE))
-    wide = state[0] if reduction.additive else dtype
+    taken = state[0] if reduction.additive else dtype
     step = _piece(
-        (*states, x, index), state, lambda t, v: reduction.step(t, v[: len(state)], _cast(t, v[-2], wide), v[-1])
+        (*states, x, index), state, lambda t, v: reduction.step(t, v[: len(state)], _cast(t, v[-2], taken), v[-1])
     )
     merge = _piece((*states, *others), state, lambda t, v: reduction.merge(t, v[: len(state)], v[len(state) :]))
     results = tuple(r.type.dtype for r in op.results)
     finish = _piece(states, results, lambda t, v: reduction.finish(t, v))
     position = op.attrs["position"]
     assert isinstance(position, Dim)
-    return Fold(op, state, reduction.init(dtype), step, merge, finish, position)
+    return Fold(op, state, reduction.init(dtype), step, merge, finish, position, wide)
 
 
 def _values(name: str, dtypes: Sequence[DType]) -> tuple[Value, ...]:

@@ -86,3 +86,31 @@ static i64 t_$N_$T(v$T v, vi64 index) {
     }
     return index[best];
 }
+
+// Sums of f32 in f64: add a vector, read the lanes, or the total of all lanes.
+#if 8 * L > T_WIDTH
+T_FN t_carry t_carry_add(t_carry s, vf32 x) {
+    s.low += t_up(T_PART0(x));
+    s.high += t_up(T_PART1(x));
+    return s;
+}
+T_FN vf32 t_carry_lanes(t_carry s) { return T_JOIN(t_down(s.low), t_down(s.high)); }
+T_FN vf32 t_carry_total(t_carry s) {
+    pf64 v = s.low + s.high;
+    for (int k = T_PART / 2; k; k /= 2)
+        for (int i = 0; i < k; i++) v[i] += v[i + k];
+    return (vf32){} + (f32)v[0];
+}
+#else
+T_FN t_carry t_carry_add(t_carry s, vf32 x) {
+    s.low += t_up(x);
+    return s;
+}
+T_FN vf32 t_carry_lanes(t_carry s) { return t_down(s.low); }
+T_FN vf32 t_carry_total(t_carry s) {
+    pf64 v = s.low;
+    for (int k = T_PART / 2; k; k /= 2)
+        for (int i = 0; i < k; i++) v[i] += v[i + k];
+    return (vf32){} + (f32)v[0];
+}
+#endif

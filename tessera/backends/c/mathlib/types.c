@@ -73,3 +73,10 @@ typedef i32 pi32 __attribute__((vector_size(4 * T_PART)));
 #else
 #define T_IOTA ((vi32){0, 1, 2, 3})
 #endif
+
+// A sum of f32 lanes carried in f64, each part in a register of its own.
+#if 8 * L > T_WIDTH
+typedef struct { pf64 low, high; } t_carry;
+#else
+typedef struct { pf64 low; } t_carry;
+#endif
