@@ -25,7 +25,10 @@ def render_index(e: Dim, name: Callable[[str], str], functions: Mapping[str, str
         args = [render_index(a, name, functions, divide) for a in atom.args]
         if atom.kind == "/":
             return f"(({args[0]}) {divide} ({args[1]}))"
-        return f"{functions[atom.kind]}({', '.join(args)})"
+        call, text = functions[atom.kind], args[0]
+        for other in args[1:]:  # min and max take any number here, two in the languages written
+            text = f"{call}({text}, {other})"
+        return text
 
     scale = lcm(*(Fraction(c).denominator for _, c in e.terms)) if e.terms else 1
     under: dict[str, int] = {}
