@@ -153,34 +153,37 @@ def assign(self: TensorHandle, result: TensorHandle, call: Call) -> None:
     if not _fits(self, result, call):
         return
     target, new = self._value.type, result._value.type
-    assert isinstance(target, TensorType)
+    assert isinstance(target, TensorType) and isinstance(new, TensorType)
     value: Any = Sym(session.ops, result._value)
     if new.dtype is not target.dtype:
         value = session.ops.cast(value, target.dtype)
     if new.dims != target.dims:
-        if new.rank > target.rank or not _same_sizes(session, target, result._value.type, call):
+        if not _same_sizes(session, target, new, call):
             return
         value = session.ops.expand(value, target.dims)
     write(self, value.value, call)
 
 
-def _same_sizes(session: Session, target: TensorType, new: Any, call: Call) -> bool:
+def _same_sizes(session: Session, target: TensorType, new: TensorType, call: Call) -> bool:
     """Whether a result can be written to a target: an update never changes sizes."""
     lead = target.rank - new.rank
+    session.context.span = call.span
     for axis, size in enumerate(new.dims):
-        wanted = target.dims[lead + axis]
-        if size.is_const and size.value == 1:
-            continue
-        session.context.span = call.span
-        if not session.context.holds("eq", wanted, size, "update in place"):
-            _error(session, call, ShapeError, "TSR0202", f"update in place of [{_sizes(target)}] with [{_sizes(new)}]",
-                   f"`{size}` meets `{wanted}`", "an update keeps the sizes of what it writes to")  # fmt: skip
+        fits = lead >= 0 and (
+            (size.is_const and size.value == 1)
+            or session.context.holds("eq", target.dims[lead + axis], size, "update in place")
+        )
+        if not fits:
+            _error(
+                session, call, ShapeError, "TSR0202", f"update in place of [{_sizes(target)}] with [{_sizes(new)}]",
+                f"the result is a {new}", "an update keeps the sizes of what it writes to",
+            )  # fmt: skip
             return False
     return True
 
 
-def _sizes(type: Any) -> str:
-    return ", ".join(map(str, type.dims))
+def _sizes(t: TensorType) -> str:
+    return ", ".join(map(str, t.dims))
 
 
 def _fits(self: TensorHandle, value: Any, call: Call) -> bool:

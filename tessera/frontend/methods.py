@@ -8,9 +8,10 @@ from typing import Any
 
 from tessera.diag import Diagnostic, Help, Label, TraceError, caller_span
 from tessera.frontend import alias, extern
-from tessera.frontend.handles import TensorHandle
+from tessera.frontend.handles import SizeHandle, TensorHandle
 from tessera.frontend.session import Session
 from tessera.frontend.table import TorchTable
+from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, bf16, bool_, f16, f32, f64, int8, int16, int32, int64, uint8
 
 Method = Callable[..., Any]
@@ -89,6 +90,38 @@ def _zero(self: TensorHandle) -> Any:
     return _fill(self, 0)
 
 
+def _unbind(self: TensorHandle, dim: int = 0) -> Any:
+    """The slices of one axis. How many there are is a size that Python needs to know."""
+    return tuple(alias.view(self, "select", (dim, n), {}) for n in range(int(_size(self, dim))))
+
+
+def _size(self: TensorHandle, dim: int) -> Any:
+    dims = self._value.type.dims  # type: ignore[union-attr]
+    if not -len(dims) <= dim < len(dims):
+        return 0
+    return self._session.size(dims[dim])
+
+
+def _split(self: TensorHandle, split_size: Any = 1, dim: int = 0, **named: Any) -> Any:
+    """Parts of one size: their number is known, or is asked of the call; or parts of listed sizes."""
+    size = named.get("split_size_or_sections", split_size)
+    total = _size(self, dim)
+    if isinstance(size, tuple | list) or isinstance(total, int) or _exact(total, size):
+        return alias.view(self, "split", (size, dim), {})
+    total, size = int(total), int(size)
+    return tuple(
+        alias.view(self, "narrow", (dim, start, min(size, total - start)), {}) for start in range(0, max(total, 1), size)
+    )
+
+
+def _exact(total: Any, size: Any) -> bool:
+    """Whether a size is a known multiple of another."""
+    if not isinstance(size, int | SizeHandle):
+        return True
+    quotient = total._dim / (size._dim if isinstance(size, SizeHandle) else Dim.const(size)) if size else None
+    return quotient is None or quotient.is_const
+
+
 def _mutating_setting(self: TensorHandle, *_: Any, **__: Any) -> Any:
     """``requires_grad_`` and hooks say nothing about values."""
     return self
@@ -115,7 +148,7 @@ def _stride(self: TensorHandle, dim: int | None = None) -> Any:
 OWN: Mapping[str, Method] = MappingProxyType({
     **{name: (lambda self, _d=dtype, **_: cast(self, _d)) for name, dtype in _CASTS.items()},
     "to": _to, "type_as": _to, "type": _type, "clone": _clone, "contiguous": _contiguous, "detach": alias.same,
-    "cpu": _same_device, "cuda": _same_device, "requires_grad_": _mutating_setting, "detach_": _mutating_setting,
+    "unbind": _unbind, "split": _split, "cpu": _same_device, "cuda": _same_device, "requires_grad_": _mutating_setting, "detach_": _mutating_setting,
     "retain_grad": _mutating_setting, "register_hook": _mutating_setting,
     "view": _view, "view_as": lambda self, other: _view(self, other.shape), "reshape_as": _as("reshape"),
     "expand_as": _as("expand"), "copy_": _copy, "fill_": _fill, "zero_": _zero, "stride": _stride,

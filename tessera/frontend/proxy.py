@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from tessera.diag import Diagnostic, Help, Label, TraceError, caller_span
 from tessera.frontend import alias, methods
 from tessera.frontend.decide import number
-from tessera.frontend.handles import PoisonHandle, TensorHandle
+from tessera.frontend.handles import PoisonHandle, Stopped, TensorHandle
 from tessera.frontend.interop import dispatch
 from tessera.frontend.session import Session
 from tessera.frontend.size import Shape
@@ -289,7 +289,10 @@ for _name in ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__"):
 
 
 class Poison(PoisonHandle):
-    """What a failed operation gives. Whatever is done with it is poison again, so that one fault is told once."""
+    """What a failed operation gives. Whatever is done with it is poison again, so that one fault is told once.
+
+    Where Python itself needs to know something about it, the trace ends with what was found so far.
+    """
 
     __slots__ = ()
     __array_priority__ = 2000
@@ -314,6 +317,26 @@ class Poison(PoisonHandle):
 
     def __setitem__(self, key: Any, value: Any) -> None:
         return None
+
+    def __iter__(self) -> Iterator[Any]:
+        raise Stopped
+
+    def __len__(self) -> int:
+        raise Stopped
+
+    def __bool__(self) -> bool:
+        raise Stopped
+
+    def __float__(self) -> float:
+        raise Stopped
+
+    def __index__(self) -> int:
+        raise Stopped
+
+    __int__ = __index__
+
+    def __contains__(self, item: object) -> bool:
+        raise Stopped
 
     def __repr__(self) -> str:
         return "<result of an operation with an error>"
