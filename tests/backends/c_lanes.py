@@ -63,10 +63,10 @@ __attribute__((visibility("default"))) int k_{name}({params}{out} *out, i64 n) {
 class Kernels:
     """A compiled set of loops."""
 
-    def __init__(self, loops: Mapping[str, Loop], lanes: int, march: str = "native") -> None:
+    def __init__(self, loops: Mapping[str, Loop], lanes: int, march: str = "native", level: int = 2) -> None:
         self.loops = dict(loops)
         code = "".join(source(name, loop) for name, loop in loops.items())
-        options = CompileOptions(openmp=False, march=march, libm=True)
+        options = CompileOptions(level=level, openmp=False, march=march, libm=True)
         data = compile_shared(ci.library(code, lanes) + code, options=options, timeout=120.0)
         self.library: SharedObject = load_shared(data, "intrinsics", parallel=False)
 

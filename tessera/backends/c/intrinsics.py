@@ -239,8 +239,7 @@ def _logic() -> list[Row]:
         Row("shift_left", 2, _calls("shl", 2, INTS), wraps=True),
         Row("shift_right", 2, _calls("shr", 2, INTS)),
         Row("where", 3, _calls("where", 3, (*NUMBERS, "m"))),
-        Row("mullo", 2, {"u32": "({0} * {1})"}),
-        Row("mulhi", 2, {"u32": "t_mulhi_u32({0}, {1})"}),
+        Row("mulhi_u32", 2, {"u32": "t_mulhi_u32({0}, {1})"}),
     ]
 
 
