@@ -6,6 +6,7 @@ import functools
 import threading
 import types
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -75,7 +76,7 @@ class Function(Generic[P, R]):
         self.spec = FunctionSpec.of(fn)
         self._lock = threading.RLock()
         self._variants: dict[Any, list[Variant]] = {}
-        self._memo = dispatch.Memo()
+        self._memos: dict[str, dispatch.Memo] = defaultdict(dispatch.Memo)
         self._counters = Counters()
         self._warned = False
         self._refused: dict[Any, TesseraError] = {}
@@ -103,17 +104,18 @@ class Function(Generic[P, R]):
     # -- calls -----------------------------------------------------------------------------------------------------
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        if kwargs or _transforms() is not None or _dispatch_modes() or _function_modes():
+            return self._slow(args, kwargs)
         key: list[Any] = []
         tensors: list[Any] = []
         scalars: list[float] = []
-        if kwargs or dispatch.intercepted():
-            return self._slow(args, kwargs)
         for a in args:
             t = type(a)
             if t is _TENSOR or t is _PARAMETER:
-                if not a.is_cpu or a.layout is not _STRIDED or a.is_neg() or a._is_zerotensor():
+                if not a.is_cpu or a.layout is not _STRIDED or a.is_neg() or (a.requires_grad and torch.is_grad_enabled()):
                     return self._slow(args, kwargs)
-                key += (a.shape, a.dtype, a.is_contiguous() or a.stride(), a.requires_grad and torch.is_grad_enabled())
+                key.append(a.shape)
+                key.append(a.dtype if a.is_contiguous() else (a.dtype, a.stride()))
                 tensors.append(a)
             elif t is float:
                 key.append(float)
@@ -122,11 +124,15 @@ class Function(Generic[P, R]):
                 key += (t, a)
             else:
                 return self._slow(args, kwargs)
-        entry = self._memo.entries.get((config.current().backend, *key))
+        found = tuple(key)
+        entry = self._memos[config.current().backend].entries.get(found)
         if entry is None:
-            return self._slow(args, kwargs, tuple(key))
+            return self._slow(args, kwargs, found)
         self._counters.hits += 1
-        return entry(tensors, scalars)
+        try:
+            return entry(tensors, scalars)
+        except dispatch.NoAddressError:
+            return self._slow(args, kwargs)
 
     @user_frames
     def _slow(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], key: tuple[Any, ...] | None = None) -> Any:
@@ -151,11 +157,16 @@ class Function(Generic[P, R]):
         given = [self._input(i, bound) for i in resolved.variant.traced.inputs]
         flat = [x for x in given if isinstance(x, torch.Tensor)]
         numbers = [x for x in given if not isinstance(x, torch.Tensor)]
-        runner = dispatch.bind(plan, resolved.variant.sizes(named, flat))
         finish = self._finisher(resolved, named)
+        runner = dispatch.bind(plan, resolved.variant.sizes(named, flat), alone=finish is None)
         if key is not None and self._memorable(resolved, bound):
-            self._memo.put((config.current().backend, *key), _entry(runner, finish, numbers[sum(type(a) is float for a in args) :]))
-        return finish(runner(flat, numbers))
+            defaults = numbers[sum(type(a) is float for a in args) :]
+            self._memos[config.current().backend].put(key, _entry(runner, finish, defaults))
+        try:
+            made = runner(flat, numbers)
+        except dispatch.NoAddressError:
+            return self.fn(*args, **kwargs)
+        return made if finish is None else finish(made)
 
     def _compiles(self, tensors: Sequence[torch.Tensor]) -> bool:
         """May this call run compiled kernels? Gradients, transformed and extraordinary tensors go through torch."""
@@ -237,11 +248,11 @@ class Function(Generic[P, R]):
         check_guards(traced, kinds)
         return traced
 
-    def _finisher(self, resolved: Resolved, sizes: Mapping[str, int]) -> Callable[[Sequence[torch.Tensor]], Any]:
-        """From the plan's outputs to the function's result."""
+    def _finisher(self, resolved: Resolved, sizes: Mapping[str, int]) -> Callable[[Sequence[torch.Tensor]], Any] | None:
+        """From the plan's outputs to the function's result; None for a function that returns one tensor."""
         traced = resolved.variant.traced
         if traced.out_tree.kind == "leaf" and traced.outputs[0].kind == "tensor":
-            return lambda outputs: outputs[0]
+            return None
         described = traced.outputs
         tree = traced.out_tree
         values = [o.value.evaluate(sizes) if o.kind == "size" else o.value for o in described]
@@ -318,7 +329,7 @@ class Function(Generic[P, R]):
         """Counts of compiled forms and of calls."""
         c = self._counters
         variants = sum(len(v) for v in self._variants.values())
-        return CacheInfo(variants, c.compiles, c.from_cache, c.hits, c.eager, len(self._memo.entries))
+        return CacheInfo(variants, c.compiles, c.from_cache, c.hits, c.eager, sum(len(m.entries) for m in self._memos.values()))
 
     def __repr__(self) -> str:
         return f"<tessera.function {self.spec.name}>"
@@ -327,13 +338,18 @@ class Function(Generic[P, R]):
         return (_by_name, (self.fn.__module__, self.fn.__qualname__))
 
 
-def _entry(runner: dispatch.Runner, finish: Callable[[Any], Any], defaults: list[Any]) -> Callable[..., Any]:
+def _entry(runner: dispatch.Runner, finish: Callable[[Any], Any] | None, defaults: list[Any]) -> Callable[..., Any]:
     """What a warm call runs; ``defaults`` are the numbers that the caller left out."""
-    if defaults:
-        return lambda tensors, numbers: finish(runner(tensors, numbers + defaults))
-    return lambda tensors, numbers: finish(runner(tensors, numbers))
+    if finish is None and not defaults:
+        return runner
+    if finish is None:
+        return lambda tensors, numbers: runner(tensors, numbers + defaults)
+    return lambda tensors, numbers: finish(runner(tensors, numbers + defaults))
 
 
+_transforms = torch._C._functorch.peek_interpreter_stack
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_function_modes = torch._C._len_torch_function_stack
 _TENSOR, _PARAMETER, _STRIDED = torch.Tensor, torch.nn.Parameter, torch.strided
 
 

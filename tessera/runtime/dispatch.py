@@ -74,19 +74,25 @@ class Plan:
     outputs: tuple[int, ...]
 
 
-def failed(code: int, name: str) -> TesseraError | ZeroDivisionError:
+class NoAddressError(Exception):
+    """An argument has elements but no memory (a tensor that torch has not filled in, or whose storage was freed)."""
+
+
+def failed(code: int, name: str) -> TesseraError | ZeroDivisionError | NoAddressError:
     """The exception that a kernel's return code stands for."""
+    if code == 4:
+        return NoAddressError(name)
     if code & 2:
         return BoundsError(f"an index read by kernel `{name}` is out of range", code="TSR0605")
     return ZeroDivisionError("integer division by zero")
 
 
-def bind(plan: Plan, sizes: Sizes) -> Runner:
-    """The plan for one set of sizes."""
+def bind(plan: Plan, sizes: Sizes, alone: bool = False) -> Runner:
+    """The plan for one set of sizes. It gives the outputs as a list; ``alone`` asks for the only one by itself."""
     allocs = [(a.slot, tuple(f(sizes) for f in a.shape), a.dtype) for a in plan.allocs]
     steps = [_bound(step, sizes) for step in plan.steps]
     if len(steps) == 1 and isinstance(plan.steps[0], KernelStep) and steps[0].simple:  # type: ignore[union-attr]
-        runner = _single(plan, plan.steps[0], allocs, sizes)
+        runner = _single(plan, plan.steps[0], allocs, sizes, alone)
         if runner is not None:
             return runner
     inputs, count, outputs = plan.inputs, plan.slots, plan.outputs
@@ -100,7 +106,7 @@ def bind(plan: Plan, sizes: Sizes) -> Runner:
             step(slots, scalars)
         return [slots[o] for o in outputs]
 
-    return run
+    return (lambda tensors, scalars: run(tensors, scalars)[0]) if alone else run
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,39 +159,49 @@ def _bound(step: KernelStep | CallStep, sizes: Sizes) -> _BoundKernel | _BoundCa
     return _BoundKernel(step, pack, tail, scratch, written >= THREADS_FROM, not (scratch or step.scalars))
 
 
-def _single(plan: Plan, step: KernelStep, allocs: Sequence[tuple[int, tuple[int, ...], torch.dtype]], sizes: Sizes) -> Runner | None:
-    """The runner of a function that is one kernel with one small output and no temporaries: the latency case."""
-    if len(allocs) != 1 or step.slots != tuple(range(plan.inputs + 1)) or plan.outputs != (allocs[0][0],):
+def _single(
+    plan: Plan, step: KernelStep, allocs: Sequence[tuple[int, tuple[int, ...], torch.dtype]], sizes: Sizes, alone: bool
+) -> Runner | None:
+    """The runner of a function that is one kernel with one output and no temporaries: the latency case."""
+    if len(allocs) != 1 or step.slots != tuple(range(plan.inputs + 1)) or plan.outputs != (allocs[0][0],) or not alone:
         return None
     bound = _bound(step, sizes)
     assert isinstance(bound, _BoundKernel)
     _, shape, dtype = allocs[0]
-    pack, tail, entry, threads = bound.pack, bound.tail, step.entry, bound.threads
-    empty = torch.empty if not threads else memory.empty
-    current = torch.get_num_threads
+    pack, tail, entry, name = bound.pack, bound.tail, step.entry, step.name
+    if bound.threads:
 
-    if plan.inputs == 2 and not threads:
+        def large(tensors: Sequence[torch.Tensor], scalars: Sequence[float]) -> Any:
+            torch.get_num_threads()
+            out = memory.empty(shape, dtype)
+            code = entry(pack(*[t.data_ptr() for t in tensors], out.data_ptr(), 0) + tail)
+            if code:
+                raise failed(code, name)
+            return out
+
+        return large
+    # torch parses the arguments of `empty_like` in half the time of those of `empty`.
+    like, pattern = torch.empty_like, torch.empty(shape, dtype=dtype)
+    if plan.inputs == 2:
 
         def pair(tensors: Sequence[torch.Tensor], scalars: Sequence[float]) -> Any:
             x, y = tensors
-            out = empty(shape, dtype=dtype)
+            out = like(pattern)
             code = entry(pack(x.data_ptr(), y.data_ptr(), out.data_ptr(), 0) + tail)
             if code:
-                raise failed(code, step.name)
-            return (out,)
+                raise failed(code, name)
+            return out
 
         return pair
 
-    def single(tensors: Sequence[torch.Tensor], scalars: Sequence[float]) -> Any:
-        if threads:
-            current()
-        out = empty(shape, dtype=dtype)
+    def small(tensors: Sequence[torch.Tensor], scalars: Sequence[float]) -> Any:
+        out = like(pattern)
         code = entry(pack(*[t.data_ptr() for t in tensors], out.data_ptr(), 0) + tail)
         if code:
-            raise failed(code, step.name)
-        return (out,)
+            raise failed(code, name)
+        return out
 
-    return single
+    return small
 
 
 def native(address: int) -> Callable[[bytes], int]:

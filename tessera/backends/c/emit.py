@@ -99,6 +99,10 @@ class Emitter:
             out.add(f"const i64 n{n} = a[{at + 2 + n}];")
         for n, s in enumerate(scalars):
             self.scalar(s, f"s{n}", at + 2 + len(sizes) + n)
+        for n, b in enumerate(buffers):
+            assert isinstance(b.type, BufferType)
+            if b.type.role == "in":
+                out.add(f"if (!b{n} && {c_index(product(b.type.dims), self.names)} > 0) return 4;")
         out.add("int failed = 0;")
         mark = len(out.text)
         for nest in f.ops:
