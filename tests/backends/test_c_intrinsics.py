@@ -390,3 +390,16 @@ def test_hot_functions_are_packed_code_without_calls(name: str, tmp_path: Path) 
     assert sum(op.startswith("vfm") and op.endswith("ps") for op in body) > 8
     scalar = [op for op in body if op.endswith("ss") and op != "vbroadcastss"]
     assert not scalar and not any(op.startswith(("call", "vpextr", "vpinsr")) for op in body)
+
+
+@pytest.mark.parametrize(("name", "order"), [("i0", 0), ("i0e", 0), ("i1", 1), ("i1e", 1)])
+def test_bessel_functions(name: str, order: int) -> None:
+    x = np.concatenate([np.linspace(-90, 90, 721), [0.0, -0.0, 1e-30, 24.999, 25.001, 600.0, 1e300]])
+    with mpmath.workprec(200):
+        scale = [mpmath.exp(-abs(mpmath.mpf(v))) if name.endswith("e") else mpmath.mpf(1) for v in x]
+        exact = [mpmath.besseli(order, mpmath.mpf(v)) * s if abs(v) < 1e10 else None for v, s in zip(x, scale, strict=True)]
+    far = {"i0": np.inf, "i1": np.inf}.get(name, 1 / np.sqrt(2 * np.pi * 1e300))
+    reference = np.array([far if e is None else float(e) for e in exact])
+    got = kernels("f64", NATURAL, "native").run(name, x)
+    np.testing.assert_allclose(got, reference, rtol=3e-14)
+    assert np.isnan(kernels("f64", NATURAL, "native").run(name, np.array([np.nan]))).all()

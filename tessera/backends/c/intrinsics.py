@@ -197,7 +197,7 @@ _UNSIGNED_SIGN: Final = {
 _UNARY: Final = (
     "sqrt", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sin", "cos", "tan", "asin", "acos",
     "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "erfc", "erfinv", "lgamma", "digamma",
-    "sigmoid", "frac",
+    "sigmoid", "frac", "i0", "i0e", "i1", "i1e",
 )  # fmt: skip
 _BINARY: Final = ("atan2", "copysign", "nextafter", "ldexp", "hypot", "logaddexp")
 _MODES: Final = {"round": 8, "floor": 9, "ceil": 10, "trunc": 11}
