@@ -74,6 +74,14 @@ def problems(f: Function, level: str = "full") -> Iterator[Problem]:
         yield from _full(f)
 
 
+def _readers(block: Block) -> Iterator[Operation]:
+    """The operations whose operands are all that a block reads: a group inside it lists its own reads."""
+    for op in block.ops:
+        yield op
+        if op.body is not None and not exports(op.record):
+            yield from _operations(op.body)
+
+
 def _operations(block: Block) -> Iterator[Operation]:
     stack: list[Iterator[Operation]] = [iter(block.ops)]
     while stack:
@@ -148,10 +156,12 @@ class _Names:
         self.names[v.name] = v
         self.visible.add(v)
 
-    def _unknown(self, op: Operation, number: int | None, x: Value) -> Problem:
+    def _unknown(self, op: Operation | None, number: int | None, x: Value) -> Problem:
         if x in self.inside:
             text = f"`%{x.name}` is read outside the group that defines it and is not one of its results"
             return Problem(op, text, number, "not visible here", "name")
+        if op is None:
+            return Problem(op, f"`%{x.name}` is returned, not defined", about="name")
         return Problem(op, f"`%{x.name}` is not defined before this", number, "read here", "name")
 
     def _close(self, scopes: list[_Scope]) -> Iterator[Problem]:
@@ -159,11 +169,7 @@ class _Names:
         op = scope.owner
         for x in scope.block.yields:
             if isinstance(x, Value) and x not in self.visible:
-                yield (
-                    self._unknown(op, None, x)
-                    if op
-                    else Problem(None, f"`%{x.name}` is returned, not defined", about="name")
-                )
+                yield self._unknown(op, None, x)
         if op is None or op.body is None:
             return
         if not exports(op.record):
@@ -185,7 +191,7 @@ class _Names:
     def _reads(self, op: Operation, within: set[Value]) -> Iterator[Problem]:
         """The operands of a group are exactly the values it reads from outside."""
         assert op.body is not None
-        read = {v for inner in _operations(op.body) for v in inner.inputs if v not in within}
+        read = {v for inner in _readers(op.body) for v in inner.inputs if v not in within}
         given = set(op.inputs)
         for v in sorted(read - given, key=lambda v: v.name):
             yield Problem(op, f"`%{v.name}` is read inside and not an operand", about="name")
