@@ -1,7 +1,56 @@
 """Tessera: tensor code with named dimensions, proved before any data and compiled to few kernels."""
 
-from tessera.diag import DTypeError, ResourceError, ShapeError, TesseraError, TraceError
-from tessera.driver import Function, compare, function
-from tessera.frontend.annotation import Tensor
+from importlib.metadata import PackageNotFoundError, version
 
-__all__ = ["DTypeError", "Function", "ResourceError", "ShapeError", "Tensor", "TesseraError", "TraceError", "compare", "function"]
+from tessera.diag import (
+    BoundsError,
+    DTypeError,
+    ParseError,
+    ResourceError,
+    ShapeError,
+    TesseraError,
+    TesseraWarning,
+    TraceError,
+    VerifyError,
+)
+from tessera.driver import (
+    CacheInfo,
+    Comparison,
+    Function,
+    backend,
+    backends,
+    compare,
+    function,
+    manual_seed,
+    parse,
+)
+from tessera.frontend.annotation import Tensor, floating, integer
+from tessera.ir.dtype import (
+    DType,
+    bf16,
+    bool_,
+    f16,
+    f32,
+    f64,
+    fp8,
+    fp8_e4m3,
+    fp8_e5m2,
+    int8,
+    int16,
+    int32,
+    int64,
+    uint8,
+)
+from tessera.runtime.memory import memory_stats
+
+try:
+    __version__ = version("tessera-dsl")
+except PackageNotFoundError:  # a checkout that was never installed
+    __version__ = "0.0.0"
+
+__all__ = [
+    "BoundsError", "CacheInfo", "Comparison", "DType", "DTypeError", "Function", "ParseError", "ResourceError",
+    "ShapeError", "Tensor", "TesseraError", "TesseraWarning", "TraceError", "VerifyError", "backend", "backends",
+    "bf16", "bool_", "compare", "f16", "f32", "f64", "floating", "fp8", "fp8_e4m3", "fp8_e5m2", "function", "int16",
+    "int32", "int64", "int8", "integer", "manual_seed", "memory_stats", "parse", "uint8",
+]  # fmt: skip

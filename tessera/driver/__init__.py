@@ -7,6 +7,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from tessera.driver.compare import Comparison, compare
 from tessera.driver.decorated import CacheInfo, Function
+from tessera.driver.settings import backend, backends, manual_seed, parse
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,4 +41,4 @@ def function(fn: Callable[..., Any] | None = None, /, *, strict: bool = False) -
     return Function(fn, strict=strict)
 
 
-__all__ = ["CacheInfo", "Comparison", "Function", "compare", "function"]
+__all__ = ["CacheInfo", "Comparison", "Function", "backend", "backends", "compare", "function", "manual_seed", "parse"]

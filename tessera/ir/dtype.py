@@ -87,6 +87,7 @@ bf16: Final = DType("bf16", "float", 16, 8, 7)
 f16: Final = DType("f16", "float", 16, 5, 10)
 fp8_e4m3: Final = DType("fp8_e4m3", "float", 8, 4, 3)
 fp8_e5m2: Final = DType("fp8_e5m2", "float", 8, 5, 2)
+fp8: Final = fp8_e4m3
 int64: Final = DType("int64", "int", 64)
 int32: Final = DType("int32", "int", 32)
 int16: Final = DType("int16", "int", 16)

@@ -1,0 +1,59 @@
+"""Example arguments for a function, made from its annotations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from tessera import Function
+from tessera.ir.types import ScalarType, TensorType
+
+DEFAULT_SIZE = 256
+
+
+def parse_sizes(items: Sequence[str]) -> dict[str, int]:
+    """``["B=8", "S=512"]`` as a mapping. Raises ValueError for anything else."""
+    sizes: dict[str, int] = {}
+    for item in items:
+        name, sign, number = item.partition("=")
+        if not sign or not name.isidentifier() or not number.isdecimal():
+            raise ValueError(f"`{item}` is not NAME=NUMBER")
+        sizes[name] = int(number)
+    return sizes
+
+
+def example(f: Function[..., Any], sizes: Mapping[str, int], dtype: torch.dtype, seed: int = 0) -> list[Any]:
+    """Positional arguments: random tensors of the declared shapes, numbers at their defaults.
+
+    Sizes not given are DEFAULT_SIZE. Integer tensors are drawn below the smallest size, so that they can be indices. Raises ValueError when
+    the function has no form before its first call.
+    """
+    report = f.check()
+    traced = next((t for t in report.traced if not t.findings and t.deferred is None), None)
+    if traced is None:
+        raise ValueError(f"the shapes of `{f.__name__}` are not all declared")
+    generator = torch.Generator().manual_seed(seed)
+    names = {n for p in traced.function.params for d in getattr(p.type, "dims", ()) for n in d.names()}
+    known = {n: sizes.get(n, DEFAULT_SIZE) for n in names}
+    defaults = iter([p.default for p in f.spec.params if p.kind == "scalar"])
+    args: list[Any] = []
+    for p in traced.function.params:
+        if isinstance(p.type, ScalarType):
+            value = next(defaults, 1.0)
+            args.append(float(value) if isinstance(value, int | float) else 1.0)
+        elif isinstance(p.type, TensorType):
+            shape = [d.evaluate(known) for d in p.type.dims]
+            args.append(_tensor(shape, str(p.type.dtype), dtype, generator, min(known.values(), default=2)))
+    return args
+
+
+def _tensor(shape: Sequence[int], kind: str, dtype: torch.dtype, generator: torch.Generator, bound: int) -> torch.Tensor:
+    if kind == "bool":
+        return torch.rand(shape, generator=generator) < 0.5
+    if kind.startswith(("int", "uint")):
+        return torch.randint(0, max(bound, 1), shape, generator=generator, dtype=getattr(torch, kind, torch.int64))
+    wanted = {"f64": torch.float64, "bf16": torch.bfloat16, "f16": torch.float16}.get(kind, dtype)
+    return (torch.randn(math.prod(shape), generator=generator).reshape(list(shape))).to(wanted)

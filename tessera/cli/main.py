@@ -1,0 +1,226 @@
+"""``python -m tessera COMMAND``: what each command takes, and what it prints."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+import tessera
+from tessera import config
+from tessera.cli.files import Loaded, expand, load, pick
+from tessera.cli.inputs import example, parse_sizes
+from tessera.diag import CODES, Diagnostic, TesseraError, page, render, to_json, to_sarif
+from tessera.ir.printer import print_function
+from tessera.ir.verify import verify
+from tessera.passes.base import apply
+from tessera.passes.pipeline import PASSES, PIPELINE
+
+OK, FOUND, FAILED = 0, 1, 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Exit status: 0 fine, 1 something was refuted, 2 the command could not do its work."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    try:
+        return int(options.run(options))
+    except (TesseraError, LookupError, ValueError, OSError) as error:
+        text = str(error.args[0]) if isinstance(error, LookupError) and error.args else str(error)
+        print(text, file=sys.stderr)
+        return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tessera",
+        description="Prove, inspect and measure functions decorated with @tessera.function.",
+        epilog="Start with `python -m tessera check your_file.py`. FILE:NAME means the function NAME of FILE.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _check_parser(commands)
+    _dump_parser(commands)
+    _opt_parser(commands)
+    _explain_parser(commands)
+    _compare_parser(commands)
+    _command(commands, "bench", bench, "run the benchmarks of this checkout", "Arguments are handed on; try `bench --help`.").add_argument(
+        "args", nargs=argparse.REMAINDER
+    )
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, run: Callable[[argparse.Namespace], int],
+    summary: str, teaching: str,
+) -> argparse.ArgumentParser:  # fmt: skip
+    parser = commands.add_parser(
+        name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=teaching,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.set_defaults(run=run)
+    return parser
+
+
+# ---- check -----------------------------------------------------------------------------------------------------------
+
+
+def _check_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    p = _command(
+        commands, "check", check, "prove the shapes of every decorated function, without data",
+        "Each file is run as a module, so guard its program with `if __name__ == \"__main__\"`.\n"
+        "Verdicts: proved (for every size), guarded (checked at a call), refuted (an error), deferred (needs a call).\n"
+        "Exit status 1 when something is refuted, 2 when a file cannot be run.\n\n"
+        "  python -m tessera check model.py\n  python -m tessera check src --format sarif > findings.sarif",
+    )  # fmt: skip
+    p.add_argument("paths", nargs="+", metavar="PATH", help="Python files, or folders of them")
+    p.add_argument("--format", choices=("text", "json", "sarif"), default="text", help="how to print (default: text)")
+    p.add_argument("--quiet", action="store_true", help="print only what is refuted")
+
+
+def check(options: argparse.Namespace) -> int:
+    """The ``check`` command."""
+    loaded = [load(path) for path in expand(options.paths)]
+    diagnostics: list[Diagnostic] = []
+    lines: list[str] = []
+    for one in loaded:
+        for f in one.functions.values():
+            report = f.check()
+            diagnostics += report.diagnostics
+            if not (options.quiet and report.ok):
+                lines.append(str(report))
+        _failure(one, diagnostics, lines)
+    if options.format == "json":
+        print(to_json(diagnostics))
+    elif options.format == "sarif":
+        print(to_sarif(diagnostics, tessera.__version__))
+    else:
+        print("\n\n".join(lines) if lines else "nothing to report")
+        count = sum(len(one.functions) for one in loaded)
+        print(f"\n{count} functions in {len(loaded)} files, {len(diagnostics)} refuted")
+    if any(one.failure is not None and not isinstance(one.failure, TesseraError) for one in loaded):
+        return FAILED
+    return FOUND if diagnostics else OK
+
+
+def _failure(one: Loaded, diagnostics: list[Diagnostic], lines: list[str]) -> None:
+    if isinstance(one.failure, TesseraError):
+        diagnostics += one.failure.diagnostics
+        lines.append(render(one.failure.diagnostics))
+    elif one.failure is not None:
+        text = f"{one.path}: cannot be run: {type(one.failure).__name__}: {one.failure}"
+        lines.append(text)
+        print(text, file=sys.stderr)
+
+
+# ---- dump ------------------------------------------------------------------------------------------------------------
+
+
+def _dump_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    p = _command(
+        commands, "dump", dump, "print the IR or the kernels of a function",
+        f"Stages: traced, {', '.join(PASSES)}, fused, tile (the loops of the kernels), source (their text).\n\n"
+        "  python -m tessera dump model.py:rms_norm\n"
+        "  python -m tessera dump model.py:rms_norm --stage source --target cuda:90",
+    )  # fmt: skip
+    p.add_argument("target_function", metavar="FILE:NAME")
+    p.add_argument("--stage", default="fused", help="what to print (default: fused)")
+    p.add_argument("--backend", choices=("c", "triton"), help="whose source `--stage source` prints")
+    p.add_argument("--target", help="cpu, cuda:80, cuda:90, hip:gfx942")
+
+
+def dump(options: argparse.Namespace) -> int:
+    """The ``dump`` command."""
+    f = pick(options.target_function)
+    if options.stage == "source":
+        print(f.lower(backend=options.backend, target=options.target))
+    else:
+        print(f.ir(options.stage))
+    return OK
+
+
+# ---- opt -------------------------------------------------------------------------------------------------------------
+
+
+def _opt_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    table = "\n".join(f"  {row.step.name:<14}{row.reason}" for row in PIPELINE)
+    p = _command(
+        commands, "opt", opt, "read IR text, run passes, print IR text",
+        f"Nothing is compiled or run. Passes, in their usual order:\n{table}\n\n"
+        "  python -m tessera dump model.py:f --stage traced | python -m tessera opt - -p canonicalize,fuse",
+    )  # fmt: skip
+    p.add_argument("file", metavar="FILE", help="a file with IR text, or - for standard input")
+    p.add_argument("-p", "--passes", default="", help="comma-separated passes (default: none, which checks and reprints)")
+    p.add_argument("--no-spans", action="store_true", help="leave out the source lines")
+
+
+def opt(options: argparse.Namespace) -> int:
+    """The ``opt`` command."""
+    text = sys.stdin.read() if options.file == "-" else Path(options.file).read_text(encoding="utf-8")
+    f = tessera.parse(text)
+    for name in filter(None, options.passes.split(",")):
+        if name not in PASSES:
+            raise LookupError(f"no pass `{name}`; there are {', '.join(PASSES)}")
+        f = apply(PASSES[name], f, verify)
+    print(print_function(f, spans=not options.no_spans))
+    return OK
+
+
+# ---- explain ---------------------------------------------------------------------------------------------------------
+
+
+def _explain_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    p = _command(
+        commands, "explain", explain, "explain an error code, or what was done to a function",
+        "  python -m tessera explain TSR0201\n  python -m tessera explain model.py:rms_norm",
+    )  # fmt: skip
+    p.add_argument("what", metavar="CODE|FILE:NAME")
+
+
+def explain(options: argparse.Namespace) -> int:
+    """The ``explain`` command."""
+    code = options.what.upper()
+    if code in CODES:
+        print(page(code))
+    elif code.startswith("TSR") and code[3:].isdecimal():
+        raise LookupError(f"no code {code}; there are {', '.join(CODES)}")
+    else:
+        f = pick(options.what)
+        print(f.explain(), f.cost(), sep="\n\n")
+    return OK
+
+
+# ---- compare and bench -----------------------------------------------------------------------------------------------
+
+
+def _compare_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    p = _command(
+        commands, "compare", compare, "run a function fused and eagerly, and both against float64",
+        "Arguments are random, of the declared shapes; sizes not given are 256.\n\n"
+        "  python -m tessera compare model.py:rms_norm --size B=8 --size S=512 --size D=2048",
+    )  # fmt: skip
+    p.add_argument("target_function", metavar="FILE:NAME")
+    p.add_argument("--size", action="append", default=[], metavar="NAME=N", help="the size of a dimension; repeatable")
+    p.add_argument("--dtype", choices=("float32", "float64", "bfloat16", "float16"), default="float32")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--backend", choices=("c", "triton", "eager"), help="what `fused` means (default: by device)")
+
+
+def compare(options: argparse.Namespace) -> int:
+    """The ``compare`` command."""
+    f = pick(options.target_function)
+    args = example(f, parse_sizes(options.size), getattr(torch, options.dtype), options.seed)
+    with config.override(**({"backend": options.backend} if options.backend else {})):
+        print(tessera.compare(f, *args))
+    return OK
+
+
+def bench(options: argparse.Namespace) -> int:
+    """The ``bench`` command."""
+    try:
+        import benchmarks
+    except ImportError:
+        raise LookupError("the benchmarks are part of a source checkout: run this from its folder") from None
+    return int(benchmarks.main(options.args))
