@@ -1,0 +1,86 @@
+"""Tile IR to Triton: one function a nest and mode, one line an operation.
+
+Narrow floats are f32 from the load on, which the tile IR already says; addresses are a 64-bit part that a
+whole row shares and an offset inside the tile. Names come from the op records and from numbers, never
+from the user.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tessera.backends.base import Target
+from tessera.backends.triton import intrinsics
+from tessera.backends.triton.function import emitter
+from tessera.backends.triton.source import KernelFunction, Nest, TritonSource
+from tessera.backends.triton.tiling import Mode, tiling
+from tessera.ir.dtype import DType
+from tessera.ir.graph import Function, Value
+from tessera.ir.types import BufferType, ScalarType
+from tessera.schedule.plan import Kernel, Unschedulable
+
+_HEADER = "import triton\nimport triton.language as tl\nfrom triton.language.extra import libdevice\n"
+
+
+@dataclass
+class _Parts:
+    """Text that the functions of a kernel share: helpers, and one merge function for each kind of fold."""
+
+    used: intrinsics.Used = field(default_factory=intrinsics.Used)
+    merges: dict[str, str] = field(default_factory=dict)
+
+    def text(self, functions: list[str]) -> str:
+        blocks = [_HEADER, *self.used.prelude()]
+        blocks += [f"@triton.jit\ndef {name}{body}\n" for body, name in self.merges.items()]
+        return "\n\n".join((*blocks, *functions))
+
+
+def emit(kernel: Kernel, target: Target) -> TritonSource:
+    """The Triton text of a scheduled kernel. Raises Unschedulable for what Triton cannot express on ``target``."""
+    return emit_function(kernel.function, target)
+
+
+def emit_function(f: Function, target: Target) -> TritonSource:
+    """The Triton text of a function of the tile dialect; as ``emit``.
+
+    >>> from tessera.ir.parser import parse
+    >>> f = parse("""kernel double(x: in f32[D], y: out f32[D]) {
+    ...   nest(axes=("i",), extents=[D], vector="i") {
+    ...     %x = load(x, index=[i]) : f32<i>
+    ...     %y = add(%x, %x)        : f32<i>
+    ...          store(y, %y, index=[i])
+    ...   }
+    ... }""")
+    >>> source = emit_function(f, Target("cuda", "90"))
+    >>> source.functions[0].name, [a.name for a in source.functions[0].arguments]
+    ('nest0_tile', ['b0', 'b1', 'n0'])
+    """
+    if target.kind == "cpu":
+        raise Unschedulable("Triton makes code for GPUs")
+    names: dict[Value, str] = {}
+    dtypes: list[DType] = []
+    scalars: list[DType] = []
+    for p in f.params:
+        if isinstance(p.type, BufferType):
+            names[p] = f"b{len(dtypes)}"
+            dtypes.append(p.type.dtype)
+        else:
+            assert isinstance(p.type, ScalarType)
+            names[p] = f"s{len(scalars)}"
+            scalars.append(p.type.dtype)
+    for t in (*dtypes, *scalars):
+        old = target.kind == "cuda" and target.arch.isdigit() and int(target.arch) < 89
+        if t.name not in intrinsics.TYPES or (old and t.name == "fp8_e4m3"):
+            raise Unschedulable(f"Triton has no element type `{t}` on {target.name}")
+    parts = _Parts()
+    nests: list[Nest] = []
+    texts: list[str] = []
+    for number, op in enumerate(f.ops):
+        laid = tiling(op)
+        functions: dict[Mode, KernelFunction] = {}
+        for mode in laid.modes:
+            one = emitter(f"nest{number}_{mode}", laid, mode, names, parts.used, parts.merges)
+            texts.append(one.run())
+            functions[mode] = one.function()
+        nests.append(Nest(laid, functions))
+    return TritonSource(parts.text(texts), tuple(nests), tuple(dtypes), tuple(scalars))

@@ -1,0 +1,132 @@
+"""What emission gives: Triton text, its functions with their arguments, and how nests map to launches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tessera.backends.triton.intrinsics import SIGNATURE
+from tessera.backends.triton.tiling import Config, Mode, Tiling, configure
+from tessera.ir.dim import Dim
+from tessera.ir.dtype import DType
+
+
+@dataclass
+class Lines:
+    """Source text under construction."""
+
+    depth: int = 0
+    text: list[str] = field(default_factory=list)
+
+    def add(self, line: str) -> None:
+        self.text.append("    " * self.depth + line)
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One argument of a function: buffer ``number``, scalar ``number``, or the size ``dim``."""
+
+    name: str
+    kind: Literal["buffer", "size", "scalar"]
+    number: int = 0
+    dim: Dim | None = None
+    dtype: DType | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KernelFunction:
+    """One ``@triton.jit`` function of the text. ``blocks`` are its constexpr parameters, a subset of ROWS
+    and COLS.
+    """
+
+    name: str
+    arguments: tuple[Argument, ...]
+    blocks: tuple[str, ...]
+    looks_up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Nest:
+    """One launch: the functions that can carry it out, one a mode, and the layout that chooses."""
+
+    tiling: Tiling
+    functions: Mapping[Mode, KernelFunction]
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A nest at given sizes: the function, its configuration, and the value of every size argument, in
+    order.
+    """
+
+    function: KernelFunction
+    config: Config
+    sizes: tuple[int, ...]
+
+    @property
+    def constants(self) -> dict[str, int]:
+        """Block sizes, and size arguments that are 1 (known so, strides of 1 make accesses contiguous)."""
+        blocks = {"ROWS": self.config.rows, "COLS": self.config.cols}
+        ones = {a.name: 1 for a, n in zip(self._size_arguments, self.sizes, strict=True) if n == 1}
+        return {**{b: blocks[b] for b in self.function.blocks}, **ones}
+
+    @property
+    def _size_arguments(self) -> list[Argument]:
+        return [a for a in self.function.arguments if a.kind == "size"]
+
+    def signature(self, aligned: frozenset[int]) -> dict[str, str]:
+        """Argument names to types; ``:16`` marks divisibility by 16. ``aligned`` are the buffers whose
+        address has it.
+        """
+        sizes = iter(self.sizes)
+        out: dict[str, str] = {}
+        for a in self.function.arguments:
+            if a.kind == "buffer":
+                assert a.dtype is not None
+                out[a.name] = f"*{SIGNATURE[a.dtype.name]}" + (":16" if a.number in aligned else "")
+            elif a.kind == "size":
+                n = next(sizes)
+                out[a.name] = ("i32" if -(1 << 31) <= n < 1 << 31 else "i64") + (":16" if n % 16 == 0 else "")
+            else:
+                assert a.dtype is not None
+                out[a.name] = "fp64" if a.dtype.is_float else "i64"
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class TritonSource:
+    """A kernel as Triton text.
+
+    Buffers are numbered as in the kernel's parameters (inputs, outputs, temps), scalars likewise. Each
+    nest is one launch, in order; so ``len(nests)`` is the number of launches.
+    """
+
+    text: str
+    nests: tuple[Nest, ...]
+    dtypes: tuple[DType, ...]
+    scalars: tuple[DType, ...]
+
+    @property
+    def functions(self) -> tuple[KernelFunction, ...]:
+        return tuple(f for nest in self.nests for f in nest.functions.values())
+
+    @property
+    def looks_up(self) -> bool:
+        """Whether some function checks an index read from memory."""
+        return any(f.looks_up for f in self.functions)
+
+    def bind(self, sizes: Mapping[str, int], wave: int = 32) -> tuple[Bound, ...]:
+        """The launches for given sizes; those with an empty grid are left out."""
+        out = []
+        for nest in self.nests:
+            config = configure(nest.tiling, sizes, wave)
+            function = nest.functions[config.mode]
+            values = tuple(
+                a.dim.evaluate(sizes, signed=True)
+                for a in function.arguments
+                if a.kind == "size" and a.dim is not None
+            )
+            if config.grid:
+                out.append(Bound(function, config, values))
+        return tuple(out)
