@@ -12,6 +12,7 @@ from tessera.ir.dialects import (
     composite_linalg,
     composite_loss,
     composite_misc,
+    composite_more,
     composite_norm,
     composite_reduce,
     composite_shape,
@@ -20,6 +21,7 @@ from tessera.ir.dialects import (
     extern,
     extern_conv,
     index,
+    library,
     math,
     pointwise,
     random,
@@ -45,6 +47,7 @@ TENSOR_OPS: tuple[OpRecord, ...] = (
     *index.OPS,
     *create.OPS,
     *random.OPS,
+    *library.OPS,
     *contract.OPS,
     *composite_reduce.OPS,
     *composite_shape.OPS,
@@ -55,6 +58,7 @@ TENSOR_OPS: tuple[OpRecord, ...] = (
     *composite_misc.OPS,
     *extern.OPS,
     *extern_conv.OPS,
+    *composite_more.OPS,
 )
 
 

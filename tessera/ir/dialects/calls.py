@@ -95,6 +95,10 @@ def bind(record: OpRecord, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tu
     return operands, attrs
 
 
+class NotCovered(Exception):
+    """A call that the library knows and the record does not: the caller makes it a library call instead."""
+
+
 class Ops:
     """Every record of a table as a function; what ``define`` of a composite and ``call`` of a primitive get as ``T``.
 
@@ -127,6 +131,7 @@ class Ops:
     def invoke(self, record: OpRecord, /, *args: Any, **kwargs: Any) -> Any:
         """Call a record as a user would: a composite's definition, a primitive's ``call``, or plain binding."""
         kwargs = rename_keywords(record, kwargs)
+        args = _spread(record, args, kwargs)
         outermost = not self.origin and (record.kind is Kind.COMPOSITE or record.call is not None)
         if outermost:
             self.origin = record.name
@@ -171,6 +176,10 @@ class Ops:
         """Refuse the call; operand numbers in ``blame`` are those of the call's arguments."""
         self.builder.context.fail(code, message, *blame, notes=notes, helps=helps)
 
+    def not_covered(self, what: str) -> NoReturn:
+        """Leave the call to the library. Raises NotCovered."""
+        raise NotCovered(what)
+
     def type_of(self, x: Any) -> Type:
         """The type of an argument; numbers and sizes have a ScalarType."""
         return self.operand(x).type
@@ -213,6 +222,15 @@ class Ops:
             self._seed = self.builder.param("seed", ScalarType(dtype("int64")))
         self._draws += 1
         return self._seed, self._draws - 1
+
+
+def _spread(record: OpRecord, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """``permute(x, dims=(1, 0))``: what a variadic parameter is given by name goes to its place."""
+    for number, p in enumerate(record.params):
+        if p.variadic and p.name in kwargs:
+            before = [kwargs.pop(q.name) for q in record.params[len(args) : number] if q.name in kwargs]
+            return (*args, *before, *flat((kwargs.pop(p.name),)))
+    return args
 
 
 def flat(args: Sequence[Any]) -> tuple[Any, ...]:

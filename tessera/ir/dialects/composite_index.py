@@ -165,13 +165,15 @@ def _index_select(t: Any, x: Any, dim: int, index: Any) -> Any:
     if rank > 1:
         t.fail("TSR0215", f"index_select with an index of rank {rank}", Blame(2, None, f"has rank {rank}"), helps=["use `take`"])
     index = t.unsqueeze(index, 0) if rank == 0 else index
+    if rank_of(t, x) == 0:
+        return t.reshape(t.take(t.reshape(x, 1), index, 0))
     return t.take(x, index, axis_of(t, x, dim))
 
 
 def _embedding(t: Any, x: Any, weight: Any, padding_idx: Any = None, max_norm: Any = None, norm_type: Any = 2.0,
                scale_grad_by_freq: bool = False, sparse: bool = False) -> Any:  # fmt: skip
     if max_norm is not None:
-        t.fail("TSR0404", "embedding that renormalises its table", Blame(1), helps=["normalise the table before"])
+        t.not_covered("embedding that renormalises its table")
     return t.take(weight, x, 0)
 
 
@@ -191,6 +193,8 @@ def _take_along_dim(t: Any, x: Any, indices: Any, dim: int | None = None) -> Any
 def _index_fill(t: Any, x: Any, dim: int, index: Any, value: Any) -> Any:
     """The chosen positions of an axis filled: a position is filled when any index names it."""
     axis, rank = axis_of(t, x, dim), rank_of(t, x)
+    if rank == 0:
+        return t.reshape(_index_fill(t, t.reshape(x, 1), dim, index, value))
     size = t.dims(x)[axis]
     index = t.reshape(index, -1)
     index = t.where(t.lt(index, 0), t.add(index, size), index)

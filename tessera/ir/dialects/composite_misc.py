@@ -68,7 +68,9 @@ def _reflected(name: str) -> Any:
 
 def _prelu(t: Any, x: Any, weight: Any) -> Any:
     rank = t.type_of(x).rank
-    if t.type_of(weight).rank == 1 and rank > 1:
+    if t.type_of(weight).rank == 1 and rank == 0:
+        weight = t.reshape(weight)
+    elif t.type_of(weight).rank == 1 and rank > 1:
         weight = t.reshape(weight, -1, *[1] * (rank - 2))
     return t.where(t.gt(x, 0), x, t.mul(weight, x))
 
@@ -82,6 +84,8 @@ def _rrelu(t: Any, x: Any, lower: Any = 1.0 / 8, upper: Any = 1.0 / 3, training:
 
 def _diff(t: Any, x: Any, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None) -> Any:
     axis = axis_of(t, x, dim)
+    if n == 0:
+        return x
     parts = [p for p in (prepend, x, append) if p is not None]
     x = t.cat(parts, axis)
     for _ in range(n):

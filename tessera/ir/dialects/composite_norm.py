@@ -10,6 +10,7 @@ from tessera.ir.dialects.composite_reduce import centered_squares, count, need_f
 from tessera.ir.dialects.create import triangle
 from tessera.ir.dialects.rules import torch_names
 from tessera.ir.dialects.samples import T, call, samples, size
+from tessera.ir.dim import product
 from tessera.ir.dtype import dtype as as_dtype
 from tessera.ir.dtype import f32
 from tessera.ir.infer import Blame
@@ -106,7 +107,7 @@ def _group_norm(t: Any, x: Any, num_groups: int, weight: Any = None, bias: Any =
         t.fail("TSR0204", f"group_norm of a rank-{len(dims)} tensor", Blame(0, None, f"has rank {len(dims)}"))
     groups = t.size(num_groups)
     t.context.divides(groups, dims[1], "TSR0208", f"`{groups}` groups of `{dims[1]}` channels", Blame(0, 1, f"`{dims[1]}`"))
-    grouped = t.reshape(wide(t, x), dims[0], groups, -1)
+    grouped = t.reshape(wide(t, x), dims[0], groups, product(dims[1:]) / groups)
     y = t.reshape(_standardize(t, grouped, (2,), eps), *dims)
     rank = len(dims)
     return t.cast(_affine(t, y, per_channel(t, weight, rank), per_channel(t, bias, rank)), t.dtype_of(x))
@@ -120,7 +121,7 @@ def _batch_norm(t: Any, x: Any, running_mean: Any = None, running_var: Any = Non
     if running_mean is None or running_var is None:
         y = _standardize(t, y, (0, *range(2, rank)), eps)
     elif training:
-        t.fail("TSR0404", "batch_norm that updates running statistics", Blame(1), helps=["pass None for them, or training=False"])
+        t.not_covered("batch_norm that updates running statistics")
     else:
         scale = t.rsqrt(t.add(wide(t, running_var), eps))
         y = t.mul(t.sub(y, per_channel(t, wide(t, running_mean), rank)), per_channel(t, scale, rank))
@@ -142,7 +143,7 @@ def _normalize(t: Any, x: Any, p: Any = 2.0, dim: Any = 1, eps: Any = 1e-12) -> 
 
 
 def _cosine_similarity(t: Any, x: Any, x2: Any, dim: int = 1, eps: Any = 1e-8) -> Any:
-    a, b = wide(t, x), wide(t, x2)
+    a, b = t.broadcast_tensors(wide(t, x), wide(t, x2))
     inner = t.sum(t.mul(a, b), dim)
     one, two = (t.maximum(t.norm(v, 2.0, dim), eps) for v in (a, b))
     return t.cast(t.div(t.div(inner, one), two), t.dtype_of(x))

@@ -33,6 +33,11 @@ def _transpose(t: Any, x: Any, dim0: int, dim1: int) -> Any:
 
 
 def _t(t: Any, x: Any) -> Any:
+    """The transpose of a matrix; vectors and scalars are left alone, higher ranks refused."""
+    return x if rank_of(t, x) < 2 else _T(t, x)
+
+
+def _T(t: Any, x: Any) -> Any:
     """The transpose of a matrix; other ranks are refused, unlike in torch, which reverses or ignores them."""
     rank = rank_of(t, x)
     if rank != 2:
@@ -195,6 +200,8 @@ def _chunk(t: Any, x: Any, chunks: int, dim: int = 0) -> Any:
 def _tensor_split(t: Any, x: Any, indices_or_sections: Any, dim: int = 0) -> Any:
     at = axis_of(t, x, dim)
     total = t.dims(x)[at]
+    if t.is_tensor(indices_or_sections):
+        t.not_covered("tensor_split at positions in a tensor")
     if isinstance(indices_or_sections, int):
         n = indices_or_sections
         if not total.is_const:
@@ -215,6 +222,8 @@ def _unbind(t: Any, x: Any, dim: int = 0) -> Any:
 
 def _narrow(t: Any, x: Any, dim: int, start: Any, length: Any) -> Any:
     at = axis_of(t, x, dim)
+    if t.is_tensor(start):
+        return t.take(x, t.add(t.reshape(start), t.arange(length)), at)
     first, total = t.size(start), t.dims(x)[at]
     first = total + first if first.is_const and first.value < 0 else first
     return t.emit("slice", (x,), dim=at, start=first, stop=first + t.size(length), step=ONE)
@@ -369,7 +378,9 @@ _LIST = ((T(("S", "D")), T(("S", "D"))),)
 OPS: tuple[OpRecord, ...] = (
     _c("transpose", "x: tensor, dim0: dim, dim1: dim", "Two axes swapped.", _transpose, _tm("transpose", "swapaxes", "swapdims"),
        samples(call(_X, 0, -1), call(_H, -2, -1)), ("transpose", "swapaxes", "swapdims")),
-    _c("t", "x: tensor", "The transpose of a matrix.", _t, (*_tm("t"), "torch.Tensor.T.__get__"), samples(call(_M)), ("t", "T")),
+    _c("t", "x: tensor", "The transpose of a matrix.", _t, _tm("t"), samples(call(_M), call(T(("S",))))),
+    _c("T", "x: tensor", "The transpose of a matrix, and of nothing else.", _T, ("torch.Tensor.T.__get__", "torch.Tensor.H.__get__"),
+       samples(call(_M)), ("T", "H")),
     _c("mT", "x: tensor", "The last two axes swapped.", _mT, ("torch.Tensor.mT.__get__", "torch.adjoint", "torch.Tensor.adjoint",
        "torch.Tensor.mH.__get__"), samples(call(_X)), ("mT", "mH", "adjoint")),
     _c("movedim", "x: tensor, source: dims, destination: dims", "Axes moved to other places.", _movedim, _tm("movedim", "moveaxis"),
@@ -400,9 +411,9 @@ OPS: tuple[OpRecord, ...] = (
     _c("atleast_2d", "*tensors: tensors", "Rank 2 or more.", _atleast(2), ("torch.atleast_2d",), samples(call(T(("S",)))), ()),
     _c("atleast_3d", "*tensors: tensors", "Rank 3 or more.", _atleast(3), ("torch.atleast_3d",),
        samples(call(T(("S",)), _M, T(())), call(_M)), ()),
-    _c("split", "x: tensor, split_size: sizes, dim: dim = 0", "Parts of one size, or of listed sizes.", _split, _tm("split"),
+    _c("split", "x: tensor, split_size: sizes, dim: dim = 0", "Parts of one size, or of listed sizes.", _split, (*_tm("split", "split_with_sizes"), "torch.unsafe_split", "torch.unsafe_split_with_sizes"),
        samples(call(_H, 4, -1), call(_H, (1, 5), 2), call(T((8, "D")), 3)), ("split", "split_with_sizes")),
-    _c("chunk", "x: tensor, chunks: int, dim: dim = 0", "Equal parts.", _chunk, _tm("chunk"), samples(call(_H, 3, -1))),
+    _c("chunk", "x: tensor, chunks: int, dim: dim = 0", "Equal parts.", _chunk, (*_tm("chunk"), "torch.unsafe_chunk"), samples(call(_H, 3, -1))),
     _c("tensor_split", "x: tensor, indices_or_sections: any, dim: dim = 0", "Parts between given positions.", _tensor_split,
        _tm("tensor_split"), samples(call(_H, 4, -1), call(_H, (1, 4), 2))),
     _c("unbind", "x: tensor, dim: dim = 0", "The slices of one axis.", _unbind, _tm("unbind"), samples(call(_H, -1))),

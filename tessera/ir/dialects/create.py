@@ -225,7 +225,7 @@ def _widest(t: Any, values: Sequence[Any]) -> DType:
 
 
 def _meshgrid(t: Any, *tensors: Any, indexing: str = "ij") -> Any:
-    given = flat(tensors)
+    given = [x if t.dims(x) else t.reshape(x, 1) for x in flat(tensors)]
     dims = [t.dims(x)[0] for x in given]
     order = list(range(len(given)))
     if indexing == "xy" and len(given) > 1:

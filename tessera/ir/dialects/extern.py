@@ -15,7 +15,7 @@ from tessera.ir.dialects.rules import FLOATING, torch_names
 from tessera.ir.dialects.samples import T, call, samples
 from tessera.ir.dialects.shape import Attrs, Types, as_dim
 from tessera.ir.dim import Dim
-from tessera.ir.dtype import DType, int64
+from tessera.ir.dtype import DType, int32, int64
 from tessera.ir.infer import Blame, InferContext
 from tessera.ir.record import Infer, Kind, OpRecord
 from tessera.ir.types import TensorType, Type
@@ -239,6 +239,9 @@ def _scatter(t: Any, x: Any, dim: int, index: Any, src: Any = None, *, value: An
 
 
 def _scattered(t: Any, x: Any, dim: int, index: Any, src: Any, how: str, include_self: bool = True) -> Any:
+    if rank_of(t, x) == 0:
+        src = t.reshape(src, -1) if t.is_tensor(src) and rank_of(t, src) == 0 else src
+        return t.reshape(_scattered(t, t.reshape(x, 1), dim, t.reshape(index, -1), src, how, include_self))
     return t.emit("scatter", (x, index, src), dim=axis_of(t, x, dim), reduce=how, include_self=include_self)
 
 
@@ -254,8 +257,9 @@ def _along(t: Any, x: Any, dim: int, index: Any, source: Any) -> Any:
     """An index vector laid along one axis and expanded to the shape of the source."""
     axis, rank = axis_of(t, x, dim), rank_of(t, x)
     index = t.reshape(index, -1)
-    shaped = t.reshape(index, *(t.dims(index)[0] if n == axis else 1 for n in range(rank))) if rank else index
-    return t.expand(shaped, *t.dims(source)) if rank else shaped
+    if rank == 0:
+        return index
+    return t.expand(t.reshape(index, *(t.dims(index)[0] if n == axis else 1 for n in range(rank))), *t.dims(source))
 
 
 def _index_add(t: Any, x: Any, dim: int, index: Any, source: Any, *, alpha: Any = 1) -> Any:
@@ -289,19 +293,35 @@ def _masked_scatter_reference(x: Any, mask: Any, source: Any) -> Any:
 
 
 def _search_infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
-    if types[0].rank != 1:
-        ctx.fail("TSR0204", f"search in a rank-{types[0].rank} tensor", Blame(0, None, f"has rank {types[0].rank}"),
-                 helps=["the sorted values must be a vector"])  # fmt: skip
+    rows, x = types
+    if rows.rank != 1 and rows.rank != x.rank:
+        ctx.fail("TSR0204", f"search in rank {rows.rank} for values of rank {x.rank}", Blame(0, None, f"has rank {rows.rank}"),
+                 Blame(1, None, f"has rank {x.rank}"), helps=["the sorted values are a vector, or one row per row of values"])  # fmt: skip
+    for n, (a, b) in enumerate(zip(rows.dims[:-1], x.dims, strict=False)):
+        ctx.equal(a, b, "TSR0215", f"`{a}` sorted rows for `{b}` rows of values", Blame(0, n, f"`{a}`"), Blame(1, n, f"`{b}`"))
     return (TensorType(int64, types[1].dims),)
 
 
-def _searchsorted(t: Any, sorted_sequence: Any, x: Any, *, right: bool = False, side: str | None = None, **_: Any) -> Any:
+def _search_reference(rows: Any, x: Any, *, right: bool) -> Any:
+    side = "right" if right else "left"
+    if rows.ndim == 1:
+        return np.searchsorted(rows, x, side)
+    out = np.empty(x.shape, np.int64)
+    for place in np.ndindex(*x.shape[:-1]):
+        out[place] = np.searchsorted(rows[place], x[place], side)
+    return out
+
+
+def _searchsorted(t: Any, sorted_sequence: Any, x: Any, *, out_int32: bool = False, right: bool = False, side: str | None = None,
+                  sorter: Any = None) -> Any:  # fmt: skip
     x = x if t.is_tensor(x) else t.full((), x)
-    return t.emit("searchsorted", (sorted_sequence, x), right=bool(right) or side == "right")
+    rows = sorted_sequence if sorter is None else t.gather(sorted_sequence, -1, sorter)
+    at = t.emit("searchsorted", (rows, x), right=bool(right) or side == "right")
+    return t.cast(at, int32) if out_int32 else at
 
 
-def _bucketize(t: Any, x: Any, boundaries: Any, *, right: bool = False, **_: Any) -> Any:
-    return _searchsorted(t, boundaries, x, right=right)
+def _bucketize(t: Any, x: Any, boundaries: Any, *, out_int32: bool = False, right: bool = False) -> Any:
+    return _searchsorted(t, boundaries, x, out_int32=out_int32, right=right)
 
 
 def _multinomial(t: Any, x: Any, num_samples: int, replacement: bool = False, **_: Any) -> Any:
@@ -343,7 +363,7 @@ ORDER_OPS: tuple[OpRecord, ...] = (
             _kth_infer, _kth_reference, _kth_eager, call_=_kthvalue, torch=_tm("kthvalue"), samples_=samples(call(_X, 2), call(_X, 3, 1, True))),
     _composite("median", "x: tensor, dim: dim = None, keepdim: bool = False", "The lower median.", _median, samples(call(_X), call(_X, 1))),
     _record("searchsorted", "sorted_sequence: tensor, x: tensor, *, right: bool = False", "Where values would be inserted into sorted ones.",
-            _search_infer, lambda s, x, *, right: np.searchsorted(s, x, "right" if right else "left"),
+            _search_infer, _search_reference,
             lambda torch, s, x, *, right: torch.searchsorted(s, x, right=right), call_=_searchsorted, torch=("torch.searchsorted",), methods=(),
             samples_=samples(call(T(("S",), "f32", "sorted"), _M), call(T(("S",), "f32", "sorted"), _M, right=True))),
     _composite("bucketize", "x: tensor, boundaries: tensor, *, right: bool = False", "The bucket of each value.", _bucketize,

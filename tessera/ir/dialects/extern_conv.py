@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from tessera.ir.dialects.calls import flat
 from tessera.ir.dialects.composite_reduce import Extreme
 from tessera.ir.dialects.rules import arithmetic
 from tessera.ir.dialects.samples import T, call, samples
 from tessera.ir.dialects.shape import Attrs, Types, dims_of, ints
-from tessera.ir.dim import Dim
+from tessera.ir.dim import Dim, ceildiv, dim_min
 from tessera.ir.dtype import DType, int64
 from tessera.ir.infer import Blame, InferContext
 from tessera.ir.record import Kind, OpRecord
@@ -27,7 +28,10 @@ def per_axis(value: Any, axes: int) -> tuple[int, ...]:
 
 
 def windows(ctx: InferContext, x: Type, kernel: Sequence[Dim], attrs: Attrs) -> tuple[Dim, ...]:
-    """Sizes after sliding windows over the last axes: (size + 2 padding - dilation (kernel - 1) - 1) // stride + 1."""
+    """Sizes after sliding windows over the last axes: (size + 2 padding - dilation (kernel - 1) - 1) // stride + 1.
+
+    With ``ceil_mode`` a last window may reach over the end, if it starts inside the tensor or the padding before it.
+    """
     stride, padding, dilation = (ints(attrs[n]) for n in ("stride", "padding", "dilation"))
     out = []
     first = x.rank - len(kernel)
@@ -35,7 +39,10 @@ def windows(ctx: InferContext, x: Type, kernel: Sequence[Dim], attrs: Attrs) -> 
         d = x.dims[first + n]
         room = d + 2 * padding[n] - dilation[n] * (k - 1) - 1
         ctx.at_least(room, Dim.const(0), "TSR0212", f"window of `{k}` in dimension `{d}`", Blame(0, first + n, f"`{d}`"))
-        out.append(room // stride[n] + 1)
+        if attrs.get("ceil_mode"):
+            out.append(dim_min(ceildiv(room, stride[n]) + 1, ceildiv(d + padding[n], stride[n])))
+        else:
+            out.append(room // stride[n] + 1)
     return tuple(out)
 
 
@@ -176,49 +183,84 @@ def _pool_infer(*dtypes: DType | None) -> Any:
     return infer
 
 
-def _max_pool_reference(x: Any, *, kernel_size: Any, stride: Any, padding: Any, dilation: Any) -> Any:
+def _pooled(x: Any, fill: float, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> Any:
+    """The windows of a pooling, what lies outside filled with one value."""
+    ends = []
+    for size, k, s, p, d in zip(x.shape[-len(kernel) :], kernel, stride, padding, dilation, strict=True):
+        room = size + 2 * p - d * (k - 1) - 1
+        count = min(-(-room // s) + 1, -(-(size + p) // s)) if ceil_mode else room // s + 1
+        ends.append((p, max((count - 1) * s + d * (k - 1) + 1 - size - p, 0)))
+    lead = [(0, 0)] * (x.ndim - len(kernel))
+    padded = np.pad(x, [*lead, *ends], constant_values=fill)
+    return _patches(padded, kernel, stride, dilation)
+
+
+def _max_pool_reference(x: Any, *, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> Any:
     axes = len(kernel_size)
     low = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
-    patches = _patches(_padded(x, padding, low), kernel_size, stride, dilation)
-    flat = patches.reshape(*patches.shape[: x.ndim], -1)
-    best = np.argmax(flat, -1)
+    patches = _pooled(x, low, kernel_size, stride, padding, dilation, ceil_mode)
+    rows = patches.reshape(*patches.shape[: x.ndim], -1)
     places = np.arange(int(np.prod(x.shape[-axes:]))).reshape((1,) * (x.ndim - axes) + x.shape[-axes:])
-    numbered = np.broadcast_to(_patches(_padded(places, padding, -1), kernel_size, stride, dilation), patches.shape)
-    chosen = np.take_along_axis(numbered.reshape(flat.shape), best[..., None], -1)[..., 0]
-    return np.take_along_axis(flat, best[..., None], -1)[..., 0], chosen.astype(np.int64)
+    numbered = np.broadcast_to(_pooled(places, -1, kernel_size, stride, padding, dilation, ceil_mode), patches.shape)
+    numbers = numbered.reshape(rows.shape)
+    best = np.argmax(np.where(numbers >= 0, rows, low), -1)[..., None]
+    return np.take_along_axis(rows, best, -1)[..., 0], np.take_along_axis(numbers, best, -1)[..., 0].astype(np.int64)
 
 
-def _max_pool_eager(torch: Any, x: Any, *, kernel_size: Any, stride: Any, padding: Any, dilation: Any) -> Any:
+def _max_pool_eager(torch: Any, x: Any, *, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> Any:
     function = getattr(torch.nn.functional, f"max_pool{len(stride)}d")
-    return function(x, kernel_size, stride, padding, dilation, return_indices=True)
+    return function(x, kernel_size, stride, padding, dilation, ceil_mode=ceil_mode, return_indices=True)
+
+
+def _strides(stride: Any, kernel: tuple[int, ...], axes: int) -> tuple[int, ...]:
+    return kernel if stride is None or len(flat((stride,))) == 0 else per_axis(stride, axes)
 
 
 def _max_pool(axes: int) -> Any:
     def define(t: Any, x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,
                return_indices: bool = False) -> Any:  # fmt: skip
-        if ceil_mode:
-            t.fail("TSR0404", "pooling with windows that reach over the end", Blame(0), helps=["use `ceil_mode=False`"])
         kernel = per_axis(kernel_size, axes)
-        steps = kernel if stride is None or stride == [] else per_axis(stride, axes)
-        values, places = t.emit("max_pool", (x,), kernel_size=kernel, stride=steps, padding=per_axis(padding, axes),
-                                dilation=per_axis(dilation, axes))  # fmt: skip
+        values, places = t.emit("max_pool", (x,), kernel_size=kernel, stride=_strides(stride, kernel, axes),
+                                padding=per_axis(padding, axes), dilation=per_axis(dilation, axes), ceil_mode=bool(ceil_mode))  # fmt: skip
         return Extreme(values, places) if return_indices else values
 
     return define
 
 
+def _avg_pool_reference(x: Any, *, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool,
+                        count_include_pad: bool, divisor_override: Any) -> Any:  # fmt: skip
+    """Windows that reach over the padded end count what lies inside it."""
+    axes = tuple(range(-len(kernel_size), 0))
+    total = _pooled(x, 0.0, kernel_size, stride, padding, dilation, ceil_mode).sum(axis=axes)
+    if divisor_override is not None:
+        return total / divisor_override
+    spatial = np.ones(x.shape[-len(kernel_size) :])
+    if count_include_pad:
+        spatial = _padded(spatial, padding, 1.0)
+        inside = _pooled(spatial, 0.0, kernel_size, stride, [0] * len(padding), dilation, ceil_mode)
+        inside = inside[tuple(slice(0, n) for n in total.shape[-len(kernel_size) :])]
+    else:
+        inside = _pooled(spatial, 0.0, kernel_size, stride, padding, dilation, ceil_mode)
+    return total / inside.sum(axis=axes)
+
+
+def _avg_pool_eager(torch: Any, x: Any, *, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool,
+                    count_include_pad: bool, divisor_override: Any) -> Any:  # fmt: skip
+    function = getattr(torch.nn.functional, f"avg_pool{len(stride)}d")
+    more = () if len(stride) == 1 else (divisor_override,)
+    return function(x, kernel_size, stride, padding, ceil_mode, count_include_pad, *more)
+
+
 def _avg_pool(axes: int) -> Any:
-    """The mean of strided windows, whose padding counts as zeros."""
+    """The mean of strided windows. Without padding or overhang it is a sum over window axes, else a library call."""
 
     def define(t: Any, x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
                count_include_pad: bool = True, divisor_override: Any = None) -> Any:  # fmt: skip
-        sides = per_axis(padding, axes)
-        if ceil_mode or (not count_include_pad and any(sides)):
-            t.fail("TSR0404", "average pooling that counts only what lies inside", Blame(0), helps=["use the default options"])
-        kernel = per_axis(kernel_size, axes)
-        steps = kernel if stride is None or stride == [] else per_axis(stride, axes)
-        if any(sides):
-            x = t.pad(x, [p for p in reversed(sides) for _ in range(2)])
+        sides, kernel = per_axis(padding, axes), per_axis(kernel_size, axes)
+        steps = _strides(stride, kernel, axes)
+        if ceil_mode or any(sides):
+            return t.emit("avg_pool", (x,), kernel_size=kernel, stride=steps, padding=sides, dilation=(1,) * axes, ceil_mode=bool(ceil_mode),
+                          count_include_pad=bool(count_include_pad), divisor_override=divisor_override)  # fmt: skip
         first = t.type_of(x).rank - axes
         for n in range(axes):
             x = t.unfold(x, first + n, kernel[n], steps[n])
@@ -268,19 +310,26 @@ CONV_TRANSPOSE = OpRecord(
     reference=_transposed_reference, eager=_transposed_eager,
 )  # fmt: skip
 MAX_POOL = OpRecord(
-    "max_pool", Kind.EXTERN, "x: tensor, kernel_size: any, stride: any, padding: any, dilation: any",
+    "max_pool", Kind.EXTERN, "x: tensor, kernel_size: any, stride: any, padding: any, dilation: any, ceil_mode: bool",
     "The largest value of each window, and its position in the plane.", _pool_infer(None, int64), reference=_max_pool_reference,
     eager=_max_pool_eager,
 )  # fmt: skip
 
+AVG_POOL = OpRecord(
+    "avg_pool", Kind.EXTERN, "x: tensor, kernel_size: any, stride: any, padding: any, dilation: any, ceil_mode: bool, "
+    "count_include_pad: bool, divisor_override: any", "The mean of each window.", _pool_infer(None), reference=_avg_pool_reference,
+    eager=_avg_pool_eager,
+)  # fmt: skip
+
 OPS: tuple[OpRecord, ...] = (
+    AVG_POOL,
     CONV,
     CONV_TRANSPOSE,
     MAX_POOL,
     *_family("conv{}d", _CONV, "Convolution.", _conv, _conv_calls),
     *_family("conv_transpose{}d", _TRANSPOSED, "Transposed convolution.", _transposed, _transposed_calls),
     *_family("max_pool{}d", _MAX, "The largest value of each window.", _max_pool,
-             lambda n: [call(_image(n), 2), call(_image(n), 3, 2, 1), call(_image(n), 2, 1, 0, 2)]),
-    *_family("avg_pool{}d", _AVG, "The mean of each window.", _avg_pool, lambda n: [call(_image(n), 2), call(_image(n), 3, 2, 1)],
+             lambda n: [call(_image(n), 2), call(_image(n), 3, 2, 1), call(_image(n), 2, 1, 0, 2), call(_image(n), 3, 2, 1, 1, True)]),
+    *_family("avg_pool{}d", _AVG, "The mean of each window.", _avg_pool, lambda n: [call(_image(n), 2), call(_image(n), 3, 2, 1), call(_image(n), 3, 2, 1, True, False), call(_image(n), 3, 2, 1, True)],
              "torch.nn.functional.{}"),
 )  # fmt: skip

@@ -64,8 +64,11 @@ def _gather(t: Any, x: Any, dim: Any, index: Any = None) -> Any:
         dim, index = index, dim
     if dim is None:
         return t.take(x, index, dim=0)
-    rank = t.type_of(x).rank
-    return t.emit("gather", (x, index), dim=t.context.axis(int(dim), rank))
+    axis = t.context.axis(int(dim), t.type_of(x).rank)
+    if 0 in (t.type_of(x).rank, t.type_of(index).rank) and t.type_of(x).rank + t.type_of(index).rank <= 1:
+        shape = t.dims(index)
+        return t.reshape(t.emit("gather", (t.reshape(x, -1), t.reshape(index, -1)), dim=0), *shape)
+    return t.emit("gather", (x, index), dim=axis)
 
 
 def _wrapped(torch: Any, index: Any, size: int) -> Any:

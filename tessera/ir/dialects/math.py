@@ -228,9 +228,9 @@ _BIT_SAMPLES = samples(
 _BITS = {"rule": BITWISE, "dtypes": "int32 bool"}
 
 BIT_OPS: tuple[OpRecord, ...] = (
-    _binary("bitwise_and", "And of the bits; for bools, and.", **_BITS, more=("torch.Tensor.__and__",)),
-    _binary("bitwise_or", "Or of the bits; for bools, or.", **_BITS, more=("torch.Tensor.__or__",)),
-    _binary("bitwise_xor", "Exclusive or of the bits.", **_BITS, more=("torch.Tensor.__xor__",)),
+    _binary("bitwise_and", "And of the bits; for bools, and.", **_BITS, more=("torch.Tensor.__and__", "torch.Tensor.__rand__")),
+    _binary("bitwise_or", "Or of the bits; for bools, or.", **_BITS, more=("torch.Tensor.__or__", "torch.Tensor.__ror__")),
+    _binary("bitwise_xor", "Exclusive or of the bits.", **_BITS, more=("torch.Tensor.__xor__", "torch.Tensor.__rxor__")),
     _unary("bitwise_not", "Complement of the bits; for bools, not.", **_BITS, more=("torch.Tensor.__invert__",)),
     _binary("shift_left", "Bits moved up by other places.", INTEGER, where="", methods=("bitwise_left_shift",),
             more=(*aliases("bitwise_left_shift"), "torch.Tensor.__lshift__"), samples=_BIT_SAMPLES),

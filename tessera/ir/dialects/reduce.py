@@ -149,10 +149,17 @@ def _every_axis_eager(name: str) -> Callable[..., Any]:
 
 
 def _fold_eager(name: str) -> Callable[..., Any]:
-    """An empty tuple of axes means "all" to torch and "none" here."""
+    """An empty tuple of axes means "all" to torch and "none" here; extremes of nothing are the identities."""
 
     def run(torch: Any, x: Any, *, dim: tuple[int, ...], keepdim: bool) -> Any:
-        return getattr(torch, name)(x, dim=dim, keepdim=keepdim) if dim else x.clone()
+        if not dim:
+            return x.clone()
+        if name != "sum" and not x.numel():
+            kept = [1 if n in dim else s for n, s in enumerate(x.shape) if keepdim or n not in dim]
+            limits = (torch.finfo if x.is_floating_point() else torch.iinfo)(x.dtype)
+            low, high = (-math.inf, math.inf) if x.is_floating_point() else (limits.min, limits.max)
+            return torch.full(kept, low if name == "amax" else high, dtype=x.dtype, device=x.device)
+        return getattr(torch, name)(x, dim=dim, keepdim=keepdim)
 
     return run
 
@@ -162,7 +169,7 @@ def _arg_eager(name: str) -> Callable[..., Any]:
         if len(dim) == 1:
             return getattr(torch, name)(x, dim=dim[0], keepdim=keepdim)
         kept = [n for n in range(x.ndim) if n not in dim]
-        moved = x.permute(*kept, *dim).reshape(*(x.shape[n] for n in kept), -1)
+        moved = torch.permute(x, (*kept, *dim)).reshape(*(x.shape[n] for n in kept), -1)
         found = getattr(torch, name)(moved, dim=-1)
         return found.reshape([1 if n in dim else x.shape[n] for n in range(x.ndim)]) if keepdim else found
 

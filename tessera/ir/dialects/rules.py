@@ -16,7 +16,7 @@ from tessera.ir.dtype import DType, bool_, f32
 from tessera.ir.graph import Attr
 from tessera.ir.infer import Blame, InferContext, result_dtype
 from tessera.ir.record import Infer, Kind, OpRecord, Sample
-from tessera.ir.types import TensorType, Type
+from tessera.ir.types import ScalarType, TensorType, Type
 
 OperandsAs = Callable[[tuple[Type, ...]], tuple[DType | None, ...]]
 ResultRule = Callable[[InferContext, tuple[Type, ...], Mapping[str, Attr]], DType]
@@ -54,7 +54,8 @@ def _check(ctx: InferContext, types: Sequence[Type], allowed: str) -> None:
             helps=["cast one of them to f32 first"],
         )  # fmt: skip
     for number, t in enumerate(types):
-        if dtype_class(t.dtype) not in allowed:
+        weak = isinstance(t, ScalarType) and "float" in allowed and not t.dtype.is_bool
+        if dtype_class(t.dtype) not in allowed and not weak:
             ctx.fail("TSR0301", f"operand of dtype `{t.dtype}` where {_words(allowed)} is needed",
                      Blame(number, None, f"is {t.dtype}"), helps=_dtype_help(t.dtype, allowed))  # fmt: skip
 

@@ -67,7 +67,7 @@ def _permute(t: Any, x: Any, *dims: Any) -> Any:
 
 PERMUTE = OpRecord(
     "permute", Kind.VIEW, "x: tensor, *dims: dim", "The axes in another order.", _permute_infer, pieces=_permute_pieces,
-    call=_permute, eager=lambda torch, x, *, dims: x.permute(dims), torch=torch_names("permute", "t", "m"),
+    call=_permute, eager=lambda torch, x, *, dims: torch.permute(x, dims), torch=torch_names("permute", "t", "m"),
     methods=("permute",), samples=samples(call(T(("B", "S", "D")), (2, 0, 1)), call(T(("B", "D"), "int32", 5), (-1, 0))),
 )  # fmt: skip
 
@@ -89,6 +89,8 @@ def cancel(left: Sequence[Dim], right: Sequence[Dim]) -> tuple[list[Dim], list[D
 def _reshape_infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     shape, x = dims_of(attrs["shape"]), types[0]
     have, want = (product(part) for part in cancel(x.dims, shape))
+    if x.numel is product(shape):
+        return (TensorType(x.dtype, shape),)
     ctx.equal(have, want, "TSR0205", f"reshape of [{_list(x.dims)}] to [{_list(shape)}]",
               Blame(0, None, f"has {product(x.dims)} elements"), Blame(None, None, f"takes {product(shape)} elements"),
               helps=["the product of the sizes must stay the same; one size may be -1"])  # fmt: skip
@@ -163,6 +165,8 @@ def solve_shape(t: Any, dims: Sequence[Dim], shape: Sequence[Any]) -> tuple[Dim,
     if open_at:
         fixed = [s for s in wanted if isinstance(s, Dim)]
         have, want = (product(part) for part in cancel(dims, fixed))
+        if ZERO in fixed and ZERO in dims:
+            have, want = product(dims), product(fixed)
         if want.is_const and want.value == 0:
             t.fail("TSR0205", "a size of -1 beside a size of 0", Blame(None), helps=["give every size"])
         wanted[open_at[0]] = t.context.divides(
@@ -276,7 +280,7 @@ def _squeeze(t: Any, x: Any, dim: Any = None) -> Any:
     if dim is None:
         axes = tuple(n for n, d in enumerate(dims) if d is ONE)
     else:
-        axes = axes_of(t.context, dim, len(dims)) if dims else ()
+        axes = axes_of(t.context, dim, len(dims)) if dims and dim != () else ()
     return t.emit("squeeze", (x,), dim=axes) if axes else x
 
 
@@ -350,6 +354,7 @@ def _cat_pieces(index: Index, types: Sequence[Type], result: TensorType, attrs: 
 def _cat(t: Any, tensors: Sequence[Any], dim: int = 0) -> Any:
     if not tensors:
         t.fail("TSR0206", "cat of no tensors", Blame(None))
+    tensors = [x for x in tensors if t.dims(x) != (ZERO,)] or list(tensors[:1])
     rank = t.type_of(tensors[0]).rank
     if rank == 0:
         t.fail("TSR0204", "cat of rank-0 tensors", Blame(0, None, "has rank 0"), helps=["use `stack`"])

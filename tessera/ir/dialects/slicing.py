@@ -343,6 +343,8 @@ def _unfold_pieces(index: Index, types: Sequence[Type], result: TensorType, attr
 
 def _unfold(t: Any, x: Any, dimension: int, size: Any, step: Any) -> Any:
     axis = t.context.axis(int(dimension), t.type_of(x).rank)
+    if not t.dims(x):
+        return t.reshape(x, t.size(size))
     return t.emit("unfold", (x,), dimension=axis, size=t.size(size), step=t.size(step))
 
 
