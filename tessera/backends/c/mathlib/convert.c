@@ -6,6 +6,10 @@ T_FN vf32 t_f32_of_f64(vf64 x) { return T_JOIN(t_down(T_PART0(x)), t_down(T_PART
 
 #define t_f32_of_i32(x) __builtin_convertvector(x, vf32)
 
+#define t_i32_of_i64(x) t_mask_of_parts((pi64)T_PART0(x), (pi64)T_PART1(x))
+
+#define t_i64_of_i32(x) __builtin_convertvector(x, vi64)
+
 // The high and low halves are exact in f32, and their sum rounds once.
 T_FN vf32 t_f32_of_u32(vu32 x) {
     vf32 high = __builtin_convertvector((vi32)(x >> 16), vf32);
@@ -13,21 +17,23 @@ T_FN vf32 t_f32_of_u32(vu32 x) {
     return high * 0x1p+16f + low;
 }
 
-// for T in i64 u64
-T_FN vf32 t_f32_of_$T(v$T x) {
-    vf32 r = {};
-    T_LANES r[i] = (f32)x[i];
-    return r;
-}
-
-// for T in i64 u64
-T_FN vf64 t_f64_of_$T(v$T x) {
-    vf64 r = {};
-    T_LANES r[i] = (f64)x[i];
-    return r;
-}
-
 #define t_f64_of_i32(x) __builtin_convertvector(x, vf64)
+
+// An integer that fits 32 bits, as an index does, takes the short way; others go lane by lane.
+// for T in f32 f64
+T_FN v$T t_$T_of_i64(vi64 x) {
+    vi32 low = t_i32_of_i64(x);
+    v$T r = t_$T_of_i32(low);
+    if (__builtin_expect(t_any(t_ne_i64(t_i64_of_i32(low), x)), 0)) T_LANES r[i] = ($T)x[i];
+    return r;
+}
+
+// for T in f32 f64
+T_FN v$T t_$T_of_u64(vu64 x) {
+    v$T r = {};
+    T_LANES r[i] = ($T)x[i];
+    return r;
+}
 
 // The bits of a 32-bit integer below those of 2^52.
 T_FN vf64 t_f64_of_u32(vu32 x) {
@@ -88,10 +94,6 @@ T_FN vi32 t_$T_of_f64(vf64 x) {
 #define t_wrap_i16(x) ((x) << 16 >> 16)
 #define t_wrap_i8(x) ((x) << 24 >> 24)
 #define t_wrap_u8(x) ((x) & 255)
-
-#define t_i32_of_i64(x) __builtin_convertvector(x, vi32)
-
-#define t_i64_of_i32(x) __builtin_convertvector(x, vi64)
 
 #define t_i64_of_u32(x) ((vi64)__builtin_convertvector(x, vu64))
 

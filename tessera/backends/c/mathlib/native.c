@@ -101,9 +101,13 @@ T_FN vm t_where_m(vm m, vm a, vm b) { return (a & m) | (b & ~m); }
 T_FN pf64 t_where_p(pi64 m, pf64 a, pf64 b) { return (pf64)(((pi64)a & m) | ((pi64)b & ~m)); }
 
 // Masks of 64-bit lanes.
+#if 8 * L > T_WIDTH && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define t_mask_of_parts(a, b) __builtin_shufflevector((vi32)(a), (vi32)(b), T_EVEN)
+#else
 T_FN vm t_mask_of_parts(pi64 a, pi64 b) {
     return T_JOIN(__builtin_convertvector(a, pi32), __builtin_convertvector(b, pi32));
 }
+#endif
 
 T_FN vi64 t_wide_mask(vm m) {
     return T_JOIN(__builtin_convertvector(T_PART0(m), pi64), __builtin_convertvector(T_PART1(m), pi64));

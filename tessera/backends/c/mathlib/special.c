@@ -164,8 +164,8 @@ T_VIA_F64_2(t_hypot_f32, t_hypot_p)
 T_LIBM_2(t_hypot_f64, hypot)
 
 extern f64 exp(f64);
-// The modified Bessel function of order 0 or 1 on |x|, or e^(-|x|) times it: the power series, whose terms are
-// all positive, then the asymptotic series.
+// The modified Bessel function of order 0 or 1 on |x|, or e^(-|x|) times it: the power series, whose terms
+// are all positive, then the asymptotic series.
 static f64 t_bessel_lane(f64 x, int order, int scaled) {
     f64 a = __builtin_fabs(x), term = 1.0, sum = 1.0;
     if (a <= 25.0) {
@@ -201,39 +201,5 @@ static v$T t_i1_$T(v$T x) {
 // for T in f32 f64
 static v$T t_i1e_$T(v$T x) {
     T_LANES x[i] = ($T)__builtin_copysign(t_bessel_lane(x[i], 1, 1), x[i]);
-    return x;
-}
-
-// The modified Bessel functions of order 0 and 1, divided by e^|x| when scaled: up to 30 the power series, whose
-// terms all have one sign, then the asymptotic one.
-static f64 t_bessel_lane(f64 x, int order, int scaled) {
-    f64 a = x < 0.0 ? -x : x, r, term;
-    if (a <= 30.0) {
-        f64 u = 0.25 * a * a;
-        r = term = order ? 0.5 * a : 1.0;
-        for (int k = 1; term > 0x1p-55 * r; k++) r += term *= u / ((f64)k * (k + order));
-        r *= scaled ? exp(-a) : 1.0;
-    } else if (a < __builtin_inf()) {
-        f64 mu = order ? 4.0 : 0.0;
-        r = term = 1.0;
-        for (int k = 1; k < 40 && __builtin_fabs(term) > 0x1p-55 * r; k++)
-            r += term *= ((2.0 * k - 1.0) * (2.0 * k - 1.0) - mu) / (8.0 * k * a);
-        r /= __builtin_sqrt(0x1.921fb54442d18p+2 * a);
-        if (!scaled) r = r * exp(0.5 * a) * exp(0.5 * a);
-    } else {
-        r = a == a ? (scaled ? 0.0 : a) : a;
-    }
-    return order && x < 0.0 ? -r : r;
-}
-
-// for N O S in i0/0/0 i0e/0/1 i1/1/0 i1e/1/1
-static vf64 t_$N_f64(vf64 x) {
-    T_LANES x[i] = t_bessel_lane(x[i], $O, $S);
-    return x;
-}
-
-// for N O S in i0/0/0 i0e/0/1 i1/1/0 i1e/1/1
-static vf32 t_$N_f32(vf32 x) {
-    T_LANES x[i] = (f32)t_bessel_lane(x[i], $O, $S);
     return x;
 }

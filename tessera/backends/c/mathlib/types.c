@@ -40,12 +40,15 @@ typedef vi32 vm;
 #if L == 16
 #define T_LOW 0, 1, 2, 3, 4, 5, 6, 7
 #define T_HIGH 8, 9, 10, 11, 12, 13, 14, 15
+#define T_EVEN 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
 #elif L == 8
 #define T_LOW 0, 1, 2, 3
 #define T_HIGH 4, 5, 6, 7
+#define T_EVEN 0, 2, 4, 6, 8, 10, 12, 14
 #else
 #define T_LOW 0, 1
 #define T_HIGH 2, 3
+#define T_EVEN 0, 2, 4, 6
 #endif
 #define T_PART0(v) __builtin_shufflevector(v, v, T_LOW)
 #define T_PART1(v) __builtin_shufflevector(v, v, T_HIGH)
