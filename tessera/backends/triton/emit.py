@@ -36,7 +36,7 @@ class _Parts:
 
 
 def emit(kernel: Kernel, target: Target) -> TritonSource:
-    """The Triton text of a scheduled kernel. Raises Unschedulable for what Triton cannot express on ``target``."""
+    """The Triton text of a scheduled kernel. Raises Unschedulable for what the target cannot do."""
     return emit_function(kernel.function, target)
 
 
@@ -44,13 +44,13 @@ def emit_function(f: Function, target: Target) -> TritonSource:
     """The Triton text of a function of the tile dialect; as ``emit``.
 
     >>> from tessera.ir.parser import parse
-    >>> f = parse("""kernel double(x: in f32[D], y: out f32[D]) {
+    >>> f = parse('''kernel double(x: in f32[D], y: out f32[D]) {
     ...   nest(axes=("i",), extents=[D], vector="i") {
     ...     %x = load(x, index=[i]) : f32<i>
     ...     %y = add(%x, %x)        : f32<i>
     ...          store(y, %y, index=[i])
     ...   }
-    ... }""")
+    ... }''')
     >>> source = emit_function(f, Target("cuda", "90"))
     >>> source.functions[0].name, [a.name for a in source.functions[0].arguments]
     ('nest0_tile', ['b0', 'b1', 'n0'])
