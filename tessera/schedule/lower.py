@@ -219,7 +219,8 @@ class NestLowering:
         if isinstance(x, Literal):
             dtype = compute_dtype(op.operands[0].type.dtype)
             x = pull.build.emit(OPS["cast"], (x,), dtype, {"dtype": dtype})
-        axes = tuple(n for n, e in zip(loops.names, loops.kept_names, strict=True) if e)
+        rows = zip(loops.names, loops.kept_names, loops.extents, strict=True)
+        axes = tuple(n for n, kept, extent in rows if kept and extent is not ONE)
         results = tuple(
             Value(pull.build.fresh(r.name), TileType(compute_dtype(r.type.dtype), axes)) for r in op.results
         )
