@@ -16,7 +16,7 @@ import torch
 from tessera import config
 from tessera.backends.base import Target
 from tessera.backends.c.host import host_target
-from tessera.diag import Diagnostic, Label, ResourceError, ShapeError, TesseraError, TesseraWarning, TraceError, user_frames
+from tessera.diag import Diagnostic, Label, Note, ResourceError, ShapeError, TesseraError, TesseraWarning, TraceError, user_frames
 from tessera.driver import inspect
 from tessera.driver.variant import TABLE, Layout, Variant
 from tessera.frontend.binding import Bound, Leaf, bind_arguments
@@ -184,7 +184,7 @@ class Function(Generic[P, R]):
         if not self._warned:
             self._warned = True
             first = error.diagnostics[0]
-            note = f"`{self.spec.name}` runs eagerly from here on"
+            note = Note(f"`{self.spec.name}` runs eagerly from here on")
             warnings.warn(
                 TesseraWarning.from_diagnostics([Diagnostic(first.code, first.message, first.labels, (note,), first.helps)]),
                 stacklevel=5,

@@ -14,6 +14,8 @@ from tessera.backends.c.host import host_target
 from tessera.backends.c.intrinsics import natural_lanes
 from tessera.backends.c.load import SharedObject, load_shared
 from tessera.backends.c.toolchain import CompileOptions, compile_shared, find_compiler, toolchain_key
+from tessera.ir.graph import Function
+from tessera.ir.types import BufferType
 from tessera.schedule.plan import Kernel
 
 KIND = "c"
@@ -68,11 +70,18 @@ class CArtifact:
 
 def emit(kernels: Sequence[Kernel], target: Target | None = None) -> CProgram:
     """The C text of a function's kernels, entries ``tessera_0``, ``tessera_1``, …"""
-    lanes = natural_lanes((target or host_target()).features)
+    natural = natural_lanes((target or host_target()).features)
+    lanes = min(choose_lanes(k.function, natural) for k in kernels)
     sources = tuple(Emitter(k.function, lanes, f"tessera_{n}").run() for n, k in enumerate(kernels))
     text = CSource.join(sources)
     level = config.current().cflags_opt
     return CProgram(text, sources, CompileOptions(level=level, libm=_calls_libm(text), extra=() if _calls_libm(text) else ("-fno-math-errno",)))
+
+
+def choose_lanes(f: Function, natural: int) -> int:
+    """Half the lanes for a kernel whose memory holds only 8-byte elements: two registers a value would spill."""
+    widths = {p.type.dtype.bytes for p in f.params if isinstance(p.type, BufferType)}
+    return max(natural // 2, 4) if widths == {8} else natural
 
 
 def _calls_libm(text: str) -> bool:
