@@ -40,7 +40,7 @@ def _normal(kind: str, left: Dim, right: Dim) -> tuple[bool, str, Dim, Dim]:
     return kind == "gt", "ge", right, left
 
 
-def value(session: Session, dim: Dim, what: str) -> int:
+def value(session: Session, dim: Dim) -> int:
     """The number a size is in this call, which the compiled function is then specialised on.
 
     Raises Deferred at definition, where there is none.
@@ -50,7 +50,8 @@ def value(session: Session, dim: Dim, what: str) -> int:
         session.specialised.setdefault(str(dim), (0, span))
         raise Deferred(str(dim), span)
     actual = session.context.value_of(dim)
-    session.specialised[str(dim)] = (actual, span)
+    for name in dim.names():
+        session.specialised[name] = (session.context.value_of(Dim.name(name)), span)
     session.context.assume("eq", dim, Dim.const(actual), True, span)
     return actual
 
@@ -61,4 +62,4 @@ def number(session: Session, dim: Dim) -> float:
         session.guessed = True
         session.specialised.setdefault(str(dim), (0, caller_span()))
         return STAND_IN
-    return float(value(session, dim, "`float()` of it"))
+    return float(value(session, dim))

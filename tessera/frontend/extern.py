@@ -12,59 +12,19 @@ from typing import Any
 
 from tessera.diag import TraceError
 from tessera.frontend.handles import SizeHandle, TensorHandle
-from tessera.frontend.session import Session
+from tessera.frontend.session import Call, Session
 from tessera.frontend.tree import flatten, unflatten
 from tessera.ir.dialects.calls import Sym
+from tessera.ir.dialects.library import LIBRARY_CALL
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType
 from tessera.ir.graph import Attr
-from tessera.ir.infer import InferContext
-from tessera.ir.record import Kind, OpRecord
 from tessera.ir.types import ScalarType, TensorType, Type
 
 _PRIMES = (
     (11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53),
     (59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107),
 )
-
-
-def _infer(ctx: InferContext, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> tuple[TensorType, ...]:
-    found: list[TensorType] = []
-    for one in attrs["results"]:  # type: ignore[union-attr]
-        dtype, *dims = one  # type: ignore[misc]
-        assert isinstance(dtype, DType)
-        found.append(TensorType(dtype, tuple(d if isinstance(d, Dim) else Dim.const(d) for d in dims)))  # type: ignore[arg-type]
-    return tuple(found)
-
-
-def _eager(torch: Any, *operands: Any, target: str, arguments: Attr, keywords: Attr, results: Attr) -> Any:
-    function: Any = torch
-    for part in target.split(".")[1:]:
-        function = getattr(function, part)
-    args = [_decode(a, operands) for a in arguments]  # type: ignore[union-attr]
-    kwargs = {key: _decode(value, operands) for key, value in keywords}  # type: ignore[union-attr,misc]
-    found, _ = flatten(function(*args, **kwargs))
-    return found[0] if len(found) == 1 else tuple(found)
-
-
-def _decode(attr: Any, operands: Sequence[Any]) -> Any:
-    """An argument from its attribute form: ``("operand", n)``, ``("list", …)``, ``("tuple", …)`` or a plain value."""
-    if not isinstance(attr, tuple):
-        return attr
-    kind, *members = attr
-    if kind == "operand":
-        return operands[members[0]]
-    decoded = [_decode(m, operands) for m in members]
-    return decoded if kind == "list" else tuple(decoded)
-
-
-#: One call of a framework function that no record describes. Attributes: ``target`` (dotted name), the arguments in the
-#: form of ``_decode``, and the result types as ``(dtype, size, …)``.
-LIBRARY_CALL = OpRecord(
-    "library_call", Kind.EXTERN,
-    "xs: tensors, *, target: str, arguments: any, keywords: any, results: any",
-    "A function of the host framework that has no record, called on whole tensors.", _infer, eager=_eager,
-)  # fmt: skip
 
 
 def method(self: TensorHandle, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -81,6 +41,12 @@ def call(
     name = session.table.name_of(function)
     site = session.site(name.rpartition(".")[2], "method" if isinstance(target, str) else "function", args, kwargs)
     return session.perform(site, lambda a, k: _append(session, function, name, a, k))
+
+
+def take_over(session: Session, call_: Call, function: Callable[..., Any]) -> Any:
+    """The framework's own function in the place of a record that does not know the arguments."""
+    name = session.table.name_of(function)
+    return session.perform(call_, lambda a, k: _append(session, function, name, a, k))
 
 
 def _append(session: Session, function: Callable[..., Any], name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:

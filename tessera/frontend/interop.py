@@ -70,7 +70,7 @@ def _create(
             return extern.call(session, function, args, methods.drop_settings(session.table, kwargs))
         with session.table.untouched():
             return function(*args, **kwargs)
-    return session.apply(record, args, _arguments(session, kwargs), "function", name)
+    return session.apply(record, args, _arguments(session, kwargs), "function", name, function)
 
 
 def _arguments(session: Session, kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def _apply(session: Session, function: Callable[..., Any], name: str, args: tupl
         return out
     if name in alias.VIEWS and isinstance(first, TensorHandle):
         return alias.linked(first, record, args, kwargs, "function", name)
-    return session.apply(record, args, kwargs, "function", name)
+    return session.apply(record, args, kwargs, "function", name, function)
 
 
 def _updates(name: str) -> bool:

@@ -165,7 +165,7 @@ def find(table: TorchTable, name: str) -> Method | None:
         if name in alias.VIEWS:
             return lambda self, *args, **kwargs: alias.linked(self, record, (self, *args), kwargs, "method", name)
         return lambda self, *args, **kwargs: self._session.apply(
-            record, (self, *args), drop_settings(table, kwargs), "method", name
+            record, (self, *args), drop_settings(table, kwargs), "method", name, table.method(name)
         )
     if name.endswith("_") and not name.endswith("__"):
         plain = table.by_method(name[:-1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import CodeType, FrameType
 from typing import Any
 
@@ -15,7 +15,7 @@ from tessera.frontend.handles import Dropped, PoisonHandle, SizeHandle, Stopped,
 from tessera.frontend.names import targets
 from tessera.frontend.table import TorchTable
 from tessera.ir.build import Builder
-from tessera.ir.dialects.calls import Ops, Sym
+from tessera.ir.dialects.calls import NotCovered, Ops, Sym
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, f32
 from tessera.ir.graph import Attr, Literal, Operand, Value
@@ -71,7 +71,8 @@ class TraceOps(Ops):
 class Call:
     """One operation as the user wrote it: for error messages and for names.
 
-    ``form`` is ``operator``, ``method`` or ``function``: where the arguments stand in the source.
+    ``form`` is ``operator``, ``method``, ``attribute``, ``subscript`` or ``function``: where the arguments stand in the
+    source. ``function`` is the framework's own, which takes over where a record does not know the arguments.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Call:
     code: CodeType | None
     lasti: int
     span: Span | None
+    function: Callable[..., Any] | None = None
 
 
 @dataclass
@@ -113,6 +115,7 @@ class Session:
     wrap: Callable[[Session, Value], Any] = TensorHandle
     make_size: Callable[[Session, Dim], Any] = SizeHandle
     report: Callable[[Session, Call, Exception], None] = lambda session, call, error: None
+    library: Callable[[Session, Call, Callable[..., Any]], Any] = lambda session, call, function: session.poison
     findings: list[Finding] = field(default_factory=list)
     specialised: dict[str, tuple[int | float, Span | None]] = field(default_factory=dict)
     captures: dict[int, tuple[object, Any]] = field(default_factory=dict)
@@ -137,24 +140,28 @@ class Session:
     # ---- operations -------------------------------------------------------------------------------------------------
 
     def apply(
-        self, record: OpRecord, args: Sequence[Any], kwargs: Mapping[str, Any], form: str = "function", name: str = ""
-    ) -> Any:
+        self, record: OpRecord, args: Sequence[Any], kwargs: Mapping[str, Any], form: str = "function", name: str = "",
+        function: Callable[..., Any] | None = None,
+    ) -> Any:  # fmt: skip
         """Append ``record`` called as the user called it; gives traced objects, or poison after an error."""
-        call = self.site(name or record.name, form, args, kwargs)
+        call = self.site(name or record.name, form, args, kwargs, function)
         result = self.perform(call, lambda a, k: self.ops.invoke(record, *a, **k))
         if isinstance(result, TensorHandle) and "keepdim" in record.attr_names:
             result._dropped = _dropped(call, result)
         return result
 
-    def site(self, name: str, form: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
+    def site(
+        self, name: str, form: str, args: Sequence[Any], kwargs: Mapping[str, Any],
+        function: Callable[..., Any] | None = None,
+    ) -> Call:  # fmt: skip
         """The place of the user's expression that is being evaluated; counts how often it was."""
         if not self.open:
             raise TraceError(f"`{name}` uses a value of a trace that has ended", code="TSR0406")
         frame: FrameType | None = caller_frame()
         if frame is None:
-            return Call(name, form, tuple(args), kwargs, None, -1, None)
+            return Call(name, form, tuple(args), kwargs, None, -1, None, function)
         code, lasti = frame.f_code, frame.f_lasti
-        call = Call(name, form, tuple(args), kwargs, code, lasti, Span.at(code, lasti))
+        call = Call(name, form, tuple(args), kwargs, code, lasti, Span.at(code, lasti), function)
         key = (code, lasti)
         count = self.counts[key] = self.counts.get(key, 0) + 1
         if count > MOST_REPEATS:
@@ -172,10 +179,12 @@ class Session:
             result = act(args, kwargs)
         except _Poisoned:
             return self.poison
-        except (Refused, InnerRefused, TypeError) as error:
+        except (Refused, InnerRefused, NotCovered, TypeError) as error:
             del ops[mark:]
-            self.report(self, call, error)
-            return self.poison
+            if call.function is None or not _unknown(error):
+                self.report(self, call, error)
+                return self.poison
+            return self.library(self, replace(call, function=None), call.function)
         lifted = self.lift(result)
         if call.code is not None and len(ops) > mark:
             self._name(call, result)
@@ -323,6 +332,11 @@ class Pair(tuple[Any, ...]):
     @property
     def indices(self) -> Any:
         return self[1]
+
+
+def _unknown(error: Exception) -> bool:
+    """Whether a record refused a call because it does not know the arguments, not because they do not fit."""
+    return isinstance(error, TypeError | NotCovered) or getattr(error, "code", "") == "TSR0404"
 
 
 class _Poisoned(Exception):

@@ -115,10 +115,10 @@ class Size(SizeHandle):
         return decide.holds(self._session, "ne", self._dim, Dim.const(0))
 
     def __index__(self) -> int:
-        return decide.value(self._session, self._dim, "its value")
+        return decide.value(self._session, self._dim)
 
     def __int__(self) -> int:
-        return decide.value(self._session, self._dim, "`int()` of it")
+        return decide.value(self._session, self._dim)
 
     def __float__(self) -> float:
         return decide.number(self._session, self._dim)

@@ -10,7 +10,8 @@ from typing import Any
 
 from tessera.diag import Diagnostic, DTypeError, Label, ShapeError, Span, TesseraError, TraceError
 from tessera.diag.span import is_machinery
-from tessera.frontend import blame, returns
+from tessera.frontend import blame, extern, returns
+from tessera.frontend.annotation import Lead
 from tessera.frontend.context import Choice, TraceContext
 from tessera.frontend.handles import Deferred, PoisonHandle, SizeHandle, Stopped, Storage, TensorHandle
 from tessera.frontend.interop import dispatch
@@ -161,12 +162,12 @@ class Run:
         builder = Builder(self.table.records["cast"], context)
         session = Session(
             self.table, builder, context, self.hints, self.path, f64 if wide else f32, self.device,
-            make, Size, blame.report,
+            make, Size, blame.report, extern.take_over,
         )  # fmt: skip
         session.poison = Poison(session)
         session.scopes.append(self.spec)
         session.scalars = self.scalars
-        session.leads.update(self.leads)
+        session.leads.update(self.leads or _leads(self.spec, self.inputs))
         session.bindings.update(self.bindings)
         return session
 
@@ -193,6 +194,20 @@ class Run:
             params.append(value)
             sources.append(Input("leaf", number))
         return leaves, params, sources
+
+
+def _leads(spec: FunctionSpec, inputs: Sequence[ArgType]) -> dict[str, tuple[Dim, ...]]:
+    """The dims of each variadic part, read off the inputs of plain tensor parameters."""
+    found: dict[str, tuple[Dim, ...]] = {}
+    if len(inputs) != len(spec.params):
+        return found
+    for p, given in zip(spec.params, inputs, strict=True):
+        a = p.hint.annotation
+        if a is None or a.lead is None or a.dims is None or not isinstance(given, TensorType):
+            continue
+        at = next(n for n, d in enumerate(a.dims) if isinstance(d, Lead))
+        found.setdefault(a.lead.name, given.dims[at : at + given.rank - len(a.fixed)])
+    return found
 
 
 def arguments(spec: FunctionSpec, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:

@@ -21,6 +21,7 @@ RANKS = {
     "backends": 4,
     "runtime": 5,
     "driver": 6,
+    "functional": 6,
     "ops": 7,
     "nn": 7,
     "stable": 7,
