@@ -1,1 +1,3 @@
-"""From Python to IR: annotations, argument specs, traced tensors and sizes, functionalised updates, definition-time checks."""
+"""From Python to IR: annotations, argument specs, traced tensors and sizes, functionalised updates,
+definition-time checks.
+"""

@@ -1,8 +1,10 @@
-"""Updates without mutation: torch's aliasing rules, kept by an explicit record of who shares memory with whom.
+"""Updates without mutation: torch's aliasing rules, kept by an explicit record of who shares memory with
+whom.
 
-Tensors that share memory share a ``Storage``: the newest value of the whole, and a version. A view is the storage and the
-view operations that lead to it. Writing to a view runs these backwards, which gives a new whole; every other view notices
-the new version when it is next read, and is derived again. A tensor without views costs nothing.
+Tensors that share memory share a ``Storage``: the newest value of the whole, and a version. A view is the
+storage and the view operations that lead to it. Writing to a view runs these backwards, which gives a new
+whole; every other view notices the new version when it is next read, and is derived again. A tensor without
+views costs nothing.
 """
 
 from __future__ import annotations
@@ -21,10 +23,11 @@ from tessera.ir.types import TensorType
 
 #: torch functions and methods whose result shares memory with their first argument.
 VIEWS = frozenset({
-    "T", "adjoint", "broadcast_to", "chunk", "detach", "diagonal", "expand", "expand_as", "flatten", "getitem", "mT",
-    "moveaxis", "movedim", "narrow", "permute", "ravel", "reshape", "reshape_as", "select", "split", "split_with_sizes",
-    "squeeze", "swapaxes", "swapdims", "t", "tensor_split", "hsplit", "vsplit", "dsplit", "transpose", "unbind",
-    "unflatten", "unfold", "unsqueeze", "view", "view_as", "atleast_1d", "atleast_2d", "atleast_3d",
+    "T", "adjoint", "atleast_1d", "atleast_2d", "atleast_3d", "broadcast_to", "chunk", "detach", "diagonal",
+    "dsplit", "expand", "expand_as", "flatten", "getitem", "hsplit", "mT", "moveaxis", "movedim", "narrow",
+    "permute", "ravel", "reshape", "reshape_as", "select", "split", "split_with_sizes", "squeeze", "swapaxes",
+    "swapdims", "t", "tensor_split", "transpose", "unbind", "unflatten", "unfold", "unsqueeze", "view", "view_as",
+    "vsplit",
 })  # fmt: skip
 #: Those that copy when the memory is not laid out right for them.
 _MAY_COPY = frozenset({"flatten", "ravel", "reshape", "reshape_as"})
@@ -43,7 +46,8 @@ def view(self: TensorHandle, name: str, args: Sequence[Any], kwargs: Mapping[str
 def linked(
     self: TensorHandle, record: OpRecord, args: Sequence[Any], kwargs: Mapping[str, Any], form: str, name: str
 ) -> Any:
-    """Apply ``record`` and make every result that is a chain of view operations over ``self`` a view of it."""
+    """Apply ``record`` and make every result that is a chain of view operations over ``self`` a view of
+    it."""
     session = self._session
     ops = session.builder.ops
     whole = session.read(self)
@@ -99,17 +103,19 @@ def is_dense(self: TensorHandle) -> bool:
     return all(step.record.name in _DENSE for step in self._steps)
 
 
-# ---- reading and writing elements ------------------------------------------------------------------------------------
+# ---- reading and writing elements ------------------------------------------------------------------------
 
 
 def is_basic(key: Any) -> bool:
     """Whether an index uses no tensors, masks or lists: then it is a view."""
     items = key if isinstance(key, tuple) else (key,)
     return all(
-        item is None or item is Ellipsis or isinstance(item, slice | SizeHandle)
+        item is None
+        or item is Ellipsis
+        or isinstance(item, slice | SizeHandle)
         or (isinstance(item, int) and not isinstance(item, bool))
         for item in items
-    )  # fmt: skip
+    )
 
 
 def getitem(self: TensorHandle, key: Any) -> Any:
@@ -134,7 +140,9 @@ def setitem(self: TensorHandle, key: Any, value: Any) -> None:
         write(self, result._value, call)
 
 
-def update(self: TensorHandle, record: str, args: Sequence[Any], kwargs: Mapping[str, Any], form: str, name: str = "") -> Any:
+def update(
+    self: TensorHandle, record: str, args: Sequence[Any], kwargs: Mapping[str, Any], form: str, name: str = ""
+) -> Any:
     """``x += y``, ``x.mul_(y)``: the plain operation, cast to x's dtype, written to x's memory. Gives x."""
     session = self._session
     call = session.site(name or record, form, args, kwargs)
@@ -175,9 +183,14 @@ def _same_sizes(session: Session, target: TensorType, new: TensorType, call: Cal
         )
         if not fits:
             _error(
-                session, call, ShapeError, "TSR0202", f"update in place of [{_sizes(target)}] with [{_sizes(new)}]",
-                f"the result is a {new}", "an update keeps the sizes of what it writes to",
-            )  # fmt: skip
+                session,
+                call,
+                ShapeError,
+                "TSR0202",
+                f"update in place of [{_sizes(target)}] with [{_sizes(new)}]",
+                f"the result is a {new}",
+                "an update keeps the sizes of what it writes to",
+            )
             return False
     return True
 
@@ -188,14 +201,21 @@ def _sizes(t: TensorType) -> str:
 
 def _fits(self: TensorHandle, value: Any, call: Call) -> bool:
     """torch's rule: a float may not be written to integers, nor a number to bools."""
-    target = self._value.type.dtype  # type: ignore[union-attr]
+    target = self._value.type.dtype
     source = f32 if isinstance(value, float) else target
     if isinstance(value, TensorHandle):
-        source = value._value.type.dtype  # type: ignore[union-attr]
+        source = value._value.type.dtype
     if category(source) <= category(target) or call.name == "copy_":
         return True
-    _error(self._session, call, DTypeError, "TSR0301", f"`{source}` written to `{target}` in place",
-           f"the result is {source}", f"cast it with `.to({target})`, or bind a new name")  # fmt: skip
+    _error(
+        self._session,
+        call,
+        DTypeError,
+        "TSR0301",
+        f"`{source}` written to `{target}` in place",
+        f"the result is {source}",
+        f"cast it with `.to({target})`, or bind a new name",
+    )
     return False
 
 
@@ -203,12 +223,26 @@ def _writable(self: TensorHandle, call: Call) -> bool:
     """Refuse updates of arguments and of memory that one element stands for many in."""
     frozen = "" if self._storage is None else self._storage.frozen
     if frozen:
-        _error(self._session, call, TraceError, "TSR0403", f"update of {frozen}", "written here",
-               "clone it first, or return the new value")  # fmt: skip
+        _error(
+            self._session,
+            call,
+            TraceError,
+            "TSR0403",
+            f"update of {frozen}",
+            "written here",
+            "clone it first, or return the new value",
+        )
         return False
     if any(step.record.name == "expand" for step in self._steps):
-        _error(self._session, call, TraceError, "TSR0403", "update of an expanded tensor",
-               "one element stands for many", "clone it first")  # fmt: skip
+        _error(
+            self._session,
+            call,
+            TraceError,
+            "TSR0403",
+            "update of an expanded tensor",
+            "one element stands for many",
+            "clone it first",
+        )
         return False
     return True
 

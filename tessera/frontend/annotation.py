@@ -1,4 +1,6 @@
-"""``Tensor["B", "S", 1, "D/2", f32]``: what an annotation says about a tensor, from our own syntax and from jaxtyping's."""
+"""``Tensor["B", "S", 1, "D/2", f32]``: what an annotation says about a tensor, from our own syntax and from
+jaxtyping's.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ class Lead:
 
 @dataclass(frozen=True, slots=True)
 class TensorAnnotation:
-    """What is known of a tensor: ``dims`` (None: any rank), each a Dim or one ``Lead``; ``dtype`` (None: any)."""
+    """What is known of a tensor: ``dims`` (None: any rank), each a Dim or one ``Lead``; ``dtype`` (None:
+    any).
+    """
 
     dims: tuple[Dim | Lead, ...] | None
     dtype: DType | DTypeClass | None = None
@@ -132,9 +136,9 @@ class _TensorMeta(type):
 class Tensor(metaclass=_TensorMeta):
     """The annotation of a tensor argument or result.
 
-    Items are dim names (``"B"``), expressions (``"D/2"``), ints, ``"..."`` for any leading dims, and a dtype or dtype class
-    at the end. ``Tensor`` alone allows any rank and dtype, ``Tensor[()]`` only rank 0. Raises ShapeError (TSR0101, TSR0102,
-    TSR0104) and DTypeError (TSR0103).
+    Items are dim names (``"B"``), expressions (``"D/2"``), ints, ``"..."`` for any leading dims, and a
+    dtype or dtype class at the end. ``Tensor`` alone allows any rank and dtype, ``Tensor[()]`` only rank 0.
+    Raises ShapeError (TSR0101, TSR0102, TSR0104) and DTypeError (TSR0103).
 
     >>> Tensor["B", 1, "D/2"]
     Tensor["B", 1, "D/2"]
@@ -185,20 +189,22 @@ def _item(x: object) -> Dim | Lead:
         return x
     if isinstance(x, bool) or not isinstance(x, int | str):
         raise ShapeError(
-            f"`{_brief(x)}` in a tensor annotation", code="TSR0104",
+            f"`{_brief(x)}` in a tensor annotation",
+            code="TSR0104",
             helps=['a dim is a name, an expression in quotes, or a number: Tensor["B", "D/2", 1]'],
-        )  # fmt: skip
+        )
     if isinstance(x, int):
         if x < 0:
-            raise ShapeError(f"negative size {x}", code="TSR0104", helps=["`\"...\"` stands for any leading dims"])
+            raise ShapeError(f"negative size {x}", code="TSR0104", helps=['`"..."` stands for any leading dims'])
         return Dim.const(x)
     if x.startswith("*") and x[1:].isidentifier():
         return Lead(x[1:])
     if is_dtype_name(x.strip()):
         raise DTypeError(
-            f"`{x}` is a dtype, not the name of a dimension", code="TSR0103",
+            f"`{x}` is a dtype, not the name of a dimension",
+            code="TSR0103",
             helps=[f"write it without quotes: Tensor[..., {x.strip()}]"],
-        )  # fmt: skip
+        )
     return parse_dim(x)
 
 
@@ -207,14 +213,15 @@ def _brief(x: object) -> str:
     return text if len(text) <= 40 else f"{text[:39]}…"
 
 
-# ---- jaxtyping -------------------------------------------------------------------------------------------------------
+# ---- jaxtyping -------------------------------------------------------------------------------------------
 
 
 def from_jaxtyping(x: object) -> TensorAnnotation | None:
     """What ``Float[torch.Tensor, "B S D"]`` says; None for anything that is not such an annotation.
 
-    Read from the public attributes ``dim_str`` and ``dtypes``. A dim is a name, a number or an expression; ``...``, ``*name``
-    and ``_`` are known; ``#``, ``?`` and ``name=`` prefixes are markers and only the name counts. Raises ShapeError (TSR0101).
+    Read from the public attributes ``dim_str`` and ``dtypes``. A dim is a name, a number or an expression;
+    ``...``, ``*name`` and ``_`` are known; ``#``, ``?`` and ``name=`` prefixes are markers and only the
+    name counts. Raises ShapeError (TSR0101).
     """
     text, dtypes = getattr(x, "dim_str", None), getattr(x, "dtypes", None)
     if not isinstance(text, str) or not hasattr(x, "array_type"):

@@ -29,7 +29,9 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """The arguments of one call. ``key`` tells apart what compiled code depends on beside tensors: structure and statics."""
+    """The arguments of one call. ``key`` tells apart what compiled code depends on beside tensors:
+    structure and statics.
+    """
 
     tree: Tree
     leaves: tuple[Leaf, ...]
@@ -61,8 +63,8 @@ def bind_arguments(
 ) -> Bound:
     """Match a call with the signature and flatten it.
 
-    Raises TypeError as Python does for arguments that do not fit the signature, and TraceError (TSR0109) with every argument of
-    a wrong Python type.
+    Raises TypeError as Python does for arguments that do not fit the signature, and TraceError (TSR0109)
+    with every argument of a wrong Python type.
     """
     bound = spec.signature.bind(*args, **kwargs)
     bound.apply_defaults()
@@ -112,8 +114,10 @@ def _leaf_hints(hint: Hint, value: Any, is_tensor: Callable[[object], bool]) -> 
     found: list[Hint] = []
     for n, (key, member) in enumerate(from_parts):
         inner = hint.part(key, n)
-        found += _leaf_hints(inner, member, is_tensor) if _members(member) and not is_tensor(member) else (
-            [inner] if not _is_empty(member) else []
+        found += (
+            _leaf_hints(inner, member, is_tensor)
+            if _members(member) and not is_tensor(member)
+            else ([inner] if not _is_empty(member) else [])
         )
     return found
 
@@ -132,7 +136,9 @@ def _is_empty(value: Any) -> bool:
 
 
 def _key(leaf: Leaf) -> Any:
-    """What a leaf adds to the key: the value of a static, by identity when it cannot be hashed; the kind of the others."""
+    """What a leaf adds to the key: the value of a static, by identity when it cannot be hashed; the kind of
+    the others.
+    """
     if leaf.kind != "static":
         return leaf.kind
     value = leaf.value
@@ -152,9 +158,16 @@ def _type_check(
         expected = _mismatch(p, one, is_tensor)
         if expected:
             labels = () if p.span is None else (Label(p.span, f"takes {expected}", True),)
-            wrong.append(Finding(TraceError, Diagnostic(
-                "TSR0109", f"argument `{p.name}` of {spec.name} is a {type(one).__name__}", labels,
-            )))  # fmt: skip
+            wrong.append(
+                Finding(
+                    TraceError,
+                    Diagnostic(
+                        "TSR0109",
+                        f"argument `{p.name}` of {spec.name} is a {type(one).__name__}",
+                        labels,
+                    ),
+                )
+            )
 
 
 def _mismatch(p: ParamSpec, value: Any, is_tensor: Callable[[object], bool]) -> str:
@@ -170,14 +183,18 @@ def _mismatch(p: ParamSpec, value: Any, is_tensor: Callable[[object], bool]) -> 
         good = isinstance(value, float | int) and not isinstance(value, bool)
         return "" if good or _is_number(value) else "a float"
     if p.binds:
-        return "" if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else "a size (an int, at least 0)"
+        return (
+            ""
+            if isinstance(value, int) and not isinstance(value, bool) and value >= 0
+            else "a size (an int, at least 0)"
+        )
     if hint.kind == "static" and hint.type is not None and hint.type is not object:
         try:
             return "" if is_bearable(value, hint.type) else _named(hint.type)
         except Exception:  # a hint that beartype does not know says nothing
             return ""
     if hint.kind in ("tuple", "list", "dict"):
-        wanted = {"tuple": tuple, "list": (list, tuple), "dict": dict}[hint.kind]
+        wanted = {"tuple": (tuple,), "list": (list, tuple), "dict": (dict,)}[hint.kind]
         return "" if isinstance(value, wanted) else f"a {hint.kind}"
     return ""
 

@@ -1,4 +1,6 @@
-"""From a rule's refusal to a diagnostic: labels under the guilty parts of the expression, where the names come from, advice."""
+"""From a rule's refusal to a diagnostic: labels under the guilty parts of the expression, where the names
+come from, advice.
+"""
 
 from __future__ import annotations
 
@@ -125,7 +127,7 @@ def _said_of(blame: Blame, name: str) -> str:
     return f"`{name}` {text}" if text else f"`{name}`"
 
 
-# ---- where arguments stand -------------------------------------------------------------------------------------------
+# ---- where arguments stand -------------------------------------------------------------------------------
 
 
 def argument_places(call: Call) -> Iterator[Place]:
@@ -167,7 +169,7 @@ def name_at(span: Span | None, handle: TensorHandle) -> str:
     return handle._value.name if span is None else ""
 
 
-# ---- where names come from -------------------------------------------------------------------------------------------
+# ---- where names come from -------------------------------------------------------------------------------
 
 
 def _dims(refused: Refused, operands: Sequence[Operand]) -> list[Dim]:

@@ -1,4 +1,6 @@
-"""The check at definition: a function traced with rigid dims, before any tensor exists; what was proved, guarded, refuted."""
+"""The check at definition: a function traced with rigid dims, before any tensor exists; what was proved,
+guarded, refuted.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tessera.diag import Diagnostic, DTypeError, ShapeError, Span, render
+from tessera.frontend.annotation import DTypeClass
 from tessera.frontend.hints import Hint
 from tessera.frontend.session import Finding, Path, error_of
 from tessera.frontend.spec import EMPTY, FunctionSpec, ParamSpec, lead_dims
@@ -93,8 +96,8 @@ class CheckReport:
 def check(spec: FunctionSpec, table: TorchTable, *, receiver: object = None) -> CheckReport:
     """Trace a function with every declared size unknown and report each need of its sizes.
 
-    What cannot be known before a call (a tensor of any rank, a value that Python needs) is ``deferred``. A part that stands for
-    any dims is tried with 0 to 3 of them, and only what fails with all is refuted.
+    What cannot be known before a call (a tensor of any rank, a value that Python needs) is ``deferred``. A
+    part that stands for any dims is tried with 0 to 3 of them, and only what fails with all is refuted.
     """
     missing = _unknown(spec)
     if missing:
@@ -134,7 +137,7 @@ def _is_bare(hint: Hint) -> bool:
     return any(a.dims is None for a in hint.tensors())
 
 
-# ---- one attempt: a number of leading dims, every variant and path ----------------------------------------------------
+# ---- one attempt: a number of leading dims, every variant and path ---------------------------------------
 
 
 @dataclass(frozen=True)
@@ -171,21 +174,25 @@ def _defer(deferred: dict[str, Item], text: str, d: Diagnostic) -> None:
 
 
 def _counts(f: Finding, traced: Traced) -> bool:
-    """Whether a fault is one for sure: code that cannot be traced, and errors behind a guessed number, may be fine."""
+    """Whether a fault is one for sure: code that cannot be traced, and errors behind a guessed number, may
+    be fine.
+    """
     if not issubclass(f.error, ShapeError | DTypeError):
         return f.diagnostic.code in ("TSR0403", "TSR0404")
     if traced.choices and f.diagnostic.code == "TSR0406":
         return False
-    return not (traced.guessed and any(c.isdigit() and int(c) > 1 for c in f.diagnostic.message.replace(",", " ").split()))
+    return not (
+        traced.guessed and any(c.isdigit() and int(c) > 1 for c in f.diagnostic.message.replace(",", " ").split())
+    )
 
 
 def _variants(spec: FunctionSpec) -> Iterator[dict[str, Any]]:
-    """Which optional arguments are there, and which bools are true: all present first, then all absent, then mixed."""
+    """Which optional arguments are there, and which bools are true: all present first, then all absent,
+    then mixed.
+    """
     options: list[tuple[str, tuple[Any, ...]]] = []
     for p in spec.params:
-        if p.hint.optional and p.kind in ("optional", "container"):
-            options.append((p.name, (True, False)))
-        elif p.hint.type is bool and p.default is EMPTY:
+        if (p.hint.optional and p.kind in ("optional", "container")) or (p.hint.type is bool and p.default is EMPTY):
             options.append((p.name, (True, False)))
     names = [name for name, _ in options]
     every = [dict(zip(names, values, strict=True)) for values in itertools.product(*(v for _, v in options))]
@@ -194,7 +201,9 @@ def _variants(spec: FunctionSpec) -> Iterator[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class _Arguments:
-    """How a function is called for a check: so many leading dims, these variants, these dtypes where none is declared."""
+    """How a function is called for a check: so many leading dims, these variants, these dtypes where none
+    is declared.
+    """
 
     spec: FunctionSpec
     count: int
@@ -275,7 +284,7 @@ class _Arguments:
         declared = a.dtype
         dtype = declared if isinstance(declared, DType) else (self.dtypes or {}).get(path)
         if dtype is None:
-            dtype = f32 if declared is None or f32 in declared else min(declared.members, key=lambda t: (-t.bits, t.name))
+            dtype = _usual(declared)
         if a.dims is None:
             names = [f"{path}_{n}" for n in range(self.count)]
             anonymous += names
@@ -286,13 +295,24 @@ class _Arguments:
         return TensorType(dtype, dims)
 
 
+def _usual(declared: DType | DTypeClass | None) -> DType:
+    """The dtype that stands for all that an annotation allows: f32 where it may be, else the widest."""
+    if isinstance(declared, DType):
+        return declared
+    if declared is None or f32 in declared:
+        return f32
+    return min(declared.members, key=lambda t: (-t.bits, t.name))
+
+
 def _open_dtypes(spec: FunctionSpec) -> set[str]:
     """Tensor parameters (by name) whose annotation leaves the dtype open."""
     return {p.name for p in spec.params for a in p.hint.tensors() if not isinstance(a.dtype, DType)}
 
 
 def _with_dtypes(arguments: _Arguments, table: TorchTable) -> list[Traced]:
-    """Trace with f32 where no dtype is declared; an argument that the body uses as an index or a mask becomes one."""
+    """Trace with f32 where no dtype is declared; an argument that the body uses as an index or a mask
+    becomes one.
+    """
     open_ = _open_dtypes(arguments.spec)
     tried: set[tuple[tuple[str, DType], ...]] = set()
     best: list[Traced] = []
@@ -345,9 +365,16 @@ def _paths(arguments: _Arguments, table: TorchTable) -> list[Traced]:
         leads = {name: lead_dims(name, arguments.count) for name in arguments.spec.leads}
         bindings = {name: Dim.const(size) for name, size in (arguments.sizes or {}).items()}
         run = Run(
-            arguments.spec, inputs, table, tree=tree, flexible=anonymous, leads=leads, bindings=bindings,
-            stand_ins={size: name for name, size in (arguments.sizes or {}).items()}, path=path,
-        )  # fmt: skip
+            arguments.spec,
+            inputs,
+            table,
+            tree=tree,
+            flexible=anonymous,
+            leads=leads,
+            bindings=bindings,
+            stand_ins={size: name for name, size in (arguments.sizes or {}).items()},
+            path=path,
+        )
         traced = run.trace()
         done.append(traced)
         waiting += [(*path.taken[:n], False) for n in range(len(given), len(path.taken)) if path.taken[n]]
@@ -363,7 +390,9 @@ def _feasible(done: list[Traced]) -> list[Traced]:
 
 
 def _with_numbers(arguments: _Arguments, table: TorchTable, deferred: Traced) -> Traced:
-    """A size whose value Python needs is tried with small numbers; only what fails with all of them is a fault."""
+    """A size whose value Python needs is tried with small numbers; only what fails with all of them is a
+    fault.
+    """
     assert deferred.deferred is not None
     name = deferred.deferred.what
     if not name.isidentifier():
@@ -387,7 +416,7 @@ def _renamed(d: Diagnostic, size: int, name: str) -> Diagnostic:
     return replace(d, message=d.message.replace(old, new), labels=labels)
 
 
-# ---- the report ------------------------------------------------------------------------------------------------------
+# ---- the report ------------------------------------------------------------------------------------------
 
 
 def _report(spec: FunctionSpec, attempt: _Attempt, bare: bool) -> CheckReport:
@@ -403,13 +432,17 @@ def _report(spec: FunctionSpec, attempt: _Attempt, bare: bool) -> CheckReport:
     items += attempt.deferred
     if bare:
         items.append(Item("deferred", "tensors of any rank: checked at the first call", spec.span))
-    items += [Item("refuted", f.diagnostic.message, f.diagnostic.primary.span if f.diagnostic.primary else None)
-              for f in attempt.findings]  # fmt: skip
+    items += [
+        Item("refuted", f.diagnostic.message, f.diagnostic.primary.span if f.diagnostic.primary else None)
+        for f in attempt.findings
+    ]
     return CheckReport(spec.name, spec.span, tuple(items), attempt.findings, spec.dim_names, attempt.traced)
 
 
 def _both_ways(traced: Sequence[Traced]) -> set[tuple[str, Dim, Dim]]:
-    """Questions about sizes whose two answers were both followed, as the obligations they became: no need of the function."""
+    """Questions about sizes whose two answers were both followed, as the obligations they became: no need
+    of the function.
+    """
     choices = {(c.kind, c.left, c.right, c.holds) for t in traced for c in t.choices}
     found: set[tuple[str, Dim, Dim]] = set()
     for kind, left, right, holds in choices:

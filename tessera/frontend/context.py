@@ -19,9 +19,10 @@ _JUDGES = {"eq": judge_eq, "divides": judge_divides, "ge": judge_ge}
 class TraceContext(InferContext):
     """An ``InferContext`` that knows which names are anonymous, and the actual sizes once there are any.
 
-    ``flexible`` holds the names of sizes that no annotation names: two of them may be equal, and whether they are is
-    decided when there are ``hints``. ``stand_ins`` are numbers that stand for a name during a check. ``open`` lists what could not be decided without them. ``choices`` are the answers that
-    Python code was given about sizes; they become guards.
+    ``flexible`` holds the names of sizes that no annotation names: two of them may be equal, and whether
+    they are is decided when there are ``hints``. ``stand_ins`` are numbers that stand for a name during a
+    check. ``open`` lists what could not be decided without them. ``choices`` are the answers that Python
+    code was given about sizes; they become guards.
     """
 
     hints: Mapping[str, int] | None = None
@@ -33,7 +34,9 @@ class TraceContext(InferContext):
     refuted: tuple[str, Dim, Dim] | None = None
 
     def holds(self, kind: str, left: Dim, right: Dim, why: str = "") -> bool:
-        """As in ``InferContext``; a relation that would be refuted but concerns anonymous sizes is judged by the hints."""
+        """As in ``InferContext``; a relation that would be refuted but concerns anonymous sizes is judged
+        by the hints.
+        """
         if kind == "eq" and self.stand_ins and self._stands_apart(left, right):
             return False
         if super().holds(kind, left, right, why):

@@ -1,4 +1,6 @@
-"""Questions about sizes that Python code asks while it is traced: compare two of them, or hand one over as a number."""
+"""Questions about sizes that Python code asks while it is traced: compare two of them, or hand one over as
+a number.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +9,16 @@ from tessera.frontend.handles import Deferred
 from tessera.frontend.session import Session
 from tessera.ir.dim import Dim
 
-#: What `float(size)` gives at definition, where no value exists: shapes rarely depend on it, and a prime betrays itself.
+#: What `float(size)` gives at definition, where no value exists: shapes rarely depend on it, and a prime
+#: betrays itself.
 STAND_IN = 7919.0
 
 
 def holds(session: Session, kind: str, left: Dim, right: Dim) -> bool:
     """Whether ``left kind right`` (``eq ne lt le gt ge``).
 
-    Decided by the solver where it holds, or fails, for all sizes; during a call by the actual sizes, which adds a guard;
-    at definition by exploring both answers.
+    Decided by the solver where it holds, or fails, for all sizes; during a call by the actual sizes, which
+    adds a guard; at definition by exploring both answers.
     """
     negated, kind, left, right = _normal(kind, left, right)
     known = session.context.known(kind, left, right)

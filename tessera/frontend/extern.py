@@ -1,7 +1,8 @@
-"""Framework functions without a record: one opaque call in the graph, whose result types the framework itself tells.
+"""Framework functions without a record: one opaque call in the graph, whose result types the framework
+itself tells.
 
-Sizes are symbolic and the framework wants numbers, so it is asked twice, with different primes for the sizes; a result
-size is the expression in the argument sizes that fits both answers.
+Sizes are symbolic and the framework wants numbers, so it is asked twice, with different primes for the
+sizes; a result size is the expression in the argument sizes that fits both answers.
 """
 
 from __future__ import annotations
@@ -32,9 +33,7 @@ def method(self: TensorHandle, name: str, args: Sequence[Any], kwargs: Mapping[s
     return call(self._session, name, (self, *args), kwargs)
 
 
-def call(
-    session: Session, target: str | Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> Any:
+def call(session: Session, target: str | Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Append a call of a framework function; gives traced tensors nested as the framework returns them."""
     function = session.table.method(target) if isinstance(target, str) else target
     assert function is not None
@@ -56,11 +55,17 @@ def _append(session: Session, function: Callable[..., Any], name: str, args: lis
     types = [session.ops.type_of(x) for x in operands]
     results, tree = _result_types(session, function, args, kwargs, types)
     attrs: dict[str, Attr] = {
-        "target": name, "arguments": arguments, "keywords": keywords,
+        "target": name,
+        "arguments": arguments,
+        "keywords": keywords,
         "results": tuple((t.dtype, *t.dims) for t in results),
-    }  # fmt: skip
+    }
     values = session.builder.emit(
-        LIBRARY_CALL, [session.ops.operand(x) for x in operands], attrs, span=session.context.span, hint=name.rpartition(".")[2]
+        LIBRARY_CALL,
+        [session.ops.operand(x) for x in operands],
+        attrs,
+        span=session.context.span,
+        hint=name.rpartition(".")[2],
     )
     return unflatten(tree, [Sym(session.ops, v) for v in values])
 
@@ -77,9 +82,15 @@ def _encode(x: Any, operands: list[Any]) -> Attr:
 
 
 def _result_types(
-    session: Session, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], types: Sequence[Type]
+    session: Session,
+    function: Callable[..., Any],
+    args: list[Any],
+    kwargs: dict[str, Any],
+    types: Sequence[Type],
 ) -> tuple[list[TensorType], Any]:
-    """Result types from two runs on placeholders. Raises TraceError (TSR0404) for results that are no tensors."""
+    """Result types from two runs on placeholders. Raises TraceError (TSR0404) for results that are no
+    tensors.
+    """
     names = sorted({n for t in types for d in t.dims for n in d.names()})  # type: ignore[union-attr]
     answers: list[list[Any]] = []
     trees: list[Any] = []
@@ -89,7 +100,9 @@ def _result_types(
         with session.table.untouched():
             try:
                 result = session.table.run_extern(
-                    function, tuple(_fill(a, values) for a in args), {k: _fill(v, values) for k, v in kwargs.items()}
+                    function,
+                    tuple(_fill(a, values) for a in args),
+                    {k: _fill(v, values) for k, v in kwargs.items()},
                 )
             except Exception as error:
                 raise TypeError(f"the call is refused: {_first_line(error)}") from None
@@ -117,6 +130,7 @@ def _fill(x: Any, values: Mapping[str, int]) -> Any:
         t = x.value.type
         if isinstance(t, ScalarType):
             return 0.5
+        assert isinstance(t, TensorType)
         return TensorType(t.dtype, tuple(Dim.const(d.evaluate(values)) for d in t.dims))
     if isinstance(x, Dim):
         return x.evaluate(values)

@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
 
 class Storage:
-    """Memory that several traced tensors may share: the newest value of the whole, and how often it was written.
+    """Memory that several traced tensors may share: the newest value of the whole, and how often it was
+    written.
 
-    ``frozen`` says whose memory it is when the function may not write to it: the name of an argument, or a captured tensor.
+    ``frozen`` says whose memory it is when the function may not write to it: the name of an argument, or a
+    captured tensor.
     """
 
     __slots__ = ("frozen", "value", "version")
@@ -39,8 +41,8 @@ class Dropped:
 class TensorHandle:
     """One traced tensor or dynamic scalar.
 
-    ``steps`` are the operations that lead from the storage's value to this one (none: it is the whole storage);
-    ``version`` is the storage's version that ``_value`` was read at.
+    ``steps`` are the operations that lead from the storage's value to this one (none: it is the whole
+    storage); ``version`` is the storage's version that ``_value`` was read at.
     """
 
     __slots__ = ("__weakref__", "_dropped", "_session", "_steps", "_storage", "_value", "_version")

@@ -1,4 +1,6 @@
-"""Type hints as the frontend sees them: which parts of an argument are tensors, numbers, sizes or plain Python values."""
+"""Type hints as the frontend sees them: which parts of an argument are tensors, numbers, sizes or plain
+Python values.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,8 @@ DEEPEST = 16
 class Hint:
     """One hint. ``kind`` is ``tensor tuple list dict data scalar static any union none``.
 
-    ``members`` are the hints of the parts (for ``list`` and ``dict`` one, for all of them); ``names`` the fields of a dataclass or
-    named tuple; ``type`` what beartype checks a static value against.
+    ``members`` are the hints of the parts (for ``list`` and ``dict`` one, for all of them); ``names`` the
+    fields of a dataclass or named tuple; ``type`` what beartype checks a static value against.
     """
 
     kind: str
@@ -143,7 +145,7 @@ def _fields(cls: type, depth: int) -> Hint:
     return found if found.tensors() or any(m.kind == "scalar" for m in members) else Hint("static", type=cls)
 
 
-# ---- annotations given as text ---------------------------------------------------------------------------------------
+# ---- annotations given as text ---------------------------------------------------------------------------
 
 
 def scope_of(function: Callable[..., object]) -> Mapping[str, object]:
@@ -162,8 +164,8 @@ def scope_of(function: Callable[..., object]) -> Mapping[str, object]:
 def resolve(text: str, scope: Mapping[str, object]) -> object:
     """The object that an annotation's text means, without running it.
 
-    Names, attributes, subscripts, tuples, constants and ``|`` are understood. Inside ``Tensor[...]`` a name without a
-    value is the name of a dimension. Raises ShapeError (TSR0104) for anything else.
+    Names, attributes, subscripts, tuples, constants and ``|`` are understood. Inside ``Tensor[...]`` a name
+    without a value is the name of a dimension. Raises ShapeError (TSR0104) for anything else.
     """
     try:
         return _value(ast.parse(text.strip(), mode="eval").body, scope, False)

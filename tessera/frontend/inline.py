@@ -1,4 +1,6 @@
-"""A call of one Tessera function inside another: arguments unified with the annotations, then traced in place."""
+"""A call of one Tessera function inside another: arguments unified with the annotations, then traced in
+place.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +41,9 @@ class _Boundary:
 def inline_call(spec: FunctionSpec, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Trace ``spec``'s body into the running trace; gives what it returns.
 
-    The callee's dim names are its own. Arguments that do not fit are reported with both sides (TSR0211, TSR0108), and the
-    result is checked against the return annotation. Raises TraceError (TSR0406) for unbounded recursion.
+    The callee's dim names are its own. Arguments that do not fit are reported with both sides (TSR0211,
+    TSR0108), and the result is checked against the return annotation. Raises TraceError (TSR0406) for
+    unbounded recursion.
     """
     session = current()
     if session is None:
@@ -88,17 +91,32 @@ def _unify(edge: _Boundary, leaves: Sequence[Leaf]) -> None:
 
 
 def _tensor(
-    edge: _Boundary, leaf: Leaf, handle: TensorHandle, a: TensorAnnotation, found: TensorType,
+    edge: _Boundary,
+    leaf: Leaf,
+    handle: TensorHandle,
+    a: TensorAnnotation,
+    found: TensorType,
     later: list[tuple[Leaf, TensorHandle, Dim, int]],
-) -> None:  # fmt: skip
+) -> None:
     if not a.admits(found.dtype):
-        _fault(edge, leaf, handle, f"`{leaf.path}` of {edge.spec.name} takes {a.dtype}, not {found.dtype}", "TSR0108")
+        _fault(
+            edge,
+            leaf,
+            handle,
+            f"`{leaf.path}` of {edge.spec.name} takes {a.dtype}, not {found.dtype}",
+            "TSR0108",
+        )
     if a.dims is None:
         return
     extra = found.rank - len(a.fixed)
     if extra < 0 or (extra and a.lead is None):
         least = "at least " if a.lead is not None else ""
-        _fault(edge, leaf, handle, f"`{leaf.path}` of {edge.spec.name} takes {least}{len(a.fixed)} dims, not {found.rank}")
+        _fault(
+            edge,
+            leaf,
+            handle,
+            f"`{leaf.path}` of {edge.spec.name} takes {least}{len(a.fixed)} dims, not {found.rank}",
+        )
         return
     axis = 0
     for d in a.dims:

@@ -1,4 +1,6 @@
-"""Framework functions called on traced tensors: which record they mean, and what to do with those that have none."""
+"""Framework functions called on traced tensors: which record they mean, and what to do with those that have
+none.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def _first_tensor(session: Session, args: tuple[Any, ...], kwargs: Mapping[str, 
     return None
 
 
-def _captured(session: Session, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+def _captured(
+    session: Session, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     """Tensors with data become hidden arguments."""
 
     def wrap(x: Any) -> Any:
@@ -62,7 +66,12 @@ def _attribute(session: Session, function: Callable[..., Any], args: tuple[Any, 
 
 
 def _create(
-    session: Session, function: Callable[..., Any], record: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    session: Session,
+    function: Callable[..., Any],
+    record: Any,
+    name: str,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
 ) -> Any:
     """A call without tensors: a factory becomes an operation, everything else runs now."""
     if record is None:
@@ -81,7 +90,9 @@ def _arguments(session: Session, kwargs: Mapping[str, Any]) -> dict[str, Any]:
 _OPTIONAL = frozenset({"dtype", "out", "generator", "device", "layout"})
 
 
-def _apply(session: Session, function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _apply(
+    session: Session, function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
     kwargs = _arguments(session, kwargs)
     out = kwargs.pop("out", None)
     in_place = kwargs.pop("inplace", False) is True
@@ -109,4 +120,6 @@ def _apply(session: Session, function: Callable[..., Any], name: str, args: tupl
 
 
 def _updates(name: str) -> bool:
-    return (name.endswith("_") and not name.endswith("__")) or (name.startswith("__i") and name not in ("__invert__", "__index__"))
+    return (name.endswith("_") and not name.endswith("__")) or (
+        name.startswith("__i") and name not in ("__invert__", "__index__")
+    )

@@ -12,7 +12,8 @@ _TRIED = 4097
 
 
 def invert(d: Dim, name: str, have: Dim, bound: Mapping[str, Dim | int]) -> Dim | None:
-    """The form of ``name`` for which ``d`` is ``have``, the other names being ``bound``; None when it is not linear in it.
+    """The form of ``name`` for which ``d`` is ``have``, the other names being ``bound``; None when it is
+    not linear in it.
 
     The result may be an exact division, whose remainder the caller has to exclude.
 
@@ -37,7 +38,8 @@ def invert(d: Dim, name: str, have: Dim, bound: Mapping[str, Dim | int]) -> Dim 
 
 
 def solve(d: Dim, name: str, size: int, known: Mapping[str, int]) -> int | None:
-    """The size of ``name`` that makes an expression equal to ``size``; None when there is none, or more than one.
+    """The size of ``name`` that makes an expression equal to ``size``; None when there is none, or more
+    than one.
 
     A linear expression is inverted; any other is tried at small sizes.
 

@@ -1,4 +1,6 @@
-"""Tensor methods beyond those that a record lists: casts, copies, sizes taken from another tensor, updates in place."""
+"""Tensor methods beyond those that a record lists: casts, copies, sizes taken from another tensor, updates
+in place.
+"""
 
 from __future__ import annotations
 
@@ -24,17 +26,19 @@ _CASTS: Mapping[str, DType] = MappingProxyType({
 
 def cast(self: TensorHandle, dtype: DType, name: str = "to") -> Any:
     """The tensor in another dtype; itself when it has it already."""
-    if self._value.type.dtype is dtype:  # type: ignore[union-attr]
+    if self._value.type.dtype is dtype:
         return self
     return self._session.apply(self._session.table.records["cast"], (self, dtype), {}, "method", name)
 
 
 def _to(self: TensorHandle, *args: Any, **kwargs: Any) -> Any:
-    """``to(dtype)``, ``to(other)``, ``to(device, dtype)``: devices are the caller's matter and change nothing."""
+    """``to(dtype)``, ``to(other)``, ``to(device, dtype)``: devices are the caller's matter and change
+    nothing.
+    """
     table = self._session.table
     for given in (*args, *kwargs.values()):
         if isinstance(given, TensorHandle):
-            return cast(self, given._value.type.dtype)  # type: ignore[union-attr]
+            return cast(self, given._value.type.dtype)
         dtype = given if isinstance(given, DType) else table.to_dtype(given)
         if dtype is not None:
             return cast(self, dtype)
@@ -66,8 +70,10 @@ def _as(name: str) -> Method:
 
 
 def _view(self: TensorHandle, *shape: Any) -> Any:
-    if len(shape) == 1 and not isinstance(shape[0], int | tuple | list) and (
-        dtype := self._session.table.to_dtype(shape[0])
+    if (
+        len(shape) == 1
+        and not isinstance(shape[0], int | tuple | list)
+        and (dtype := self._session.table.to_dtype(shape[0]))
     ):
         return extern.call(self._session, "view", (self, dtype), {})
     record = self._session.table.records["reshape"]
@@ -77,7 +83,7 @@ def _view(self: TensorHandle, *shape: Any) -> Any:
 def _copy(self: TensorHandle, source: Any, non_blocking: bool = False) -> Any:
     """``copy_``: the one update that may narrow its source."""
     if isinstance(source, TensorHandle):
-        source = cast(source, self._value.type.dtype, "copy_")  # type: ignore[union-attr]
+        source = cast(source, self._value.type.dtype, "copy_")
     return _fill(self, source)
 
 
@@ -110,7 +116,8 @@ def _split(self: TensorHandle, split_size: Any = 1, dim: int = 0, **named: Any) 
         return alias.view(self, "split", (size, dim), {})
     total, size = int(total), int(size)
     return tuple(
-        alias.view(self, "narrow", (dim, start, min(size, total - start)), {}) for start in range(0, max(total, 1), size)
+        alias.view(self, "narrow", (dim, start, min(size, total - start)), {})
+        for start in range(0, max(total, 1), size)
     )
 
 
@@ -139,19 +146,26 @@ def _type(self: TensorHandle, dtype: Any = None, **_: Any) -> Any:
 def _stride(self: TensorHandle, dim: int | None = None) -> Any:
     span = caller_span()
     labels = () if span is None else (Label(span, "asked for here", True),)
-    raise TraceError.from_diagnostics([Diagnostic(
-        "TSR0402", "the strides of a traced tensor are not known", labels,
-        helps=(Help("sizes are in `.shape`; memory layout is the compiler's choice"),),
-    )])  # fmt: skip
+    raise TraceError.from_diagnostics(
+        [
+            Diagnostic(
+                "TSR0402",
+                "the strides of a traced tensor are not known",
+                labels,
+                helps=(Help("sizes are in `.shape`; memory layout is the compiler's choice"),),
+            )
+        ]
+    )
 
 
 OWN: Mapping[str, Method] = MappingProxyType({
     **{name: (lambda self, _d=dtype, **_: cast(self, _d)) for name, dtype in _CASTS.items()},
     "to": _to, "type_as": _to, "type": _type, "clone": _clone, "contiguous": _contiguous, "detach": alias.same,
-    "unbind": _unbind, "split": _split, "cpu": _same_device, "cuda": _same_device, "requires_grad_": _mutating_setting, "detach_": _mutating_setting,
-    "retain_grad": _mutating_setting, "register_hook": _mutating_setting,
-    "view": _view, "view_as": lambda self, other: _view(self, other.shape), "reshape_as": _as("reshape"),
-    "expand_as": _as("expand"), "copy_": _copy, "fill_": _fill, "zero_": _zero, "stride": _stride,
+    "unbind": _unbind, "split": _split, "cpu": _same_device, "cuda": _same_device,
+    "requires_grad_": _mutating_setting, "detach_": _mutating_setting, "retain_grad": _mutating_setting,
+    "register_hook": _mutating_setting, "view": _view, "view_as": lambda self, other: _view(self, other.shape),
+    "reshape_as": _as("reshape"), "expand_as": _as("expand"), "copy_": _copy, "fill_": _fill, "zero_": _zero,
+    "stride": _stride,
 })  # fmt: skip
 
 
@@ -170,9 +184,7 @@ def find(table: TorchTable, name: str) -> Method | None:
     if name.endswith("_") and not name.endswith("__"):
         plain = table.by_method(name[:-1])
         if plain is not None:
-            return lambda self, *args, **kwargs: alias.update(
-                self, plain.name, (self, *args), kwargs, "method", name
-            )
+            return lambda self, *args, **kwargs: alias.update(self, plain.name, (self, *args), kwargs, "method", name)
     if table.method(name) is not None:
         return lambda self, *args, **kwargs: extern.method(self, name, args, kwargs)
     return None
@@ -181,9 +193,10 @@ def find(table: TorchTable, name: str) -> Method | None:
 def drop_settings(table: TorchTable, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Keyword arguments without devices, layouts, generators and other things that do not change a result."""
     return {
-        key: value for key, value in kwargs.items()
+        key: value
+        for key, value in kwargs.items()
         if not (key in _SETTINGS or table.is_setting(value)) or isinstance(value, TensorHandle)
-    }  # fmt: skip
+    }
 
 
 _SETTINGS = frozenset({"device", "layout", "pin_memory", "requires_grad", "memory_format", "non_blocking", "copy"})

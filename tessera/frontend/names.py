@@ -1,7 +1,7 @@
 """What the user calls a result: the variable that the next instruction stores it in.
 
-Python keeps the target of an assignment in the bytecode right after the expression. Reading it there costs one table look-up
-an operation, needs no source text and never guesses from line numbers.
+Python keeps the target of an assignment in the bytecode right after the expression. Reading it there costs
+one table look-up an operation, needs no source text and never guesses from line numbers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A tensor while tracing: torch's operators and methods, generated from the op records; nothing is computed.
 
-Values never exist here. What needs one (``bool``, ``float``, ``item``, ``numpy`` …) raises TraceError and says what to
-write instead.
+Values never exist here. What needs one (``bool``, ``float``, ``item``, ``numpy`` …) raises TraceError and
+says what to write instead.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from tessera.ir.types import ScalarType
 
 
 class Proxy(TensorHandle):
-    """One traced tensor. ``shape``, ``dtype``, operators, methods and torch functions behave as on a torch tensor."""
+    """One traced tensor. ``shape``, ``dtype``, operators, methods and torch functions behave as on a torch
+    tensor.
+    """
 
     __slots__ = ()
     __array_priority__ = 1000
@@ -31,11 +33,15 @@ class Proxy(TensorHandle):
 
     @classmethod
     def __torch_function__(
-        cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+        cls,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         return dispatch(func, args, kwargs or {})
 
-    # ---- what a tensor is -------------------------------------------------------------------------------------------
+    # ---- what a tensor is --------------------------------------------------------------------------------
 
     @property
     def shape(self) -> Shape:
@@ -119,19 +125,25 @@ class Proxy(TensorHandle):
     def get_device(self) -> int:
         return -1
 
-    # ---- what has no value yet --------------------------------------------------------------------------------------
+    # ---- what has no value yet ---------------------------------------------------------------------------
 
     def __bool__(self) -> bool:
-        return bool(_refuse(
-            self, "TSR0401", "the truth of a traced tensor is not known",
-            "use `tessera.where` for a choice per element; a Python `if` needs a static value",
-        ))  # fmt: skip
+        return bool(
+            _refuse(
+                self,
+                "TSR0401",
+                "the truth of a traced tensor is not known",
+                "use `tessera.where` for a choice per element; a Python `if` needs a static value",
+            )
+        )
 
     def _read(self, what: str) -> NoReturn:
         _refuse(
-            self, "TSR0402", f"{what} of a traced tensor is not known",
+            self,
+            "TSR0402",
+            f"{what} of a traced tensor is not known",
             "keep the computation on tensors, or pass the number as an argument",
-        )  # fmt: skip
+        )
 
     def __float__(self) -> float:
         self._read("the number")
@@ -164,10 +176,14 @@ class Proxy(TensorHandle):
         self._read("the address")
 
     def __contains__(self, item: object) -> bool:
-        return bool(_refuse(
-            self, "TSR0401", "whether a traced tensor contains a value is not known",
-            "use `(x == value).any()`, which is a tensor",
-        ))  # fmt: skip
+        return bool(
+            _refuse(
+                self,
+                "TSR0401",
+                "whether a traced tensor contains a value is not known",
+                "use `(x == value).any()`, which is a tensor",
+            )
+        )
 
     def __len__(self) -> int:
         if self.ndim == 0:
@@ -185,7 +201,7 @@ class Proxy(TensorHandle):
     def __format__(self, spec: str) -> str:
         return format(repr(self), spec)
 
-    # ---- views and updates ------------------------------------------------------------------------------------------
+    # ---- views and updates -------------------------------------------------------------------------------
 
     def __getitem__(self, key: Any) -> Any:
         return alias.getitem(self, key)
@@ -249,7 +265,9 @@ for _name, _record in REFLECTED.items():
 
 
 class Scalar(Proxy):
-    """A Python float whose value is known at the call only. Asked for its value, it specialises the call on it."""
+    """A Python float whose value is known at the call only. Asked for its value, it specialises the call on
+    it.
+    """
 
     __slots__ = ()
     __hash__ = object.__hash__
@@ -289,7 +307,8 @@ for _name in ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__"):
 
 
 class Poison(PoisonHandle):
-    """What a failed operation gives. Whatever is done with it is poison again, so that one fault is told once.
+    """What a failed operation gives. Whatever is done with it is poison again, so that one fault is told
+    once.
 
     Where Python itself needs to know something about it, the trace ends with what was found so far.
     """
@@ -300,7 +319,11 @@ class Poison(PoisonHandle):
 
     @classmethod
     def __torch_function__(
-        cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+        cls,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         return dispatch(func, args, kwargs or {})
 

@@ -75,16 +75,29 @@ def compare(session: Session, spec: FunctionSpec, result: Any, scope: Scope) -> 
             continue
         kind, keys, members = found
         if hint.kind == "tuple" and not hint.variadic and len(members) != len(hint.members):
-            _wrong(session, spec, f"{len(members)} results where {len(hint.members)} are annotated",
-                   f"{len(members)} results", place)  # fmt: skip
+            _wrong(
+                session,
+                spec,
+                f"{len(members)} results where {len(hint.members)} are annotated",
+                f"{len(members)} results",
+                place,
+            )
             continue
         for n, member in reversed(list(enumerate(members))):
             key = keys[n] if keys else n
-            pending.append((member, hint.part(key, n), f"{path}.{key}" if kind in ("named", "data") else f"{path}[{key!r}]"))
+            pending.append(
+                (
+                    member,
+                    hint.part(key, n),
+                    f"{path}.{key}" if kind in ("named", "data") else f"{path}[{key!r}]",
+                )
+            )
 
 
 def returned_at(session: Session) -> Span | None:
-    """Where the result was written; the session does not see the return statement, so this is the last operation's place."""
+    """Where the result was written; the session does not see the return statement, so this is the last
+    operation's place.
+    """
     return None
 
 
@@ -99,8 +112,13 @@ def _any_of(session: Session, spec: FunctionSpec, value: Any, hint: Hint, scope:
             _tensor(session, spec, value, member, "", scope, place)
             return
         ranks.append(str(len(a.dims)))
-    _wrong(session, spec, f"a result of rank {value._value.type.rank} where {' or '.join(ranks)} is annotated",
-           f"a {value._value.type}", place)  # fmt: skip
+    _wrong(
+        session,
+        spec,
+        f"a result of rank {value._value.type.rank} where {' or '.join(ranks)} is annotated",
+        f"a {value._value.type}",
+        place,
+    )
 
 
 def _tensor(
@@ -111,21 +129,39 @@ def _tensor(
     if not isinstance(value, TensorHandle):
         if value is None and hint.optional:
             return
-        _wrong(session, spec, f"a result of type {type(value).__name__} where a tensor is annotated",
-               f"a {type(value).__name__}", place)  # fmt: skip
+        _wrong(
+            session,
+            spec,
+            f"a result of type {type(value).__name__} where a tensor is annotated",
+            f"a {type(value).__name__}",
+            place,
+        )
         return
     type_ = value._value.type
     if not isinstance(type_, TensorType):
-        type_ = TensorType(type_.dtype, ())  # type: ignore[union-attr]
+        type_ = TensorType(type_.dtype, ())
     where = f"result{path}"
     if not a.admits(type_.dtype):
-        _wrong(session, spec, f"{where} is {type_.dtype} where {a.dtype} is annotated", f"a {type_}", place, dtype=True)
+        _wrong(
+            session,
+            spec,
+            f"{where} is {type_.dtype} where {a.dtype} is annotated",
+            f"a {type_}",
+            place,
+            dtype=True,
+        )
     if a.dims is not None:
         _dims(session, spec, a, type_, where, scope, place)
 
 
 def _dims(
-    session: Session, spec: FunctionSpec, a: TensorAnnotation, found: TensorType, where: str, scope: Scope, place: Span | None
+    session: Session,
+    spec: FunctionSpec,
+    a: TensorAnnotation,
+    found: TensorType,
+    where: str,
+    scope: Scope,
+    place: Span | None,
 ) -> None:
     wanted = _expanded(a, found, scope)
     if wanted is None or len(wanted) != found.rank:
@@ -143,11 +179,19 @@ def _dims(
         if not session.context.holds("eq", known, have, f"{where}, dim {axis}"):
             bad.append(f"dim {axis} is `{have}`, annotated `{want}`")
     if bad:
-        _wrong(session, spec, f"{where} is [{', '.join(map(str, found.dims))}]: {'; '.join(bad)}", f"a {found}", place)
+        _wrong(
+            session,
+            spec,
+            f"{where} is [{', '.join(map(str, found.dims))}]: {'; '.join(bad)}",
+            f"a {found}",
+            place,
+        )
 
 
 def _expanded(a: TensorAnnotation, found: TensorType, scope: Scope) -> list[Dim] | None:
-    """The annotated dims at the result's rank; the variadic part is what the parameters made it, or what is left over."""
+    """The annotated dims at the result's rank; the variadic part is what the parameters made it, or what is
+    left over.
+    """
     assert a.dims is not None
     lead = a.lead
     if lead is None:
@@ -163,7 +207,9 @@ def _expanded(a: TensorAnnotation, found: TensorType, scope: Scope) -> list[Dim]
     return list(a.expand(scope.leads[lead.name]))
 
 
-def _wrong(session: Session, spec: FunctionSpec, message: str, label: str, place: Span | None, dtype: bool = False) -> None:
+def _wrong(
+    session: Session, spec: FunctionSpec, message: str, label: str, place: Span | None, dtype: bool = False
+) -> None:
     labels: list[Label] = []
     if spec.returns_span is not None:
         labels.append(Label(spec.returns_span, f"the body gives {label}", True))

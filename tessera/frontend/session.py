@@ -9,7 +9,17 @@ from dataclasses import dataclass, field, replace
 from types import CodeType, FrameType
 from typing import Any
 
-from tessera.diag import Diagnostic, DTypeError, Label, ShapeError, Span, TesseraError, TraceError, caller_frame, caller_span
+from tessera.diag import (
+    Diagnostic,
+    DTypeError,
+    Label,
+    ShapeError,
+    Span,
+    TesseraError,
+    TraceError,
+    caller_frame,
+    caller_span,
+)
 from tessera.frontend.context import TraceContext
 from tessera.frontend.handles import Dropped, PoisonHandle, SizeHandle, Stopped, Storage, TensorHandle
 from tessera.frontend.names import targets
@@ -23,13 +33,16 @@ from tessera.ir.infer import Refused
 from tessera.ir.record import OpRecord
 from tessera.ir.types import ScalarType
 
-#: An operation that one place of the source makes more often than this is an unrolled loop that got out of hand.
+#: An operation that one place of the source makes more often than this is an unrolled loop that got out of
+#: hand.
 MOST_REPEATS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One fault, with the class of the error that reports it; ``roots`` are the arguments that the guilty operands view."""
+    """One fault, with the class of the error that reports it; ``roots`` are the arguments that the guilty
+    operands view.
+    """
 
     error: type[TesseraError]
     diagnostic: Diagnostic
@@ -43,7 +56,8 @@ def error_of(findings: Sequence[Finding]) -> TesseraError:
 
 
 class InnerRefused(Exception):
-    """A rule refused an operation inside a call; ``operands`` are those of that operation, before any cast."""
+    """A rule refused an operation inside a call; ``operands`` are those of that operation, before any
+    cast."""
 
     def __init__(
         self, refused: Refused, record: OpRecord, operands: Sequence[Operand], attrs: Mapping[str, Attr]
@@ -71,8 +85,9 @@ class TraceOps(Ops):
 class Call:
     """One operation as the user wrote it: for error messages and for names.
 
-    ``form`` is ``operator``, ``method``, ``attribute``, ``subscript`` or ``function``: where the arguments stand in the
-    source. ``function`` is the framework's own, which takes over where a record does not know the arguments.
+    ``form`` is ``operator``, ``method``, ``attribute``, ``subscript`` or ``function``: where the arguments
+    stand in the source. ``function`` is the framework's own, which takes over where a record does not know
+    the arguments.
     """
 
     name: str
@@ -87,7 +102,9 @@ class Call:
 
 @dataclass
 class Path:
-    """Answers to questions about sizes that the code asked, in order; the first ones are given, the rest are True."""
+    """Answers to questions about sizes that the code asked, in order; the first ones are given, the rest
+    are True.
+    """
 
     given: tuple[bool, ...] = ()
     taken: list[bool] = field(default_factory=list)
@@ -102,7 +119,8 @@ class Path:
 class Session:
     """The state of one trace. Made by ``trace`` and ``check``; one thread uses it.
 
-    ``hints`` maps the names in sizes to their actual values when a call is being traced, and is None at definition.
+    ``hints`` maps the names in sizes to their actual values when a call is being traced, and is None at
+    definition.
     """
 
     table: TorchTable
@@ -137,12 +155,17 @@ class Session:
         self.poison: Any = PoisonHandle(self)
         self.open = True
 
-    # ---- operations -------------------------------------------------------------------------------------------------
+    # ---- operations --------------------------------------------------------------------------------------
 
     def apply(
-        self, record: OpRecord, args: Sequence[Any], kwargs: Mapping[str, Any], form: str = "function", name: str = "",
+        self,
+        record: OpRecord,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        form: str = "function",
+        name: str = "",
         function: Callable[..., Any] | None = None,
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         """Append ``record`` called as the user called it; gives traced objects, or poison after an error."""
         call = self.site(name or record.name, form, args, kwargs, function)
         result = self.perform(call, lambda a, k: self.ops.invoke(record, *a, **k))
@@ -151,9 +174,13 @@ class Session:
         return result
 
     def site(
-        self, name: str, form: str, args: Sequence[Any], kwargs: Mapping[str, Any],
+        self,
+        name: str,
+        form: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
         function: Callable[..., Any] | None = None,
-    ) -> Call:  # fmt: skip
+    ) -> Call:
         """The place of the user's expression that is being evaluated; counts how often it was."""
         if not self.open:
             raise TraceError(f"`{name}` uses a value of a trace that has ended", code="TSR0406")
@@ -224,7 +251,7 @@ class Session:
         value.name = self.builder.fresh(name)
         self.context.named.add(value.name)
 
-    # ---- between traced objects and the IR --------------------------------------------------------------------------
+    # ---- between traced objects and the IR ---------------------------------------------------------------
 
     def lower(self, x: Any) -> Any:
         """An argument as the records take it. Raises when it comes from an operation that failed."""

@@ -1,4 +1,6 @@
-"""A size while tracing: arithmetic stays symbolic, comparisons are decided or explored, and Python may force a value."""
+"""A size while tracing: arithmetic stays symbolic, comparisons are decided or explored, and Python may
+force a value.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def as_dim(x: object) -> Dim | None:
 
 
 def _arithmetic(name: str, swap: bool) -> Callable[[Any, Any], Any]:
-    """``S + 2`` and the like: symbolic for sizes and ints; with a float or a tensor it is tensor arithmetic."""
+    """``S + 2`` and the like: symbolic for sizes and ints; with a float or a tensor it is tensor
+    arithmetic.
+    """
     function: Callable[[Any, Any], Any] = getattr(operator, name)
 
     def method(self: Size, other: Any) -> Any:
@@ -61,9 +65,9 @@ def _comparison(kind: str) -> Callable[[Any, Any], Any]:
 class Size(SizeHandle):
     """A size whose value is not known, or must not be looked at.
 
-    It claims the framework's own class of symbolic sizes, so that factories such as ``ones(S, S)`` accept it and reach
-    the tracer. Everything that needs the number itself (``range(S)``, ``int(S)``, ``math.sqrt(S)``) specialises the call
-    on it.
+    It claims the framework's own class of symbolic sizes, so that factories such as ``ones(S, S)`` accept
+    it and reach the tracer. Everything that needs the number itself (``range(S)``, ``int(S)``,
+    ``math.sqrt(S)``) specialises the call on it.
     """
 
     __slots__ = ()
@@ -78,7 +82,7 @@ class Size(SizeHandle):
     __eq__ = _comparison("eq")
     __ne__ = _comparison("ne")
 
-    @property  # type: ignore[override]
+    @property  # type: ignore[misc]
     def __class__(self) -> type:
         return self._session.table.size_class
 
@@ -152,7 +156,9 @@ class Size(SizeHandle):
 
 
 def _number(size: SizeHandle, other: Any, record: str, swap: bool) -> Any:
-    """``S / 2``, ``S ** -0.5``: a number computed at run time, so that the size itself stays out of the compile key."""
+    """``S / 2``, ``S ** -0.5``: a number computed at run time, so that the size itself stays out of the
+    compile key.
+    """
     if isinstance(other, TensorHandle) or not isinstance(other, int | float | SizeHandle):
         return NotImplemented
     session = size._session

@@ -1,4 +1,6 @@
-"""A function's signature as the compiler reads it: which arguments are tensors, sizes, numbers or plain Python values."""
+"""A function's signature as the compiler reads it: which arguments are tensors, sizes, numbers or plain
+Python values.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ EMPTY = inspect.Parameter.empty
 class ParamSpec:
     """One parameter. ``binds`` says that its int value is the size of the dim of the same name.
 
-    ``how`` is ``plain``, ``args`` or ``kwargs``; ``place`` says whether it may be given by position and by name.
+    ``how`` is ``plain``, ``args`` or ``kwargs``; ``place`` says whether it may be given by position and by
+    name.
     """
 
     name: str
@@ -78,9 +81,13 @@ class FunctionSpec:
             _param(plain, place, p, hints.get(p.name), names) for place, p in enumerate(signature.parameters.values())
         )
         return cls(
-            getattr(plain, "__qualname__", plain.__name__), plain, params, hints.get("return", ANY),
-            definition_span(plain), definition_span(plain, "return"),
-        )  # fmt: skip
+            getattr(plain, "__qualname__", plain.__name__),
+            plain,
+            params,
+            hints.get("return", ANY),
+            definition_span(plain),
+            definition_span(plain, "return"),
+        )
 
     @cached_property
     def by_name(self) -> Mapping[str, ParamSpec]:
@@ -105,7 +112,9 @@ class FunctionSpec:
     @cached_property
     def is_shaped(self) -> bool:
         """Whether every tensor parameter says its rank, so that the function can be checked before a call."""
-        return all(p.kind in ("tensor", "optional", "size", "scalar", "static") or not _open(p.hint) for p in self.params)
+        return all(
+            p.kind in ("tensor", "optional", "size", "scalar", "static") or not _open(p.hint) for p in self.params
+        )
 
     def origin(self, name: str) -> Note | None:
         """Where a dim name comes from: ``D comes from x: Tensor["B", "S", "D"]``."""
@@ -162,11 +171,17 @@ def _hint(function: Callable[..., Any], name: str, note: object, scope: Mapping[
 def _param(
     function: Callable[..., Any], place: int, p: inspect.Parameter, hint: Hint | None, names: set[str]
 ) -> ParamSpec:
-    how = {p.VAR_POSITIONAL: "args", p.VAR_KEYWORD: "kwargs"}.get(p.kind, "plain")
+    how = "args" if p.kind is p.VAR_POSITIONAL else "kwargs" if p.kind is p.VAR_KEYWORD else "plain"
     if hint is None:
         hint = STATIC if place == 0 and p.name in _RECEIVERS else ANY
     binds = hint.kind == "static" and hint.type is int and p.name in names
     return ParamSpec(
-        p.name, hint, p.default, binds, how, p.kind is p.KEYWORD_ONLY, p.kind is p.POSITIONAL_ONLY,
+        p.name,
+        hint,
+        p.default,
+        binds,
+        how,
+        p.kind is p.KEYWORD_ONLY,
+        p.kind is p.POSITIONAL_ONLY,
         definition_span(function, p.name),
-    )  # fmt: skip
+    )

@@ -1,4 +1,6 @@
-"""Mechanical repairs for a refused operation. Each is tried out with the operation's own rule before it is offered."""
+"""Mechanical repairs for a refused operation. Each is tried out with the operation's own rule before it is
+offered.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,11 @@ def suggestions(
         if place is None or not isinstance(types[number], TensorType):
             continue
         dropped = place.handle._dropped
-        if dropped is not None and (kept := _kept(types[number], dropped)) is not None and fits(_with(types, number, kept)):
+        if (
+            dropped is not None
+            and (kept := _kept(types[number], dropped)) is not None
+            and fits(_with(types, number, kept))
+        ):
             return "TSR0217", [_keepdim_help(dropped)]
         for text, new in _reshaped(place.name, types[number]):
             result = fits(_with(types, number, new))

@@ -10,7 +10,6 @@ from tessera.ir.dtype import DType
 from tessera.ir.record import OpRecord
 from tessera.ir.types import TensorType
 
-
 Handler = Callable[[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]], Any]
 
 
@@ -23,12 +22,16 @@ class TorchTable(Protocol):
 
     @property
     def size_class(self) -> type:
-        """The class that a traced size claims to be, so that the framework's argument parser lets it through."""
+        """The class that a traced size claims to be, so that the framework's argument parser lets it
+        through.
+        """
 
     def meaning(self, function: object) -> tuple[OpRecord | None, str]:
-        """The record of a framework function or method (None when there is none) and its last name, such as ``add_``.
+        """The record of a framework function or method (None when there is none) and its last name, such as
+        ``add_``.
 
-        A trailing underscore means that the first argument is updated; the record is that of the plain operation.
+        A trailing underscore means that the first argument is updated; the record is that of the plain
+        operation.
         """
 
     def by_method(self, name: str) -> OpRecord | None:
@@ -44,7 +47,9 @@ class TorchTable(Protocol):
         """Whether ``x`` is a tensor with data (or a fake one)."""
 
     def tensor_type(self, x: object) -> TensorType:
-        """dtype and sizes, as constants, of such a tensor. Raises DTypeError for a dtype without a counterpart."""
+        """dtype and sizes, as constants, of such a tensor. Raises DTypeError for a dtype without a
+        counterpart.
+        """
 
     def to_dtype(self, x: object) -> DType | None:
         """The DType of a framework or NumPy dtype; None for anything else."""
@@ -56,9 +61,11 @@ class TorchTable(Protocol):
         """Whether ``x`` is a device, layout, memory format or generator: no part of the mathematics."""
 
     def run_extern(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """What a framework function would return: a ``TensorType`` with constant sizes for each tensor, nested as it is.
+        """What a framework function would return: a ``TensorType`` with constant sizes for each tensor,
+        nested as it is.
 
-        A ``TensorType`` among the arguments stands for a tensor. Nothing is computed. Raises what the function raises.
+        A ``TensorType`` among the arguments stands for a tensor. Nothing is computed. Raises what the
+        function raises.
         """
 
     def setting(self, name: str) -> object:

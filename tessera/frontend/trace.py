@@ -1,4 +1,6 @@
-"""Running a Python function on traced arguments: what comes out is an IR function, or every fault that was found."""
+"""Running a Python function on traced arguments: what comes out is an IR function, or every fault that was
+found.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from tessera.diag import Diagnostic, DTypeError, Label, ShapeError, Span, TesseraError, TraceError
+from tessera.diag import Diagnostic, Label, ShapeError, Span, TesseraError, TraceError
 from tessera.diag.span import is_machinery
 from tessera.frontend import blame, extern, returns
 from tessera.frontend.annotation import Lead
@@ -35,7 +37,9 @@ _NO_NAME = re.compile(r"[^A-Za-z0-9_]+")
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """Where a parameter of the IR function comes from: ``leaf`` (number of the argument leaf), ``capture`` or ``seed``."""
+    """Where a parameter of the IR function comes from: ``leaf`` (number of the argument leaf), ``capture``
+    or ``seed``.
+    """
 
     kind: str
     leaf: int = -1
@@ -55,9 +59,9 @@ class Output:
 class Traced:
     """A traced function.
 
-    ``choices`` are answers about sizes that Python code was given, and ``specialised`` the sizes (by expression) and floats (by
-    argument) that it asked the value of; the compiled function serves a call only where they agree. ``open`` could not be
-    decided without a call.
+    ``choices`` are answers about sizes that Python code was given, and ``specialised`` the sizes (by
+    expression) and floats (by argument) that it asked the value of; the compiled function serves a call
+    only where they agree. ``open`` could not be decided without a call.
     """
 
     function: Function
@@ -94,9 +98,10 @@ def trace(
 ) -> Traced:
     """Trace one call of a function.
 
-    ``inputs`` holds, for each leaf of ``tree`` (a dict from parameter to value; by default one leaf a parameter), a TensorType, a
-    ScalarType, a Dim or the static value itself. ``hints`` are the actual sizes by name, ``flexible`` the names that no
-    annotation gave, ``scalars`` the values of floats by argument, ``leads`` the dims of each variadic part. Raises TesseraError with every fault at once.
+    ``inputs`` holds, for each leaf of ``tree`` (a dict from parameter to value; by default one leaf a
+    parameter), a TensorType, a ScalarType, a Dim or the static value itself. ``hints`` are the actual sizes
+    by name, ``flexible`` the names that no annotation gave, ``scalars`` the values of floats by argument,
+    ``leads`` the dims of each variadic part. Raises TesseraError with every fault at once.
     """
     run = Run(spec, tuple(inputs), table, hints, tree, tuple(flexible), scalars, facts, device, leads or {})
     traced = run.trace()
@@ -137,7 +142,8 @@ class Run:
         args, kwargs = arguments(self.spec, unflatten(tree, leaves))
         result, deferred = execute(session, self.spec, args, kwargs)
         outputs: list[Operand] = []
-        out_tree, described = LEAF, ()
+        out_tree: Tree = LEAF
+        described: list[Output] = []
         if deferred is None and not isinstance(result, PoisonHandle):
             out_tree, described = _results(session, self.spec, result, outputs, args)
         session.open = False
@@ -152,18 +158,39 @@ class Run:
         obligations = (*context.obligations.values(), *_as_obligations(context.choices))
         function = Function(self.spec.function.__name__, block, "tensor", obligations, span=self.spec.span)
         return Traced(
-            function, tree, tuple(sources), out_tree, tuple(described), tuple(context.choices), dict(session.specialised),
-            tuple(context.open), tuple(session.findings), deferred, session.guessed, tuple(session.notes),
-        )  # fmt: skip
+            function,
+            tree,
+            tuple(sources),
+            out_tree,
+            tuple(described),
+            tuple(context.choices),
+            dict(session.specialised),
+            tuple(context.open),
+            tuple(session.findings),
+            deferred,
+            session.guessed,
+            tuple(session.notes),
+        )
 
     def _session(self) -> Session:
         wide = any(isinstance(x, TensorType) and x.dtype is f64 for x in self.inputs)
-        context = TraceContext(self.facts or Facts(), hints=self.hints, flexible=set(self.flexible), stand_ins=self.stand_ins)
+        context = TraceContext(
+            self.facts or Facts(), hints=self.hints, flexible=set(self.flexible), stand_ins=self.stand_ins
+        )
         builder = Builder(self.table.records["cast"], context)
         session = Session(
-            self.table, builder, context, self.hints, self.path, f64 if wide else f32, self.device,
-            make, Size, blame.report, extern.take_over,
-        )  # fmt: skip
+            self.table,
+            builder,
+            context,
+            self.hints,
+            self.path,
+            f64 if wide else f32,
+            self.device,
+            make,
+            Size,
+            blame.report,
+            extern.take_over,
+        )
         session.poison = Poison(session)
         session.scopes.append(self.spec)
         session.scalars = self.scalars
@@ -228,7 +255,9 @@ def arguments(spec: FunctionSpec, values: Mapping[str, Any]) -> tuple[list[Any],
     return args, kwargs
 
 
-def execute(session: Session, spec: FunctionSpec, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Deferred | None]:
+def execute(
+    session: Session, spec: FunctionSpec, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Any, Deferred | None]:
     """Run the Python function under the session; its faults go to the session."""
     before = enter(session)
     try:

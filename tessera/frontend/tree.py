@@ -15,10 +15,11 @@ DEEPEST = 64
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """The shape of a nested value. ``kind`` is ``leaf``, ``tuple``, ``list``, ``dict``, ``named`` or ``data``.
+    """The shape of a nested value. ``kind`` is ``leaf``, ``tuple``, ``list``, ``dict``, ``named`` or
+    ``data``.
 
-    ``type`` rebuilds a named tuple or dataclass; ``keys`` are the keys or fields, in order. Two values of the same
-    structure have equal trees, so a tree can stand in a cache key.
+    ``type`` rebuilds a named tuple or dataclass; ``keys`` are the keys or fields, in order. Two values of
+    the same structure have equal trees, so a tree can stand in a cache key.
     """
 
     kind: str
@@ -102,7 +103,7 @@ def _unflatten(tree: Tree, leaves: Iterator[Any]) -> Any:
     assert tree.type is not None
     if tree.kind == "named":
         return tree.type(*members)
-    rebuilt = object.__new__(tree.type)
+    rebuilt: Any = object.__new__(tree.type)
     for key, member in zip(tree.keys, members, strict=True):
         object.__setattr__(rebuilt, key, member)
     return rebuilt

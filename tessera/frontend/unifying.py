@@ -1,4 +1,6 @@
-"""The sizes of a call against the annotations: names bound, expressions checked or solved, every mismatch at once."""
+"""The sizes of a call against the annotations: names bound, expressions checked or solved, every mismatch
+at once.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ from tessera.ir.types import ScalarType, TensorType
 
 @dataclass
 class Sizes:
-    """What a call binds: ``names`` to sizes, with where each came from, and the dims of each variadic part."""
+    """What a call binds: ``names`` to sizes, with where each came from, and the dims of each variadic
+    part."""
 
     names: dict[str, int] = field(default_factory=dict)
     source: dict[str, str] = field(default_factory=dict)
@@ -35,8 +38,8 @@ def check_call(
 ) -> Sizes:
     """Unify the shapes and dtypes of the tensor leaves (in order) with the annotations.
 
-    Raises ShapeError (TSR0105 rank or fixed size, TSR0106 an expression without a value, TSR0107 one name and two sizes) or
-    DTypeError (TSR0108) with every mismatch of the call and where each name was bound.
+    Raises ShapeError (TSR0105 rank or fixed size, TSR0106 an expression without a value, TSR0107 one name
+    and two sizes) or DTypeError (TSR0108) with every mismatch of the call and where each name was bound.
     """
     sizes = Sizes()
     findings: list[Finding] = []
@@ -49,7 +52,9 @@ def check_call(
         if a is None:
             continue
         if not a.admits(dtype):
-            findings.append(_finding(DTypeError, "TSR0108", leaf, f"argument `{leaf.path}` is {dtype}", f"takes {a.dtype}"))
+            findings.append(
+                _finding(DTypeError, "TSR0108", leaf, f"argument `{leaf.path}` is {dtype}", f"takes {a.dtype}")
+            )
         if a.dims is not None:
             _first_pass(sizes, findings, spec, leaf, a, shape, later)
     _second_pass(sizes, findings, spec, later)
@@ -59,18 +64,29 @@ def check_call(
 
 
 def _first_pass(
-    sizes: Sizes, findings: list[Finding], spec: FunctionSpec, leaf: Leaf, a: TensorAnnotation, shape: Sequence[int],
+    sizes: Sizes,
+    findings: list[Finding],
+    spec: FunctionSpec,
+    leaf: Leaf,
+    a: TensorAnnotation,
+    shape: Sequence[int],
     later: list[tuple[Leaf, Dim, int, int]],
-) -> None:  # fmt: skip
+) -> None:
     """Bind plain names and variadic parts, left to right; keep expressions for later."""
     dims = a.dims or ()
     fixed = len(a.fixed)
     if len(shape) < fixed or (a.lead is None and len(shape) != fixed):
         least = "at least " if a.lead is not None else ""
-        findings.append(_finding(
-            ShapeError, "TSR0105", leaf, f"argument `{leaf.path}` has rank {len(shape)}, {least}{fixed} expected",
-            f"its shape is {_shape(shape)}", help_=_rank_help(leaf, shape, fixed) if a.lead is None else "",
-        ))  # fmt: skip
+        findings.append(
+            _finding(
+                ShapeError,
+                "TSR0105",
+                leaf,
+                f"argument `{leaf.path}` has rank {len(shape)}, {least}{fixed} expected",
+                f"its shape is {_shape(shape)}",
+                help_=_rank_help(leaf, shape, fixed) if a.lead is None else "",
+            )
+        )
         return
     axis = 0
     for d in dims:
@@ -84,10 +100,15 @@ def _first_pass(
             _bind_name(sizes, findings, spec, leaf, next(iter(d.names())), size, f"`{leaf.path}`, dim {axis}", axis)
         elif d.is_const:
             if d.value != size:
-                findings.append(_finding(
-                    ShapeError, "TSR0105", leaf, f"argument `{leaf.path}` has size {size} in dim {axis}, {d} expected",
-                    f"its shape is {_shape(shape)}",
-                ))  # fmt: skip
+                findings.append(
+                    _finding(
+                        ShapeError,
+                        "TSR0105",
+                        leaf,
+                        f"argument `{leaf.path}` has size {size} in dim {axis}, {d} expected",
+                        f"its shape is {_shape(shape)}",
+                    )
+                )
         else:
             later.append((leaf, d, size, axis))
         axis += 1
@@ -106,16 +127,29 @@ def _shape(shape: Sequence[int]) -> str:
 
 
 def _bind_name(
-    sizes: Sizes, findings: list[Finding], spec: FunctionSpec, leaf: Leaf, name: str, size: int, source: str, axis: int = -1
+    sizes: Sizes,
+    findings: list[Finding],
+    spec: FunctionSpec,
+    leaf: Leaf,
+    name: str,
+    size: int,
+    source: str,
+    axis: int = -1,
 ) -> None:
     known = sizes.names.get(name)
     if known is None:
         sizes.names[name], sizes.source[name] = size, source
     elif known != size:
-        findings.append(_finding(
-            ShapeError, "TSR0107", leaf, f"`{name}` is {known} by {sizes.source[name]} and {size} by {source}",
-            f"`{name}` is {size} here", note=_history(sizes),
-        ))  # fmt: skip
+        findings.append(
+            _finding(
+                ShapeError,
+                "TSR0107",
+                leaf,
+                f"`{name}` is {known} by {sizes.source[name]} and {size} by {source}",
+                f"`{name}` is {size} here",
+                note=_history(sizes),
+            )
+        )
 
 
 def _bind_lead(sizes: Sizes, findings: list[Finding], leaf: Leaf, lead: Lead, dims: tuple[int, ...]) -> None:
@@ -123,11 +157,15 @@ def _bind_lead(sizes: Sizes, findings: list[Finding], leaf: Leaf, lead: Lead, di
     if known is None:
         sizes.leads[lead.name], sizes.lead_source[lead.name] = dims, f"`{leaf.path}`"
     elif known != dims:
-        findings.append(_finding(
-            ShapeError, "TSR0107", leaf,
-            f"`{lead}` is {_shape(known)} by {sizes.lead_source[lead.name]} and {_shape(dims)} by `{leaf.path}`",
-            f"`{lead}` is {_shape(dims)} here",
-        ))  # fmt: skip
+        findings.append(
+            _finding(
+                ShapeError,
+                "TSR0107",
+                leaf,
+                f"`{lead}` is {_shape(known)} by {sizes.lead_source[lead.name]} and {_shape(dims)} by `{leaf.path}`",
+                f"`{lead}` is {_shape(dims)} here",
+            )
+        )
 
 
 def _history(sizes: Sizes) -> str:
@@ -149,10 +187,16 @@ def _second_pass(
                 name = next(iter(unknown))
                 found = solve(d, name, size, sizes.names)
                 if found is None:
-                    findings.append(_finding(
-                        ShapeError, "TSR0106", leaf, f"no size `{name}` makes `{d}` equal to {size}",
-                        f"dim {axis} of `{leaf.path}` is {size}", note=_history(sizes),
-                    ))  # fmt: skip
+                    findings.append(
+                        _finding(
+                            ShapeError,
+                            "TSR0106",
+                            leaf,
+                            f"no size `{name}` makes `{d}` equal to {size}",
+                            f"dim {axis} of `{leaf.path}` is {size}",
+                            note=_history(sizes),
+                        )
+                    )
                 else:
                     _bind_name(sizes, findings, spec, leaf, name, found, f"`{leaf.path}`, dim {axis} = {d}", axis)
             else:
@@ -166,17 +210,31 @@ def _check_expression(sizes: Sizes, findings: list[Finding], leaf: Leaf, d: Dim,
     try:
         wanted: int | None = d.evaluate(sizes.names)
     except ShapeError as error:
-        findings.append(_finding(ShapeError, "TSR0106", leaf, error.message, f"`{d}` has no value", note=_history(sizes)))
+        findings.append(
+            _finding(ShapeError, "TSR0106", leaf, error.message, f"`{d}` has no value", note=_history(sizes))
+        )
         return
     if wanted != size:
-        findings.append(_finding(
-            ShapeError, "TSR0105", leaf, f"argument `{leaf.path}` has size {size} in dim {axis}, `{d}` = {wanted} expected",
-            f"`{d}` is {wanted}", note=_history(sizes),
-        ))  # fmt: skip
+        findings.append(
+            _finding(
+                ShapeError,
+                "TSR0105",
+                leaf,
+                f"argument `{leaf.path}` has size {size} in dim {axis}, `{d}` = {wanted} expected",
+                f"`{d}` is {wanted}",
+                note=_history(sizes),
+            )
+        )
 
 
 def _finding(
-    error: type[TesseraError], code: str, leaf: Leaf, message: str, label: str, note: str = "", help_: str = ""
+    error: type[TesseraError],
+    code: str,
+    leaf: Leaf,
+    message: str,
+    label: str,
+    note: str = "",
+    help_: str = "",
 ) -> Finding:
     labels: list[Label] = []
     called = caller_span()
@@ -188,14 +246,15 @@ def _finding(
     return Finding(error, Diagnostic(code, message, tuple(labels), notes, (Help(help_),) if help_ else ()))
 
 
-# ---- what the tracer is given ----------------------------------------------------------------------------------------
+# ---- what the tracer is given ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class CallTypes:
     """A call as types: the inputs of ``trace``, the hints, and the names that are anonymous.
 
-    ``ones`` are the anonymous sizes that are 1 in this call: they are the literal 1 in the types, and part of the key.
+    ``ones`` are the anonymous sizes that are 1 in this call: they are the literal 1 in the types, and part
+    of the key.
     """
 
     inputs: tuple[Any, ...]
@@ -207,7 +266,12 @@ class CallTypes:
 
 
 def call_types(
-    spec: FunctionSpec, bound: Bound, sizes: Sizes, shapes: Sequence[Sequence[int]], dtypes: Sequence[DType], scalar: DType
+    spec: FunctionSpec,
+    bound: Bound,
+    sizes: Sizes,
+    shapes: Sequence[Sequence[int]],
+    dtypes: Sequence[DType],
+    scalar: DType,
 ) -> CallTypes:
     """Types for the tracer: annotated dims as they are written, anonymous ones named after their argument."""
     hints = dict(sizes.names)
@@ -244,7 +308,10 @@ def call_types(
 
 
 def _dims(
-    leaf: Leaf, shape: Sequence[int], leads: Mapping[str, tuple[Dim, ...]], anonymous: Callable[[str, int], Dim]
+    leaf: Leaf,
+    shape: Sequence[int],
+    leads: Mapping[str, tuple[Dim, ...]],
+    anonymous: Callable[[str, int], Dim],
 ) -> tuple[Dim, ...]:
     a = leaf.annotation
     if a is None or a.dims is None:

@@ -1,7 +1,8 @@
 """The functional API, ``tessera.exp(x)`` and the like: one function per op record.
 
-On the tensors of a traced function it appends to the graph; on torch tensors it runs at once, through torch, after the
-shapes were checked by the record's own rules. ``axis=`` is accepted for ``dim=`` everywhere.
+On the tensors of a traced function it appends to the graph; on torch tensors it runs at once, through
+torch, after the shapes were checked by the record's own rules. ``axis=`` is accepted for ``dim=``
+everywhere.
 
 >>> import torch
 >>> from tessera import functional
@@ -20,6 +21,6 @@ def __getattr__(name: str) -> Callable[..., Any]:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = sorted(FUNCTIONS)  # noqa: PLE0605
+__all__ = sorted(FUNCTIONS)
 # Names such as `sum` and `abs` hide Python's own from here on: nothing may follow.
 globals().update(FUNCTIONS)

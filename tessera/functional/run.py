@@ -1,9 +1,11 @@
-"""What a function of the functional API does: append to the graph of a traced function, or run at once on torch tensors."""
+"""What a function of the functional API does: append to the graph of a traced function, or run at once on
+torch tensors.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -53,7 +55,7 @@ def _function(record: OpRecord) -> Op:
     return op
 
 
-# ---- in a traced function --------------------------------------------------------------------------------------------
+# ---- in a traced function --------------------------------------------------------------------------------
 
 
 def _traced(session: Session, record: OpRecord, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -64,7 +66,7 @@ def _traced(session: Session, record: OpRecord, args: tuple[Any, ...], kwargs: M
     return session.apply(record, args, kept, "function")
 
 
-# ---- on torch tensors ------------------------------------------------------------------------------------------------
+# ---- on torch tensors ------------------------------------------------------------------------------------
 
 
 def _eager(record: OpRecord, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -95,7 +97,7 @@ _known: dict[Any, Op] = {}
 _MOST_KNOWN = 4096
 
 
-@lru_cache(maxsize=None)
+@cache
 def _torch_function(record: OpRecord) -> Op | None:
     """torch's function for a record, where it takes the same arguments."""
     return next((f for name in record.torch if not name.startswith("torch.Tensor.__") and (f := resolve(name))), None)
@@ -127,7 +129,9 @@ def _torch_value(x: Any) -> Any:
 
 
 def _checked(record: OpRecord, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether the record's rules take the arguments, which then go to torch; False when only the library knows them."""
+    """Whether the record's rules take the arguments, which then go to torch; False when only the library
+    knows them.
+    """
     ops = Ops(Builder(OPS["cast"]), OPS)
     symbols: dict[int, Sym] = {}
 
@@ -172,7 +176,9 @@ def _error(record: OpRecord, refused: Refused | InnerRefused) -> Exception:
 
 
 class _EagerOps(Ops):
-    """Definitions that run as they are read: each primitive is executed through torch at once, gradients included."""
+    """Definitions that run as they are read: each primitive is executed through torch at once, gradients
+    included.
+    """
 
     def __init__(self) -> None:
         super().__init__(Builder(OPS["cast"]), OPS)

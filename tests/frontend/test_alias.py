@@ -108,9 +108,19 @@ def pieces(x: Tensor["A", "B", "C"]) -> Any:
 
 
 CASES: tuple[Callable[..., Any], ...] = (
-    view_sees_base, base_sees_view, views_of_one_base, through_reshape, clone_is_apart, detach_shares,
-    result_of_view_is_fresh, masked, scattered, inplace_function, copied, pieces,
-)  # fmt: skip
+    view_sees_base,
+    base_sees_view,
+    views_of_one_base,
+    through_reshape,
+    clone_is_apart,
+    detach_shares,
+    result_of_view_is_fresh,
+    masked,
+    scattered,
+    inplace_function,
+    copied,
+    pieces,
+)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda f: f.__name__)
@@ -118,7 +128,7 @@ def test_update_agrees_with_torch(case: Callable[..., Any]) -> None:
     agrees(case, X)
 
 
-# ---- random programs -------------------------------------------------------------------------------------------------
+# ---- random programs -------------------------------------------------------------------------------------
 
 Step = tuple[str, int, int]
 
@@ -149,9 +159,12 @@ _FRESH: tuple[Callable[[Any], Any], ...] = (lambda v: v + 1, lambda v: v.clone()
 @st.composite
 def programs(draw: st.DrawFn) -> list[Step]:
     steps = draw(
-        st.lists(st.tuples(st.sampled_from(["view", "view", "update", "fresh"]), st.integers(0, 63), st.integers(0, 63)),
-                 min_size=2, max_size=9)
-    )  # fmt: skip
+        st.lists(
+            st.tuples(st.sampled_from(["view", "view", "update", "fresh"]), st.integers(0, 63), st.integers(0, 63)),
+            min_size=2,
+            max_size=9,
+        )
+    )
     return [*steps, ("update", draw(st.integers(0, 63)), draw(st.integers(0, 63)))]
 
 
@@ -178,7 +191,7 @@ def test_random_programs_agree_with_torch(program: list[Step]) -> None:
     agrees(f, X[:, :2])
 
 
-# ---- what is refused -------------------------------------------------------------------------------------------------
+# ---- what is refused -------------------------------------------------------------------------------------
 
 
 def writes_argument(x: Tensor["A", "B"]) -> Any:

@@ -41,7 +41,11 @@ class _Intercept(TorchFunctionMode):
         self.handler = handler
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         return self.handler(func, args, kwargs or {})
 
@@ -143,7 +147,7 @@ class TorchTable:
                 raise DTypeError(f"dtype `{x}` is not supported", code="TSR0301")
             return found
         if x is bool or x is int or x is float:
-            return {bool: bool_, int: int64, float: _DTYPES[torch.get_default_dtype()]}[x]  # type: ignore[index]
+            return {bool: bool_, int: int64, float: _DTYPES[torch.get_default_dtype()]}[x]
         if isinstance(x, DType):
             return x
         if isinstance(x, np.dtype) or (isinstance(x, type) and issubclass(x, np.generic)):
@@ -174,7 +178,11 @@ class TorchTable:
 
 def _modules() -> list[tuple[str, Any]]:
     inner = ("fft", "linalg", "special", "nn.functional")
-    return [("torch", torch), *((f"torch.{name}", resolve(f"torch.{name}")) for name in inner), ("torch.Tensor", torch.Tensor)]
+    return [
+        ("torch", torch),
+        *((f"torch.{name}", resolve(f"torch.{name}")) for name in inner),
+        ("torch.Tensor", torch.Tensor),
+    ]
 
 
 def _placeholder(x: Any) -> Any:

@@ -1,4 +1,6 @@
-"""A call of a host framework function that has no record: opaque, on whole tensors, its result types written down."""
+"""A call of a host framework function that has no record: opaque, on whole tensors, its result types
+written down.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def _eager(torch: Any, *operands: Any, target: str, arguments: Any, keywords: An
 
 
 def _function(torch: Any, target: str) -> Any:
-    """The function of a dotted name. Only tensor functions that others may override are reached, never files or code."""
+    """The function of a dotted name. Only tensor functions that others may override are reached, never
+    files or code.
+    """
     function: Any = torch
     for part in target.split(".")[1:]:
         function = getattr(function, part, None)
@@ -53,7 +57,9 @@ def leaves(x: Any, is_leaf: Callable[[Any], bool]) -> tuple[Any, ...]:
 
 
 def _decode(torch: Any, attr: Any, operands: Sequence[Any]) -> Any:
-    """An argument from its attribute form: ``("operand", n)``, ``("list", …)``, ``("tuple", …)`` or a plain value."""
+    """An argument from its attribute form: ``("operand", n)``, ``("list", …)``, ``("tuple", …)`` or a plain
+    value.
+    """
     if isinstance(attr, DType):
         return getattr(torch, _TORCH.get(attr.name, attr.name))
     if not isinstance(attr, tuple):
@@ -66,9 +72,13 @@ def _decode(torch: Any, attr: Any, operands: Sequence[Any]) -> Any:
 
 
 _TORCH: Mapping[str, str] = {
-    "f64": "float64", "f32": "float32", "f16": "float16", "bf16": "bfloat16", "fp8_e4m3": "float8_e4m3fn",
+    "f64": "float64",
+    "f32": "float32",
+    "f16": "float16",
+    "bf16": "bfloat16",
+    "fp8_e4m3": "float8_e4m3fn",
     "fp8_e5m2": "float8_e5m2",
-}  # fmt: skip
+}
 
 
 def _no_reference(*_: Any, target: str, **__: Any) -> Any:
@@ -76,11 +86,14 @@ def _no_reference(*_: Any, target: str, **__: Any) -> Any:
 
 
 LIBRARY_CALL = OpRecord(
-    "library_call", Kind.EXTERN,
+    "library_call",
+    Kind.EXTERN,
     "xs: tensors, *, target: str, arguments: any, keywords: any, results: any",
     "A function of the host framework that has no record, called on whole tensors: its dotted name, its arguments "
     "and its result types as (dtype, size, …).",
-    _infer, reference=_no_reference, eager=_eager,
-)  # fmt: skip
+    _infer,
+    reference=_no_reference,
+    eager=_eager,
+)
 
 OPS: tuple[OpRecord, ...] = (LIBRARY_CALL,)
