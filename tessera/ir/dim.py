@@ -157,7 +157,7 @@ class Dim(Form):
             raise no_value(str(self), sizes, self.names(), error.message) from None
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _make, (dict(self._terms), dict(self._atoms))
+        return from_poly, (dict(self._terms), dict(self._atoms))
 
 
 _TABLE: WeakValueDictionary[tuple[tuple[Monomial, Coefficient], ...], Dim] = WeakValueDictionary()
@@ -177,7 +177,7 @@ def _intern(terms: tuple[tuple[Monomial, Coefficient], ...], atoms: Mapping[str,
         return _TABLE.setdefault(terms, fresh)
 
 
-def _make(p: Poly, atoms: Mapping[str, Atom]) -> Dim:
+def from_poly(p: Poly, atoms: Mapping[str, Atom]) -> Dim:
     """The Dim of a polynomial; raises ShapeError for a constant that is not whole and beyond the limits."""
     for c in p.values():
         if c.numerator.bit_length() + c.denominator.bit_length() > limits.MAX_BITS:
@@ -221,12 +221,12 @@ def _name(s: str) -> Dim:
 
 @lru_cache(maxsize=limits.CACHED)
 def _add(a: Dim, b: Dim) -> Dim:
-    return _make(poly.accumulate(dict(a._terms), b._terms), _joined(a, b))
+    return from_poly(poly.accumulate(dict(a._terms), b._terms), _joined(a, b))
 
 
 @lru_cache(maxsize=limits.CACHED)
 def _subtract(a: Dim, b: Dim) -> Dim:
-    return _make(poly.accumulate(dict(a._terms), b._terms, -1), _joined(a, b))
+    return from_poly(poly.accumulate(dict(a._terms), b._terms, -1), _joined(a, b))
 
 
 @lru_cache(maxsize=limits.CACHED)
@@ -235,11 +235,11 @@ def _multiply(a: Dim, b: Dim) -> Dim:
         return ZERO
     if len(a._terms) == 1 == len(b._terms):
         (m, c), (k, d) = a._terms[0], b._terms[0]
-        return _make({poly.times(m, k): poly.whole(c * d)}, _joined(a, b))
+        return from_poly({poly.times(m, k): poly.whole(c * d)}, _joined(a, b))
     if len(a._terms) * len(b._terms) > 10 * limits.MAX_TERMS:
         raise ShapeError("a product of dimensions with too many terms", code="TSR0102")
     cancelled = _cancelled(a, b) or _cancelled(b, a)
-    return cancelled or _make(poly.multiply(dict(a._terms), dict(b._terms)), _joined(a, b))
+    return cancelled or from_poly(poly.multiply(dict(a._terms), dict(b._terms)), _joined(a, b))
 
 
 def _cancelled(a: Dim, b: Dim) -> Dim | None:
@@ -297,7 +297,7 @@ def _as_fraction(dim: Dim) -> tuple[Dim, Dim]:
     num, den, _, _ = poly.cleared(dict(dim._terms), {(): 1})
     ((m, c),) = den.items()
     _, rest = poly.split_by(num, m, c)
-    return _make(rest, dim._atoms), _make(den, dim._atoms)
+    return from_poly(rest, dim._atoms), from_poly(den, dim._atoms)
 
 
 def _cleared(a: Dim, b: Dim, what: str) -> tuple[Poly, Dim, Dim]:
@@ -308,9 +308,10 @@ def _cleared(a: Dim, b: Dim, what: str) -> tuple[Poly, Dim, Dim]:
         return {}, ONE, b
     n, d, m, c = poly.cleared(dict(a._terms), dict(b._terms))
     atoms = _joined(a, b)
-    if b._terms[0][1] < 0:
-        n, d, c = poly.scaled(n, (), -1), poly.scaled(d, (), -1), -c
-    return n, _make(d, atoms), _make_factor(m, c, atoms)
+    below = from_poly(d, atoms)
+    if below._terms[0][1] < 0:
+        return poly.scaled(n, (), -1), -below, _make_factor(m, -c, atoms)
+    return n, below, _make_factor(m, c, atoms)
 
 
 def _make_factor(m: Monomial, c: Coefficient, atoms: Mapping[str, Atom]) -> Dim:
@@ -323,11 +324,11 @@ def _split(n: Poly, d: Dim, atoms: Mapping[str, Atom]) -> tuple[Dim, Dim]:
     if len(d._terms) == 1:
         m, c = d._terms[0]
         quotient, rest = poly.split_by(n, m, c)
-        return _make(quotient, atoms), _make(rest, atoms)
+        return from_poly(quotient, atoms), from_poly(rest, atoms)
     found = poly.divide(n, dict(d._terms))
     if found is None or any(c.denominator != 1 for c in found.values()):
-        return ZERO, _make(n, atoms)
-    return _make(found, atoms), ZERO
+        return ZERO, from_poly(n, atoms)
+    return from_poly(found, atoms), ZERO
 
 
 def _lone(dim: Dim) -> Atom | None:
@@ -406,10 +407,10 @@ def exact_div(a: Dim | int, b: Dim | int) -> Dim:
     if len(b._terms) == 1:
         m, c = b._terms[0]
         back = Fraction(1) / c
-        return _make({poly.times(k, poly.inverse(m)): poly.whole(x * back) for k, x in a._terms}, atoms)
+        return from_poly({poly.times(k, poly.inverse(m)): poly.whole(x * back) for k, x in a._terms}, atoms)
     n, d, _ = _cleared(a, b, "/")
     found = poly.divide(n, dict(d._terms))
-    return _atom("/", (_make(n, atoms), d)) if found is None else _make(found, atoms)
+    return _atom("/", (from_poly(n, atoms), d)) if found is None else from_poly(found, atoms)
 
 
 def dim_min(a: Dim | int, *others: Dim | int) -> Dim:
