@@ -25,6 +25,8 @@ class Shapes:
         details: list[str] = []
         for o in f.obligations:
             verdict = _JUDGES[o.kind](o.left, o.right, facts)
+            if verdict is Verdict.REFUTED and o.verdict == "guarded":
+                verdict = Verdict.GUARDED  # the tracer knows that these sizes have no names of their own
             if verdict is Verdict.REFUTED:
                 labels = () if o.span is None else (Label(o.span, f"needs {o}", primary=True),)
                 refuted.append(Diagnostic("TSR0202", o.why or f"`{o}` never holds", labels, (), ()))
