@@ -1,0 +1,202 @@
+"""torch's own sample calls, run through `tessera.function` and judged against float64 and eager."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch.testing._internal.common_methods_invocations import op_db
+from torch.testing._internal.opinfo.core import OpInfo, SampleInput
+
+import tessera
+from tessera.backends.eager.table import TorchTable, resolve
+from tessera.diag import TesseraError, TraceError
+from tessera.ir.record import OpRecord
+from tests.ops.compare import difference
+
+TABLE = TorchTable()
+Tensors = list[torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of torch's table that means one of our records."""
+
+    info: OpInfo
+    record: OpRecord
+
+    @property
+    def name(self) -> str:
+        return str(self.info.formatted_name)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one sample: ``kind`` is ``ok``, ``value``, ``refused``, ``untraced``, ``crash`` or ``silent``.
+
+    ``silent`` means that an error input raised nothing.
+    """
+
+    entry: str
+    dtype: str
+    number: int
+    kind: str
+    text: str = ""
+
+
+@cache
+def entries() -> tuple[Entry, ...]:
+    """Every entry that matches a record: by its function, by an alias, by its method, or by its name."""
+    found = []
+    for info in op_db:
+        record = next(filter(None, (TABLE.meaning(f)[0] for f in _spellings(info))), None)
+        if record is not None:
+            found.append(Entry(info, record))
+    return tuple(found)
+
+
+def _spellings(info: OpInfo) -> Iterator[object]:
+    yield info.op
+    yield from (alias.op for alias in info.aliases)
+    if info.method_variant is not None:
+        yield info.method_variant
+    for where in ("torch", "torch.Tensor"):
+        named = resolve(f"{where}.{info.name}")
+        if named is not None:
+            yield named
+
+
+def samples(entry: Entry, dtype: torch.dtype) -> list[SampleInput]:
+    """The samples of an entry, the same ones at every call."""
+    torch.manual_seed(7)
+    return list(entry.info.sample_inputs("cpu", dtype, requires_grad=False))
+
+
+def wrapped(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, Tensors]:
+    """``function`` on these arguments as a compiled function of the tensors among them, and those tensors."""
+    tensors: Tensors = []
+
+    def pack(x: Any) -> Any:
+        if isinstance(x, torch.Tensor):
+            tensors.append(x)
+            return _Hole(len(tensors) - 1)
+        if type(x) in (list, tuple):
+            return type(x)(pack(y) for y in x)
+        if type(x) is dict:
+            return {k: pack(v) for k, v in x.items()}
+        return x
+
+    packed, named = pack(list(args)), pack(dict(kwargs))
+
+    def call(*given):  # type: ignore[no-untyped-def]
+        return function(*_fill(packed, given), **_fill(named, given))
+
+    return tessera.function(call, strict=True), tensors
+
+
+@dataclass(frozen=True)
+class _Hole:
+    number: int
+
+
+def _fill(x: Any, given: Sequence[Any]) -> Any:
+    if isinstance(x, _Hole):
+        return given[x.number]
+    if type(x) in (list, tuple):
+        return type(x)(_fill(y, given) for y in x)
+    if type(x) is dict:
+        return {k: _fill(v, given) for k, v in x.items()}
+    return x
+
+
+def flat(x: Any) -> list[Any]:
+    """The leaves of nested sequences and mappings."""
+    if isinstance(x, dict):
+        x = list(x.values())
+    return [y for part in x for y in flat(part)] if isinstance(x, tuple | list) else [x]
+
+
+def _up(x: Any) -> Any:
+    return x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+
+
+def _copies(x: Any) -> Any:
+    return x.clone() if isinstance(x, torch.Tensor) else x
+
+
+def run_sample(entry: Entry, dtype: torch.dtype, number: int, sample: SampleInput) -> Outcome | None:
+    """One sample through the compiler; None where eager itself refuses it."""
+
+    def outcome(kind: str, text: str = "") -> Outcome:
+        return Outcome(entry.name, str(dtype).removeprefix("torch."), number, kind, text)
+
+    op = entry.info.op
+    with torch.no_grad():
+        try:
+            torch.manual_seed(1)
+            plain = sample.transform(_copies)
+            eager = flat(op(plain.input, *plain.args, **plain.kwargs))
+        except Exception:
+            return None
+        try:
+            torch.manual_seed(1)
+            wide = sample.transform(_copies).transform(_up)
+            exact = flat(op(wide.input, *wide.args, **wide.kwargs))
+        except Exception:
+            exact = [_up(x) for x in eager]
+        try:
+            torch.manual_seed(1)
+            function, tensors = wrapped(op, (sample.input, *sample.args), sample.kwargs)
+            got = flat(function(*[t.clone() if t.is_contiguous() else t for t in tensors]))
+        except TraceError as error:
+            return outcome("untraced", str(error))
+        except TesseraError as error:
+            return outcome("refused", str(error))
+        except Exception as error:
+            return outcome("crash", f"{type(error).__name__}: {error}")
+    if len(got) != len(eager):
+        return outcome("value", f"{len(got)} results, not {len(eager)}")
+    for n, (g, e, x) in enumerate(zip(got, eager, exact, strict=True)):
+        text = _compare(g, e, x)
+        if text is not None:
+            return outcome("value", text if len(got) == 1 else f"result {n}: {text}")
+    return outcome("ok")
+
+
+def _compare(got: Any, eager: Any, exact: Any) -> str | None:
+    if isinstance(eager, torch.Tensor):
+        if not isinstance(got, torch.Tensor):
+            return f"a {type(got).__name__}, not a tensor"
+        return difference(got, eager, exact)
+    same = got == eager or (isinstance(eager, float) and eager != eager and got != got)
+    return None if same else f"{got!r}, not {eager!r}"
+
+
+def run_errors(entry: Entry) -> Iterator[Outcome]:
+    """The calls that torch refuses: the compiled function must refuse them too."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(7)
+        cases = list(entry.info.error_inputs("cpu")) if entry.info.error_inputs_func is not None else []
+    for number, case in enumerate(cases):
+        s = case.sample_input
+        try:
+            entry.info.op(*(_copies(x) for x in (s.input, *s.args)), **s.kwargs)
+            continue  # torch refuses it only with requires_grad, out= or the like
+        except Exception:
+            pass
+        try:
+            function, tensors = wrapped(entry.info.op, (s.input, *s.args), s.kwargs)
+            with torch.no_grad():
+                function(*tensors)
+        except TesseraError as error:
+            yield Outcome(entry.name, "error", number, "ok", type(error).__name__)
+        except Exception as error:
+            kind = "ok" if isinstance(error, case.error_type) else "crash"
+            yield Outcome(entry.name, "error", number, kind, f"{type(error).__name__}: {error}")
+        else:
+            yield Outcome(entry.name, "error", number, "silent", str(case.error_regex)[:120])
