@@ -1,0 +1,62 @@
+"""The measured functions as a user of JAX writes them; importable without JAX, callable only with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+try:
+    import jax
+    import jax.numpy as jnp
+except ImportError:  # the peer is optional
+    jax = None  # type: ignore[assignment]
+
+Array = Any
+
+BETA1, BETA2, EPS, DECAY = 0.9, 0.999, 1e-8, 0.01
+
+
+def rms_norm(x: Array, weight: Array) -> Array:
+    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6) * weight
+
+
+def add_layer_norm(x: Array, residual: Array, weight: Array, bias: Array) -> tuple[Array, Array]:
+    total = x + residual
+    mean = jnp.mean(total, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(total - mean), axis=-1, keepdims=True)
+    return (total - mean) * jax.lax.rsqrt(variance + 1e-5) * weight + bias, total
+
+
+def softmax(x: Array) -> Array:
+    return jax.nn.softmax(x, axis=-1)
+
+
+def swiglu_gate(gate: Array, up: Array) -> Array:
+    return jax.nn.silu(gate) * up
+
+
+def bias_gelu(x: Array, bias: Array) -> Array:
+    return jax.nn.gelu(x + bias, approximate=True)
+
+
+def rope(x: Array, cos: Array, sin: Array) -> Array:
+    first, second = jnp.split(x, 2, axis=-1)
+    turned = jnp.concatenate([-second, first], axis=-1)
+    return x * cos[:, None] + turned * sin[:, None]
+
+
+def cross_entropy(logits: Array, targets: Array) -> Array:
+    logp = jax.nn.log_softmax(logits, axis=-1)
+    return -jnp.mean(jnp.take_along_axis(logp, targets[:, None], axis=-1))
+
+
+def adamw(
+    p: Array, grad: Array, m: Array, v: Array, lr: Array, unbias_m: Array, unbias_v: Array
+) -> tuple[Array, Array, Array]:
+    m = BETA1 * m + (1 - BETA1) * grad
+    v = BETA2 * v + (1 - BETA2) * (grad * grad)
+    update = (m * unbias_m) / (jnp.sqrt(v * unbias_v) + EPS)
+    return p - lr * (update + DECAY * p), m, v
+
+
+def add(x: Array, y: Array) -> Array:
+    return x + y
