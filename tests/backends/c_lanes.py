@@ -32,9 +32,7 @@ def row_loop(name: str, dtype: str) -> Loop:
     """The loop that applies one intrinsic."""
     row = ci.INTRINSICS[name]
     operands = ("bool", dtype, dtype) if name == "where" else (dtype,) * row.arity
-    return Loop(
-        operands, "bool" if row.mask else dtype, ci.expression(name, dtype, ["x0", "x1", "x2"][: row.arity])
-    )
+    return Loop(operands, "bool" if row.mask else dtype, ci.expression(name, dtype, ["x0", "x1", "x2"][: row.arity]))
 
 
 def source(name: str, loop: Loop) -> str:
@@ -149,9 +147,7 @@ def ulp_error(got: np.ndarray, reference: np.ndarray) -> np.ndarray:
         size = np.maximum(np.abs(reference[finite]).astype(np.float64), float(info.tiny))
         unit = np.exp2(np.floor(np.log2(size)) - info.nmant)
         error = np.zeros(got.shape)
-        error[finite] = (
-            np.abs(got[finite].astype(reference.dtype) - reference[finite]).astype(np.float64) / unit
-        )
+        error[finite] = np.abs(got[finite].astype(reference.dtype) - reference[finite]).astype(np.float64) / unit
         # An infinity is right where the reference rounds to it, and one step off next to the largest value.
         odd = ~finite & ~np.isnan(rounded)
         edge = (np.abs(reference[odd]) > float(info.max) * (1 - 4 * float(info.eps))) & (

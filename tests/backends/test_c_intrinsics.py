@@ -54,7 +54,7 @@ UNARY = {
 ONLY_F64 = {name: _torch(name) for name in ("erf", "erfc", "erfinv", "lgamma", "digamma")}
 #: Largest error in ulp; everything not named keeps 0.502.
 F32_ULP = {
-    "exp": 0.76, "exp2": 0.76, "expm1": 1.1, "log": 0.9, "log1p": 1.1, "tanh": 1.3, "erf": 0.9,
+    "exp": 0.76, "exp2": 0.76, "expm1": 1.1, "log": 0.9, "log1p": 1.1, "tanh": 0.85, "erf": 0.9,
     "sigmoid": 1.5, "rsqrt": 1.5, "erfinv": 0.65, "erfc": 0.51,
 }  # fmt: skip
 F64_ULP = {"erfc": 5, "erfinv": 4}
@@ -124,6 +124,19 @@ def test_f32_functions_keep_their_bound_over_all_exponents(name: str, target: tu
     assert error[worst] <= F32_ULP.get(name, 0.502), (x[worst], got[worst], reference[worst])
 
 
+@pytest.mark.parametrize(
+    "name", ["exp", "exp2", "expm1", "sin", "cos", "tan", "tanh", "erf", "erfc", "sigmoid", "atan"]
+)
+def test_f32_functions_err_no_more_than_eager(name: str) -> None:
+    rng = np.random.default_rng(9)
+    for x in (rng.normal(size=40000), rng.uniform(-4, 4, 40000)):
+        values = torch.from_numpy(x.astype(np.float32))
+        reference = getattr(torch, name)(values.double()).numpy()
+        eager = np.linalg.norm(getattr(torch, name)(values).numpy() - reference)
+        got = np.linalg.norm(kernels("f32", *TARGETS[-1]).run(name, values.numpy()) - reference)
+        assert got <= 1.05 * eager
+
+
 @pytest.mark.parametrize("name", [*UNARY, *ONLY_F64])
 def test_f64_functions_stay_within_two_ulp(name: str) -> None:
     x = inputs("f64")
@@ -138,9 +151,7 @@ def test_f64_functions_stay_within_two_ulp(name: str) -> None:
     assert error[worst] <= F64_ULP.get(name, 2.0), (x[worst], got[worst], reference[worst])
 
 
-@pytest.mark.parametrize(
-    ("name", "function"), [("digamma", "digamma"), ("lgamma", "loggamma"), ("erfc", "erfc")]
-)
+@pytest.mark.parametrize(("name", "function"), [("digamma", "digamma"), ("lgamma", "loggamma"), ("erfc", "erfc")])
 def test_gamma_functions_in_f64(name: str, function: str) -> None:
     rng = np.random.default_rng(2)
     x = np.concatenate([rng.uniform(1e-9, 20, 200), np.exp2(rng.uniform(-60, 4, 60)), [1.0, 2.0, 0.5, 10.0]])
@@ -397,7 +408,9 @@ def test_bessel_functions(name: str, order: int) -> None:
     x = np.concatenate([np.linspace(-90, 90, 721), [0.0, -0.0, 1e-30, 24.999, 25.001, 600.0, 1e300]])
     with mpmath.workprec(200):
         scale = [mpmath.exp(-abs(mpmath.mpf(v))) if name.endswith("e") else mpmath.mpf(1) for v in x]
-        exact = [mpmath.besseli(order, mpmath.mpf(v)) * s if abs(v) < 1e10 else None for v, s in zip(x, scale, strict=True)]
+        exact = [
+            mpmath.besseli(order, mpmath.mpf(v)) * s if abs(v) < 1e10 else None for v, s in zip(x, scale, strict=True)
+        ]
     far = {"i0": np.inf, "i1": np.inf}.get(name, 1 / np.sqrt(2 * np.pi * 1e300))
     reference = np.array([far if e is None else float(e) for e in exact])
     got = kernels("f64", NATURAL, "native").run(name, x)

@@ -111,8 +111,7 @@ def test_floats_to_integers_truncate_and_saturate(source: str, target: str) -> N
     halves = np.arange(-300, 300, dtype=kind) / kind(2)
     x = np.concatenate([specials(kind), stratified(kind, 4), limits, -limits, *beside, halves])
     wanted = [
-        0 if np.isnan(v) else info.max if v >= info.max else info.min if v <= info.min else int(v)
-        for v in x.tolist()
+        0 if np.isnan(v) else info.max if v >= info.max else info.min if v <= info.min else int(v) for v in x.tolist()
     ]
     same(casts(NATURAL, "native").run(f"{source}_{target}", x), np.array(wanted, NUMPY[target]))
 
@@ -176,9 +175,7 @@ def movers(lanes: int, march: str) -> SharedObject:
     body = [template.replace("$", s) for s in STORED.values()]
     code = "\n".join(body).replace("PUBLIC", PUBLIC)
     options = CompileOptions(openmp=False, march=march)
-    return load_shared(
-        compile_shared(ci.library(code, lanes) + code, options=options), "movers", parallel=False
-    )
+    return load_shared(compile_shared(ci.library(code, lanes) + code, options=options), "movers", parallel=False)
 
 
 def move(
@@ -303,9 +300,7 @@ def reducers(lanes: int, march: str) -> SharedObject:
     body = [body[0], *(text.replace("$", t) for text in body[1:] for t in LANE_KINDS)]
     code = "\n".join(body).replace("PUBLIC", PUBLIC)
     options = CompileOptions(openmp=False, march=march)
-    return load_shared(
-        compile_shared(ci.library(code, lanes) + code, options=options), "reducers", parallel=False
-    )
+    return load_shared(compile_shared(ci.library(code, lanes) + code, options=options), "reducers", parallel=False)
 
 
 def reduce(
@@ -350,9 +345,7 @@ def test_nan_wins_every_extreme(lane: str, target: tuple[int, str]) -> None:
         assert np.isnan(reduce(f"maximum_of_{lane}", target, x, kind))
         assert np.isnan(reduce(f"minimum_of_{lane}", target, x, kind))
         assert (
-            reduce(f"argmax_{lane}", target, x, np.int64, k)
-            == at
-            == reduce(f"argmin_{lane}", target, x, np.int64, k)
+            reduce(f"argmax_{lane}", target, x, np.int64, k) == at == reduce(f"argmin_{lane}", target, x, np.int64, k)
         )
     x[:] = np.nan
     assert reduce(f"argmax_{lane}", target, x, np.int64, k) == 0

@@ -61,18 +61,20 @@ T_FN vf32 t_sigmoid_f32(vf32 x) {
     return t_fma_f32(t_fma_f32(-q, d, a) - q * low, inverse, q);
 }
 
-// Below 0.6 an odd polynomial (2^-28.4), above y = 1 - 2 / (e^2x + 1), corrected once.
+// Below 0.7 an odd polynomial (2^-30), above y = 1 - 2 / (e^2x + 1), corrected once.
 T_FN vf32 t_tanh_f32(vf32 x) {
     vf32 a = t_abs_f32(x), u = a * a;
-    vf32 p = T_H(T_K(-0x1.8287aap-8f), u, 0x1.54c3c6p-6f);
-    p = T_H(p, u, -0x1.b89abap-5f);
-    p = T_H(p, u, 0x1.1109bep-3f);
-    p = T_H(p, u, -0x1.55553ep-2f);
+    vf32 p = T_H(T_K(0x1.ef3628p-10f), u, -0x1.022b9ep-7f);
+    p = T_H(p, u, 0x1.616d3ep-6f);
+    p = T_H(p, u, -0x1.b9ba32p-5f);
+    p = T_H(p, u, 0x1.110f52p-3f);
+    p = T_H(p, u, -0x1.55555p-2f);
     vf32 small = t_fma_f32(a * u, p, a);
     vf32 t, low, r = t_exp_reduce(t_atmost_f32(a + a, T_K(19.0f)), &t, &low);
     vf32 e = (vf32)((vi32)t_one_plus(r, t_exp_tail(r)) + ((vi32)t << 23)), d = e + 1.0f, q = 2.0f / d;
     vf32 y = 1.0f - q, rest = t_fma_f32(-y, d, d - 2.0f) + q * (1.0f - (d - e));
-    return t_copysign_f32(t_where_f32(a < 0.6f, small, t_fma_f32(0.5f * q, rest, y)), x);
+    rest = (vf32)((vi32)rest & (d < 0x1p+24f));  // beyond, d - 2 is inexact and y is right
+    return t_copysign_f32(t_where_f32(a < 0.7f, small, t_fma_f32(0.5f * q, rest, y)), x);
 }
 
 // Below 0.9 an odd polynomial (2^-30), above 1 - 2^(q(x - 0.875) - 3) with q fitted to log2(erfc)
