@@ -61,8 +61,9 @@ def _refused(
     places = list(argument_places(call))
     code, helps = suggestions(session, call, refused, operands, inner, places)
     labels: list[Label] = []
+    sources = [_source(session, x, places) for x in operands]
     for blame in refused.blame:
-        label = _label(call, blame, operands, places)
+        label = _label(call, blame, sources, places)
         if label is not None and all((label.span, label.text) != (old.span, old.text) for old in labels):
             labels.append(label)
     if call.span is not None and not labels:
@@ -76,6 +77,18 @@ def _refused(
             notes.append(Note(f"inside `{written}`, at its `{inner.record.name}`"))
     all_helps = [*helps, *(Help(text) for text in refused.helps if not helps)]
     return Diagnostic(code or refused.code, refused.message, tuple(labels), tuple(notes), tuple(all_helps))
+
+
+def _source(session: Session, operand: Operand, places: Sequence[Place]) -> Operand:
+    """The argument whose elements an operand inside a composite has, when it is one of the call's."""
+    wanted = {p.handle._value for p in places}
+    value: Operand = operand
+    for op in reversed(session.builder.ops):
+        if value in wanted:
+            return value
+        if op.results[0] is value and op.record.kind in (Kind.VIEW, Kind.MAP) and len(op.operands) == 1:
+            value = op.operands[0]
+    return value if value in wanted else operand
 
 
 def _roots(session: Session, refused: Refused, operands: Sequence[Operand]) -> list[str]:

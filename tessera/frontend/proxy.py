@@ -29,6 +29,7 @@ class Proxy(TensorHandle):
 
     __slots__ = ()
     __array_priority__ = 1000
+    __array_ufunc__ = None  # NumPy's scalars leave `scalar * tensor` to the tensor
     __hash__ = object.__hash__
 
     @classmethod

@@ -207,10 +207,11 @@ class Session:
         except _Poisoned:
             return self.poison
         except (Refused, InnerRefused, NotCovered, TypeError) as error:
-            del ops[mark:]
             if call.function is None or not _unknown(error):
                 self.report(self, call, error)
+                del ops[mark:]
                 return self.poison
+            del ops[mark:]
             return self.library(self, replace(call, function=None), call.function)
         lifted = self.lift(result)
         if call.code is not None and len(ops) > mark:
@@ -270,6 +271,8 @@ class Session:
         if self.table.is_tensor(x):
             return Sym(self.ops, self.read(self.capture(x)))
         found = self.table.to_dtype(x)
+        if found is None and getattr(x, "ndim", None) == 0 and callable(getattr(x, "item", None)):
+            return x.item()  # a NumPy scalar
         return x if found is None else found
 
     def lift(self, x: Any) -> Any:

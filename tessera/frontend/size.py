@@ -71,6 +71,7 @@ class Size(SizeHandle):
     """
 
     __slots__ = ()
+    __array_ufunc__ = None
 
     __add__, __radd__ = _arithmetic("add", False), _arithmetic("add", True)
     __sub__, __rsub__ = _arithmetic("sub", False), _arithmetic("sub", True)

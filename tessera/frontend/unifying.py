@@ -208,7 +208,7 @@ def _second_pass(
 
 def _check_expression(sizes: Sizes, findings: list[Finding], leaf: Leaf, d: Dim, size: int, axis: int) -> None:
     try:
-        wanted: int | None = d.evaluate(sizes.names)
+        wanted = d.evaluate({name: sizes.names[name] for name in d.names()})
     except ShapeError as error:
         findings.append(
             _finding(ShapeError, "TSR0106", leaf, error.message, f"`{d}` has no value", note=_history(sizes))

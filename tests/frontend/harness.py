@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tessera.backends.eager import run_function
 from tessera.backends.eager.table import TorchTable
 from tessera.diag import Diagnostic, TesseraError
 from tessera.frontend.binding import Bound, bind_arguments
@@ -77,7 +78,11 @@ def run(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         else:
             value = source.captured if source.kind == "capture" else 0
         inputs.append(value.detach().numpy() if isinstance(value, torch.Tensor) else value)
-    results = interpret(found.function, inputs, sizes=types.hints)
+    if any(op.name == "library_call" for op in found.function.ops):
+        given = [torch.from_numpy(x) if isinstance(x, np.ndarray) else x for x in inputs]
+        results = [r.numpy() for r in run_function(found.function, given, sizes=types.hints)]
+    else:
+        results = interpret(found.function, inputs, sizes=types.hints)
     leaves = [
         results[o.place] if o.kind == "tensor" else o.value.evaluate(types.hints) if o.kind == "size" else o.value
         for o in found.outputs
