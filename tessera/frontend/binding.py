@@ -110,7 +110,7 @@ def _leaf_hints(hint: Hint, value: Any, is_tensor: Callable[[object], bool]) -> 
     """The hint of each leaf, in the order of flattening."""
     from_parts = [] if is_tensor(value) else _members(value)
     if not from_parts:
-        return [hint]
+        return [] if _is_empty(value) else [hint]
     found: list[Hint] = []
     for n, (key, member) in enumerate(from_parts):
         inner = hint.part(key, n)

@@ -218,7 +218,7 @@ class Proxy(TensorHandle):
     def mT(self) -> Any:
         return alias.view(self, "transpose", (-2, -1), {}, "attribute")
 
-    H = mT
+    H = mH = mT
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
