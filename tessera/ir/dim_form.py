@@ -98,7 +98,7 @@ class Form:
             run = self._signed or compile_form(self._terms, self._atoms, lambda: str(self))
             self._signed = run
             if not signed:
-                self._run = run = run if _never_negative(self) else checked(run, lambda: str(self))
+                self._run = run = run if never_negative(self) else checked(run, lambda: str(self))
         return run
 
     def __str__(self) -> str:
@@ -118,9 +118,9 @@ class Form:
         return self
 
 
-def _never_negative(dim: Form) -> bool:
+def never_negative(dim: Form) -> bool:
     """Can the value not be negative, whatever the names are (from 0)? Only plain cases are known."""
-    plain = all(all(map(_never_negative, a.args)) for a in dim._atoms.values())
+    plain = all(all(map(never_negative, a.args)) for a in dim._atoms.values())
     return plain and all(c > 0 for _, c in dim._terms)
 
 

@@ -129,7 +129,7 @@ def difference(a: Dim, b: Dim) -> tuple[Poly, Mapping[str, Atom]]:
     "Just where" up to sizes of 0 for which a denominator of ``a`` or ``b`` vanishes and so they have no value.
     """
     gap = poly.accumulate(dict(a.terms), b.terms, -1)
-    atoms = {**a.atoms, **b.atoms}
+    atoms: Mapping[str, Atom] = {**a.atoms, **b.atoms}
     for text, atom in list(atoms.items()):
         if atom.kind == "/":
             gap, atoms = _without_quotient(gap, atoms, text)

@@ -131,7 +131,7 @@ def _always_equal(a: Dim, b: Dim, facts: Facts) -> bool:
 
 
 def _multiple(gap: Poly, known: Poly) -> bool:
-    m, c = poly.content(gap)
+    m, _ = poly.content(gap)
     return poly.divide(poly.scaled(gap, poly.inverse(m), 1), known) is not None
 
 
@@ -187,7 +187,7 @@ def _names(p: Poly) -> set[str]:
 
 def _too_small_rest(p: Poly, name: str, least: int) -> bool:
     """Does every term have the factor ``name`` but a constant that is too small to be a multiple of it?"""
-    return all((not m) or any(f == name for f, _ in m) for m in p) and 0 < abs(p.get((), 0)) < least
+    return all((not m) or any(f == name for f, _ in m) for m in p) and 0 < abs(int(p.get((), 0))) < least
 
 
 def _roots(gap: Poly, atoms: frozenset[str], bounds: dict[str, tuple[int, int | None]]) -> list[int] | None:

@@ -39,7 +39,7 @@ class Signs:
         if self.steps < 0:
             return False
         shared = tuple((f, e) for f, e in poly.common(p) if f not in self.atoms) if p else ()
-        drop = tuple((f, e) for f, e in shared if e < 0 or not strict or self._lo(f) > 0)
+        drop = tuple((f, e) for f, e in shared if e < 0 or self._lo(f) > 0 or (not strict and self._lo(f) == 0))
         p = poly.scaled(p, poly.inverse(drop), 1) if drop else p
         if not p:
             return not strict
@@ -108,9 +108,7 @@ class Signs:
         num, den = (dict(arg.terms) for arg in atom.args)
         if not self.positive(den):
             return False
-        return self.positive(
-            poly.accumulate(poly.multiply(slope, num), poly.multiply(rest, den).items()), strict
-        )
+        return self.positive(poly.accumulate(poly.multiply(slope, num), poly.multiply(rest, den).items()), strict)
 
     def _as_name(self, p: Poly, text: str, atom: Atom, strict: bool) -> bool:
         """Forget what the atom is but for its sign."""
@@ -164,9 +162,9 @@ class Signs:
                 continue
             if not self.positive(pinned(p, name, lo), strict):
                 return False
-            return Signs(
-                {**self.bounds, name: (lo + 1, hi)}, self.atoms, self.steps // 2, self.loose
-            ).positive(p, strict)
+            return Signs({**self.bounds, name: (lo + 1, hi)}, self.atoms, self.steps // 2, self.loose).positive(
+                p, strict
+            )
         return False
 
 

@@ -36,9 +36,7 @@ class Rules:
         pairs += [("divides", *p) for p in facts.divides]
         chosen = []
         for _ in range(len(pairs)):
-            near = [
-                p for p in pairs if p not in chosen and not (p[1].names() | p[2].names()).isdisjoint(names)
-            ]
+            near = [p for p in pairs if p not in chosen and not (p[1].names() | p[2].names()).isdisjoint(names)]
             if not near:
                 break
             chosen += near
@@ -93,9 +91,7 @@ class Rules:
         lo = max(lo, self.minimum)
         numbers = {abs(x) for d in dims for x in _numbers(d)}
         near = (
-            {x + k for x in numbers for k in (-2, -1, 0, 1, 2)}
-            | {2 * x for x in numbers}
-            | {x // 2 for x in numbers}
+            {x + k for x in numbers for k in (-2, -1, 0, 1, 2)} | {2 * x for x in numbers} | {x // 2 for x in numbers}
         )
         found = [*range(lo, lo + 24), *sorted(near), 32, 48, 60, 64, 96, 120, 128, 720]
         return [x for x in dict.fromkeys(found) if x >= lo and (hi is None or x <= hi)] or [lo]
@@ -139,9 +135,7 @@ def _first(
     for tries, sizes in enumerate(islice(rules.candidates(dims), most)):
         options = [sizes]
         if tries < SOLVED:
-            options = [
-                x for name, value in solvers if (x := _solved(sizes, name, value)) is not None
-            ] + options
+            options = [x for name, value in solvers if (x := _solved(sizes, name, value)) is not None] + options
         for option in options:
             full = rules.completed(option)
             if full is None:
