@@ -49,9 +49,9 @@ def suggestions(
             and fits(_with(types, number, kept))
         ):
             return "TSR0217", [_keepdim_help(dropped)]
-        widest = max(t.rank for n, t in enumerate(types) if n != number) if len(types) > 1 else 0
+        widest = max(len(t.dims) for t in types if isinstance(t, TensorType))
         for text, new in _reshaped(place.name, types[number]):
-            if new.rank <= max(widest, types[number].rank) and fits(_with(types, number, new)) is not None:
+            if new.rank <= widest and fits(_with(types, number, new)) is not None:
                 found.append(Help(f"`{text}` has type {new} and fits"))
                 break
     if inner.record.kind is Kind.CONTRACT and len(types) == 2 and fits([types[1], types[0]]) is not None:

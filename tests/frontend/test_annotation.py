@@ -93,7 +93,7 @@ def test_text_is_resolved_without_running_it() -> None:
 
 
 def test_an_error_points_at_the_annotation() -> None:
-    def f(x: Missing["B"]) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+    def f(x: Missing["B"]) -> None: ...  # type: ignore[name-defined]
 
     with pytest.raises(TesseraError) as caught:
         FunctionSpec.of(f)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +17,15 @@ from tests.frontend.harness import TABLE, bound_call
 
 
 def every_kind(
-    x: Tensor["B", "S"], mask: Optional[Tensor["S"]], n: int, S: int, p: float, flag: bool, name: str, other, pair: tuple[Tensor["B"], int]
+    x: Tensor["B", "S"],
+    mask: Tensor["S"] | None,
+    n: int,
+    S: int,
+    p: float,
+    flag: bool,
+    name: str,
+    other,
+    pair: tuple[Tensor["B"], int],
 ) -> Tensor["B"]:  # type: ignore[no-untyped-def]
     return x
 
@@ -39,9 +47,16 @@ def test_kinds_of_parameters() -> None:
     spec = FunctionSpec.of(every_kind)
     kinds = {p.name: p.kind for p in spec.params}
     assert kinds == {
-        "x": "tensor", "mask": "optional", "n": "static", "S": "size", "p": "scalar", "flag": "static", "name": "static",
-        "other": "any", "pair": "container",
-    }  # fmt: skip
+        "x": "tensor",
+        "mask": "optional",
+        "n": "static",
+        "S": "size",
+        "p": "scalar",
+        "flag": "static",
+        "name": "static",
+        "other": "any",
+        "pair": "container",
+    }
     assert spec.dim_names == ("B", "S")
     assert spec.by_name["x"].span is not None and spec.by_name["x"].span.text() == 'Tensor["B", "S"]'
     assert spec.returns_span is not None and spec.returns_span.text() == 'Tensor["B"]'
@@ -71,8 +86,12 @@ def test_the_key_holds_what_is_static() -> None:
 def test_leaves() -> None:
     bound = bind_arguments(FunctionSpec.of(scale), (torch.ones(2, 3), torch.ones(3)), {"eps": 1})
     assert [(leaf.path, leaf.kind) for leaf in bound.leaves] == [
-        ("x", "tensor"), ("w", "tensor"), ("eps", "scalar"), ("axis", "static"), ("mode", "static"),
-    ]  # fmt: skip
+        ("x", "tensor"),
+        ("w", "tensor"),
+        ("eps", "scalar"),
+        ("axis", "static"),
+        ("mode", "static"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -135,16 +154,41 @@ def test_names_and_expressions_are_solved() -> None:
     ("f", "args", "codes", "words"),
     [
         (names, (torch.ones(2, 4), torch.ones(4, 3)), ("TSR0107",), "`B` is 2 by `x`, dim 0 and 3 by `y`, dim 1"),
-        (names, (torch.ones(2, 5), torch.ones(5, 2)), ("TSR0107", "TSR0107"), "`S` is 4 by argument `S` and 5 by `x`, dim 1"),
+        (
+            names,
+            (torch.ones(2, 5), torch.ones(5, 2)),
+            ("TSR0107", "TSR0107"),
+            "`S` is 4 by argument `S` and 5 by `x`, dim 1",
+        ),
         (names, (torch.ones(2, 4), torch.ones(4, 2).double()), ("TSR0108",), "argument `y` is f64"),
         (names, (torch.ones(4), torch.ones(4, 2)), ("TSR0105",), "argument `x` has rank 1, 2 expected"),
-        (expressions, (torch.ones(2, 7), torch.ones(4), torch.ones(8), torch.ones(1, 3)), ("TSR0106",), "no size `S` makes `2*S` equal to 7"),
-        (expressions, (torch.ones(2, 6), torch.ones(4), torch.ones(7), torch.ones(1, 3)), ("TSR0106",), "`D/2` has no value with D=7"),
-        (expressions, (torch.ones(2, 6), torch.ones(3), torch.ones(8), torch.ones(1, 3)), ("TSR0105",), "argument `half` has size 3 in dim 0, `D/2` = 4 expected"),
-        (expressions, (torch.ones(2, 6), torch.ones(4), torch.ones(8), torch.ones(2, 3)), ("TSR0105",), "argument `one` has size 2 in dim 0, 1 expected"),
+        (
+            expressions,
+            (torch.ones(2, 7), torch.ones(4), torch.ones(8), torch.ones(1, 3)),
+            ("TSR0106",),
+            "no size `S` makes `2*S` equal to 7",
+        ),
+        (
+            expressions,
+            (torch.ones(2, 6), torch.ones(4), torch.ones(7), torch.ones(1, 3)),
+            ("TSR0106",),
+            "`D/2` has no value with D=7",
+        ),
+        (
+            expressions,
+            (torch.ones(2, 6), torch.ones(3), torch.ones(8), torch.ones(1, 3)),
+            ("TSR0105",),
+            "argument `half` has size 3 in dim 0, `D/2` = 4 expected",
+        ),
+        (
+            expressions,
+            (torch.ones(2, 6), torch.ones(4), torch.ones(8), torch.ones(2, 3)),
+            ("TSR0105",),
+            "argument `one` has size 2 in dim 0, 1 expected",
+        ),
         (lead, (torch.ones(2, 3, 4), torch.ones(5, 4)), ("TSR0107",), "`...` is [2, 3] by `x` and [5] by `y`"),
     ],
-)  # fmt: skip
+)
 def test_mismatches(f: Any, args: tuple[Any, ...], codes: tuple[str, ...], words: str) -> None:
     with pytest.raises(TesseraError) as caught:
         unify(f, *args)

@@ -107,7 +107,7 @@ def reshape_loses_elements(x: Tensor["B", "S", "D"]) -> Any:
 
 @fault("TSR0205", "x")
 def view_swaps(x: Tensor["B", "S", "D"]) -> Any:
-    b, s, d = x.shape
+    b, s, _ = x.shape
     return x.view(b, s, s)
 
 

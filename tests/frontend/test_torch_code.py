@@ -91,7 +91,11 @@ def layers(x: Tensor["B", "S", "D"], w: Tensor["F", "D"]) -> Any:
 
 def loss(x: Tensor["B", "S", "D"], ids: Tensor["B", "S"]) -> Any:
     logits = x.reshape(-1, x.shape[-1])
-    return F.cross_entropy(logits, ids.reshape(-1)), F.mse_loss(x, x * 2), F.nll_loss(logits.log_softmax(-1), ids.flatten())
+    return (
+        F.cross_entropy(logits, ids.reshape(-1)),
+        F.mse_loss(x, x * 2),
+        F.nll_loss(logits.log_softmax(-1), ids.flatten()),
+    )
 
 
 def joins(x: Tensor["B", "S", "D"]) -> Any:
@@ -118,7 +122,11 @@ def python_sizes(x: Tensor["B", "S", "D"]) -> Any:
 
 
 def library(x: Tensor["B", "S", "D"]) -> Any:
-    return torch.special.zeta(x.abs() + 2, 2.0), torch.fft.rfft(x).abs() if False else x.lgamma(), x.mvlgamma(1) if False else x
+    return (
+        torch.special.zeta(x.abs() + 2, 2.0),
+        torch.fft.rfft(x).abs() if False else x.lgamma(),
+        x.mvlgamma(1) if False else x,
+    )
 
 
 def scalars_of_numpy(x: Tensor["B", "S", "D"]) -> Any:
@@ -152,7 +160,11 @@ class State:
 
 
 def containers(
-    pair: tuple[Tensor["B", "S", "D"], Tensor["D"]], named: Pair, state: State, many: list[Tensor["D"]], table: dict[str, Tensor["D"]]
+    pair: tuple[Tensor["B", "S", "D"], Tensor["D"]],
+    named: Pair,
+    state: State,
+    many: list[Tensor["D"]],
+    table: dict[str, Tensor["D"]],
 ) -> Any:
     a, b = pair
     total = a * b + named.a - named.b + state.x * state.scale * state.step
