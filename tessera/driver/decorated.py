@@ -223,19 +223,30 @@ class Function(Generic[P, R]):
                 if serves(variant.traced, kinds):
                     variant.calls += 1
                     return Resolved(bound, kinds, variant, tensors)
-            traced = self._trace(bound, kinds)
-            strided = frozenset(
-                p.name
-                for p, source in zip(traced.function.params, traced.inputs, strict=True)
-                if isinstance(x := self._input(source, bound) if source.kind != "seed" else None, torch.Tensor)
-                and not x.is_contiguous()
-            )
-            variant = Variant(traced, Layout(strided), calls=1)
-            variant.plan()
-            self._counters.compiles += not variant.from_cache
-            self._counters.from_cache += variant.from_cache
+            if key in self._refused:
+                raise self._refused[key]
+            try:
+                variant = self._compile(bound, kinds)
+            except (TraceError, ResourceError) as error:
+                # The same call would fail again, and slowly.
+                self._refused[key] = error
+                raise
             known.append(variant)
             return Resolved(bound, kinds, variant, tensors)
+
+    def _compile(self, bound: Bound, kinds: CallTypes) -> Variant:
+        """Trace and compile a form for a call."""
+        traced = self._trace(bound, kinds)
+        strided = frozenset(
+            p.name
+            for p, source in zip(traced.function.params, traced.inputs, strict=True)
+            if source.kind != "seed" and _is_strided(self._input(source, bound))
+        )
+        variant = Variant(traced, Layout(strided), calls=1)
+        variant.plan()
+        self._counters.compiles += not variant.from_cache
+        self._counters.from_cache += variant.from_cache
+        return variant
 
     def _trace(self, bound: Bound, kinds: CallTypes) -> Traced:
         """Trace with the actual sizes at hand. Raises what the function's code got wrong."""
@@ -405,6 +416,10 @@ def check_devices(bound: Bound) -> None:
     if len(found) > 1:
         where = ", ".join(f"`{leaf.path}` on {device}" for device, leaf in found.items())
         raise ResourceError(f"tensors on different devices: {where}", code="TSR0603", helps=["move them with `.to(device)`"])
+
+
+def _is_strided(x: Any) -> bool:
+    return isinstance(x, torch.Tensor) and not x.is_contiguous()
 
 
 def _is_plain(leaf: Leaf) -> bool:
