@@ -83,16 +83,17 @@ def cache_environment(folder: Path) -> dict[str, str]:
 
 
 def run(job: Job, extra: Mapping[str, str]) -> dict[str, Any]:
-    """Run a job in a fresh interpreter and give its result; raises SectionError."""
+    """Run a job in a fresh interpreter and give its result; raises SectionError, its last lines first."""
     with tempfile.TemporaryDirectory(prefix="tessera-bench-") as folder:
         out = Path(folder) / "result.json"
         command = [sys.executable, "-m", "benchmarks.child", job.dumps(), str(out)]
         log = Path(folder) / "log"
         with log.open("w") as stream:
-            # The progress bar goes to the terminal; what libraries print goes to the log.
-            done = subprocess.run(command, env=environment(extra), stdout=stream, stderr=None, check=False)
+            # What libraries print goes to the log; a progress bar needs the terminal.
+            errors = None if shown() else stream
+            done = subprocess.run(command, env=environment(extra), stdout=stream, stderr=errors, check=False)
         if done.returncode or not out.exists():
-            tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
-            raise SectionError(f"{job.label} ended with status {done.returncode}\n{tail}".rstrip())
+            said = log.read_text(errors="replace").strip().splitlines()[-20:]
+            raise SectionError("\n".join([f"status {done.returncode}", *reversed(said)]))
         result: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
         return result

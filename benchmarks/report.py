@@ -149,7 +149,7 @@ def _bars(doc: Document) -> str:
 
 
 def _failures(doc: Document) -> str:
-    rows = [[row["section"], row["what"], row["why"].splitlines()[0] if row["why"] else ""] for row in doc["failures"]]
+    rows = [[row["section"], row["what"], ": ".join(row["why"].splitlines()[:2])] for row in doc["failures"]]
     return render("what did not run", ["section", "what", "why"], rows)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import pytest
@@ -68,8 +67,8 @@ def test_every_mistake_is_found_where_it_stands(mistake: object) -> None:
     assert error.spans and error.spans[0].file.endswith("errors.py")
 
 
-def test_the_program_of_mistakes_ends_well(repository: Path) -> None:
-    command = [sys.executable, "examples/errors.py"]
-    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("error[TSR") == 10
+def test_the_program_of_mistakes_ends_well(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(repository / "examples" / "errors.py"), run_name="__main__")
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.count("error[TSR") == 10
