@@ -25,6 +25,8 @@ from tessera.driver import (
     parse,
 )
 from tessera.frontend.annotation import Tensor, floating, integer
+from tessera.functional import *  # noqa: F403 - one function for each op record
+from tessera.functional import __all__ as _functions
 from tessera.ir.dtype import (
     DType,
     bf16,
@@ -52,5 +54,5 @@ __all__ = [
     "BoundsError", "CacheInfo", "Comparison", "DType", "DTypeError", "Function", "ParseError", "ResourceError",
     "ShapeError", "Tensor", "TesseraError", "TesseraWarning", "TraceError", "VerifyError", "backend", "backends",
     "bf16", "bool_", "compare", "f16", "f32", "f64", "floating", "fp8", "fp8_e4m3", "fp8_e5m2", "function", "int16",
-    "int32", "int64", "int8", "integer", "manual_seed", "memory_stats", "parse", "uint8",
-]  # fmt: skip
+    "int32", "int64", "int8", "integer", "manual_seed", "memory_stats", "parse", "uint8", *_functions,
+]  # fmt: skip  # noqa: PLE0604
