@@ -153,6 +153,8 @@ def _masked_fill(t: Any, x: Any, mask: Any, value: Any) -> Any:
         value = t.cast(value, t.dtype_of(x))
     elif isinstance(value, float) and not t.dtype_of(x).is_float:
         t.fail("TSR0301", f"fill of a `{t.dtype_of(x)}` tensor with {value}", Blame(2))
+    elif t.dtype_of(x).is_bool:
+        value = bool(value)
     return t.where(mask, value, x)
 
 

@@ -63,13 +63,15 @@ def _added(multiply: Any) -> Any:
 
     def define(t: Any, x: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
         made = _scaled(t, multiply(t, a, b), alpha)
-        return made if isinstance(beta, int | float) and beta == 0 else t.add(_scaled(t, x, beta), made)
+        made = made if isinstance(beta, int | float) and beta == 0 else t.add(_scaled(t, x, beta), made)
+        return made if t.dtype_of(x).is_float else t.cast(made, t.dtype_of(x))
 
     return define
 
 
 def _addbmm_product(t: Any, a: Any, b: Any) -> Any:
-    return t.sum(_bmm(t, a, b), 0)
+    product = _bmm(t, a, b)
+    return t.sum(product, 0, dtype=t.dtype_of(product))
 
 
 def _linear(t: Any, x: Any, weight: Any, bias: Any = None) -> Any:

@@ -62,7 +62,7 @@ def _linalg_diagonal(t: Any, x: Any, *, offset: int = 0, dim1: int = -2, dim2: i
 
 def _angle(t: Any, x: Any) -> Any:
     y = x if t.dtype_of(x).is_float else t.cast(x, f32)
-    return t.where(t.isnan(y), y, t.where(t.lt(y, 0.0), math.pi, 0.0))
+    return t.where(t.isnan(y), y, t.mul(t.cast(t.lt(y, 0.0), t.dtype_of(y)), math.pi))
 
 
 def _fill(t: Any, x: Any, value: Any) -> Any:
@@ -83,7 +83,7 @@ def _cov(t: Any, x: Any, *, correction: Any = 1, fweights: Any = None, aweights:
     centered = t.sub(rows, t.mean(rows, 1, True))
     n = t.maximum(t.sub(t.full((), t.dims(rows)[1], dtype=t.dtype_of(rows)), correction), 0.0)
     made = t.cast(t.div(t.matmul(centered, t.mT(centered)), n), kind)
-    return t.reshape(made) if rank_of(t, x) < 2 else made
+    return t.reshape(made) if t.dims(rows)[0] is ONE else made
 
 
 def _corrcoef(t: Any, x: Any) -> Any:
@@ -123,7 +123,7 @@ def _matrix_norm(t: Any, x: Any, ord: Any = "fro", dim: Any = None, keepdim: boo
         t.fail("TSR0301", f"matrix norm of kind `{ord}`", Blame(None), helps=['use 1, -1, 2, -2, infinity, "fro" or "nuc"'])
     summed, kept = (rows, columns) if abs(ord) == 1 else (columns, rows)
     totals = t.sum(t.abs(x), summed, True)
-    found = (t.amax if ord > 0 else t.amin)(totals, kept, True)
+    found = t.maximum(t.amax(totals, kept, True), 0.0) if ord > 0 else t.amin(totals, kept, True)
     return found if keepdim else t.squeeze(found, (rows, columns))
 
 

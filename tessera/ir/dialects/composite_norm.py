@@ -12,7 +12,7 @@ from tessera.ir.dialects.rules import torch_names
 from tessera.ir.dialects.samples import T, call, samples, size
 from tessera.ir.dim import product
 from tessera.ir.dtype import dtype as as_dtype
-from tessera.ir.dtype import f32
+from tessera.ir.dtype import f32, f64
 from tessera.ir.infer import Blame
 from tessera.ir.record import Kind, OpRecord
 
@@ -172,7 +172,8 @@ def _attention(t: Any, query: Any, key: Any, value: Any, attn_mask: Any = None, 
 
 
 def _size_scalar(t: Any, d: Any) -> Any:
-    return t.full((), d, dtype=f32)
+    """A size as a number of rank 0, which leaves the dtype of what it meets alone."""
+    return t.full((), d, dtype=f64)
 
 
 def _grouped(t: Any, query: Any, x: Any) -> Any:

@@ -122,8 +122,9 @@ def _vector_norm(t: Any, x: Any, ord: Any = 2.0, dim: Any = None, keepdim: bool 
     need_float(t, x, "norm")
     kind, over, x = t.dtype_of(x), axes(t, x, dim), wide(t, x)
     if ord in (math.inf, -math.inf):
-        fold = t.amax if ord > 0 else t.amin
-        return t.cast(fold(t.abs(x), over, keepdim), kind)
+        if ord < 0:
+            return t.cast(t.amin(t.abs(x), over, keepdim), kind)
+        return t.cast(t.maximum(t.amax(t.abs(x), over, keepdim), 0.0), kind)
     if ord == 0:
         return t.cast(t.sum(t.cast(t.ne(x, 0.0), t.dtype_of(x)), over, keepdim), kind)
     if ord == 1:

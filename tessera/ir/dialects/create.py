@@ -128,6 +128,8 @@ def _arange(t: Any, *bounds: Any, start: Any = None, end: Any = None, step: Any 
         start, end, step = order
     start = 0 if start is None else start
     kind = _dtype(dtype, f32 if any(isinstance(v, float) for v in (start, end, step)) else int64)
+    if kind is int64:
+        start, end, step = (int(v) if isinstance(v, float) else v for v in (start, end, step))
     return t.emit("iota", (start, step), size=_count(t, start, end, step), dtype=kind)
 
 
@@ -150,12 +152,14 @@ def _count(t: Any, start: Any, end: Any, step: Any) -> Dim:
 def _linspace(t: Any, start: Any, end: Any, steps: Any, *, dtype: Any = None, **_: Placement) -> Any:
     """Both halves are counted from their own end, so that start and end are exact."""
     count, kind = t.size(steps), _dtype(dtype, f32)
+    if kind.is_int:
+        start, end = (int(v) if isinstance(v, float) else v for v in (start, end))
     if count.is_const and count.value <= 1:
         return t.emit("full", (start,), shape=(count,), dtype=kind)
     i = t.emit("iota", (0, 1), size=count, dtype=f64)
     step = t.div(t.sub(t.cast(_scalar(t, end), f64), t.cast(_scalar(t, start), f64)), count - 1)
     up, down = t.add(t.mul(i, step), start), t.sub(end, t.mul(t.sub(count - 1, i), step))
-    return t.cast(t.where(t.lt(t.mul(i, 2), count), up, down), kind)
+    return t.cast(t.where(t.lt(i, count // 2), up, down), kind)
 
 
 def _scalar(t: Any, value: Any) -> Any:
@@ -163,7 +167,10 @@ def _scalar(t: Any, value: Any) -> Any:
 
 
 def _logspace(t: Any, start: Any, end: Any, steps: Any, base: Any = 10.0, *, dtype: Any = None, **_: Placement) -> Any:
-    return t.cast(t.pow(base, _linspace(t, start, end, steps, dtype=f64)), _dtype(dtype, f32))
+    kind = _dtype(dtype, f32)
+    if kind.is_int:
+        start, end = (int(v) if isinstance(v, float) else v for v in (start, end))
+    return t.cast(t.pow(base, _linspace(t, start, end, steps, dtype=f64)), kind)
 
 
 def _eye(t: Any, n: Any, m: Any = None, *, dtype: Any = None, **_: Placement) -> Any:

@@ -144,7 +144,8 @@ def _wide_ints(types: Sequence[Type]) -> tuple[DType | None, ...]:
 
 def _cumulative(name: str) -> Callable[..., Any]:
     def define(t: Any, x: Any, dim: int, *, dtype: Any = None) -> Any:
-        return t.emit(name, (x if dtype is None else t.cast(x, dtype),), dim=axis_of(t, x, dim))
+        found = t.emit(name, (x if dtype is None else t.cast(x, dtype),), dim=axis_of(t, x, dim))
+        return found if dtype is None else t.cast(found, dtype)
 
     return define
 

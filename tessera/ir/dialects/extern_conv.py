@@ -18,7 +18,7 @@ from tessera.ir.infer import Blame, InferContext
 from tessera.ir.record import Kind, OpRecord
 from tessera.ir.types import TensorType, Type
 
-_FLOATS = arithmetic("float")
+_FLOATS = arithmetic("float int")
 
 
 def per_axis(value: Any, axes: int) -> tuple[int, ...]:

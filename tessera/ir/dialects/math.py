@@ -58,12 +58,13 @@ def _div(t: Any, x: Any, other: Any, *, rounding_mode: str | None = None) -> Any
     return t.emit(name, (x, other))
 
 
-def _maximum(t: Any, x: Any, other: Any) -> Any:
-    return t.emit("logical_or" if _both_bool(t, x, other) else "maximum", (x, other))
+def _either_way(name: str, logic: str) -> Any:
+    """The smaller of two bools is their and, the larger their or."""
 
+    def define(t: Any, x: Any, other: Any) -> Any:
+        return t.emit(logic if _both_bool(t, x, other) else name, (x, other))
 
-def _minimum(t: Any, x: Any, other: Any) -> Any:
-    return t.emit("logical_and" if _both_bool(t, x, other) else "minimum", (x, other))
+    return define
 
 
 def _sub_eager(torch: Any, x: Any, other: Any) -> Any:
@@ -102,6 +103,10 @@ def _whole(name: str) -> Any:
         return x if t.dtype_of(x).is_int else t.emit(name, (x,))
 
     return define
+
+
+def _sign(t: Any, x: Any) -> Any:
+    return x if t.dtype_of(x).is_bool else t.emit("sign", (x,))
 
 
 def _round(t: Any, x: Any, *, decimals: int = 0) -> Any:
@@ -167,10 +172,10 @@ ARITHMETIC_OPS: tuple[OpRecord, ...] = (
     _binary("pow", "Power; constant exponents 2, 3, 1, 0.5, -0.5 and -1 become products and roots.",
             signature="x: tensor, exponent: tensor", call=_pow, domain=_POSITIVE, flops=20,
             more=("torch.Tensor.__pow__",)),
-    _binary("minimum", "The smaller value; NaN propagates.", call=_minimum, dtypes="f32 bf16 int32 bool"),
-    _binary("maximum", "The larger value; NaN propagates.", call=_maximum, dtypes="f32 bf16 int32 bool"),
-    _binary("fmin", "The smaller value; a NaN loses.", dtypes="f32 int32"),
-    _binary("fmax", "The larger value; a NaN loses.", dtypes="f32 int32"),
+    _binary("minimum", "The smaller value; NaN propagates.", call=_either_way("minimum", "logical_and"), dtypes="f32 bf16 int32 bool"),
+    _binary("maximum", "The larger value; NaN propagates.", call=_either_way("maximum", "logical_or"), dtypes="f32 bf16 int32 bool"),
+    _binary("fmin", "The smaller value; a NaN loses.", call=_either_way("fmin", "logical_and"), dtypes="f32 int32 bool"),
+    _binary("fmax", "The larger value; a NaN loses.", call=_either_way("fmax", "logical_or"), dtypes="f32 int32 bool"),
     _binary("atan2", "Angle of the point (other, x).", FLOATING, also="arctan2", flops=20),
     _binary("copysign", "Magnitude of x with the sign of other.", FLOATING),
     _binary("hypot", "sqrt(x² + other²) without overflow in between.", _FLOATS_ONLY, flops=5),
@@ -178,7 +183,7 @@ ARITHMETIC_OPS: tuple[OpRecord, ...] = (
     _unary("neg", "The negative.", also="negative", rule=ARITHMETIC, dtypes="f32 bf16 int32", more=("torch.Tensor.__neg__",)),
     _unary("abs", "The absolute value.", also="absolute", rule=ARITHMETIC, dtypes="f32 bf16 int32",
            more=("torch.Tensor.__abs__",)),
-    _unary("sign", "-1, 0 or 1.", also="sgn", rule=ARITHMETIC, dtypes="f32 bf16 int32"),
+    _unary("sign", "-1, 0 or 1.", also="sgn", rule=ARITHMETIC, call=_sign, dtypes="f32 bf16 int32 bool"),
     _unary("floor", "The largest integer not above.", rule=ARITHMETIC, call=_whole("floor"), dtypes="f32 bf16 int32"),
     _unary("ceil", "The smallest integer not below.", rule=ARITHMETIC, call=_whole("ceil"), dtypes="f32 bf16 int32"),
     _unary("trunc", "The integer toward zero.", also="fix", rule=ARITHMETIC, call=_whole("trunc"), dtypes="f32 bf16 int32"),

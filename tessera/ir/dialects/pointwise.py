@@ -11,6 +11,7 @@ from typing import Any
 
 from tessera.ir.dialects.rules import ARITHMETIC, FLOATING, DTypeRule, arithmetic, elementwise_record
 from tessera.ir.dialects.samples import T, call, samples
+from tessera.ir.dtype import int64
 from tessera.ir.record import OpRecord
 
 _LOG2E = 1.4426950408889634
@@ -205,6 +206,10 @@ def _logit_eager(torch: Any, x: Any, eps: Any) -> Any:
     return torch.logit(x, None if float(eps) < 0 else float(eps))
 
 
+def _square(t: Any, x: Any) -> Any:
+    return t.emit("square", (t.cast(x, int64) if t.dtype_of(x).is_bool else x,))
+
+
 def _frac(t: Any, x: Any) -> Any:
     return x - t.trunc(x)
 
@@ -243,13 +248,13 @@ ACTIVATIONS: tuple[OpRecord, ...] = (
     _f("celu", "x above 0, alpha (exp(x / alpha) - 1) below.", _celu, "x: tensor, alpha: tensor = 1.0",
        more=("torch.celu",), samples=_scalar_sample(1.5)),
     _f("hardtanh", "x between two bounds.", _hardtanh, "x: tensor, min_val: tensor = -1.0, max_val: tensor = 1.0",
-       flops=2, samples=_scalar_sample(-0.5, 2.0)),
+       flops=2, samples=_scalar_sample(-0.5, 2.0), rule=arithmetic("float int", among=slice(1))),
     _f("hardswish", "x * relu6(x + 3) / 6.", lambda t, x: x * _sixth(t, x) / 6.0, flops=5),
     _f("hardsigmoid", "relu6(x + 3) / 6.", lambda t, x: _sixth(t, x) / 6.0, flops=4),
     _f("leaky_relu", "x above 0, a small slope below.", lambda t, x, slope: t.where(x > 0, x, x * slope),
        "x: tensor, negative_slope: tensor = 0.01", flops=2, samples=_scalar_sample(0.2)),
-    _f("softsign", "x / (1 + |x|).", lambda t, x: x / (1.0 + t.abs(x)), flops=3),
-    _f("tanhshrink", "x - tanh(x).", lambda t, x: x - t.tanh(x)),
+    _f("softsign", "x / (1 + |x|).", lambda t, x: x / (1.0 + t.abs(x)), flops=3, rule=FLOATING),
+    _f("tanhshrink", "x - tanh(x).", lambda t, x: x - t.tanh(x), rule=FLOATING),
     _f("softshrink", "x moved toward 0 by lambd, 0 in between.", _softshrink, "x: tensor, lambd: tensor = 0.5", flops=4,
        samples=_scalar_sample(0.7)),
     _f("hardshrink", "x outside [-lambd, lambd], 0 inside.", _hardshrink, "x: tensor, lambd: tensor = 0.5", flops=3,
@@ -263,7 +268,8 @@ ACTIVATIONS: tuple[OpRecord, ...] = (
 _RADIANS = math.pi / 180.0
 
 POINTWISE: tuple[OpRecord, ...] = (
-    elementwise_record("square", "x: tensor", "x * x.", ARITHMETIC, lambda t, x: x * x, dtypes="f32 bf16 int32"),
+    elementwise_record("square", "x: tensor", "x * x.", ARITHMETIC, lambda t, x: x * x, call=_square,
+                       dtypes="f32 bf16 int32 bool"),
     elementwise_record("frac", "x: tensor", "x - trunc(x).", _FLOAT_PARTS, _frac, flops=2),
     elementwise_record("logit", "x: tensor, eps: tensor = -1.0", "log(x / (1 - x)); eps keeps x in [eps, 1 - eps].",
                        FLOATING, _logit, call=_logit_call, eager=_logit_eager, domain=(0.02, 0.98), flops=25,

@@ -202,12 +202,12 @@ def _randint_like(t: Any, x: Any, *bounds: Any, dtype: Any = None, **_: Any) -> 
     return draw(t, "random_integers", t.dims(x), t.dtype_of(x) if dtype is None else as_dtype(dtype), low, high)
 
 
-def _normal_like(t: Any, mean: Any, std: Any = 1.0, size: Any = None, **_: Any) -> Any:
+def _normal_like(t: Any, mean: Any, std: Any = 1.0, size: Any = None, *, dtype: Any = None, **_: Any) -> Any:
     if size is None:
         shape = t.context.broadcast([t.type_of(mean), t.type_of(std)])
         kind = t.dtype_of(mean if t.is_tensor(mean) else std)
     else:
-        shape, kind = t.sizes(flat((size,))), f32
+        shape, kind = t.sizes(flat((size,))), f32 if dtype is None else as_dtype(dtype)
     return t.add(t.mul(draw(t, "random_normal", shape, kind), std), mean)
 
 
@@ -262,7 +262,7 @@ OPS: tuple[OpRecord, ...] = (
                samples(call(10, (size("B"), 3)), call(-5, 5, (4,)))),
     _composite("randint_like", "x: tensor, *bounds: any, dtype: dtype = None", "Integers in the same shape.", _randint_like,
                ("torch.randint_like",), samples(call(T(("B", 3)), 10))),
-    _composite("normal", "mean: tensor, std: tensor = 1.0, size: any = None", "Normal numbers of given mean and deviation.",
+    _composite("normal", "mean: tensor, std: tensor = 1.0, size: any = None, *, dtype: dtype = None", "Normal numbers of given mean and deviation.",
                _normal_like, ("torch.normal",), samples(call(T(("B", 3)), T(("B", 3), domain=(0.5, 2.0))), call(1.0, 2.0, (4,)))),
     _composite("bernoulli", "x: tensor, p: tensor? = None", "1 with the given probability, else 0.", _bernoulli,
                ("torch.bernoulli", "torch.Tensor.bernoulli"), samples(call(T(("B", 3), domain=(0.0, 1.0)))), ("bernoulli",)),

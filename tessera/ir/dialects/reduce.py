@@ -54,11 +54,11 @@ def fold_call(name: str) -> Callable[..., Any]:
 
 
 def _sum_call(name: str) -> Callable[..., Any]:
-    """As ``fold_call``, with ``dtype``: what the operand is cast to before it is folded."""
+    """As ``fold_call``, with ``dtype``: what the operand is cast to before it is folded, and the result has."""
     plain = fold_call(name)
 
     def define(t: Any, x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
-        return plain(t, x if dtype is None else t.cast(x, dtype), dim, keepdim)
+        return plain(t, x, dim, keepdim) if dtype is None else t.cast(plain(t, t.cast(x, dtype), dim, keepdim), dtype)
 
     return define
 
