@@ -71,7 +71,7 @@ def rope(
 
 
 @tessera.function
-def cross_entropy(logits: Tensor["N", "V"], targets: Tensor["N", torch.int64]) -> Tensor[()]:
+def cross_entropy(logits: Tensor["N", "V"], targets: Tensor["N", tessera.int64]) -> Tensor[()]:
     """Mean of -log p(target) over the rows."""
     return F.cross_entropy(logits, targets)
 
