@@ -63,7 +63,9 @@ def _members(names: dict[str, Any], module: str) -> Iterator[tuple[str, Function
 
 
 def pick(target: str) -> Function[..., Any]:
-    """The function meant by ``FILE:NAME``, or the only one of ``FILE``. Raises LookupError, and what running the file raises."""
+    """The function meant by ``FILE:NAME``, or the only one of ``FILE``. Raises LookupError, and what running the
+    file raises.
+    """
     file, _, name = target.rpartition(":") if ":" in target and not Path(target).exists() else (target, "", "")
     path = Path(file)
     if not path.exists():
@@ -76,4 +78,8 @@ def pick(target: str) -> Function[..., Any]:
     listed = ", ".join(loaded.functions) or "none"
     if not name and len(loaded.functions) == 1:
         return next(iter(loaded.functions.values()))
-    raise LookupError(f"which function of `{file}`? It has: {listed}" if not name else f"no function `{name}` in `{file}`; it has: {listed}")
+    raise LookupError(
+        f"which function of `{file}`? It has: {listed}"
+        if not name
+        else f"no function `{name}` in `{file}`; it has: {listed}"
+    )

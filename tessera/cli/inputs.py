@@ -28,7 +28,8 @@ def parse_sizes(items: Sequence[str]) -> dict[str, int]:
 def example(f: Function[..., Any], sizes: Mapping[str, int], dtype: torch.dtype, seed: int = 0) -> list[Any]:
     """Positional arguments: random tensors of the declared shapes, numbers at their defaults.
 
-    Sizes not given are DEFAULT_SIZE. Integer tensors are drawn below the smallest size, so that they can be indices. Raises ValueError when
+    Sizes not given are DEFAULT_SIZE. Integer tensors are drawn below the smallest size, so that they can be
+    indices. Raises ValueError when
     the function has no form before its first call.
     """
     report = f.check()
@@ -50,7 +51,9 @@ def example(f: Function[..., Any], sizes: Mapping[str, int], dtype: torch.dtype,
     return args
 
 
-def _tensor(shape: Sequence[int], kind: str, dtype: torch.dtype, generator: torch.Generator, bound: int) -> torch.Tensor:
+def _tensor(
+    shape: Sequence[int], kind: str, dtype: torch.dtype, generator: torch.Generator, bound: int
+) -> torch.Tensor:
     if kind == "bool":
         return torch.rand(shape, generator=generator) < 0.5
     if kind.startswith(("int", "uint")):

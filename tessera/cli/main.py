@@ -46,9 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     _opt_parser(commands)
     _explain_parser(commands)
     _compare_parser(commands)
-    _command(commands, "bench", bench, "run the benchmarks of this checkout", "Arguments are handed on; try `bench --help`.").add_argument(
-        "args", nargs=argparse.REMAINDER
-    )
+    _command(
+        commands, "bench", bench, "run the benchmarks of this checkout", "Arguments are handed on; try `bench --help`."
+    ).add_argument("args", nargs=argparse.REMAINDER)
     return parser
 
 
@@ -152,7 +152,9 @@ def _opt_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "  python -m tessera dump model.py:f --stage traced | python -m tessera opt - -p canonicalize,fuse",
     )  # fmt: skip
     p.add_argument("file", metavar="FILE", help="a file with IR text, or - for standard input")
-    p.add_argument("-p", "--passes", default="", help="comma-separated passes (default: none, which checks and reprints)")
+    p.add_argument(
+        "-p", "--passes", default="", help="comma-separated passes (default: none, which checks and reprints)"
+    )
     p.add_argument("--no-spans", action="store_true", help="leave out the source lines")
 
 

@@ -16,7 +16,6 @@ from tessera.diag import TraceError
 from tessera.driver.decorated import Function
 from tessera.driver.inspect import cost
 from tessera.driver.variant import TABLE
-from tessera.frontend.binding import bind_arguments
 from tessera.frontend.tree import flatten
 from tessera.ir.interp import interpret
 from tessera.ir.types import ScalarType
@@ -72,10 +71,25 @@ class Comparison:
         """The table: what, fused, eager, and their relation."""
         rows = [("", "fused", "eager", "eager/fused")]
         rows.append(("time", _time(self.fused_seconds), _time(self.eager_seconds), f"{self.speedup:.2f}x"))
-        rows.append(("kernels", str(self.fused_kernels), str(self.eager_kernels), _ratio(self.eager_kernels, self.fused_kernels)))
-        rows.append(("bytes", _bytes(self.fused_bytes), _bytes(self.eager_bytes), _ratio(self.eager_bytes, self.fused_bytes)))
+        rows.append(
+            (
+                "kernels",
+                str(self.fused_kernels),
+                str(self.eager_kernels),
+                _ratio(self.eager_kernels, self.fused_kernels),
+            )
+        )
+        rows.append(
+            ("bytes", _bytes(self.fused_bytes), _bytes(self.eager_bytes), _ratio(self.eager_bytes, self.fused_bytes))
+        )
         for o in self.outputs:
-            verdict = "closer to float64" if o.fused < o.eager else "as close" if o.fused == o.eager else "farther from float64"
+            verdict = (
+                "closer to float64"
+                if o.fused < o.eager
+                else "as close"
+                if o.fused == o.eager
+                else "farther from float64"
+            )
             rows.append((f"error {o.name}", f"{o.fused:.2e}", f"{o.eager:.2e}", verdict))
         return rows
 
@@ -107,7 +121,8 @@ def _ratio(a: int, b: int) -> str:
 def compare(f: Function[..., Any], *args: Any, **kwargs: Any) -> Comparison:
     """Run a function fused and eagerly on the same arguments and measure both against float64.
 
-    The reference is the float64 interpreter on the traced IR. Times are medians of interleaved calls. Raises TraceError when
+    The reference is the float64 interpreter on the traced IR. Times are medians of interleaved calls. Raises
+    TraceError when
     the function cannot be traced.
     """
     fused = f(*args, **kwargs)

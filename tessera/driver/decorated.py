@@ -16,7 +16,17 @@ import torch
 from tessera import config
 from tessera.backends.base import Target
 from tessera.backends.c.host import host_target
-from tessera.diag import Diagnostic, Label, Note, ResourceError, ShapeError, TesseraError, TesseraWarning, TraceError, user_frames
+from tessera.diag import (
+    Diagnostic,
+    Label,
+    Note,
+    ResourceError,
+    ShapeError,
+    TesseraError,
+    TesseraWarning,
+    TraceError,
+    user_frames,
+)
 from tessera.driver import inspect
 from tessera.driver.variant import TABLE, Layout, Variant
 from tessera.frontend.binding import Bound, Leaf, bind_arguments
@@ -36,7 +46,9 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class CacheInfo:
-    """What a function has compiled so far. ``variants`` are compiled forms, ``hits`` calls served by one, ``eager`` calls run eagerly."""
+    """What a function has compiled so far. ``variants`` are compiled forms, ``hits`` calls served by one, ``eager``
+    calls run eagerly.
+    """
 
     variants: int
     compiles: int
@@ -112,7 +124,12 @@ class Function(Generic[P, R]):
         for a in args:
             t = type(a)
             if t is _TENSOR or t is _PARAMETER:
-                if not a.is_cpu or a.layout is not _STRIDED or a.is_neg() or (a.requires_grad and torch.is_grad_enabled()):
+                if (
+                    not a.is_cpu
+                    or a.layout is not _STRIDED
+                    or a.is_neg()
+                    or (a.requires_grad and torch.is_grad_enabled())
+                ):
                     return self._slow(args, kwargs)
                 key.append(a.shape)
                 key.append(a.dtype if a.is_contiguous() else (a.dtype, a.stride()))
@@ -186,7 +203,9 @@ class Function(Generic[P, R]):
             first = error.diagnostics[0]
             note = Note(f"`{self.spec.name}` runs eagerly from here on")
             warnings.warn(
-                TesseraWarning.from_diagnostics([Diagnostic(first.code, first.message, first.labels, (note,), first.helps)]),
+                TesseraWarning.from_diagnostics(
+                    [Diagnostic(first.code, first.message, first.labels, (note,), first.helps)]
+                ),
                 stacklevel=5,
             )
         self._counters.eager += 1
@@ -271,7 +290,9 @@ class Function(Generic[P, R]):
             return tuple
 
         def finish(outputs: Sequence[torch.Tensor]) -> Any:
-            return unflatten(tree, [outputs[o.place] if o.kind == "tensor" else v for o, v in zip(described, values, strict=True)])
+            return unflatten(
+                tree, [outputs[o.place] if o.kind == "tensor" else v for o, v in zip(described, values, strict=True)]
+            )
 
         return finish
 
@@ -285,7 +306,9 @@ class Function(Generic[P, R]):
         return self.fn(*args, **kwargs)
 
     def resolve(self, *args: P.args, **kwargs: P.kwargs) -> Resolved:
-        """Match a call with its compiled form, compiling when needed, without running it. Raises what the call would."""
+        """Match a call with its compiled form, compiling when needed, without running it. Raises what the call
+        would.
+        """
         bound = bind_arguments(self.spec, args, kwargs)
         tensors = [leaf.value for leaf in bound.tensors]
         check_devices(bound)
@@ -308,13 +331,16 @@ class Function(Generic[P, R]):
         return Variant(traced)
 
     def ir(self, stage: str = "fused", *args: Any, **kwargs: Any) -> str:
-        """The IR as text after a stage: ``traced``, a pass by name, ``fused``, or ``tile`` for the loops of the kernels.
+        """The IR as text after a stage: ``traced``, a pass by name, ``fused``, or ``tile`` for the loops of the
+        kernels.
 
         Arguments choose the form; without any, it is the last one called, or the declared shapes.
         """
         return inspect.ir(self._form(args, kwargs), stage)
 
-    def lower(self, *args: Any, backend: str | None = None, target: Target | str | None = None, **kwargs: Any) -> inspect.Lowered:
+    def lower(
+        self, *args: Any, backend: str | None = None, target: Target | str | None = None, **kwargs: Any
+    ) -> inspect.Lowered:
         """The kernels for a backend (``c``, ``triton``, ``eager``) and a target such as ``"cuda:90"``.
 
         Works for targets that this machine does not have. Raises ResourceError (TSR0607) for an unknown backend.
@@ -334,13 +360,17 @@ class Function(Generic[P, R]):
 
     def variants(self) -> inspect.VariantList:
         """The classes by which compiled forms of this function differ, before anything runs."""
-        return inspect.VariantList(tuple(variant_classes(self.spec, self.check())), sum(map(len, self._variants.values())))
+        return inspect.VariantList(
+            tuple(variant_classes(self.spec, self.check())), sum(map(len, self._variants.values()))
+        )
 
     def cache_info(self) -> CacheInfo:
         """Counts of compiled forms and of calls."""
         c = self._counters
         variants = sum(len(v) for v in self._variants.values())
-        return CacheInfo(variants, c.compiles, c.from_cache, c.hits, c.eager, sum(len(m.entries) for m in self._memos.values()))
+        return CacheInfo(
+            variants, c.compiles, c.from_cache, c.hits, c.eager, sum(len(m.entries) for m in self._memos.values())
+        )
 
     def __repr__(self) -> str:
         return f"<tessera.function {self.spec.name}>"
@@ -399,7 +429,11 @@ def check_guards(traced: Traced, kinds: CallTypes) -> None:
     """Refuse a call that breaks a guard, with every broken one."""
     broken = [o for o in traced.function.obligations if not holds(o, kinds.hints)]
     if broken:
-        at = ", ".join(f"{n}={kinds.hints[n]}" for n in sorted({n for o in broken for n in o.left.names() | o.right.names()}) if n in kinds.hints)
+        at = ", ".join(
+            f"{n}={kinds.hints[n]}"
+            for n in sorted({n for o in broken for n in o.left.names() | o.right.names()})
+            if n in kinds.hints
+        )
         raise ShapeError.from_diagnostics(
             Diagnostic("TSR0105", f"`{o}` does not hold with {at}",
                        () if o.span is None else (Label(o.span, o.why or "needed here", True),))
@@ -415,7 +449,9 @@ def check_devices(bound: Bound) -> None:
             found.setdefault(leaf.value.device, leaf)
     if len(found) > 1:
         where = ", ".join(f"`{leaf.path}` on {device}" for device, leaf in found.items())
-        raise ResourceError(f"tensors on different devices: {where}", code="TSR0603", helps=["move them with `.to(device)`"])
+        raise ResourceError(
+            f"tensors on different devices: {where}", code="TSR0603", helps=["move them with `.to(device)`"]
+        )
 
 
 def _is_strided(x: Any) -> bool:
@@ -449,7 +485,9 @@ def parse_target(target: Target | str | None) -> Target | None:
         return host_target()
     if kind in ("cuda", "hip") and arch:
         return Target("cuda" if kind == "cuda" else "hip", arch.removeprefix("sm_"))
-    raise ResourceError(f"no target `{target}`", code="TSR0607", helps=["targets are cpu, cuda:90, cuda:80, hip:gfx942, …"])
+    raise ResourceError(
+        f"no target `{target}`", code="TSR0607", helps=["targets are cpu, cuda:90, cuda:80, hip:gfx942, …"]
+    )
 
 
 def variant_classes(spec: FunctionSpec, report: CheckReport) -> Iterator[inspect.VariantClass]:

@@ -24,7 +24,9 @@ Json = Any
 
 @dataclass(frozen=True)
 class LoweredKernel:
-    """One kernel for one target: ``source`` text, ``ir`` of the loops, ``stages`` by name, ``resources`` where a compiler ran."""
+    """One kernel for one target: ``source`` text, ``ir`` of the loops, ``stages`` by name, ``resources`` where a
+    compiler ran.
+    """
 
     name: str
     form: str
@@ -80,7 +82,10 @@ class CostReport:
 
     def __str__(self) -> str:
         rows = [("", "fused", "eager")]
-        rows += [(what, str(getattr(self.fused, what)), str(getattr(self.eager, what))) for what in ("bytes", "flops", "peak", "kernels")]
+        rows += [
+            (what, str(getattr(self.fused, what)), str(getattr(self.eager, what)))
+            for what in ("bytes", "flops", "peak", "kernels")
+        ]
         widths = [max(len(r[n]) for r in rows) for n in range(3)]
         lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
         return "\n".join([f"cost of {self.name}; bytes at least {self.least}", *lines])
@@ -210,7 +215,10 @@ class Explanation:
 def explain(variant: Variant, name: str, extra: Sequence[str] = ()) -> Explanation:
     """The notes of all passes, the steps, and what tracing had to settle (sizes that Python asked for)."""
     t = variant.traced
-    settled = [f"specialised on {what} = {value}" + (f" at {span.file}:{span.line}" if span else "") for what, (value, span) in t.specialised.items()]
+    settled = [
+        f"specialised on {what} = {value}" + (f" at {span.file}:{span.line}" if span else "")
+        for what, (value, span) in t.specialised.items()
+    ]
     settled += [f"assumes {c}" for c in t.choices]
     return Explanation(name, variant.fused.notes, variant.program, str(variant.layout), (*t.notes, *settled, *extra))
 

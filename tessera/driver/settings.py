@@ -29,7 +29,8 @@ def backend(name: str) -> Iterator[None]:
 def parse(text: str) -> IRFunction:
     """The IR function that a dump says: ``parse(f.ir())`` equals what was printed.
 
-    Raises ParseError (TSR0501 to TSR0505) with line and column, and VerifyError (TSR0504) for text that reads but means nothing.
+    Raises ParseError (TSR0501 to TSR0505) with line and column, and VerifyError (TSR0504) for text that reads but
+    means nothing.
     """
     f = parse_text(text)
     verify(f)

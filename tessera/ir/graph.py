@@ -24,7 +24,9 @@ EMPTY: Mapping[str, Attr] = MappingProxyType({})
 
 
 class Value:
-    """One SSA value. Identity is equality; ``name`` is unique in its function and comes from the user where possible."""
+    """One SSA value. Identity is equality; ``name`` is unique in its function and comes from the user where
+    possible.
+    """
 
     __slots__ = ("__weakref__", "name", "type")
 

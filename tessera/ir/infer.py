@@ -55,13 +55,17 @@ class InferContext:
     obligations: dict[tuple[str, Dim, Dim], Obligation] = field(default_factory=dict)
     span: Span | None = None
 
-    def fail(self, code: str, message: str, *blame: Blame, notes: Sequence[str] = (), helps: Sequence[str] = ()) -> NoReturn:
+    def fail(
+        self, code: str, message: str, *blame: Blame, notes: Sequence[str] = (), helps: Sequence[str] = ()
+    ) -> NoReturn:
         """Refuse the op: TSR03xx raises a DTypeError, everything else a ShapeError."""
         cls = DTypeError if code.startswith("TSR03") else ShapeError
         raise Refused(cls, code, message, blame, notes, helps)
 
     def holds(self, kind: str, left: Dim, right: Dim, why: str = "") -> bool:
-        """Record an obligation (``eq``, ``divides``, ``ge``); False when it is refuted, and then nothing is recorded."""
+        """Record an obligation (``eq``, ``divides``, ``ge``); False when it is refuted, and then nothing is
+        recorded.
+        """
         if kind == "eq" and left is right:
             return True
         judge = {"eq": judge_eq, "divides": judge_divides, "ge": judge_ge}[kind]

@@ -89,9 +89,7 @@ def parse_signature(text: str) -> tuple[Param, ...]:
         head, _, default = part.partition("=")
         name, _, kind = head.partition(":")
         variadic = name.startswith("*")
-        params.append(
-            Param(name.strip("* "), kind.strip(), _default(default.strip()), variadic, keyword_only)
-        )
+        params.append(Param(name.strip("* "), kind.strip(), _default(default.strip()), variadic, keyword_only))
         keyword_only = keyword_only or variadic
     return tuple(params)
 
@@ -111,9 +109,12 @@ class Reduction:
     """A fold: how a Reduce op turns a stream of elements into its results.
 
     ``init(dtype)`` gives the start state (numbers) for elements of ``dtype``; ``step(t, state, x, index)`` takes one
-    element (``index`` is its position along the merged reduced axis, row-major); ``merge(t, a, b)`` joins the states of two
-    ranges, a before b; ``finish(t, state)`` gives the results. ``state(dtype)`` lists the dtypes of the state. ``additive`` says that
-    the state is a plain sum, so that a backend may carry it in a wider float. ``regroups`` says that folding the results of
+    element (``index`` is its position along the merged reduced axis, row-major); ``merge(t, a, b)`` joins the
+    states of two
+    ranges, a before b; ``finish(t, state)`` gives the results. ``state(dtype)`` lists the dtypes of the state.
+    ``additive`` says that
+    the state is a plain sum, so that a backend may carry it in a wider float. ``regroups`` says that folding the
+    results of
     parts gives the result of the whole (sum, prod, max; not argmax).
     """
 
@@ -141,8 +142,10 @@ class Lookup:
 class Piece:
     """Where a box of a View or Index result comes from.
 
-    ``operand`` is the operand's number, or a Literal for a constant fill; ``index`` the element to read, as Dims over the result's index
-    names, or a Lookup. The piece covers the positions with ``lo <= result_index[axis] < hi`` for each ``(axis, lo, hi)`` in ``box``;
+    ``operand`` is the operand's number, or a Literal for a constant fill; ``index`` the element to read, as Dims
+    over the result's index
+    names, or a Lookup. The piece covers the positions with ``lo <= result_index[axis] < hi`` for each ``(axis, lo,
+    hi)`` in ``box``;
     the first piece whose box holds wins, and the last one has no box.
     """
 
@@ -167,7 +170,8 @@ class OpRecord:
     """An operation. See the module docstring; which of the definition fields is set follows from ``kind``.
 
     - ``infer``: dim and dtype rule, raising through its context. It may assume that ``operands_as`` was honoured.
-    - ``operands_as(operand_types)``: the dtype each tensor operand is cast to before the op (None leaves it alone), so that
+    - ``operands_as(operand_types)``: the dtype each tensor operand is cast to before the op (None leaves it alone),
+      so that
       every conversion stands in the IR as a ``cast``.
     - ``define``: MAP: ``define(t, *scalars, **attrs)``; None makes it an intrinsic, a row of each backend's table.
       CREATE, RANDOM: ``define(t, index, result_type, *scalars, **attrs)`` with ``index`` one int64 value an axis.
@@ -176,9 +180,11 @@ class OpRecord:
     - ``pieces(result_index, operand_types, result_type, attrs)``: VIEW and INDEX.
     - ``reference(*arrays, **attrs)``: NumPy oracle where the definition does not give one (CONTRACT, SCAN, EXTERN).
     - ``call(T, *args, **kwargs)``: what a call written by a user does, where that is more than binding the signature:
-      it makes the attributes canonical (non-negative axes, solved sizes), and ends in ``T.emit(name, operands, **attrs)``.
+      it makes the attributes canonical (non-negative axes, solved sizes), and ends in ``T.emit(name, operands,
+      **attrs)``.
     - ``torch``: dotted names of the torch callables that mean this op; the first is what eager runs.
-    - ``eager(torch, *operands, **attrs)``: how torch computes the canonical form, where that is not simply the first name.
+    - ``eager(torch, *operands, **attrs)``: how torch computes the canonical form, where that is not simply the
+      first name.
     - ``domain``: interval of inputs on which samples are drawn. ``flops``: arithmetic operations per element.
     """
 

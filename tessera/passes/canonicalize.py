@@ -1,6 +1,7 @@
 """Local rewrites to one form. The rules are a table; no rule changes a single bit of any result.
 
-Not in the table although tempting: ``x + 0`` (turns -0.0 into 0.0), ``x * 0`` (NaN, infinity), ``pow(x, 0.5)`` (differs from
+Not in the table although tempting: ``x + 0`` (turns -0.0 into 0.0), ``x * 0`` (NaN, infinity), ``pow(x, 0.5)``
+(differs from
 ``sqrt`` at -0.0 and -inf), ``exp(log(x))``, and any regrouping of sums.
 """
 
@@ -18,7 +19,8 @@ from tessera.ir.types import TensorType
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """``op`` with the constants ``where`` (operand number -> value) becomes operand ``to``, or ``to`` = (op, operand numbers).
+    """``op`` with the constants ``where`` (operand number -> value) becomes operand ``to``, or ``to`` = (op,
+    operand numbers).
 
     It fires only when the new value has exactly the type of the old one.
     """
@@ -61,7 +63,9 @@ class Canonicalize:
         if not details:
             return f
         outputs = tuple(resolve(replaced, x) for x in f.outputs)
-        return f.with_ops(tuple(kept), outputs).with_note(Note(self.name, 0.0, f"rewrote {len(details)}", tuple(details)))
+        return f.with_ops(tuple(kept), outputs).with_note(
+            Note(self.name, 0.0, f"rewrote {len(details)}", tuple(details))
+        )
 
 
 def resolve(replaced: Mapping[Value, Operand], x: Operand) -> Operand:
@@ -107,4 +111,6 @@ def _is_constant(x: Operand, value: float) -> bool:
     return isinstance(x, Literal) and isinstance(x.value, int | float) and x.value == value and x.value is not True
 
 
-_BY_OP: Mapping[str, tuple[Rule, ...]] = {name: tuple(r for r in RULES if r.op == name) for name in {r.op for r in RULES}}
+_BY_OP: Mapping[str, tuple[Rule, ...]] = {
+    name: tuple(r for r in RULES if r.op == name) for name in {r.op for r in RULES}
+}

@@ -17,7 +17,9 @@ _RECORDS = {"map": MAP, "row": ROW, "column": COLUMN, "extern": EXTERN}
 
 @dataclass(frozen=True, slots=True)
 class Fuse:
-    """Grow regions greedily (see ``grouping``) so that the bytes moved between kernels are few, then write them down."""
+    """Grow regions greedily (see ``grouping``) so that the bytes moved between kernels are few, then write them
+    down.
+    """
 
     name: str = "fuse"
 
@@ -97,7 +99,7 @@ class _Writer:
         self, wanted: Iterable[Value], members: set[Value], copies: dict[Value, Value], body: list[Operation]
     ) -> None:
         """Put a private copy of every free operation behind ``wanted`` into the region."""
-        stack = [v for v in wanted]
+        stack = list(wanted)
         while stack:
             v = stack[-1]
             made = self.maker.get(v)

@@ -45,7 +45,9 @@ def is_free(op: Operation) -> bool:
 
 @dataclass
 class Group:
-    """A kernel in the making. ``kept`` is the space left by its reductions, ``tail`` the one left by reducing that again."""
+    """A kernel in the making. ``kept`` is the space left by its reductions, ``tail`` the one left by reducing that
+    again.
+    """
 
     number: int
     form: str
@@ -140,7 +142,9 @@ class Grouping:
         self.depend(group.number, fresh)
 
     def depend(self, number: int, on: int) -> None:
-        """Group ``number`` now also comes after the groups in the bit set ``on``, and so does whatever comes after it."""
+        """Group ``number`` now also comes after the groups in the bit set ``on``, and so does whatever comes after
+        it.
+        """
         if on & ~self.behind[number] == 0:
             return
         bit = 1 << number

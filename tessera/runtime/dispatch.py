@@ -1,7 +1,9 @@
 """From a call to its kernels in a few microseconds.
 
-A plan says, for all sizes, which memory a compiled function needs and which steps it runs. ``bind`` fixes it for one set of
-sizes; the dispatcher remembers bound plans by the exact signature of a call, so that a warm call checks its tensors, allocates
+A plan says, for all sizes, which memory a compiled function needs and which steps it runs. ``bind`` fixes it for
+one set of
+sizes; the dispatcher remembers bound plans by the exact signature of a call, so that a warm call checks its
+tensors, allocates
 its results and enters the kernels, and does nothing else.
 """
 
@@ -43,7 +45,9 @@ class Alloc:
 
 @dataclass(frozen=True, slots=True)
 class KernelStep:
-    """A native kernel: its entry, the slots of its buffers, the sizes it is given, and its scalars (number, is_float)."""
+    """A native kernel: its entry, the slots of its buffers, the sizes it is given, and its scalars (number,
+    is_float).
+    """
 
     entry: Callable[[bytes], int]
     slots: tuple[int, ...]
@@ -205,7 +209,9 @@ def _single(
 
 
 def native(address: int) -> Callable[[bytes], int]:
-    """The entry of a native kernel as a Python callable that takes its packed arguments. The interpreter lock is released."""
+    """The entry of a native kernel as a Python callable that takes its packed arguments. The interpreter lock is
+    released.
+    """
     return ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p)(address)
 
 
@@ -226,7 +232,9 @@ class Memo:
 
 
 def plain(x: torch.Tensor) -> bool:
-    """May the memory of ``x`` be read through its address? Only ordinary strided CPU tensors without pending work may."""
+    """May the memory of ``x`` be read through its address? Only ordinary strided CPU tensors without pending work
+    may.
+    """
     return (
         type(x) in _PLAIN
         and x.is_cpu
@@ -242,7 +250,9 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def intercepted() -> bool:
-    """Is torch transforming or watching this call (torch.func, a dispatch or function mode), so that addresses say nothing?"""
+    """Is torch transforming or watching this call (torch.func, a dispatch or function mode), so that addresses say
+    nothing?
+    """
     return (
         torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._len_torch_dispatch_stack() > 0

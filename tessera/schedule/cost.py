@@ -24,7 +24,8 @@ def region_cost(
 ) -> Cost:
     """A region reads each input once, writes each output once, and writes and reads each temporary once.
 
-    Rows stay in cache between the sweeps of a nest, so a sweep that reads them again moves nothing. ``least`` is inputs plus outputs.
+    Rows stay in cache between the sweeps of a nest, so a sweep that reads them again moves nothing. ``least`` is
+    inputs plus outputs.
     """
     ops = tuple(ops)
     read = sum((_touched(v, ops) for v in inputs), ZERO)
@@ -57,6 +58,3 @@ def op_flops(op: Operation) -> Dim:
     for d in t.dims:  # type: ignore[union-attr]
         total = total * d
     return total
-
-
-

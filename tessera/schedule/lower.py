@@ -20,6 +20,7 @@ from tessera.schedule.pull import Index, Misplaced, Puller, Split, dense_strides
 from tessera.schedule.ranges import delinearize, in_order
 from tessera.schedule.split import split_reductions
 from tessera.schedule.tilebuild import Container, TileBuilder
+import itertools
 
 #: Elements of a flat map that one parallel iteration covers: long enough to hide its overhead, short enough to balance.
 MAP_CHUNK = 8192
@@ -158,7 +159,11 @@ class NestLowering:
         order = {op: i for i, op in enumerate(self.analysis.ops)}
         for op in sorted(cone, key=order.__getitem__):
             operand = op.operands[0]
-            below = [found[r] for r in self.analysis.reductions(operand) if r in found] if isinstance(operand, Value) else []
+            below = (
+                [found[r] for r in self.analysis.reductions(operand) if r in found]
+                if isinstance(operand, Value)
+                else []
+            )
             found[op] = max(below, default=-1) + 1
         return found
 
@@ -197,7 +202,7 @@ class NestLowering:
         axis = loops.sweep[-1]
         lo, hi = loops.ranges[axis]
         bounds = [lo, *cuts, hi]
-        for start, stop in zip(bounds, bounds[1:], strict=False):
+        for start, stop in itertools.pairwise(bounds):
             outer = loops.sweep[:-1]
             container = Container(loops.sweep, (*(loops.ranges[a][0] for a in outer), start),
                                   (*(loops.ranges[a][1] for a in outer), stop))  # fmt: skip
@@ -270,7 +275,7 @@ class Loops:
         ranges = {n: (ZERO, d) for n, d in zip(names, s.dims, strict=True)}
         sweep = tuple(names[a] for a in s.folded) if s.folded else names[-1:]
         inside = set(sweep)
-        folded = [a for a in s.folded]
+        folded = list(s.folded)
         strides = dense_strides([s.dims[a] for a in folded])
         position = ZERO
         for a, stride in zip(folded, strides, strict=True):
@@ -343,5 +348,3 @@ def chunked(ops: tuple[Operation, ...], sweep: Sequence[str]) -> tuple[list[tupl
 def _max(a: Dim, b: Dim) -> Dim:
     from_neg = dim_min(a * -1, b * -1)
     return from_neg * -1
-
-

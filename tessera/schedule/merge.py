@@ -55,7 +55,9 @@ def walks_as_one(ops: Sequence[Operation], a: str, b: str, extent: Dim) -> bool:
     )
 
 
-def merge_axes(parallel: Axes, ops: tuple[Operation, ...], sweep: tuple[str, ...]) -> tuple[Axes, tuple[Operation, ...], tuple[str, ...]]:
+def merge_axes(
+    parallel: Axes, ops: tuple[Operation, ...], sweep: tuple[str, ...]
+) -> tuple[Axes, tuple[Operation, ...], tuple[str, ...]]:
     """The parallel axes, the operations and the sweep axes of a nest after all possible joins."""
     at = len(parallel) - 1
     while at > 0:
@@ -69,7 +71,11 @@ def merge_axes(parallel: Axes, ops: tuple[Operation, ...], sweep: tuple[str, ...
         changed = False
         for at in range(len(sweep) - 1, 0, -1):
             extent = _whole(ops, sweep[at])
-            if extent is not None and _whole(ops, sweep[at - 1]) is not None and walks_as_one(ops, sweep[at - 1], sweep[at], extent):
+            if (
+                extent is not None
+                and _whole(ops, sweep[at - 1]) is not None
+                and walks_as_one(ops, sweep[at - 1], sweep[at], extent)
+            ):
                 ops, sweep = _join_sweep(ops, sweep, at, extent), (*sweep[: at - 1], *sweep[at:])
                 changed = True
                 break
@@ -80,13 +86,17 @@ def merge_axes(parallel: Axes, ops: tuple[Operation, ...], sweep: tuple[str, ...
         if extent is None or not walks_as_one(ops, a, sweep[0], extent) or len(ops) != 1:
             break
         ops = join(ops, a, sweep[0])
-        ops = tuple(replace(op, attrs={**op.attrs, "hi": (size_a * extent,)}) if op.body is not None else op for op in ops)
+        ops = tuple(
+            replace(op, attrs={**op.attrs, "hi": (size_a * extent,)}) if op.body is not None else op for op in ops
+        )
         parallel.pop()
     return parallel, ops, sweep
 
 
 def _in_bounds(ops: Sequence[Operation], axis: str) -> bool:
-    return any(axis in e.names() for op in ops if op.body is not None for key in ("lo", "hi") for e in _dims(op.attrs[key]))
+    return any(
+        axis in e.names() for op in ops if op.body is not None for key in ("lo", "hi") for e in _dims(op.attrs[key])
+    )
 
 
 def _whole(ops: Sequence[Operation], axis: str) -> Dim | None:

@@ -27,7 +27,8 @@ class Cost:
 class Kernel:
     """One kernel: a tile function, and which tensor values its buffers stand for.
 
-    ``function.params`` are, in this order: one buffer for each of ``inputs``, ``outputs`` and ``temps``, then ``scalars``.
+    ``function.params`` are, in this order: one buffer for each of ``inputs``, ``outputs`` and ``temps``, then
+    ``scalars``.
     """
 
     function: Function

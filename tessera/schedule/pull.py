@@ -1,6 +1,7 @@
 """Demand-driven lowering: the tile value of a tensor value at an index, computed where it is asked for.
 
-Views only rewrite the index; elementwise definitions are expanded; what lives in memory is loaded. Deep chains are walked
+Views only rewrite the index; elementwise definitions are expanded; what lives in memory is loaded. Deep chains are
+walked
 with an explicit stack of generators, so that the length of a chain does not matter.
 """
 
@@ -102,22 +103,26 @@ class Puller:
         return result
 
     def remembered(self, key: Any, v: Value) -> Value | None:
-        """The value from this sweep or from the nest's own level; one of an earlier sweep is kept when that is cheaper."""
+        """The value from this sweep or from the nest's own level; one of an earlier sweep is kept when that is
+        cheaper.
+        """
         for c in (self.build.sweep, self.build.top):
             if c is not None and key in c.memo:
                 return c.memo[key]
         sweep = self.build.sweep
         if sweep is None:
             return None
-        for bounds, memo in self.earlier:
-            if bounds == (sweep.axes, sweep.lo, sweep.hi) and key in memo and self.weight(v) >= KEEP_FLOPS:
+        for span, memo in self.earlier:
+            if span == (sweep.axes, sweep.lo, sweep.hi) and key in memo and self.weight(v) >= KEEP_FLOPS:
                 kept = memo[key]
                 sweep.memo[key] = kept
                 return kept
         return None
 
     def weight(self, v: Value) -> int:
-        """Arithmetic per element behind ``v``, up to loads and reductions; each load beyond the first counts as well."""
+        """Arithmetic per element behind ``v``, up to loads and reductions; each load beyond the first counts as
+        well.
+        """
         if v in self.weights:
             return self.weights[v]
         seen: set[Value] = set()
@@ -265,7 +270,9 @@ class Puller:
                 index.append(simplify_index(e, self.ranges))
         return (yield (op.operands[piece.operand], tuple(index), guard))
 
-    def looked_up(self, op: Operation, operand: int, axis: int, e: Lookup, guard: Guard) -> Generator[Any, Operand, Dim]:
+    def looked_up(
+        self, op: Operation, operand: int, axis: int, e: Lookup, guard: Guard
+    ) -> Generator[Any, Operand, Dim]:
         raw = yield (op.operands[e.operand], self.simple(e.index), guard)
         size = op.operands[operand].type.dims[axis]  # type: ignore[union-attr]
         checked = self.build.emit(OPS["lookup"], (self.build.cast(raw, int64),), int64, {"size": size}, source=op)
@@ -277,7 +284,9 @@ class Puller:
         return Dim.name(name)
 
     def within(self, e: Dim, lo: Dim, hi: Dim) -> bool | None:
-        """Is lo <= e < hi for every point of the current loops? None when it depends on the point or is not provable."""
+        """Is lo <= e < hi for every point of the current loops? None when it depends on the point or is not
+        provable.
+        """
         low, high = bounds(e, self.ranges)
         if low is None or high is None:
             return None

@@ -10,7 +10,8 @@ from tessera.ir.dim import Dim
 
 
 def render_index(e: Dim, name: Callable[[str], str], functions: Mapping[str, str], divide: str = "/") -> str:
-    """``e`` as an arithmetic expression. ``functions`` spells the atoms ``// % ceildiv min max``; ``divide`` is exact division.
+    """``e`` as an arithmetic expression. ``functions`` spells the atoms ``// % ceildiv min max``; ``divide`` is
+    exact division.
 
     Sums come out flat and parenthesised where they are factors; exponents become repeated factors.
 

@@ -1,6 +1,7 @@
 """Make reductions parallel that would otherwise leave too few independent results.
 
-A sum over everything, or over leading axes, becomes partial sums over fixed pieces and a sum of those. The pieces depend on
+A sum over everything, or over leading axes, becomes partial sums over fixed pieces and a sum of those. The pieces
+depend on
 the sizes alone, never on the number of threads, so results are the same bits on every run.
 """
 
@@ -40,7 +41,11 @@ def _wants_split(op: Operation) -> bool:
     rank, dims = op.operands[0].type.rank, op.attrs["dim"]
     assert isinstance(dims, tuple)
     extent = product(op.operands[0].type.dims[int(a)] for a in dims)  # type: ignore[arg-type]
-    return rank > 0 and (len(dims) == rank or rank - 1 not in dims) and not (extent.is_const and extent.value <= FLAT_CHUNK)
+    return (
+        rank > 0
+        and (len(dims) == rank or rank - 1 not in dims)
+        and not (extent.is_const and extent.value <= FLAT_CHUNK)
+    )
 
 
 def _split(op: Operation) -> tuple[Operation, ...]:

@@ -29,7 +29,9 @@ class Container:
 
 @dataclass
 class TileBuilder:
-    """Appends tile operations where their axes allow: values that do not depend on a sweep's axes go before the sweep."""
+    """Appends tile operations where their axes allow: values that do not depend on a sweep's axes go before the
+    sweep.
+    """
 
     top: Container
     names: dict[str, int]
@@ -80,7 +82,7 @@ class TileBuilder:
 
     def cast(self, x: Operand, dtype: DType) -> Operand:
         """``x`` in ``dtype``; a Literal stays one, since an op gives its literals the dtype it computes in."""
-        if isinstance(x, Literal) or x.type.dtype is dtype and isinstance(x.type, TileType):  # type: ignore[union-attr]
+        if isinstance(x, Literal) or (x.type.dtype is dtype and isinstance(x.type, TileType)):  # type: ignore[union-attr]
             return x
         return self.emit(OPS["cast"], (x,), dtype, {"dtype": dtype})
 
@@ -88,9 +90,7 @@ class TileBuilder:
         if self.sweep is not None and self.sweep.ops:
             s = self.sweep
             body = Block(tuple(s.ops))
-            self.top.ops.append(
-                Operation(OPS["sweep"], (), (), {"axes": s.axes, "lo": s.lo, "hi": s.hi}, body=body)
-            )
+            self.top.ops.append(Operation(OPS["sweep"], (), (), {"axes": s.axes, "lo": s.lo, "hi": s.hi}, body=body))
         self.sweep = None
 
 
@@ -194,7 +194,10 @@ def intrinsic_dtype(record: OpRecord, types: tuple[Type, ...], attrs: tuple[tupl
     assert record.infer is not None
     if record.operands_as is not None:
         wanted = operand_dtypes(record, types)
-        types = tuple(TileType(w, ()) if w is not None and isinstance(t, TileType) else t for w, t in zip(wanted, types, strict=True))
+        types = tuple(
+            TileType(w, ()) if w is not None and isinstance(t, TileType) else t
+            for w, t in zip(wanted, types, strict=True)
+        )
     (result,) = record.infer(InferContext(), tuple(map(_as_tensor, types)), dict(attrs))
     return result.dtype
 

@@ -75,7 +75,11 @@ def emit(kernels: Sequence[Kernel], target: Target | None = None) -> CProgram:
     sources = tuple(Emitter(k.function, lanes, f"tessera_{n}").run() for n, k in enumerate(kernels))
     text = CSource.join(sources)
     level = config.current().cflags_opt
-    return CProgram(text, sources, CompileOptions(level=level, libm=_calls_libm(text), extra=() if _calls_libm(text) else ("-fno-math-errno",)))
+    return CProgram(
+        text,
+        sources,
+        CompileOptions(level=level, libm=_calls_libm(text), extra=() if _calls_libm(text) else ("-fno-math-errno",)),
+    )
 
 
 def choose_lanes(f: Function, natural: int) -> int:

@@ -25,7 +25,9 @@ class Piece:
 
 @dataclass(frozen=True)
 class Fold:
-    """A REDUCE op taken apart. ``state`` are the dtypes it carries; ``wide`` says that a sum of f32 is carried in f64."""
+    """A REDUCE op taken apart. ``state`` are the dtypes it carries; ``wide`` says that a sum of f32 is carried in
+    f64.
+    """
 
     op: Operation
     state: tuple[DType, ...]

@@ -1,7 +1,8 @@
 """Tile ops: what a kernel is made of. Elementwise and reduce records are shared with the tensor dialect.
 
 A kernel is a Function of dialect ``tile``. Its parameters are buffers (``BufferType``) and scalars; its body is a
-sequence of ``nest`` ops, each completed before the next begins. Inside, values have ``TileType``: one element per point of
+sequence of ``nest`` ops, each completed before the next begins. Inside, values have ``TileType``: one element per
+point of
 the axes they depend on. Index expressions are Dims over axis names and size names; a name ``_l0``, ``_l1``, … in an
 index stands for the value of the op's first, second, … lookup operand (an integer read from memory, already checked and
 made non-negative by ``lookup``).
@@ -30,6 +31,8 @@ STORE = OpRecord("store", Kind.TILE, "buffer: tensor, value: tensor, index: size
 INDEX = OpRecord("position", Kind.TILE, "of: size", "The value of an index expression at each point, int64.")
 LOOKUP = OpRecord("lookup", Kind.TILE, "x: tensor, size: size",
                   "An index read from memory made usable: negative counts from the end, outside [-size, size) is an error.")  # fmt: skip
-KEEP = OpRecord("keep", Kind.TILE, "x: tensor", "Hold a value of a sweep so that a later sweep of the same axes can read it.")
+KEEP = OpRecord(
+    "keep", Kind.TILE, "x: tensor", "Hold a value of a sweep so that a later sweep of the same axes can read it."
+)
 
 TILE_OPS: tuple[OpRecord, ...] = (NEST, SWEEP, LOAD, STORE, INDEX, LOOKUP, KEEP)
