@@ -75,6 +75,8 @@ class Emitter(Body):
             assert isinstance(b.type, BufferType)
             if b.type.role == "in":
                 out.add(f"if (!b{n} && {c_index(product(b.type.dims), self.names)} > 0) return 4;")
+                # Lanes that a guard excludes still read element 0, whatever it is.
+                out.add(f"if (!b{n}) b{n} = (const void *)a;")
         out.add("int failed = 0;")
         mark = len(out.text)
         for nest in f.ops:
