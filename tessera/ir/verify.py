@@ -303,10 +303,13 @@ class Known:
         self._pairs = {
             pair for o in obligations if o.kind == "eq" for pair in ((o.left, o.right), (o.right, o.left))
         }
-        self._facts = Facts()
+        self.facts = Facts()
+        for o in obligations:
+            if o.kind == "eq" and o.verdict != "proved":
+                self.facts = self.facts.with_eq(o.left, o.right)
 
     def equal(self, a: Dim, b: Dim) -> bool:
-        return a is b or (a, b) in self._pairs or judge_eq(a, b, self._facts) is Verdict.PROVED
+        return a is b or (a, b) in self._pairs or judge_eq(a, b, self.facts) is Verdict.PROVED
 
 
 def _full(f: Function) -> Iterator[Problem]:
@@ -360,7 +363,7 @@ def _typed(op: Operation, known: Known) -> Iterator[Problem]:
         yield Problem(op, f"`{op.name}` has no type rule")
         return
     try:
-        wanted = op.record.infer(InferContext(), tuple(x.type for x in op.operands), op.attrs)
+        wanted = op.record.infer(InferContext(known.facts), tuple(x.type for x in op.operands), op.attrs)
     except Refused as refused:
         operand = next((b.operand for b in refused.blame if b.operand is not None), None)
         yield Problem(

@@ -68,9 +68,7 @@ def function_of(record: OpRecord, sample: Sample) -> Case:
         params.append(seed)
     body = Block(tuple(builder.ops), tuple(params), outputs)
     obligations = tuple(builder.context.obligations.values())
-    return Case(
-        Function(record.name, body, obligations=obligations), maker.tensors, record, seed is not None
-    )
+    return Case(Function(record.name, body, obligations=obligations), maker.tensors, record, seed is not None)
 
 
 def flat(x: Any) -> list[Any]:
@@ -92,9 +90,4 @@ def narrowed(values: Array, t: DType) -> Array:
 
 def every_sample() -> list[tuple[str, int, OpRecord, Sample]]:
     """(name, number, record, sample) of every record that has samples."""
-    return [
-        (r.name, n, r, s)
-        for r in OPS.values()
-        if r.samples is not None
-        for n, s in enumerate(r.samples())
-    ]
+    return [(r.name, n, r, s) for r in OPS.values() if r.samples is not None for n, s in enumerate(r.samples())]

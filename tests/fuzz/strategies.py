@@ -1,7 +1,7 @@
 """Hypothesis strategies: well-typed functions grown from the op records, with odd names, spans, origins and notes.
 
-``functions()`` grows a chain of elementwise ops, reductions and views over a few parameters; every call goes through the
-record's own rules, and what they refuse is left out. ``sampled()`` gives the records' own sample calls.
+``functions()`` grows a chain of elementwise ops, reductions and views over a few parameters; every call goes through
+the record's own rules, and what they refuse is left out. ``sampled()`` gives the records' own sample calls.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tessera.ir.dialects import OPS
 from tessera.ir.dialects.calls import Ops, Sym
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DTYPES, DType
-from tessera.ir.graph import Block, Function, Literal, Note, Obligation, Operation, Value
+from tessera.ir.graph import Block, Function, Literal, Note, Obligation, Value
 from tessera.ir.infer import Refused
 from tessera.ir.interp.convert import Array, round_to, settle
 from tessera.ir.record import Kind, OpRecord
@@ -137,30 +137,34 @@ notes = st.builds(Note, texts, st.floats(0, 1), texts)
 
 
 @st.composite
-def functions(draw: Any, max_ops: int = 12) -> Function:
-    """A function that verifies: 1 to 4 parameters, up to ``max_ops`` calls, 0 to 3 results."""
+def functions(draw: Any, max_ops: int = 12, dressed: bool = True) -> Function:
+    """A function that verifies: 1 to 4 parameters, up to ``max_ops`` calls, 0 to 3 results.
+
+    ``dressed`` adds what has no bearing on its results: odd origins, further obligations, notes, a strange name.
+    """
     grower = _Grower(draw)
     for _ in range(draw(st.integers(1, 4))):
         grower.param()
     for _ in range(draw(st.integers(0, max_ops))):
         grower.step()
-    tensors = [x.value for x in grower.pool]
-    outputs: Sequence[Any] = draw(st.lists(st.sampled_from(tensors), max_size=3))
+    outputs: Sequence[Any] = draw(st.lists(st.sampled_from([x.value for x in grower.pool]), max_size=3))
     if draw(st.integers(0, 9)) == 0:
         outputs = [*outputs, Literal(draw(numbers))]
-    ops = tuple(draw(_dressed(op)) for op in grower.ops.builder.ops)
-    body = Block(ops, tuple(grower.params), tuple(outputs))
-    name = draw(st.one_of(st.sampled_from(["f", "rms_norm", "../../x", "$(id)", "-o", "fn"]), texts))
-    return Function(
-        name, body, obligations=tuple(draw(st.lists(obligations, max_size=3))),
-        notes=tuple(draw(st.lists(notes, max_size=2))),
-    )  # fmt: skip
+    builder = grower.ops.builder
+    body = Block(tuple(builder.ops), tuple(grower.params), tuple(outputs))
+    f = Function("f", body, obligations=tuple(builder.context.obligations.values()))
+    return draw(_dressed(f)) if dressed else f
 
 
 @st.composite
-def _dressed(draw: Any, op: Operation) -> Operation:
-    """The operation with an origin of its own now and then."""
-    return replace(op, origin=draw(texts)) if draw(st.integers(0, 4)) == 0 else op
+def _dressed(draw: Any, f: Function) -> Function:
+    """The function with what does not change what it computes."""
+    ops = tuple(replace(op, origin=draw(texts)) if draw(st.integers(0, 4)) == 0 else op for op in f.ops)
+    return replace(
+        f.with_ops(ops), name=draw(st.one_of(st.sampled_from(["f", "../../x", "$(id)", "-o", "fn"]), texts)),
+        obligations=(*f.obligations, *draw(st.lists(obligations, max_size=3))),
+        notes=tuple(draw(st.lists(notes, max_size=2))),
+    )  # fmt: skip
 
 
 def inputs_for(f: Function, seed: int = 0) -> list[Array]:

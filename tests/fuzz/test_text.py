@@ -1,4 +1,6 @@
-"""Random mutations of real IR text: whatever comes out is refused as a Tessera error or parses, and nothing else happens."""
+"""Random mutations of real IR text: whatever comes out is refused as a Tessera error or parses, and nothing else
+happens.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +21,32 @@ from tests.fuzz.programs import kernels, stages
 
 MUTATIONS = 2500
 PIECES = [
-    *string.printable, "%", "`", '"', "[", "]", "(", ")", "{", "}", "->", "over", "keepdim", "where", "return", "inf", "nan",
-    "none", "true", "fn", "kernel", "map", "nest", "sweep", "load", "store", "f32", "f32[B]", "f32<i>", "scalar f32", "1e400",
-    "-0.0", "18446744073709551616", "-9223372036854775809", "dim=(99,)", "shape=[99999999999]", "dtype=fp8_e4m3", "B // 0",
-    "B/0", "B**99", "\x00", "\u202e", "é", "\ud800", "# a.py:9\n", "%x", "@softmax", '"\\u202e"', "((((", "]]]]", "divides",
+    *string.printable,
+    "%", "`", '"', "[", "]", "(", ")", "{", "}", "->", "over", "keepdim", "where", "return", "inf", "nan", "none",
+    "true", "fn", "kernel", "map", "nest", "sweep", "load", "store", "f32", "f32[B]", "f32<i>", "scalar f32", "1e400",
+    "-0.0", "18446744073709551616", "-9223372036854775809", "dim=(99,)", "shape=[99999999999]", "dtype=fp8_e4m3",
+    "B // 0", "B/0", "B**99", "\x00", "\u202e", "\xe9", "\ud800", "# a.py:9\n", "%x", "@softmax", '"\\u202e"', "((((",
+    "]]]]", "divides",
 ]  # fmt: skip
 
 
 def corpus() -> list[str]:
     """The text of functions of every kind: as built, fused, and as kernels."""
     found: list[str] = []
-    names = {"softmax", "cat", "slice_update", "layer_norm", "argmax", "take", "rand", "cast", "matmul", "sort", "pad", "add"}
+    names = {
+        "softmax",
+        "cat",
+        "slice_update",
+        "layer_norm",
+        "argmax",
+        "take",
+        "rand",
+        "cast",
+        "matmul",
+        "sort",
+        "pad",
+        "add",
+    }
     for name, number, record, sample in every_sample():
         if name in names and number < 2:
             *_, (_, f) = stages(function_of(record, sample).function)

@@ -14,7 +14,7 @@ from tessera.ir.dialects.samples import SIZES, Size, T
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, is_dtype_name
 from tessera.ir.dtype import dtype as as_dtype
-from tessera.ir.graph import Literal, Operation, Value
+from tessera.ir.graph import Operation, Value
 from tessera.ir.interp import interpret
 from tessera.ir.record import Kind, OpRecord, Sample
 from tests.fuzz.build import Case, every_sample, flat, function_of
@@ -28,6 +28,7 @@ NARROW = {
     "f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32, "f64": torch.float64,
     "fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2,
 }  # fmt: skip
+
 
 def tensor(x: np.ndarray, t: DType) -> torch.Tensor:
     """An array of the interpreter as torch sees it: floats in float64."""
@@ -126,9 +127,7 @@ def wanted_of(case: Case, sample: Sample, arrays: list[np.ndarray]) -> list[Any]
     return stepwise(case, arrays)
 
 
-@pytest.mark.parametrize(
-    ("name", "number", "record", "sample"), SAMPLES, ids=[f"{s[0]}-{s[1]}" for s in SAMPLES]
-)
+@pytest.mark.parametrize(("name", "number", "record", "sample"), SAMPLES, ids=[f"{s[0]}-{s[1]}" for s in SAMPLES])
 def test_the_interpreter_agrees_with_torch(name: str, number: int, record: OpRecord, sample: Sample) -> None:
     case = function_of(record, sample)
     arrays = case.inputs()

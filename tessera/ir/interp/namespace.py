@@ -120,8 +120,8 @@ def nextafter_in(x: Any, y: Any, t: DType) -> Array:
     if t.bits >= 32:
         kind = np.float64 if t.bits == 64 else np.float32
         return np.asarray(np.nextafter(x.astype(kind), y.astype(kind)), np.float64)
-    _, exponent = np.frexp(x)
     smallest = 2 - 2 ** (t.exponent - 1)
+    exponent = np.where(x == 0, smallest, np.frexp(x)[1])
     step = np.ldexp(1.0, np.maximum(exponent - 1, smallest) - t.mantissa)
     # Just below a power of two the grid is twice as fine.
     fine = np.ldexp(1.0, np.maximum(exponent - 2, smallest) - t.mantissa)

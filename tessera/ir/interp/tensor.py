@@ -86,11 +86,9 @@ class TensorMachine:
         a = self.read(x, x.type.dtype)
         folded = [int(n) for n in axes]  # type: ignore[arg-type]
         kept = [n for n in range(a.ndim) if n not in folded]
-        rows = (
-            a.transpose(*kept, *folded).reshape(*(a.shape[n] for n in kept), -1) if a.ndim else a.reshape(-1)
-        )
         count = int(np.prod([a.shape[n] for n in folded], dtype=np.int64)) if a.ndim else 1
-        rows = rows.reshape(*(a.shape[n] for n in kept), count) if a.ndim else rows
+        rows = a.transpose(*kept, *folded) if a.ndim else a
+        rows = rows.reshape(*(a.shape[n] for n in kept), count)
         found = fold(op.record.reduction, x.type.dtype, rows)
         if not keepdim:
             return found

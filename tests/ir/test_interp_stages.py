@@ -1,0 +1,68 @@
+"""Every stage of every record's sample calls, down to the kernels: it verifies, it reads back, it computes the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tessera.ir.dialects.samples import SIZES
+from tessera.ir.graph import Function
+from tessera.ir.interp import interpret
+from tessera.ir.parser import parse
+from tessera.ir.printer import print_function
+from tessera.ir.record import Kind
+from tessera.ir.verify import verify
+from tessera.schedule.plan import Program
+from tessera.schedule.schedule import schedule
+from tests.fuzz.build import Case, every_sample, function_of
+from tests.fuzz.programs import run_program, stages
+
+SAMPLES = every_sample()
+
+
+@pytest.mark.parametrize("name", sorted({s[0] for s in SAMPLES}))
+def test_a_record_at_every_stage(name: str) -> None:
+    for _, _, record, sample in [s for s in SAMPLES if s[0] == name]:
+        case = function_of(record, sample)
+        seen: list[Function] = []
+        for _, f in stages(case.function):
+            if f not in seen:
+                seen.append(f)
+                sound(f)
+        program = schedule(f)
+        for kernel in program.kernels:
+            sound(kernel.function)
+        same_results(case, seen, program)
+
+
+def sound(f: Function) -> None:
+    verify(f)
+    text = print_function(f)
+    assert parse(text) == f
+    assert print_function(parse(text)) == print_function(f, header=False)
+
+
+def same_results(case: Case, seen: list[Function], program: Program) -> None:
+    inputs = case.inputs()
+    wanted = interpret(case.function, inputs, sizes=SIZES)
+    found = [interpret(f, inputs, sizes=SIZES) for f in seen[1:]]
+    for results in (*found, run_program(program, inputs, SIZES)):
+        for got, want in zip(results, wanted, strict=True):
+            assert got.shape == want.shape
+            scale = float(np.max(np.abs(want), initial=0.0, where=np.isfinite(want))) if want.size else 0.0
+            rtol = rounding(case.function)
+            np.testing.assert_allclose(got, want, rtol=rtol, atol=max(rtol * scale, 1e-300))
+
+
+def rounding(f: Function) -> float:
+    """How far a stage may be from the function as built.
+
+    A kernel rounds to f32 where a constant or a random number is made, and to a narrow type where the tensor form,
+    which rounds only at casts, shows none.
+    """
+    values = [v for op in f.ops for v in (*op.results, *op.inputs)]
+    narrow = [v.type.dtype for v in values if v.type.dtype.is_float and v.type.dtype.bits < 32]
+    if narrow:
+        return 4 * max(t.eps for t in narrow)
+    made = any(op.record.kind in (Kind.CREATE, Kind.RANDOM) for op in f.ops)
+    return 1e-6 if made else 1e-12
