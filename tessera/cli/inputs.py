@@ -35,7 +35,7 @@ def example(f: Function[..., Any], sizes: Mapping[str, int], dtype: torch.dtype,
     report = f.check()
     traced = next((t for t in report.traced if not t.findings and t.deferred is None), None)
     if traced is None:
-        raise ValueError(f"the shapes of `{f.__name__}` are not all declared")
+        raise ValueError(f"the shapes of `{f.spec.name}` are not all declared")
     generator = torch.Generator().manual_seed(seed)
     names = {n for p in traced.function.params for d in getattr(p.type, "dims", ()) for n in d.names()}
     known = {n: sizes.get(n, DEFAULT_SIZE) for n in names}

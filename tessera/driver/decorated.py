@@ -121,7 +121,8 @@ class Function(Generic[P, R]):
         key: list[Any] = []
         tensors: list[Any] = []
         scalars: list[float] = []
-        for a in args:
+        given: tuple[Any, ...] = args
+        for a in given:
             t = type(a)
             if t is _TENSOR or t is _PARAMETER:
                 if (

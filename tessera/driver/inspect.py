@@ -136,7 +136,7 @@ def _read(program: Program, inputs: Sequence[Any]) -> Iterator[Any]:
 
 def _written(program: Program) -> Iterator[Any]:
     made = {v for s in program.steps for v in s.outputs}
-    return (v for v in dict.fromkeys(program.outputs) if v in made)  # type: ignore[misc]
+    return (v for v in dict.fromkeys(program.outputs) if v in made)
 
 
 def ir(variant: Variant, stage: str) -> str:

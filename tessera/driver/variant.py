@@ -141,18 +141,18 @@ def lay_out(
             continue
         for v in (*step.outputs, *step.temps):
             slots[v] = len(slots)
-            shape = tuple(_evaluator(d) for d in v.type.dims)  # type: ignore[union-attr]
+            shape = tuple(_evaluator(d) for d in v.type.dims)
             allocs.append(dispatch.Alloc(slots[v], shape, torch_dtype(v)))
         source, entry = next(native)
         steps.append(_kernel_step(step, source, entry, slots, scalars))
     outputs: list[int] = []
-    for v in program.outputs:
-        if isinstance(v, Value) and v in slots:
-            outputs.append(slots[v])
+    for x in program.outputs:
+        if isinstance(x, Value) and x in slots:
+            outputs.append(slots[x])
         else:
             outputs.append(len(slots))
-            slots[Value("constant", ScalarType(v.type.dtype))] = len(slots)
-            steps.append(_constant(v, outputs[-1], scalars))
+            slots[Value("constant", ScalarType(x.type.dtype))] = len(slots)
+            steps.append(_constant(x, outputs[-1], scalars))
     return dispatch.Plan(inputs, len(slots), tuple(allocs), tuple(steps), tuple(outputs))
 
 

@@ -95,6 +95,24 @@ class Operation:
         """The operands that are values, literals left out."""
         return (v for v in self.operands if isinstance(v, Value))
 
+    def dims(self, key: str) -> tuple[Dim, ...]:
+        """An attribute that holds sizes or index expressions, each as a Dim."""
+        found = self.attrs[key]
+        assert isinstance(found, tuple), f"`{key}` of {self.name} holds no sizes"
+        return tuple(x if isinstance(x, Dim) else Dim.const(int(x)) for x in found)  # type: ignore[arg-type]
+
+    def words(self, key: str) -> tuple[str, ...]:
+        """An attribute that holds names."""
+        found = self.attrs[key]
+        assert isinstance(found, tuple), f"`{key}` of {self.name} holds no names"
+        return tuple(map(str, found))
+
+    def axes(self, key: str = "dim") -> tuple[int, ...]:
+        """An attribute that holds axis numbers."""
+        found = self.attrs[key]
+        assert isinstance(found, tuple), f"`{key}` of {self.name} holds no axes"
+        return tuple(int(x) for x in found)  # type: ignore[arg-type]
+
     def with_operands(self, operands: tuple[Operand, ...]) -> Operation:
         return self if operands == self.operands else replace(self, operands=operands)
 

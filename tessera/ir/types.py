@@ -62,8 +62,26 @@ class TileType:
     dtype: DType
     axes: tuple[str, ...]
 
+    @property
+    def dims(self) -> tuple[Dim, ...]:
+        """None: a tile value is no memory."""
+        return ()
+
+    @property
+    def rank(self) -> int:
+        return 0
+
     def __str__(self) -> str:
         return f"{self.dtype}<{', '.join(self.axes)}>"
+
+    @property
+    def dims(self) -> tuple[Dim, ...]:
+        """To the rules of the tensor dialect a tile value is one element."""
+        return ()
+
+    @property
+    def rank(self) -> int:
+        return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +95,14 @@ class BufferType:
     dims: tuple[Dim, ...]
     role: str = "in"
     strides: tuple[Dim, ...] | None = None
+
+    @property
+    def rank(self) -> int:
+        return len(self.dims)
+
+    @property
+    def rank(self) -> int:
+        return len(self.dims)
 
     def __str__(self) -> str:
         dims = ", ".join(map(str, self.dims))

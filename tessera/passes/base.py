@@ -27,7 +27,7 @@ class Row:
     reason: str
 
 
-def apply(step: Pass, f: Function, check: Callable[[Function], None] | None = None) -> Function:
+def apply(step: Pass, f: Function, check: Callable[[Function], object] | None = None) -> Function:
     """Run one pass, time it, and make sure that a note of it is left even when it changed nothing."""
     start = time.perf_counter()
     before = len(f.notes)
@@ -46,7 +46,7 @@ def apply(step: Pass, f: Function, check: Callable[[Function], None] | None = No
 
 
 def run_pipeline(
-    f: Function, rows: Sequence[Row], check: Callable[[Function], None] | None = None
+    f: Function, rows: Sequence[Row], check: Callable[[Function], object] | None = None
 ) -> dict[str, Function]:
     """The function after every pass, by pass name and in order; the first entry is ``traced``."""
     stages = {"traced": f}

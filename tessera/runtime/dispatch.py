@@ -95,7 +95,7 @@ def bind(plan: Plan, sizes: Sizes, alone: bool = False) -> Runner:
     """The plan for one set of sizes. It gives the outputs as a list; ``alone`` asks for the only one by itself."""
     allocs = [(a.slot, tuple(f(sizes) for f in a.shape), a.dtype) for a in plan.allocs]
     steps = [_bound(step, sizes) for step in plan.steps]
-    if len(steps) == 1 and isinstance(plan.steps[0], KernelStep) and steps[0].simple:  # type: ignore[union-attr]
+    if len(steps) == 1 and isinstance(plan.steps[0], KernelStep) and steps[0].simple:
         runner = _single(plan, plan.steps[0], allocs, sizes, alone)
         if runner is not None:
             return runner

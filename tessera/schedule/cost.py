@@ -14,7 +14,7 @@ from tessera.schedule.plan import ZERO, Cost
 def nbytes(t: Type) -> Dim:
     """Bytes of a tensor or buffer in memory."""
     total = Dim.const(t.dtype.bytes)
-    for d in t.dims:  # type: ignore[union-attr]
+    for d in t.dims:
         total = total * d
     return total
 
@@ -42,7 +42,7 @@ def _touched(v: Value, ops: Sequence[Operation]) -> Dim:
     for op in readers:
         if op.record.kind is not Kind.INDEX or op.operands[0] is not v:
             return nbytes(v.type)
-        sizes.append(nbytes(TensorType(v.type.dtype, op.result.type.dims)))  # type: ignore[union-attr]
+        sizes.append(nbytes(TensorType(v.type.dtype, op.result.type.dims)))
     return sum(sizes, ZERO) if sizes else nbytes(v.type)
 
 
@@ -55,6 +55,6 @@ def op_flops(op: Operation) -> Dim:
     else:
         return ZERO
     total = Dim.const(op.record.flops)
-    for d in t.dims:  # type: ignore[union-attr]
+    for d in t.dims:
         total = total * d
     return total

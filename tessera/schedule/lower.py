@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from tessera.ir.dialects import OPS
 from tessera.ir.dim import Dim, ceildiv, dim_min, product
 from tessera.ir.dtype import compute_dtype
-from tessera.ir.graph import Block, Function, Literal, Operation, Value
+from tessera.ir.graph import Attr, Block, Function, Literal, Operation, Value
 from tessera.ir.infer import ONE
 from tessera.ir.record import Kind
 from tessera.ir.types import BufferType, ScalarType, TensorType, TileType
@@ -179,10 +179,10 @@ class NestLowering:
         if op.record.kind is Kind.REDUCE and self.analysis.signature(op) == s:
             return True
         full = tuple(d for d in s.dims if d is not ONE)
-        return tuple(d for d in v.type.dims if d is not ONE) != full  # type: ignore[union-attr]
+        return tuple(d for d in v.type.dims if d is not ONE) != full
 
     def low_index(self, v: Value, loops: Loops) -> Index:
-        dims = v.type.dims  # type: ignore[union-attr]
+        dims = v.type.dims
         at = iter([e for e in loops.kept_index if e is not ZERO])
         want = [d for d in dims if d is not ONE]
         if len(want) != len([e for e in loops.kept_index if e is not ZERO]):
@@ -197,7 +197,7 @@ class NestLowering:
             return
         if not loops.sweep:
             for v in stores:
-                self.store(pull, v, loops.index_for(v.type.dims))  # type: ignore[union-attr]
+                self.store(pull, v, loops.index_for(v.type.dims))
             return
         axis = loops.sweep[-1]
         lo, hi = loops.ranges[axis]
@@ -212,7 +212,7 @@ class NestLowering:
             for op in folds:
                 self.fold(pull, op, loops)
             for v in stores:
-                self.store(pull, v, loops.index_for(v.type.dims))  # type: ignore[union-attr]
+                self.store(pull, v, loops.index_for(v.type.dims))
             pull.build.close_sweep()
             pull.earlier.append(((container.axes, container.lo, container.hi), container.memo))
         pull.ranges[axis] = (lo, hi)
@@ -229,7 +229,8 @@ class NestLowering:
         results = tuple(
             Value(pull.build.fresh(r.name), TileType(compute_dtype(r.type.dtype), axes)) for r in op.results
         )
-        attrs = {"over": loops.sweep, "position": loops.position, "dtype": compute_dtype(op.results[0].type.dtype)}
+        dtype = compute_dtype(op.results[0].type.dtype)
+        attrs: dict[str, Attr] = {"over": loops.sweep, "position": loops.position, "dtype": dtype}
         sweep.ops.append(Operation(op.record, (x,), results, attrs, op.span, op.origin))
         for r, value in zip(op.results, results, strict=True):
             pull.folded[r] = value
@@ -319,7 +320,7 @@ def finish(loops: Loops, top: Container) -> Operation:
         axes, ops = chunked(ops, sweep)
     names = tuple(n for n, _ in axes)
     extents = tuple(e for _, e in axes)
-    attrs = {"axes": names, "extents": extents, "vector": vector_axis(names, ops)}
+    attrs: dict[str, Attr] = {"axes": names, "extents": extents, "vector": vector_axis(names, ops)}
     return Operation(OPS["nest"], (), (), attrs, body=Block(ops))
 
 
@@ -328,8 +329,7 @@ def chunked(ops: tuple[Operation, ...], sweep: Sequence[str]) -> tuple[list[tupl
     sweeps = [op for op in ops if op.body is not None]
     if not sweeps or len(sweep) != 1:
         return [], ops
-    total = sweeps[-1].attrs["hi"][0]  # type: ignore[index]
-    assert isinstance(total, Dim)
+    (total,) = sweeps[-1].dims("hi")
     size = Dim.const(MAP_CHUNK)
     start = Dim.name("c") * size
     out: list[Operation] = []
@@ -337,8 +337,7 @@ def chunked(ops: tuple[Operation, ...], sweep: Sequence[str]) -> tuple[list[tupl
         if op.body is None:
             out.append(op)
             continue
-        (lo,), (hi,) = op.attrs["lo"], op.attrs["hi"]  # type: ignore[misc]
-        assert isinstance(lo, Dim) and isinstance(hi, Dim)
+        (lo,), (hi,) = op.dims("lo"), op.dims("hi")
         first = start if lo is ZERO else _max(lo, start)
         attrs = {**op.attrs, "lo": (first,), "hi": (dim_min(hi, start + size),)}
         out.append(Operation(op.record, op.operands, op.results, attrs, op.span, op.origin, op.body))

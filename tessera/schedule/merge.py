@@ -118,7 +118,7 @@ def _join_sweep(ops: tuple[Operation, ...], sweep: tuple[str, ...], at: int, ext
     out: list[Operation] = []
     for op in join(ops, sweep[at - 1], sweep[at]):
         if op.body is not None:
-            lo, hi = list(op.attrs["lo"]), list(op.attrs["hi"])  # type: ignore[arg-type]
+            lo, hi = list(op.dims("lo")), list(op.dims("hi"))
             hi[at - 1 : at + 1] = [hi[at - 1] * extent]
             lo[at - 1 : at + 1] = [ZERO]
             op = replace(op, attrs={**op.attrs, "lo": tuple(lo), "hi": tuple(hi)})
@@ -168,8 +168,7 @@ def vector_axis(parallel: Sequence[str], ops: Sequence[Operation]) -> str:
         total = 0
         for op in every_op(ops):
             if op.name in ("load", "store"):
-                (e,) = op.attrs["index"]  # type: ignore[misc]
-                total += coefficient(e, axis) is ONE  # type: ignore[arg-type]
+                total += coefficient(op.dims("index")[0], axis) is ONE
         return total
 
     return max(candidates, key=score)

@@ -200,12 +200,12 @@ class Puller:
     @staticmethod
     def aligned(t: Type, index: Index) -> Index:
         """The index into an operand of a broadcast: leading dims dropped, dims of size 1 at 0."""
-        dims = t.dims  # type: ignore[union-attr]
+        dims = t.dims
         tail = index[len(index) - len(dims) :] if dims else ()
         return tuple(ZERO if d is ONE else e for d, e in zip(dims, tail, strict=True))
 
     def reduced(self, op: Operation, v: Value, index: Index) -> Operand:
-        at = tuple(e for e, d in zip(index, v.type.dims, strict=True) if d is not ONE)  # type: ignore[union-attr]
+        at = tuple(e for e, d in zip(index, v.type.dims, strict=True) if d is not ONE)
         own = tuple(e for e in self.parallel if e is not ZERO)
         if at != own or v not in self.folded:
             raise Misplaced(v)
@@ -232,8 +232,8 @@ class Puller:
                 if not undecided:
                     break
         last = chosen[-1][0]
-        inside = self.readable(op, last) if len(chosen) > 1 else ()
-        result: Operand = yield from self.piece(op, last, (*guard, *chosen[-1][1], *inside))
+        limits = self.readable(op, last) if len(chosen) > 1 else ()
+        result: Operand = yield from self.piece(op, last, (*guard, *chosen[-1][1], *limits))
         names = Namespace(self.build, op)
         for piece, box in reversed(chosen[:-1]):
             value = yield from self.piece(op, piece, (*guard, *box))
@@ -244,7 +244,7 @@ class Puller:
         """Where a piece that stands for "everywhere else" can be read at all: each index inside its dim."""
         if isinstance(piece.operand, Literal):
             return ()
-        dims = op.operands[piece.operand].type.dims  # type: ignore[union-attr]
+        dims = op.operands[piece.operand].type.dims
         pairs = [(self.simple((e,))[0], d) for e, d in zip(piece.index, dims, strict=True) if isinstance(e, Dim)]
         return tuple((e, ZERO, d) for e, d in pairs if self.within(e, ZERO, d) is not True)
 
@@ -274,7 +274,7 @@ class Puller:
         self, op: Operation, operand: int, axis: int, e: Lookup, guard: Guard
     ) -> Generator[Any, Operand, Dim]:
         raw = yield (op.operands[e.operand], self.simple(e.index), guard)
-        size = op.operands[operand].type.dims[axis]  # type: ignore[union-attr]
+        size = op.operands[operand].type.dims[axis]
         checked = self.build.emit(OPS["lookup"], (self.build.cast(raw, int64),), int64, {"size": size}, source=op)
         name = f"_g{len(self.lookups)}"
         for known, value in self.lookups.items():

@@ -82,7 +82,7 @@ class TileBuilder:
 
     def cast(self, x: Operand, dtype: DType) -> Operand:
         """``x`` in ``dtype``; a Literal stays one, since an op gives its literals the dtype it computes in."""
-        if isinstance(x, Literal) or (x.type.dtype is dtype and isinstance(x.type, TileType)):  # type: ignore[union-attr]
+        if isinstance(x, Literal) or (x.type.dtype is dtype and isinstance(x.type, TileType)):
             return x
         return self.emit(OPS["cast"], (x,), dtype, {"dtype": dtype})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tessera.backends.c import intrinsics as ci
@@ -12,7 +12,7 @@ from tessera.ir.dialects.tile import LOAD
 from tessera.ir.dim import Dim, dim_min
 from tessera.ir.dim_range import coefficient
 from tessera.ir.dtype import DType, f32, int64
-from tessera.ir.graph import Attr, Function, Literal, Operand, Operation, Value
+from tessera.ir.graph import Function, Literal, Operand, Operation, Value
 from tessera.ir.record import Kind
 from tessera.ir.types import BufferType, ScalarType, TileType
 from tessera.schedule.plan import ONE, ZERO
@@ -96,7 +96,7 @@ class Body:
         """Offset, lane step (``"0"``, ``"1"``, an expression, or ``""`` when every lane must be asked), and
         guardedness.
         """
-        (offset,) = dims_of(op.attrs["index"])
+        (offset,) = op.dims("index")
         guard = op.attrs.get("guard")
         by_lane = False
         for n, x in enumerate(op.operands[1:] if op.record is LOAD else ()):
@@ -117,10 +117,9 @@ class Body:
 
     def live(self, op: Operation) -> str:
         """The lanes that a guarded access may touch, as a mask."""
-        guard = op.attrs.get("guard") or ()
         tests = [
             f"{self.by_lane(e)} >= {self.by_lane(lo)} && {self.by_lane(e)} < {self.by_lane(hi)}"
-            for e, lo, hi in guard  # type: ignore[union-attr, misc]
+            for e, lo, hi in guard_of(op)
         ]
         if not tests:
             return "t_live"
@@ -301,11 +300,11 @@ class Body:
                     home.update(dict.fromkeys(op.results, sweep))
 
     def keep(self, v: Value, sweep: Operation) -> Kept:
-        lo, hi = dims_of(sweep.attrs["lo"]), dims_of(sweep.attrs["hi"])
+        lo, hi = sweep.dims("lo"), sweep.dims("hi")
         spans = tuple(b - a for a, b in zip(lo, hi, strict=True))
         lane = ci.lane(dtype_of(v))
         width = 8 if lane in ("f64", "i64", "u64") else 4
-        kept = Kept(v, names_of(sweep.attrs["axes"]), lo, spans, self.scratch, "i32" if lane == "m" else lane)
+        kept = Kept(v, sweep.words("axes"), lo, spans, self.scratch, "i32" if lane == "m" else lane)
         total = ONE
         for size in spans:
             total = total * self.widest(size)
@@ -317,8 +316,8 @@ class Body:
         """A bound of a span that does not depend on parallel axes: a chunked sweep is at most one chunk long."""
         if not span.names() & set(self.axes):
             return span
-        for atom in span.atoms():
-            if atom.op == "min":
+        for atom in span.atoms.values():
+            if atom.kind == "min":
                 for arg in atom.args:
                     rest = span - dim_min(*atom.args) + arg
                     if not rest.names() & set(self.axes):
@@ -360,11 +359,11 @@ def intrinsic_dtype(op: Operation) -> DType:
     return literal_dtype(op.operands, op.result.type.dtype)
 
 
-def names_of(a: Attr) -> tuple[str, ...]:
-    assert isinstance(a, tuple)
-    return tuple(str(x) for x in a)
-
-
-def dims_of(a: Attr) -> tuple[Dim, ...]:
-    assert isinstance(a, tuple)
-    return tuple(x if isinstance(x, Dim) else Dim.const(int(x)) for x in a)  # type: ignore[arg-type]
+def guard_of(op: Operation) -> Iterator[tuple[Dim, Dim, Dim]]:
+    """The (expression, lo, hi) triples outside of which an access touches nothing."""
+    found = op.attrs.get("guard") or ()
+    assert isinstance(found, tuple)
+    for triple in found:
+        assert isinstance(triple, tuple)
+        e, lo, hi = (x for x in triple if isinstance(x, Dim))
+        yield e, lo, hi

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tessera.backends.c import intrinsics as ci
-from tessera.backends.c.body import Body, dims_of, names_of
+from tessera.backends.c.body import Body
 from tessera.backends.c.fold import Fold, plan_fold
 from tessera.backends.c.source import HELPERS, c_index
 from tessera.ir.dim import Dim, product
@@ -87,14 +87,14 @@ class Emitter(Body):
         return CSource(f"{out}\n", self.entry, sizes, self.scratch, self.lanes)
 
     def scalar(self, s: Value, name: str, at: int) -> None:
-        kind = "f64" if s.type.dtype.is_float else "i64"  # type: ignore[union-attr]
+        kind = "f64" if s.type.dtype.is_float else "i64"
         self.values[s] = name
         self.lines.add(f"const {kind} {name} = *(const {kind} *)(a + {at});")
 
     # -- loops -----------------------------------------------------------------------------------------------------
 
     def nest(self, op: Operation) -> None:
-        axes, extents = names_of(op.attrs["axes"]), dims_of(op.attrs["extents"])
+        axes, extents = op.words("axes"), op.dims("extents")
         self.axes, self.vector, self.kept, self.streams = axes, str(op.attrs["vector"]), {}, False
         assert op.body is not None
         self.plan_kept(op)
@@ -166,13 +166,13 @@ class Emitter(Body):
         best = ONE
         for op in nest.body.ops:
             if op.body is not None:
-                spans = [hi - lo for lo, hi in zip(dims_of(op.attrs["lo"]), dims_of(op.attrs["hi"]), strict=True)]
-                size = product(d for d in spans if not d.names() & set(names_of(nest.attrs["axes"])))
+                spans = [hi - lo for lo, hi in zip(op.dims("lo"), op.dims("hi"), strict=True)]
+                size = product(d for d in spans if not d.names() & set(nest.words("axes")))
                 best = size if best is ONE else best + size
         return best
 
     def sweep(self, op: Operation) -> None:
-        axes, lo, hi = names_of(op.attrs["axes"]), dims_of(op.attrs["lo"]), dims_of(op.attrs["hi"])
+        axes, lo, hi = op.words("axes"), op.dims("lo"), op.dims("hi")
         out = self.lines
         assert op.body is not None
         folds = [plan_fold(inner) for inner in op.body.ops if inner.record.kind is Kind.REDUCE]
@@ -248,7 +248,7 @@ def size_names(f: Function) -> tuple[str, ...]:
                 found |= d.names()
     for op in walk(f.body):
         if op.body is not None:
-            bound.update(names_of(op.attrs["axes"]))
+            bound.update(op.words("axes"))
         for value in (*op.attrs.values(), *(x.value for x in op.operands if isinstance(x, Literal))):
             for d in every_dim(value):
                 found |= {n for n in d.names() if not n.startswith("_l")}
