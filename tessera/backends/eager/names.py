@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -13,7 +13,7 @@ from tessera.ir.dialects import OPS
 from tessera.ir.record import OpRecord
 
 
-@lru_cache(maxsize=None)
+@cache
 def resolve(name: str) -> Any:
     """The torch object of a dotted name; None where this version of torch has none.
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from tessera.ir.dialects import (
     compare,
     composite_index,
+    composite_join,
     composite_linalg,
     composite_loss,
     composite_misc,
@@ -51,6 +52,7 @@ TENSOR_OPS: tuple[OpRecord, ...] = (
     *contract.OPS,
     *composite_reduce.OPS,
     *composite_shape.OPS,
+    *composite_join.OPS,
     *composite_index.OPS,
     *composite_norm.OPS,
     *composite_loss.OPS,

@@ -44,7 +44,7 @@ _SECOND: Final = ("other", "exponent", "b", "mat2", "vec2", "tensor2")
 
 
 def rename_keywords(record: OpRecord, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Keyword arguments under the record's own parameter names, aliases (``axis``, ``input``, ``keepdims`` …) resolved."""
+    """Keyword arguments under the record's own parameter names: ``axis``, ``input``, ``keepdims`` … resolved."""
     names = [p.name for p in record.params]
     renamed: dict[str, Any] = {}
     for key, value in kwargs.items():
@@ -102,7 +102,8 @@ class NotCovered(Exception):
 class Ops:
     """Every record of a table as a function; what ``define`` of a composite and ``call`` of a primitive get as ``T``.
 
-    ``emit``, ``fail``, ``type_of``, ``is_tensor``, ``dims``, ``size``, ``static`` and ``random_key`` are the services that
+    ``emit``, ``fail``, ``type_of``, ``is_tensor``, ``dims``, ``size``,
+    ``static`` and ``random_key`` are the services that
     definitions use beside the records themselves.
     """
 
@@ -152,7 +153,11 @@ class Ops:
         record = self.table[name]
         origin = "" if self.origin == name else self.origin
         values = self.builder.call(
-            record, [self.operand(x) for x in operands], MappingProxyType(attrs), span=self.builder.context.span, origin=origin
+            record,
+            [self.operand(x) for x in operands],
+            MappingProxyType(attrs),
+            span=self.builder.context.span,
+            origin=origin,
         )
         wrapped = tuple(self._wrap(v) for v in values)
         return wrapped[0] if len(wrapped) == 1 else wrapped
@@ -172,7 +177,9 @@ class Ops:
     def context(self) -> InferContext:
         return self.builder.context
 
-    def fail(self, code: str, message: str, *blame: Blame, notes: Sequence[str] = (), helps: Sequence[str] = ()) -> NoReturn:
+    def fail(
+        self, code: str, message: str, *blame: Blame, notes: Sequence[str] = (), helps: Sequence[str] = ()
+    ) -> NoReturn:
         """Refuse the call; operand numbers in ``blame`` are those of the call's arguments."""
         self.builder.context.fail(code, message, *blame, notes=notes, helps=helps)
 

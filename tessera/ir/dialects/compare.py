@@ -22,7 +22,9 @@ def _logic(name: str, doc: str, signature: str = "x: tensor, other: tensor") -> 
 
 
 def _test(name: str, doc: str, define: Any = None, **more: Any) -> OpRecord:
-    return elementwise_record(name, "x: tensor", doc, TESTING, define, dtypes=more.pop("dtypes", "f32 bf16 int32"), **more)
+    return elementwise_record(
+        name, "x: tensor", doc, TESTING, define, dtypes=more.pop("dtypes", "f32 bf16 int32"), **more
+    )
 
 
 def _isposinf(t: Any, x: Any) -> Any:
@@ -60,7 +62,8 @@ OPS: tuple[OpRecord, ...] = (
     elementwise_record(
         "isclose", "x: tensor, other: tensor, rtol: tensor = 1e-05, atol: tensor = 1e-08, equal_nan: bool = False",
         "Within `atol + rtol * |other|`.", comparing("float int"), _isclose, flops=6,
-        samples=samples(call(T(("B", "D")), T(("D",))), call(T(("B", "D"), "bf16"), T(("B", 1), "bf16"), rtol=0.5, atol=0.1),
+        samples=samples(call(T(("B", "D")), T(("D",))),
+                        call(T(("B", "D"), "bf16"), T(("B", 1), "bf16"), rtol=0.5, atol=0.1),
                         call(T(()), T(()), equal_nan=True)),
     ),
 )  # fmt: skip

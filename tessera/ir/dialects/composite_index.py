@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from tessera.ir.dialects.composite_shape import axis_of, rank_of
-from tessera.ir.dialects.rules import torch_names
+from tessera.ir.dialects.rules import composite, function_and_method
 from tessera.ir.dialects.samples import T, call, samples
 from tessera.ir.dialects.slicing import slice_bounds, slice_size
 from tessera.ir.dim import Dim
 from tessera.ir.infer import ONE, Blame
-from tessera.ir.record import Kind, OpRecord
+from tessera.ir.record import OpRecord
 
 
 def expand_key(t: Any, x: Any, key: Any) -> list[Any]:
@@ -165,15 +165,28 @@ def _where_method(t: Any, x: Any, condition: Any, other: Any) -> Any:
 def _index_select(t: Any, x: Any, dim: int, index: Any) -> Any:
     rank = rank_of(t, index)
     if rank > 1:
-        t.fail("TSR0215", f"index_select with an index of rank {rank}", Blame(2, None, f"has rank {rank}"), helps=["use `take`"])
+        t.fail(
+            "TSR0215",
+            f"index_select with an index of rank {rank}",
+            Blame(2, None, f"has rank {rank}"),
+            helps=["use `take`"],
+        )
     index = t.unsqueeze(index, 0) if rank == 0 else index
     if rank_of(t, x) == 0:
         return t.reshape(t.take(t.reshape(x, 1), index, 0))
     return t.take(x, index, axis_of(t, x, dim))
 
 
-def _embedding(t: Any, x: Any, weight: Any, padding_idx: Any = None, max_norm: Any = None, norm_type: Any = 2.0,
-               scale_grad_by_freq: bool = False, sparse: bool = False) -> Any:  # fmt: skip
+def _embedding(
+    t: Any,
+    x: Any,
+    weight: Any,
+    padding_idx: Any = None,
+    max_norm: Any = None,
+    norm_type: Any = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Any:
     if max_norm is not None:
         t.not_covered("embedding that renormalises its table")
     return t.take(weight, x, 0)
@@ -185,7 +198,11 @@ def _take_along_dim(t: Any, x: Any, indices: Any, dim: int | None = None) -> Any
     axis = axis_of(t, x, dim)
     a, b = list(t.dims(x)), list(t.dims(indices))
     if len(a) != len(b):
-        t.fail("TSR0215", f"take_along_dim from rank {len(a)} with an index of rank {len(b)}", Blame(1, None, f"has rank {len(b)}"))
+        t.fail(
+            "TSR0215",
+            f"take_along_dim from rank {len(a)} with an index of rank {len(b)}",
+            Blame(1, None, f"has rank {len(b)}"),
+        )
     for n in range(len(a)):
         if n != axis:
             a[n] = b[n] = b[n] if a[n] is ONE else a[n]
@@ -215,41 +232,49 @@ def _slice_scatter(t: Any, x: Any, src: Any, dim: int = 0, start: Any = None, en
     return t.slice_update(x, src, dim, start, end, step)
 
 
-def _c(name: str, signature: str, doc: str, define: Any, torch: Sequence[str], samples_: Any,
-       methods: tuple[str, ...] | None = None) -> OpRecord:  # fmt: skip
-    return OpRecord(name, Kind.COMPOSITE, signature, doc, define=define, torch=tuple(torch),
-                    methods=(name,) if methods is None else methods, samples=samples_)  # fmt: skip
-
-
 _X, _M = T(("B", "S", "D")), T(("S", "D"))
 _MASK = T(("S", "D"), "bool", "bool")
 _IDS = T((2, 3), "int64", 4)
-_KEYS = (0, -1, slice(1, None), (slice(None), 2), (Ellipsis, 0), (None, slice(None, -1)), (slice(None), slice(None, None, 2)),
+_KEYS = (0, -1, slice(1, None), (slice(None), 2), (Ellipsis, 0), (None, slice(None, -1)),
+         (slice(None), slice(None, None, 2)),
          (slice(None), None, 1, slice(0, 2)), Ellipsis)  # fmt: skip
 
 OPS: tuple[OpRecord, ...] = (
-    _c("getitem", "x: tensor, key: any", "Indexing as Python writes it: `x[key]`.", _getitem, ("torch.Tensor.__getitem__",),
-       samples(*(call(_X, key) for key in _KEYS), call(_X, (slice(None), _IDS)), call(_X, (T((3,), "int64", 2), slice(None), T((3,), "int64", 4))),
+    composite("getitem", "x: tensor, key: any", "Indexing as Python writes it: `x[key]`.", _getitem,
+       ("torch.Tensor.__getitem__",),
+       samples(*(call(_X, key) for key in _KEYS), call(_X, (slice(None), _IDS)),
+               call(_X, (T((3,), "int64", 2), slice(None), T((3,), "int64", 4))),
                call(_X, (0, slice(None), T((3,), "int64", 4))), call(_M, [0, 2])), ("__getitem__",)),
-    _c("setitem", "x: tensor, key: any, value: tensor", "A new tensor with the indexed part replaced.", _setitem, (),
-       samples(call(_X, (slice(None), 1), 0.5), call(_X, (Ellipsis, slice(0, None, 2)), T(("B", "S", 2))), call(_M, _MASK, 0.0),
+    composite("setitem", "x: tensor, key: any, value: tensor", "A new tensor with the indexed part replaced.", _setitem,
+              (),
+       samples(call(_X, (slice(None), 1), 0.5), call(_X, (Ellipsis, slice(0, None, 2)), T(("B", "S", 2))),
+               call(_M, _MASK, 0.0),
                call(_X, (slice(None), slice(1, 3), 0), T((2,))), call(_M, T((2,), "int64", "perm"), T((2, "D")))), ()),
-    _c("masked_fill", "x: tensor, mask: tensor, value: tensor", "`value` where the mask holds.", _masked_fill,
-       torch_names("masked_fill", "t", "m"), samples(call(_X, _MASK, -1.0), call(T(("S", "D"), "bf16"), _MASK, float("-inf")))),
-    _c("where_method", "x: tensor, condition: tensor, other: tensor", "`x` where the condition holds: the method form of `where`.",
+    composite("masked_fill", "x: tensor, mask: tensor, value: tensor", "`value` where the mask holds.", _masked_fill,
+       function_and_method("masked_fill"), samples(call(_X, _MASK, -1.0),
+                                                     call(T(("S", "D"), "bf16"), _MASK, float("-inf")))),
+    composite("where_method", "x: tensor, condition: tensor, other: tensor",
+       "`x` where the condition holds: the method form of `where`.",
        _where_method, ("torch.Tensor.where",), samples(call(_M, _MASK, 0.0)), ("where",)),
-    _c("index_select", "x: tensor, dim: dim, index: tensor", "Positions of one axis by number.", _index_select,
-       torch_names("index_select", "t", "m"), samples(call(_X, 1, T((3,), "int64", 5)))),
-    _c("embedding", "x: tensor, weight: tensor, padding_idx: any = None, max_norm: any = None, norm_type: any = 2.0, "
+    composite("index_select", "x: tensor, dim: dim, index: tensor", "Positions of one axis by number.", _index_select,
+       function_and_method("index_select"), samples(call(_X, 1, T((3,), "int64", 5)))),
+    composite("embedding",
+              "x: tensor, weight: tensor, padding_idx: any = None, max_norm: any = None, norm_type: any = 2.0, "
        "scale_grad_by_freq: bool = False, sparse: bool = False", "Rows of a table by number.", _embedding,
-       ("torch.nn.functional.embedding",), samples(call(_IDS, T((4, "D"))), call(T(("B",), "int32", 4), T((4, "D"), "bf16"), 1)), ()),
-    _c("take_along_dim", "x: tensor, indices: tensor, dim: dim = None", "gather with broadcasting.", _take_along_dim,
-       torch_names("take_along_dim", "t", "m"), samples(call(_X, T((1, 3, "D"), "int64", 5), 1), call(_M, T((3,), "int64", 9)))),
-    _c("index_fill", "x: tensor, dim: dim, index: tensor, value: tensor", "Positions of one axis filled.", _index_fill,
-       torch_names("index_fill", "t", "m"), samples(call(_X, 1, T((2,), "int64", 5), 2.0))),
-    _c("select_scatter", "x: tensor, src: tensor, dim: dim, index: size", "One position of an axis replaced.", _select_scatter,
-       torch_names("select_scatter", "t", "m"), samples(call(_X, T(("B", "D")), 1, 2))),
-    _c("slice_scatter", "x: tensor, src: tensor, dim: dim = 0, start: size = None, end: size = None, step: size = 1",
-       "A slice of an axis replaced.", _slice_scatter, torch_names("slice_scatter", "t", "m"),
+       ("torch.nn.functional.embedding",), samples(call(_IDS, T((4, "D"))),
+                                                   call(T(("B",), "int32", 4), T((4, "D"), "bf16"), 1)), ()),
+    composite("take_along_dim", "x: tensor, indices: tensor, dim: dim = None", "gather with broadcasting.",
+              _take_along_dim,
+       function_and_method("take_along_dim"), samples(call(_X, T((1, 3, "D"), "int64", 5), 1),
+                                                        call(_M, T((3,), "int64", 9)))),
+    composite("index_fill", "x: tensor, dim: dim, index: tensor, value: tensor", "Positions of one axis filled.",
+              _index_fill,
+       function_and_method("index_fill"), samples(call(_X, 1, T((2,), "int64", 5), 2.0))),
+    composite("select_scatter", "x: tensor, src: tensor, dim: dim, index: size", "One position of an axis replaced.",
+       _select_scatter,
+       function_and_method("select_scatter"), samples(call(_X, T(("B", "D")), 1, 2))),
+    composite("slice_scatter",
+              "x: tensor, src: tensor, dim: dim = 0, start: size = None, end: size = None, step: size = 1",
+       "A slice of an axis replaced.", _slice_scatter, function_and_method("slice_scatter"),
        samples(call(_X, T(("B", 2, "D")), 1, 1, 3))),
 )  # fmt: skip

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from tessera.ir.dialects.composite_shape import axis_of, rank_of
 from tessera.ir.dialects.contract import meet
-from tessera.ir.dialects.rules import torch_names
+from tessera.ir.dialects.rules import composite, function_and_method, torch_names
 from tessera.ir.dialects.samples import T, call, samples
 from tessera.ir.dim import product
 from tessera.ir.infer import Blame
-from tessera.ir.record import Kind, OpRecord
+from tessera.ir.record import OpRecord
 
 
 def _ranks(t: Any, what: str, *wanted: tuple[Any, int]) -> None:
     for number, (x, rank) in enumerate(wanted):
         if rank_of(t, x) != rank:
-            t.fail("TSR0204", f"{what} with a rank-{rank_of(t, x)} operand", Blame(number, None, f"has rank {rank_of(t, x)}, not {rank}"))
+            t.fail(
+                "TSR0204",
+                f"{what} with a rank-{rank_of(t, x)} operand",
+                Blame(number, None, f"has rank {rank_of(t, x)}, not {rank}"),
+            )
 
 
 def _of_ranks(name: str, left: int, right: int) -> Any:
@@ -82,7 +85,8 @@ def _linear(t: Any, x: Any, weight: Any, bias: Any = None) -> Any:
     k, j = t.dims(x)[-1], t.dims(weight)[-1]
     swapped = [f"linear takes a weight of [out, in]: the transposed one, `.T`, has `{t.dims(weight)[0]}` last"]
     t.context.equal(k, j, "TSR0201", meet(k, j), Blame(0, rank_of(t, x) - 1, f"`{k}`, last dim"),
-                    Blame(1, rank - 1, f"`{j}`, last dim"), helps=swapped if k is t.dims(weight)[0] else [])  # fmt: skip
+                    Blame(1, rank - 1, f"`{j}`, last dim"),
+                    helps=swapped if k is t.dims(weight)[0] else [])  # fmt: skip
     y = t.matmul(x, weight if rank == 1 else t.transpose(weight, 0, 1))
     return y if bias is None else t.add(y, bias)
 
@@ -121,7 +125,9 @@ def _kron(t: Any, x: Any, other: Any) -> Any:
 def _cross(t: Any, x: Any, other: Any, dim: int | None = None) -> Any:
     axis = axis_of(t, x, -1 if dim is None else dim)
     three = t.dims(x)[axis]
-    t.context.equal(three, t.size(3), "TSR0202", f"cross product of dimension `{three}`", Blame(0, axis, f"`{three}` is not 3"))
+    t.context.equal(
+        three, t.size(3), "TSR0202", f"cross product of dimension `{three}`", Blame(0, axis, f"`{three}` is not 3")
+    )
 
     def turned(v: Any, by: int) -> Any:
         return t.roll(v, -by, axis)
@@ -167,49 +173,69 @@ def _block_diag(t: Any, *tensors: Any) -> Any:
     return t.cat(rows, 0)
 
 
-def _c(name: str, signature: str, doc: str, define: Any, torch: Sequence[str], samples_: Any,
-       methods: tuple[str, ...] | None = None) -> OpRecord:  # fmt: skip
-    return OpRecord(name, Kind.COMPOSITE, signature, doc, define=define, torch=tuple(torch),
-                    methods=(name,) if methods is None else methods, samples=samples_)  # fmt: skip
-
-
-def _tm(name: str, *also: str) -> tuple[str, ...]:
-    return (*torch_names(name, "t", "m"), *(d for n in also for d in torch_names(n, "t", "m")))
-
-
 _PAIR = "x: tensor, other: tensor"
 _ADD = "x: tensor, a: tensor, b: tensor, *, beta: tensor = 1, alpha: tensor = 1"
 _M, _N, _V, _W = T(("S", "D")), T(("D", "K")), T(("D",)), T(("K",))
 _A, _B = T(("B", "S", "D")), T(("B", "D", "K"))
 
 OPS: tuple[OpRecord, ...] = (
-    _c("mm", _PAIR, "Product of two matrices.", _of_ranks("mm", 2, 2), _tm("mm"), samples(call(_M, _N))),
-    _c("mv", _PAIR, "Matrix times vector.", _of_ranks("mv", 2, 1), _tm("mv"), samples(call(_M, _V))),
-    _c("dot", _PAIR, "Product of two vectors.", _of_ranks("dot", 1, 1), _tm("dot", "vdot"), samples(call(_V, _V)), ("dot", "vdot")),
-    _c("bmm", _PAIR, "Products of two stacks of matrices.", _bmm, _tm("bmm"), samples(call(_A, _B), call(T(("B", 3, "D"), "bf16"), T(("B", "D", 2), "bf16")))),
-    _c("outer", _PAIR, "Every product of an element of each vector.", _outer, _tm("outer", "ger"), samples(call(_V, _W)), ("outer", "ger")),
-    _c("inner", _PAIR, "Sums of products along the last axes.", _inner, _tm("inner"), samples(call(_A, _M), call(_V, _V), call(_V, T(())))),
-    _c("vecdot", f"{_PAIR}, *, dim: dim = -1", "Sums of products along one axis.", _vecdot, ("torch.linalg.vecdot",), samples(call(_A, _V), call(_A, _A, dim=1)), ()),
-    _c("addmm", _ADD, "beta x + alpha a b for matrices.", _added(_of_ranks("addmm", 2, 2)), _tm("addmm"),
+    composite("mm", _PAIR, "Product of two matrices.", _of_ranks("mm", 2, 2), function_and_method("mm"),
+              samples(call(_M, _N))),
+    composite("mv", _PAIR, "Matrix times vector.", _of_ranks("mv", 2, 1), function_and_method("mv"),
+              samples(call(_M, _V))),
+    composite("dot", _PAIR, "Product of two vectors.", _of_ranks("dot", 1, 1), function_and_method("dot", "vdot"),
+              samples(call(_V, _V)),
+       ("dot", "vdot")),
+    composite("bmm", _PAIR, "Products of two stacks of matrices.", _bmm, function_and_method("bmm"),
+       samples(call(_A, _B), call(T(("B", 3, "D"), "bf16"), T(("B", "D", 2), "bf16")))),
+    composite("outer", _PAIR, "Every product of an element of each vector.", _outer,
+              function_and_method("outer", "ger"),
+       samples(call(_V, _W)), ("outer", "ger")),
+    composite("inner", _PAIR, "Sums of products along the last axes.", _inner, function_and_method("inner"),
+       samples(call(_A, _M), call(_V, _V), call(_V, T(())))),
+    composite("vecdot", f"{_PAIR}, *, dim: dim = -1", "Sums of products along one axis.", _vecdot,
+              ("torch.linalg.vecdot",),
+       samples(call(_A, _V), call(_A, _A, dim=1)), ()),
+    composite("addmm", _ADD, "beta x + alpha a b for matrices.", _added(_of_ranks("addmm", 2, 2)),
+              function_and_method("addmm"),
        samples(call(_W, _M, _N), call(T(("S", "K")), _M, _N, beta=0.5, alpha=2.0))),
-    _c("addmv", _ADD, "beta x + alpha a b for a matrix and a vector.", _added(_of_ranks("addmv", 2, 1)), _tm("addmv"), samples(call(T(("S",)), _M, _V))),
-    _c("baddbmm", _ADD, "beta x + alpha a b for stacks of matrices.", _added(_bmm), _tm("baddbmm"), samples(call(T(("B", "S", "K")), _A, _B, beta=0.5))),
-    _c("addbmm", _ADD, "beta x + alpha times the sum of the products of a stack.", _added(_addbmm_product), _tm("addbmm"), samples(call(T(("S", "K")), _A, _B))),
-    _c("addr", _ADD, "beta x + alpha times an outer product.", _added(_outer), _tm("addr"), samples(call(_N, _V, _W, alpha=0.5))),
-    _c("linear", "x: tensor, weight: tensor, bias: tensor? = None", "x Wᵀ + bias, for a weight of [out, in].", _linear, ("torch.nn.functional.linear",),
-       samples(call(_A, T(("K", "D"))), call(T(("B", "S", "D"), "bf16"), T(("K", "D"), "bf16"), T(("K",), "bf16")), call(_V, T(("K", "D")))), ()),
-    _c("bilinear", "x: tensor, x2: tensor, weight: tensor, bias: tensor? = None", "x W y + bias, one W per output.", _bilinear,
+    composite("addmv", _ADD, "beta x + alpha a b for a matrix and a vector.", _added(_of_ranks("addmv", 2, 1)),
+              function_and_method("addmv"),
+       samples(call(T(("S",)), _M, _V))),
+    composite("baddbmm", _ADD, "beta x + alpha a b for stacks of matrices.", _added(_bmm),
+              function_and_method("baddbmm"),
+       samples(call(T(("B", "S", "K")), _A, _B, beta=0.5))),
+    composite("addbmm", _ADD, "beta x + alpha times the sum of the products of a stack.", _added(_addbmm_product),
+       function_and_method("addbmm"), samples(call(T(("S", "K")), _A, _B))),
+    composite("addr", _ADD, "beta x + alpha times an outer product.", _added(_outer), function_and_method("addr"),
+       samples(call(_N, _V, _W, alpha=0.5))),
+    composite("linear", "x: tensor, weight: tensor, bias: tensor? = None", "x Wᵀ + bias, for a weight of [out, in].",
+              _linear,
+       ("torch.nn.functional.linear",),
+       samples(call(_A, T(("K", "D"))), call(T(("B", "S", "D"), "bf16"), T(("K", "D"), "bf16"), T(("K",), "bf16")),
+               call(_V, T(("K", "D")))), ()),
+    composite("bilinear", "x: tensor, x2: tensor, weight: tensor, bias: tensor? = None",
+              "x W y + bias, one W per output.",
+       _bilinear,
        torch_names("bilinear", "f", "t"), samples(call(_M, T(("S", "K")), T((2, "D", "K")), T((2,)))), ()),
-    _c("tensordot", f"{_PAIR}, dims: any = 2", "Sums of products over several axes.", _tensordot, ("torch.tensordot",),
+    composite("tensordot", f"{_PAIR}, dims: any = 2", "Sums of products over several axes.", _tensordot,
+              ("torch.tensordot",),
        samples(call(_A, T(("S", "D", "K"))), call(_A, _B, ([0, 2], [0, 1]))), ()),
-    _c("kron", _PAIR, "Kronecker product.", _kron, _tm("kron"), samples(call(_M, T((2, 3))), call(_V, _M))),
-    _c("cross", f"{_PAIR}, dim: dim = None", "Cross product along an axis of size 3.", _cross, ("torch.linalg.cross", *_tm("cross")),
+    composite("kron", _PAIR, "Kronecker product.", _kron, function_and_method("kron"),
+              samples(call(_M, T((2, 3))), call(_V, _M))),
+    composite("cross", f"{_PAIR}, dim: dim = None", "Cross product along an axis of size 3.", _cross,
+       ("torch.linalg.cross", *function_and_method("cross")),
        samples(call(T(("B", 3)), T(("B", 3)), dim=1))),
-    _c("multi_dot", "*tensors: tensors", "Product of several matrices, left to right.", _multi_dot, ("torch.linalg.multi_dot",),
+    composite("multi_dot", "*tensors: tensors", "Product of several matrices, left to right.", _multi_dot,
+       ("torch.linalg.multi_dot",),
        samples(call((_M, _N, T(("K", 2))))), ()),
-    _c("matrix_power", "x: tensor, n: int", "A matrix multiplied with itself.", _matrix_power, ("torch.linalg.matrix_power", *_tm("matrix_power")),
+    composite("matrix_power", "x: tensor, n: int", "A matrix multiplied with itself.", _matrix_power,
+       ("torch.linalg.matrix_power", *function_and_method("matrix_power")),
        samples(call(T(("D", "D")), 3), call(T(("B", "D", "D")), 0))),
-    _c("cdist", "x: tensor, x2: tensor, p: any = 2.0, compute_mode: any = None", "Distances between all rows.", _cdist, ("torch.cdist",),
+    composite("cdist", "x: tensor, x2: tensor, p: any = 2.0, compute_mode: any = None", "Distances between all rows.",
+              _cdist,
+       ("torch.cdist",),
        samples(call(_A, T(("B", "K", "D"))), call(_M, T(("K", "D")), 1.0)), ()),
-    _c("block_diag", "*tensors: tensors", "Matrices along a diagonal.", _block_diag, ("torch.block_diag",), samples(call(_M, T((2, 3)), _V)), ()),
+    composite("block_diag", "*tensors: tensors", "Matrices along a diagonal.", _block_diag, ("torch.block_diag",),
+       samples(call(_M, T((2, 3)), _V)), ()),
 )  # fmt: skip

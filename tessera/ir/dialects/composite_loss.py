@@ -68,8 +68,16 @@ def _weighted(t: Any, loss: Any, share: Any, reduction: str) -> Any:
     return t.sum(loss) if reduction == "sum" else t.div(t.sum(loss), t.sum(share))
 
 
-def _nll_loss(t: Any, x: Any, target: Any, weight: Any = None, size_average: Any = None, ignore_index: Any = -100,
-              reduce: Any = None, reduction: str = "mean") -> Any:  # fmt: skip
+def _nll_loss(
+    t: Any,
+    x: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: Any = None,
+    ignore_index: Any = -100,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Any:
     _check_classes(t, x, target)
     need_float(t, x, "nll_loss")
     safe = t.where(t.ne(target, ignore_index), target, 0)
@@ -78,8 +86,17 @@ def _nll_loss(t: Any, x: Any, target: Any, weight: Any = None, size_average: Any
     return t.cast(_weighted(t, loss, share, reduction_of(t, reduction, size_average, reduce)), t.dtype_of(x))
 
 
-def _cross_entropy(t: Any, x: Any, target: Any, weight: Any = None, size_average: Any = None, ignore_index: Any = -100,
-                   reduce: Any = None, reduction: str = "mean", label_smoothing: Any = 0.0) -> Any:  # fmt: skip
+def _cross_entropy(
+    t: Any,
+    x: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: Any = None,
+    ignore_index: Any = -100,
+    reduce: Any = None,
+    reduction: str = "mean",
+    label_smoothing: Any = 0.0,
+) -> Any:
     """log(sum(exp(x - m))) - (x[target] - m) with m the largest score; or with class probabilities as targets."""
     need_float(t, x, "cross_entropy")
     reduction = reduction_of(t, reduction, size_average, reduce)
@@ -101,7 +118,9 @@ def _cross_entropy(t: Any, x: Any, target: Any, weight: Any = None, size_average
     return t.cast(result, kind)
 
 
-def _smoothed(t: Any, hard: Any, spread: Any, share: Any, weight: Any, reduction: str, smoothing: float, axis: int) -> Any:
+def _smoothed(
+    t: Any, hard: Any, spread: Any, share: Any, weight: Any, reduction: str, smoothing: float, axis: int
+) -> Any:
     """Part of the target spread evenly over the classes (``spread`` is -log p of each)."""
     if weight is not None:
         spread = t.mul(spread, _along(t, wide(t, weight), t.type_of(spread).rank, axis))
@@ -133,8 +152,17 @@ def _soft_targets(t: Any, x: Any, target: Any, weight: Any, reduction: str, smoo
 def _elementwise(define: Any) -> Any:
     """A loss per element, then the reduction."""
 
-    def loss(t: Any, x: Any, target: Any, size_average: Any = None, reduce: Any = None, reduction: str = "mean", *,
-             weight: Any = None, **options: Any) -> Any:  # fmt: skip
+    def loss(
+        t: Any,
+        x: Any,
+        target: Any,
+        size_average: Any = None,
+        reduce: Any = None,
+        reduction: str = "mean",
+        *,
+        weight: Any = None,
+        **options: Any,
+    ) -> Any:
         each = define(t, x, target, **options)
         each = each if weight is None else t.mul(each, weight)
         return reduced(t, each, reduction_of(t, reduction, size_average, reduce))
@@ -150,8 +178,9 @@ def _l1(t: Any, x: Any, target: Any) -> Any:
     return t.abs(t.sub(x, target))
 
 
-def _smooth_l1(t: Any, x: Any, target: Any, size_average: Any = None, reduce: Any = None, reduction: str = "mean",
-               beta: Any = 1.0) -> Any:  # fmt: skip
+def _smooth_l1(
+    t: Any, x: Any, target: Any, size_average: Any = None, reduce: Any = None, reduction: str = "mean", beta: Any = 1.0
+) -> Any:
     distance = t.abs(t.sub(x, target))
     if isinstance(beta, int | float) and beta == 0:
         each = distance
@@ -169,8 +198,15 @@ def _huber(t: Any, x: Any, target: Any, reduction: str = "mean", delta: Any = 1.
     return reduced(t, each, reduction_of(t, reduction))
 
 
-def _bce(t: Any, x: Any, target: Any, weight: Any = None, size_average: Any = None, reduce: Any = None,
-         reduction: str = "mean") -> Any:  # fmt: skip
+def _bce(
+    t: Any,
+    x: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Any:
     """Logarithms are held above -100, as in torch."""
     yes, no = t.maximum(t.log(x), -100.0), t.maximum(t.log1p(t.neg(x)), -100.0)
     each = t.sub(t.mul(t.sub(target, 1.0), no), t.mul(target, yes))
@@ -178,8 +214,16 @@ def _bce(t: Any, x: Any, target: Any, weight: Any = None, size_average: Any = No
     return reduced(t, each, reduction_of(t, reduction, size_average, reduce))
 
 
-def _bce_with_logits(t: Any, x: Any, target: Any, weight: Any = None, size_average: Any = None, reduce: Any = None,
-                     reduction: str = "mean", pos_weight: Any = None) -> Any:  # fmt: skip
+def _bce_with_logits(
+    t: Any,
+    x: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+    pos_weight: Any = None,
+) -> Any:
     each = t.mul(t.sub(1.0, target), x)
     positive = t.logsigmoid(x)
     if pos_weight is None:
@@ -190,20 +234,39 @@ def _bce_with_logits(t: Any, x: Any, target: Any, weight: Any = None, size_avera
     return reduced(t, each, reduction_of(t, reduction, size_average, reduce))
 
 
-def _kl_div(t: Any, x: Any, target: Any, size_average: Any = None, reduce: Any = None, reduction: str = "mean",
-            log_target: bool = False) -> Any:  # fmt: skip
-    reduction = reduction_of(t, reduction, size_average, reduce)
+def _kl_term(t: Any, x: Any, target: Any, log_target: bool) -> Any:
     if log_target:
-        each = t.mul(t.exp(target), t.sub(target, x))
-    else:
-        each = t.sub(t.xlogy(target, target), t.mul(target, x))
+        return t.mul(t.exp(target), t.sub(target, x))
+    return t.sub(t.xlogy(target, target), t.mul(target, x))
+
+
+def _kl_div(
+    t: Any,
+    x: Any,
+    target: Any,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+    log_target: bool = False,
+) -> Any:
+    reduction = reduction_of(t, reduction, size_average, reduce)
+    each = _kl_term(t, x, target, log_target)
     if reduction == "batchmean":
         return t.div(t.sum(each), t.dims(x)[0])
     return reduced(t, each, reduction)
 
 
-def _poisson_nll(t: Any, x: Any, target: Any, log_input: bool = True, full: bool = False, size_average: Any = None,
-                 eps: Any = 1e-8, reduce: Any = None, reduction: str = "mean") -> Any:  # fmt: skip
+def _poisson_nll(
+    t: Any,
+    x: Any,
+    target: Any,
+    log_input: bool = True,
+    full: bool = False,
+    size_average: Any = None,
+    eps: Any = 1e-8,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Any:
     each = t.sub(t.exp(x), t.mul(target, x)) if log_input else t.sub(x, t.mul(target, t.log(t.add(x, eps))))
     if full:
         stirling = t.add(t.sub(t.mul(target, t.log(target)), target), t.mul(0.5, t.log(t.mul(2.0 * math.pi, target))))
@@ -211,7 +274,9 @@ def _poisson_nll(t: Any, x: Any, target: Any, log_input: bool = True, full: bool
     return reduced(t, each, reduction_of(t, reduction, size_average, reduce))
 
 
-def _gaussian_nll(t: Any, x: Any, target: Any, var: Any, full: bool = False, eps: Any = 1e-6, reduction: str = "mean") -> Any:
+def _gaussian_nll(
+    t: Any, x: Any, target: Any, var: Any, full: bool = False, eps: Any = 1e-6, reduction: str = "mean"
+) -> Any:
     if t.type_of(var).rank == t.type_of(x).rank - 1:
         var = t.unsqueeze(var, -1)
     var = t.maximum(var, eps)
@@ -224,21 +289,44 @@ def _soft_margin(t: Any, x: Any, target: Any) -> Any:
     return t.softplus(t.neg(t.mul(target, x)))
 
 
-def _hinge_embedding(t: Any, x: Any, target: Any, margin: Any = 1.0, size_average: Any = None, reduce: Any = None,
-                     reduction: str = "mean") -> Any:  # fmt: skip
+def _hinge_embedding(
+    t: Any,
+    x: Any,
+    target: Any,
+    margin: Any = 1.0,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Any:
     apart = t.where(t.eq(target, 1), 0.0, t.maximum(t.sub(margin, x), 0.0))
     near = t.where(t.eq(target, -1), 0.0, x)
     return reduced(t, t.add(apart, near), reduction_of(t, reduction, size_average, reduce))
 
 
-def _margin_ranking(t: Any, x: Any, x2: Any, target: Any, margin: Any = 0.0, size_average: Any = None, reduce: Any = None,
-                    reduction: str = "mean") -> Any:  # fmt: skip
+def _margin_ranking(
+    t: Any,
+    x: Any,
+    x2: Any,
+    target: Any,
+    margin: Any = 0.0,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Any:
     each = t.maximum(t.add(t.mul(t.neg(target), t.sub(x, x2)), margin), 0.0)
     return reduced(t, each, reduction_of(t, reduction, size_average, reduce))
 
 
-def _cosine_embedding(t: Any, x: Any, x2: Any, target: Any, margin: Any = 0.0, size_average: Any = None, reduce: Any = None,
-                      reduction: str = "mean") -> Any:  # fmt: skip
+def _cosine_embedding(
+    t: Any,
+    x: Any,
+    x2: Any,
+    target: Any,
+    margin: Any = 0.0,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Any:
     inner = t.sum(t.mul(x, x2), -1)
     tiny = 1e-12
     lengths = t.mul(t.add(t.sum(t.square(x), -1), tiny), t.add(t.sum(t.square(x2), -1), tiny))
@@ -248,8 +336,19 @@ def _cosine_embedding(t: Any, x: Any, x2: Any, target: Any, margin: Any = 0.0, s
     return reduced(t, t.add(same, other), reduction_of(t, reduction, size_average, reduce))
 
 
-def _triplet_margin(t: Any, x: Any, positive: Any, negative: Any, margin: Any = 1.0, p: Any = 2.0, eps: Any = 1e-6,
-                    swap: bool = False, size_average: Any = None, reduce: Any = None, reduction: str = "mean") -> Any:  # fmt: skip
+def _triplet_margin(
+    t: Any,
+    x: Any,
+    positive: Any,
+    negative: Any,
+    margin: Any = 1.0,
+    p: Any = 2.0,
+    eps: Any = 1e-6,
+    swap: bool = False,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Any:
     near, far = t.pairwise_distance(x, positive, p, eps), t.pairwise_distance(x, negative, p, eps)
     if swap:
         far = t.minimum(far, t.pairwise_distance(positive, negative, p, eps))
@@ -257,8 +356,15 @@ def _triplet_margin(t: Any, x: Any, positive: Any, negative: Any, margin: Any = 
     return reduced(t, each, reduction_of(t, reduction, size_average, reduce))
 
 
-def _multilabel_soft_margin(t: Any, x: Any, target: Any, weight: Any = None, size_average: Any = None, reduce: Any = None,
-                            reduction: str = "mean") -> Any:  # fmt: skip
+def _multilabel_soft_margin(
+    t: Any,
+    x: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Any:
     each = t.neg(t.add(t.mul(target, t.logsigmoid(x)), t.mul(t.sub(1.0, target), t.logsigmoid(t.neg(x)))))
     each = each if weight is None else t.mul(each, weight)
     return reduced(t, t.mean(each, -1), reduction_of(t, reduction, size_average, reduce))
@@ -277,49 +383,65 @@ def _c(name: str, signature: str, doc: str, define: Any, samples_: Any, also: tu
 
 
 def _pairs(*more: Any) -> Any:
-    return samples(call(_X, _X), call(_X, _X, reduction="none"), call(T(("B", "D"), "bf16"), T(("B", "D"), "bf16"), reduction="sum"),
+    return samples(call(_X, _X), call(_X, _X, reduction="none"),
+                   call(T(("B", "D"), "bf16"), T(("B", "D"), "bf16"), reduction="sum"),
                    *more)  # fmt: skip
 
 
 _TARGET = T(("B",), "int64", 4)
 
 OPS: tuple[OpRecord, ...] = (
-    _c("cross_entropy", f"{_CLASSES}, label_smoothing: any = 0.0", "Negative log-likelihood of softmax scores.", _cross_entropy,
+    _c("cross_entropy", f"{_CLASSES}, label_smoothing: any = 0.0", "Negative log-likelihood of softmax scores.",
+       _cross_entropy,
        samples(call(_X, _TARGET), call(T(("B", "D"), "bf16"), _TARGET, reduction="none"),
                call(T(("B", 4, "S")), T(("B", "S"), "int64", 4), T((4,), domain=(0.5, 2.0)), ignore_index=1),
                call(_X, _TARGET, label_smoothing=0.1), call(_X, _PROBABILITY, reduction="sum"))),
     _c("nll_loss", _CLASSES, "Negative log-likelihood of given log-probabilities.", _nll_loss,
-       samples(call(_X, _TARGET), call(_X, _TARGET, ignore_index=2, reduction="sum"), call(T((4,)), T((), "int64", 4)))),
+       samples(call(_X, _TARGET), call(_X, _TARGET, ignore_index=2, reduction="sum"),
+               call(T((4,)), T((), "int64", 4)))),
     _c("mse_loss", f"x: tensor, target: tensor, {_LEGACY}, *, weight: tensor? = None", "Squared difference.",
        _elementwise(_mse), _pairs()),
-    _c("l1_loss", f"x: tensor, target: tensor, {_LEGACY}, *, weight: tensor? = None", "Absolute difference.", _elementwise(_l1), _pairs()),
-    _c("smooth_l1_loss", f"x: tensor, target: tensor, {_LEGACY}, beta: tensor = 1.0", "Squared near 0, absolute beyond beta.",
+    _c("l1_loss", f"x: tensor, target: tensor, {_LEGACY}, *, weight: tensor? = None", "Absolute difference.",
+       _elementwise(_l1), _pairs()),
+    _c("smooth_l1_loss", f"x: tensor, target: tensor, {_LEGACY}, beta: tensor = 1.0",
+       "Squared near 0, absolute beyond beta.",
        _smooth_l1, _pairs(call(_X, _X, beta=0.5))),
     _c("huber_loss", "x: tensor, target: tensor, reduction: str = 'mean', delta: tensor = 1.0, weight: tensor? = None",
        "Squared near 0, linear beyond delta.", _huber, _pairs(call(_X, _X, delta=2.0))),
     _c("binary_cross_entropy", f"x: tensor, target: tensor, weight: tensor? = None, {_LEGACY}",
        "Negative log-likelihood of probabilities of yes.", _bce,
        samples(call(_PROBABILITY, _PROBABILITY), call(_PROBABILITY, _PROBABILITY, T(("D",)), reduction="sum"))),
-    _c("binary_cross_entropy_with_logits", f"x: tensor, target: tensor, weight: tensor? = None, {_LEGACY}, pos_weight: tensor? = None",
+    _c("binary_cross_entropy_with_logits",
+       f"x: tensor, target: tensor, weight: tensor? = None, {_LEGACY}, pos_weight: tensor? = None",
        "Negative log-likelihood of scores for yes.", _bce_with_logits,
-       samples(call(_X, _PROBABILITY), call(_X, _PROBABILITY, pos_weight=T(("D",), domain=(0.5, 2.0)), reduction="none"))),
-    _c("kl_div", f"x: tensor, target: tensor, {_LEGACY}, log_target: bool = False", "Kullback-Leibler divergence from log-probabilities.",
+       samples(call(_X, _PROBABILITY), call(_X, _PROBABILITY, pos_weight=T(("D",), domain=(0.5, 2.0)),
+                                            reduction="none"))),
+    _c("kl_div", f"x: tensor, target: tensor, {_LEGACY}, log_target: bool = False",
+       "Kullback-Leibler divergence from log-probabilities.",
        _kl_div, samples(call(_X, _PROBABILITY, reduction="batchmean"), call(_X, _X, reduction="sum", log_target=True))),
-    _c("poisson_nll_loss", "x: tensor, target: tensor, log_input: bool = True, full: bool = False, size_average: any = None, "
-       "eps: tensor = 1e-08, reduce: any = None, reduction: str = 'mean'", "Negative log-likelihood of counts.", _poisson_nll,
+    _c("poisson_nll_loss",
+       "x: tensor, target: tensor, log_input: bool = True, full: bool = False, size_average: any = None, "
+       "eps: tensor = 1e-08, reduce: any = None, reduction: str = 'mean'", "Negative log-likelihood of counts.",
+       _poisson_nll,
        samples(call(_X, T(("B", "D"), domain=(0.5, 5.0)), full=True), call(_PROBABILITY, _PROBABILITY, False))),
-    _c("gaussian_nll_loss", "x: tensor, target: tensor, var: tensor, full: bool = False, eps: tensor = 1e-06, reduction: str = 'mean'",
-       "Negative log-likelihood under a normal distribution.", _gaussian_nll, samples(call(_X, _X, _PROBABILITY, full=True))),
-    _c("soft_margin_loss", f"x: tensor, target: tensor, {_LEGACY}", "log(1 + exp(-target x)).", _elementwise(_soft_margin),
+    _c("gaussian_nll_loss",
+       "x: tensor, target: tensor, var: tensor, full: bool = False, eps: tensor = 1e-06, reduction: str = 'mean'",
+       "Negative log-likelihood under a normal distribution.", _gaussian_nll,
+       samples(call(_X, _X, _PROBABILITY, full=True))),
+    _c("soft_margin_loss", f"x: tensor, target: tensor, {_LEGACY}", "log(1 + exp(-target x)).",
+       _elementwise(_soft_margin),
        samples(call(_X, _X))),
-    _c("hinge_embedding_loss", f"x: tensor, target: tensor, margin: tensor = 1.0, {_LEGACY}", "Distance, or margin minus distance.",
+    _c("hinge_embedding_loss", f"x: tensor, target: tensor, margin: tensor = 1.0, {_LEGACY}",
+       "Distance, or margin minus distance.",
        _hinge_embedding, samples(call(_X, T(("B", "D"), "f32", "sign")))),
     _c("margin_ranking_loss", f"x: tensor, x2: tensor, target: tensor, margin: tensor = 0.0, {_LEGACY}",
-       "How far two scores are from the wanted order.", _margin_ranking, samples(call(_X, _X, T(("B", "D"), "f32", "sign")))),
+       "How far two scores are from the wanted order.", _margin_ranking,
+       samples(call(_X, _X, T(("B", "D"), "f32", "sign")))),
     _c("cosine_embedding_loss", f"x: tensor, x2: tensor, target: tensor, margin: tensor = 0.0, {_LEGACY}",
        "1 - cosine for pairs that belong together, cosine above the margin for others.", _cosine_embedding,
        samples(call(_X, _X, T(("B",), "f32", "sign")))),
-    _c("triplet_margin_loss", "x: tensor, positive: tensor, negative: tensor, margin: tensor = 1.0, p: any = 2.0, eps: tensor = 1e-06, "
+    _c("triplet_margin_loss",
+       "x: tensor, positive: tensor, negative: tensor, margin: tensor = 1.0, p: any = 2.0, eps: tensor = 1e-06, "
        f"swap: bool = False, {_LEGACY}", "Nearer to the positive than to the negative by a margin.", _triplet_margin,
        samples(call(_X, _X, _X, swap=True))),
     _c("multilabel_soft_margin_loss", f"x: tensor, target: tensor, weight: tensor? = None, {_LEGACY}",

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from tessera.ir.dialects.composite_shape import axis_of
-from tessera.ir.dialects.rules import torch_names
+from tessera.ir.dialects.rules import composite, function_and_method
 from tessera.ir.dialects.samples import T, call, samples
 from tessera.ir.dtype import DType, bf16, bool_, f16, f32, f64, int8, int16, int32, int64, is_dtype_name, uint8
 from tessera.ir.infer import Blame
-from tessera.ir.record import Kind, OpRecord
+from tessera.ir.record import OpRecord
 
 
 def _to(t: Any, x: Any, *args: Any, dtype: Any = None, **_: Any) -> Any:
@@ -75,7 +74,9 @@ def _prelu(t: Any, x: Any, weight: Any) -> Any:
     return t.where(t.gt(x, 0), x, t.mul(weight, x))
 
 
-def _rrelu(t: Any, x: Any, lower: Any = 1.0 / 8, upper: Any = 1.0 / 3, training: bool = False, inplace: bool = False) -> Any:
+def _rrelu(
+    t: Any, x: Any, lower: Any = 1.0 / 8, upper: Any = 1.0 / 3, training: bool = False, inplace: bool = False
+) -> Any:
     if not training:
         return t.leaky_relu(x, (lower + upper) / 2)
     slope = t.add(t.mul(t.rand_like(x), upper - lower), lower)
@@ -129,54 +130,68 @@ def _mul_fp8(t: Any, x: Any, other: Any, scale_a: Any = None, scale_b: Any = Non
     return t.cast(y if scale_out is None else t.div(y, scale_out), t.dtype_of(x))
 
 
-def _c(name: str, signature: str, doc: str, define: Any, torch: Sequence[str], samples_: Any,
-       methods: tuple[str, ...] | None = None) -> OpRecord:  # fmt: skip
-    return OpRecord(name, Kind.COMPOSITE, signature, doc, define=define, torch=tuple(torch),
-                    methods=(name,) if methods is None else methods, samples=samples_)  # fmt: skip
-
-
-def _tm(name: str, *also: str) -> tuple[str, ...]:
-    return (*torch_names(name, "t", "m"), *(d for n in also for d in torch_names(n, "t", "m")))
-
-
 _X, _V = T(("B", "D")), T(("D",))
 _I = T(("B", "D"), "int32", 50)
-_CASTS = (("float", f32), ("double", f64), ("half", f16), ("bfloat16", bf16), ("long", int64), ("int", int32), ("short", int16),
+_CASTS = (("float", f32), ("double", f64), ("half", f16), ("bfloat16", bf16), ("long", int64), ("int", int32),
+          ("short", int16),
           ("char", int8), ("byte", uint8), ("bool", bool_))  # fmt: skip
 
 OPS: tuple[OpRecord, ...] = (
-    *(_c(f"to_{d.name}", "x: tensor", f"Cast to {d.name}.", _cast_to(d), (f"torch.Tensor.{name}",),
+    *(composite(f"to_{d.name}", "x: tensor", f"Cast to {d.name}.", _cast_to(d), (f"torch.Tensor.{name}",),
          samples(call(T(("B", "D"), domain=(0.0, 9.0))), call(_I)), (name,)) for name, d in _CASTS),
-    _c("to", "x: tensor, *args: any, dtype: dtype = None", "Cast to another dtype, or to that of another tensor.", _to,
+    composite("to", "x: tensor, *args: any, dtype: dtype = None",
+              "Cast to another dtype, or to that of another tensor.", _to,
        ("torch.Tensor.to",), samples(call(_X, "bf16"), call(_X, _I), call(_X))),
-    _c("type", "x: tensor, dtype: dtype = None", "Cast to another dtype.", _to, ("torch.Tensor.type",), samples(call(_I, "f32"))),
-    _c("type_as", "x: tensor, other: tensor", "Cast to the dtype of another tensor.", _type_as, ("torch.Tensor.type_as",), samples(call(_X, _I))),
-    _c("clamp", "x: tensor, min: tensor? = None, max: tensor? = None", "x held between two bounds.", _clamp, _tm("clamp", "clip"),
-       samples(call(_X, -1.0, 1.0), call(_X, min=0.5), call(_X, T(("D",)), T(("D",))), call(_I, 3, 20), call(T(("B", "D"), "bf16"), max=1.0)),
+    composite("type", "x: tensor, dtype: dtype = None", "Cast to another dtype.", _to, ("torch.Tensor.type",),
+       samples(call(_I, "f32"))),
+    composite("type_as", "x: tensor, other: tensor", "Cast to the dtype of another tensor.", _type_as,
+       ("torch.Tensor.type_as",), samples(call(_X, _I))),
+    composite("clamp", "x: tensor, min: tensor? = None, max: tensor? = None", "x held between two bounds.", _clamp,
+       function_and_method("clamp", "clip"),
+       samples(call(_X, -1.0, 1.0), call(_X, min=0.5), call(_X, T(("D",)), T(("D",))), call(_I, 3, 20),
+               call(T(("B", "D"), "bf16"), max=1.0)),
        ("clamp", "clip")),
-    _c("clamp_min", "x: tensor, min: tensor", "x held above a bound.", lambda t, x, min: t.maximum(x, min), _tm("clamp_min"), samples(call(_X, 0.0))),
-    _c("clamp_max", "x: tensor, max: tensor", "x held below a bound.", lambda t, x, max: t.minimum(x, max), _tm("clamp_max"), samples(call(_X, 0.0))),
-    _c("positive", "x: tensor", "x itself.", _positive, (*_tm("positive"), "torch.Tensor.__pos__"), samples(call(_X))),
-    _c("ldexp", "x: tensor, other: tensor", "x * 2**other.", _ldexp, _tm("ldexp"), samples(call(_X, T(("D",), "int32", 5)))),
-    _c("float_power", "x: tensor, exponent: tensor", "Power in f64.", _float_power, _tm("float_power"),
+    composite("clamp_min", "x: tensor, min: tensor", "x held above a bound.", lambda t, x, min: t.maximum(x, min),
+       function_and_method("clamp_min"), samples(call(_X, 0.0))),
+    composite("clamp_max", "x: tensor, max: tensor", "x held below a bound.", lambda t, x, max: t.minimum(x, max),
+       function_and_method("clamp_max"), samples(call(_X, 0.0))),
+    composite("positive", "x: tensor", "x itself.", _positive,
+              (*function_and_method("positive"), "torch.Tensor.__pos__"), samples(call(_X))),
+    composite("ldexp", "x: tensor, other: tensor", "x * 2**other.", _ldexp, function_and_method("ldexp"),
+       samples(call(_X, T(("D",), "int32", 5)))),
+    composite("float_power", "x: tensor, exponent: tensor", "Power in f64.", _float_power,
+              function_and_method("float_power"),
        samples(call(T(("B", "D"), domain=(0.1, 4.0)), 2.5), call(_I, 2))),
-    _c("rsub", "x: tensor, other: tensor, *, alpha: tensor = 1", "other - alpha x.", _rsub, ("torch.rsub", "torch.Tensor.__rsub__"),
+    composite("rsub", "x: tensor, other: tensor, *, alpha: tensor = 1", "other - alpha x.", _rsub,
+       ("torch.rsub", "torch.Tensor.__rsub__"),
        samples(call(_X, _V), call(_X, 2.0, alpha=0.5)), ()),
-    *(_c(f"r{name}", "x: tensor, other: tensor", f"{name} with its operands exchanged.", _reflected(name), (f"torch.Tensor.{dunder}",), samples(call(a, b)), ())
-      for name, dunder, a, b in (("div", "__rtruediv__", _X, 2.0), ("floordiv", "__rfloordiv__", _X, 2.0), ("remainder", "__rmod__", _X, 2.0),
+    *(composite(f"r{name}", "x: tensor, other: tensor", f"{name} with its operands exchanged.", _reflected(name),
+         (f"torch.Tensor.{dunder}",), samples(call(a, b)), ())
+      for name, dunder, a, b in (("div", "__rtruediv__", _X, 2.0), ("floordiv", "__rfloordiv__", _X, 2.0),
+                                 ("remainder", "__rmod__", _X, 2.0),
                                  ("pow", "__rpow__", _X, 2.0), ("matmul", "__rmatmul__", _X, T((3, "B"))))),
-    _c("prelu", "x: tensor, weight: tensor", "x above 0, a learned slope per channel below.", _prelu, (*_tm("prelu"), "torch.nn.functional.prelu"),
+    composite("prelu", "x: tensor, weight: tensor", "x above 0, a learned slope per channel below.", _prelu,
+       (*function_and_method("prelu"), "torch.nn.functional.prelu"),
        samples(call(_X, T(("D",))), call(T(("B", "D", 3)), T((1,))))),
-    _c("rrelu", "x: tensor, lower: any = 0.125, upper: any = 0.3333333333333333, training: bool = False, inplace: bool = False",
-       "x above 0, a random slope below; the mean slope outside of training.", _rrelu, ("torch.nn.functional.rrelu", "torch.rrelu"), samples(call(_X)), ()),
-    _c("diff", "x: tensor, n: int = 1, dim: dim = -1, prepend: tensor? = None, append: tensor? = None", "Differences of neighbours.", _diff,
-       _tm("diff"), samples(call(_X), call(_X, 2, 1), call(_X, prepend=T(("B", 1))))),
-    _c("trapezoid", "y: tensor, x: tensor? = None, *, dx: tensor = 1, dim: dim = -1", "Integral by the trapezoidal rule.", _trapezoid,
+    composite("rrelu",
+       "x: tensor, lower: any = 0.125, upper: any = 0.3333333333333333, training: bool = False, inplace: bool = False",
+       "x above 0, a random slope below; the mean slope outside of training.", _rrelu,
+       ("torch.nn.functional.rrelu", "torch.rrelu"), samples(call(_X)), ()),
+    composite("diff", "x: tensor, n: int = 1, dim: dim = -1, prepend: tensor? = None, append: tensor? = None",
+       "Differences of neighbours.", _diff,
+       function_and_method("diff"), samples(call(_X), call(_X, 2, 1), call(_X, prepend=T(("B", 1))))),
+    composite("trapezoid", "y: tensor, x: tensor? = None, *, dx: tensor = 1, dim: dim = -1",
+       "Integral by the trapezoidal rule.", _trapezoid,
        ("torch.trapezoid", "torch.trapz"), samples(call(_X), call(_X, _V), call(_X, dx=0.5, dim=0)), ()),
-    _c("equal_all", "x: tensor, other: tensor", "Every element is equal, as a rank-0 bool tensor.", _equal, (), samples(call(_X, _X)), ()),
-    _c("isreal", "x: tensor", "True: there are no complex numbers here.", _isreal, _tm("isreal"), samples(call(_X))),
-    _c("isin", "x: tensor, test: tensor, *, assume_unique: bool = False, invert: bool = False", "Is equal to one of the given values.", _isin,
+    composite("equal_all", "x: tensor, other: tensor", "Every element is equal, as a rank-0 bool tensor.", _equal, (),
+       samples(call(_X, _X)), ()),
+    composite("isreal", "x: tensor", "True: there are no complex numbers here.", _isreal, function_and_method("isreal"),
+              samples(call(_X))),
+    composite("isin", "x: tensor, test: tensor, *, assume_unique: bool = False, invert: bool = False",
+       "Is equal to one of the given values.", _isin,
        ("torch.isin",), samples(call(_I, T((3,), "int32", 50)), call(_I, T((3,), "int32", 50), invert=True)), ()),
-    _c("mul_fp8", "x: tensor, other: tensor, scale_a: tensor? = None, scale_b: tensor? = None, scale_out: tensor? = None",
-       "Product of 8-bit floats, computed in f32 and saturated.", _mul_fp8, (), samples(call(T(("B", "D"), "fp8_e4m3"), T(("B", "D"), "fp8_e4m3"))), ()),
+    composite("mul_fp8",
+       "x: tensor, other: tensor, scale_a: tensor? = None, scale_b: tensor? = None, scale_out: tensor? = None",
+       "Product of 8-bit floats, computed in f32 and saturated.", _mul_fp8, (),
+       samples(call(T(("B", "D"), "fp8_e4m3"), T(("B", "D"), "fp8_e4m3"))), ()),
 )  # fmt: skip

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from tessera.ir.dialects.composite_reduce import need_float, wide
 from tessera.ir.dialects.composite_shape import axis_of, rank_of
 from tessera.ir.dialects.extern_conv import per_axis
-from tessera.ir.dialects.rules import torch_names
+from tessera.ir.dialects.rules import composite, function_and_method
 from tessera.ir.dialects.samples import T, call, samples, size
 from tessera.ir.dtype import f32
 from tessera.ir.infer import ONE, Blame
-from tessera.ir.record import Kind, OpRecord
+from tessera.ir.record import OpRecord
 
 
 def _sum_to_size(t: Any, x: Any, *sizes: Any) -> Any:
@@ -120,7 +119,9 @@ def _matrix_norm(t: Any, x: Any, ord: Any = "fro", dim: Any = None, keepdim: boo
     if ord in ("nuc", 2, -2):
         t.not_covered(f"matrix norm {ord}")
     if ord not in (1, -1, math.inf, -math.inf):
-        t.fail("TSR0301", f"matrix norm of kind `{ord}`", Blame(None), helps=['use 1, -1, 2, -2, infinity, "fro" or "nuc"'])
+        t.fail(
+            "TSR0301", f"matrix norm of kind `{ord}`", Blame(None), helps=['use 1, -1, 2, -2, infinity, "fro" or "nuc"']
+        )
     summed, kept = (rows, columns) if abs(ord) == 1 else (columns, rows)
     totals = t.sum(t.abs(x), summed, True)
     found = t.maximum(t.amax(totals, kept, True), 0.0) if ord > 0 else t.amin(totals, kept, True)
@@ -228,68 +229,96 @@ def _adaptive_avg_pool(axes: int) -> Any:
     return define
 
 
-def _c(name: str, signature: str, doc: str, define: Any, torch: Sequence[str], samples_: Any,
-       methods: tuple[str, ...] = ()) -> OpRecord:  # fmt: skip
-    return OpRecord(name, Kind.COMPOSITE, signature, doc, define=define, torch=tuple(torch), methods=methods, samples=samples_)
-
-
-def _tm(*names: str) -> tuple[str, ...]:
-    return tuple(d for n in names for d in torch_names(n, "t", "m"))
-
-
 _M, _X, _IMAGE = T(("S", "D")), T(("B", "S", "D")), T(("B", 4, 6, 8))
 _FILL = samples(call(_M))
 
 OPS: tuple[OpRecord, ...] = (
-    _c("sum_to_size", "x: tensor, *sizes: size", "Summed over what a broadcast of the sizes would stretch.", _sum_to_size,
+    composite("sum_to_size", "x: tensor, *sizes: size", "Summed over what a broadcast of the sizes would stretch.",
+       _sum_to_size,
        ("torch.Tensor.sum_to_size",), samples(call(_X, size("S"), 1), call(_X, size("D"))), ("sum_to_size",)),
-    _c("hsplit", "x: tensor, indices_or_sections: any", "Split along axis 1, or 0 of a vector.", _by_axis("hsplit", 1, 0), _tm("hsplit"),
+    composite("hsplit", "x: tensor, indices_or_sections: any", "Split along axis 1, or 0 of a vector.",
+       _by_axis("hsplit", 1, 0), function_and_method("hsplit"),
        samples(call(T(("S", 6)), 3), call(T((6,)), (1, 4))), ("hsplit",)),
-    _c("vsplit", "x: tensor, indices_or_sections: any", "Split along axis 0.", _by_axis("vsplit", 0), _tm("vsplit"),
+    composite("vsplit", "x: tensor, indices_or_sections: any", "Split along axis 0.", _by_axis("vsplit", 0),
+              function_and_method("vsplit"),
        samples(call(T((6, "D")), 3)), ("vsplit",)),
-    _c("dsplit", "x: tensor, indices_or_sections: any", "Split along axis 2.", _by_axis("dsplit", 2), _tm("dsplit"),
+    composite("dsplit", "x: tensor, indices_or_sections: any", "Split along axis 2.", _by_axis("dsplit", 2),
+              function_and_method("dsplit"),
        samples(call(T(("S", "D", 6)), (2, 5))), ("dsplit",)),
-    _c("diagonal_scatter", "x: tensor, src: tensor, offset: int = 0, dim1: dim = 0, dim2: dim = 1", "A diagonal replaced.", _diagonal_scatter,
-       _tm("diagonal_scatter"), samples(call(T((5, 4)), T((4,))), call(T((4, 5)), T((3,)), -1), call(T((5, 4)), T((3,)), 1)), ("diagonal_scatter",)),
-    _c("diagflat", "x: tensor, offset: int = 0", "The elements on the diagonal of a matrix.", _diagflat, _tm("diagflat"), samples(call(_M)), ("diagflat",)),
-    _c("linalg_diagonal", "x: tensor, *, offset: int = 0, dim1: dim = -2, dim2: dim = -1", "The diagonal of the last two axes.", _linalg_diagonal,
+    composite("diagonal_scatter", "x: tensor, src: tensor, offset: int = 0, dim1: dim = 0, dim2: dim = 1",
+       "A diagonal replaced.", _diagonal_scatter,
+       function_and_method("diagonal_scatter"), samples(call(T((5, 4)), T((4,))), call(T((4, 5)), T((3,)), -1),
+                                        call(T((5, 4)), T((3,)), 1)), ("diagonal_scatter",)),
+    composite("diagflat", "x: tensor, offset: int = 0", "The elements on the diagonal of a matrix.", _diagflat,
+       function_and_method("diagflat"), samples(call(_M)), ("diagflat",)),
+    composite("linalg_diagonal", "x: tensor, *, offset: int = 0, dim1: dim = -2, dim2: dim = -1",
+       "The diagonal of the last two axes.", _linalg_diagonal,
        ("torch.linalg.diagonal",), samples(call(_X))),
-    _c("angle", "x: tensor", "0, or pi for negative numbers.", _angle, _tm("angle"), samples(call(_M), call(T(("S",), "int32", 5))), ("angle",)),
-    _c("real", "x: tensor", "x itself: there are no complex numbers here.", lambda t, x: x,
-       (*_tm("conj", "conj_physical", "resolve_conj", "resolve_neg"), "torch.real", "torch.Tensor.real.__get__"), _FILL,
+    composite("angle", "x: tensor", "0, or pi for negative numbers.", _angle, function_and_method("angle"),
+       samples(call(_M), call(T(("S",), "int32", 5))), ("angle",)),
+    composite("real", "x: tensor", "x itself: there are no complex numbers here.", lambda t, x: x,
+       (*function_and_method("conj", "conj_physical", "resolve_conj", "resolve_neg"), "torch.real",
+        "torch.Tensor.real.__get__"), _FILL,
        ("conj", "conj_physical", "resolve_conj", "resolve_neg", "real")),
-    _c("fill", "x: tensor, value: tensor", "One value in the same shape and dtype.", _fill, ("torch.fill",), samples(call(_M, 2.0)), ("fill",)),
-    _c("zero", "x: tensor", "Zeros in the same shape and dtype.", _zero, (), _FILL, ("zero",)),
-    _c("cov", "x: tensor, *, correction: any = 1, fweights: any = None, aweights: any = None", "Covariances of rows.", _cov, _tm("cov"),
+    composite("fill", "x: tensor, value: tensor", "One value in the same shape and dtype.", _fill, ("torch.fill",),
+       samples(call(_M, 2.0)), ("fill",)),
+    composite("zero", "x: tensor", "Zeros in the same shape and dtype.", _zero, (), _FILL, ("zero",)),
+    composite("cov", "x: tensor, *, correction: any = 1, fweights: any = None, aweights: any = None",
+              "Covariances of rows.",
+       _cov, function_and_method("cov"),
        samples(call(_M), call(T(("S",)), correction=0)), ("cov",)),
-    _c("corrcoef", "x: tensor", "Correlations of rows.", _corrcoef, _tm("corrcoef"), samples(call(_M)), ("corrcoef",)),
-    _c("cumulative_trapezoid", "y: tensor, x: tensor? = None, *, dx: tensor = 1, dim: dim = -1", "Running integral by the trapezoidal rule.",
-       _cumulative_trapezoid, ("torch.cumulative_trapezoid",), samples(call(_M), call(_M, T(("D",))), call(_M, dx=0.5, dim=0))),
-    _c("mvlgamma", "x: tensor, p: int", "Logarithm of the multivariate gamma function.", _mvlgamma,
-       (*_tm("mvlgamma"), "torch.special.multigammaln"), samples(call(T(("S", "D"), domain=(2.0, 6.0)), 3)), ("mvlgamma",)),
-    _c("matrix_norm", "x: tensor, ord: any = 'fro', dim: any = None, keepdim: bool = False, *, dtype: dtype = None",
+    composite("corrcoef", "x: tensor", "Correlations of rows.", _corrcoef, function_and_method("corrcoef"),
+              samples(call(_M)), ("corrcoef",)),
+    composite("cumulative_trapezoid", "y: tensor, x: tensor? = None, *, dx: tensor = 1, dim: dim = -1",
+       "Running integral by the trapezoidal rule.",
+       _cumulative_trapezoid, ("torch.cumulative_trapezoid",),
+       samples(call(_M), call(_M, T(("D",))), call(_M, dx=0.5, dim=0))),
+    composite("mvlgamma", "x: tensor, p: int", "Logarithm of the multivariate gamma function.", _mvlgamma,
+       (*function_and_method("mvlgamma"), "torch.special.multigammaln"),
+       samples(call(T(("S", "D"), domain=(2.0, 6.0)), 3)),
+       ("mvlgamma",)),
+    composite("matrix_norm",
+              "x: tensor, ord: any = 'fro', dim: any = None, keepdim: bool = False, *, dtype: dtype = None",
        "A norm of matrices.", _matrix_norm,
        ("torch.linalg.matrix_norm",), samples(call(_X), call(_X, 1), call(_X, -math.inf, (0, 1), True))),
-    _c("linalg_norm", "x: tensor, ord: any = None, dim: any = None, keepdim: bool = False, *, dtype: dtype = None", "A norm of vectors or matrices.",
-       _linalg_norm, ("torch.linalg.norm",), samples(call(_X), call(_M, 1), call(_X, 3.0, -1), call(_X, "fro", (0, 2)))),
-    _c("local_response_norm", "x: tensor, size: int, alpha: tensor = 0.0001, beta: tensor = 0.75, k: tensor = 1.0",
-       "x over a power of the mean square of neighbouring channels.", _local_response_norm, ("torch.nn.functional.local_response_norm",),
+    composite("linalg_norm",
+              "x: tensor, ord: any = None, dim: any = None, keepdim: bool = False, *, dtype: dtype = None",
+       "A norm of vectors or matrices.",
+       _linalg_norm, ("torch.linalg.norm",), samples(call(_X), call(_M, 1), call(_X, 3.0, -1),
+                                                     call(_X, "fro", (0, 2)))),
+    composite("local_response_norm",
+              "x: tensor, size: int, alpha: tensor = 0.0001, beta: tensor = 0.75, k: tensor = 1.0",
+       "x over a power of the mean square of neighbouring channels.", _local_response_norm,
+       ("torch.nn.functional.local_response_norm",),
        samples(call(_IMAGE, 3), call(_IMAGE, 2, 1.0, 0.5, 2.0))),
-    _c("im2col", "x: tensor, kernel_size: any, dilation: any = 1, padding: any = 0, stride: any = 1", "Every window of an image as a column.",
+    composite("im2col", "x: tensor, kernel_size: any, dilation: any = 1, padding: any = 0, stride: any = 1",
+       "Every window of an image as a column.",
        _im2col, ("torch.nn.functional.unfold",), samples(call(_IMAGE, 2), call(_IMAGE, (2, 3), 2, 1, 2))),
-    _c("channel_dropout", "x: tensor, p: any = 0.5, training: bool = True, inplace: bool = False", "Whole channels zeroed.", _channel_dropout,
-       ("torch.nn.functional.dropout2d", "torch.nn.functional.dropout1d", "torch.nn.functional.dropout3d", "torch.feature_dropout"), samples(call(_IMAGE, 0.25))),
-    _c("alpha_dropout", "x: tensor, p: any = 0.5, training: bool = False, inplace: bool = False", "Dropout that keeps mean and variance under selu.",
+    composite("channel_dropout", "x: tensor, p: any = 0.5, training: bool = True, inplace: bool = False",
+       "Whole channels zeroed.", _channel_dropout,
+       ("torch.nn.functional.dropout2d", "torch.nn.functional.dropout1d", "torch.nn.functional.dropout3d",
+        "torch.feature_dropout"), samples(call(_IMAGE, 0.25))),
+    composite("alpha_dropout", "x: tensor, p: any = 0.5, training: bool = False, inplace: bool = False",
+       "Dropout that keeps mean and variance under selu.",
        _alpha_dropout, ("torch.nn.functional.alpha_dropout",), samples(call(_M, 0.25, True))),
-    _c("cartesian_prod", "*tensors: tensors", "Every combination of elements, one a row.", _cartesian_prod, ("torch.cartesian_prod",),
+    composite("cartesian_prod", "*tensors: tensors", "Every combination of elements, one a row.", _cartesian_prod,
+       ("torch.cartesian_prod",),
        samples(call(T(("S",)), T(("D",))))),
-    _c("index_reduce", "x: tensor, dim: dim, index: tensor, source: tensor, reduce: str, *, include_self: bool = True",
-       "Slices combined at positions of one axis.", _index_reduce, _tm("index_reduce"),
-       samples(call(_M, 0, T((3,), "int64", 5), T((3, "D")), "amax"), call(_M, 0, T((3,), "int64", 5), T((3, "D")), "prod", include_self=False)), ("index_reduce",)),
-    _c("uniform_fill", "x: tensor, low: tensor = 0.0, high: tensor = 1.0", "Uniform numbers in the same shape.", _uniform_fill, ("torch.Tensor.uniform_",), _FILL),
-    _c("normal_fill", "x: tensor, mean: tensor = 0.0, std: tensor = 1.0", "Normal numbers in the same shape.", _normal_fill, ("torch.Tensor.normal_",), _FILL),
-    _c("exponential_fill", "x: tensor, lambd: tensor = 1.0", "Exponential numbers in the same shape.", _exponential_fill, ("torch.Tensor.exponential_",), _FILL),
-    _c("bernoulli_fill", "x: tensor, p: tensor = 0.5", "1 with one probability, else 0, in the same shape.", _bernoulli_fill, ("torch.Tensor.bernoulli_",), _FILL),
-    *(_c(f"adaptive_avg_pool{n}d", "x: tensor, output_size: any", "Means of equal windows.", _adaptive_avg_pool(n),
-         (f"torch.nn.functional.adaptive_avg_pool{n}d",), samples(call(T(("B", 4, *(6, 8, 4)[:n])), 1), call(T(("B", 4, *(6, 8, 4)[:n])), 2))) for n in (1, 2, 3)),
+    composite("index_reduce",
+              "x: tensor, dim: dim, index: tensor, source: tensor, reduce: str, *, include_self: bool = True",
+       "Slices combined at positions of one axis.", _index_reduce, function_and_method("index_reduce"),
+       samples(call(_M, 0, T((3,), "int64", 5), T((3, "D")), "amax"),
+               call(_M, 0, T((3,), "int64", 5), T((3, "D")), "prod", include_self=False)), ("index_reduce",)),
+    composite("uniform_fill", "x: tensor, low: tensor = 0.0, high: tensor = 1.0", "Uniform numbers in the same shape.",
+       _uniform_fill, ("torch.Tensor.uniform_",), _FILL),
+    composite("normal_fill", "x: tensor, mean: tensor = 0.0, std: tensor = 1.0", "Normal numbers in the same shape.",
+       _normal_fill, ("torch.Tensor.normal_",), _FILL),
+    composite("exponential_fill", "x: tensor, lambd: tensor = 1.0", "Exponential numbers in the same shape.",
+       _exponential_fill, ("torch.Tensor.exponential_",), _FILL),
+    composite("bernoulli_fill", "x: tensor, p: tensor = 0.5", "1 with one probability, else 0, in the same shape.",
+       _bernoulli_fill, ("torch.Tensor.bernoulli_",), _FILL),
+    *(composite(f"adaptive_avg_pool{n}d", "x: tensor, output_size: any", "Means of equal windows.",
+                _adaptive_avg_pool(n),
+         (f"torch.nn.functional.adaptive_avg_pool{n}d",),
+         samples(call(T(("B", 4, *(6, 8, 4)[:n])), 1), call(T(("B", 4, *(6, 8, 4)[:n])), 2))) for n in (1, 2, 3)),
 )  # fmt: skip

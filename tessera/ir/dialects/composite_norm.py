@@ -1,20 +1,19 @@
-"""Softmax, normalisations and attention, each as steps over simpler records; narrow floats continue in f32 in between."""
+"""Softmax, normalisations and attention, each as steps over simpler records; narrow floats are f32 in between."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from tessera.ir.dialects.composite_reduce import centered_squares, count, need_float, wide
 from tessera.ir.dialects.create import triangle
-from tessera.ir.dialects.rules import torch_names
+from tessera.ir.dialects.rules import composite, torch_names
 from tessera.ir.dialects.samples import T, call, samples, size
 from tessera.ir.dim import product
 from tessera.ir.dtype import dtype as as_dtype
 from tessera.ir.dtype import f32, f64
 from tessera.ir.infer import Blame
-from tessera.ir.record import Kind, OpRecord
+from tessera.ir.record import OpRecord
 
 
 def _result_kind(t: Any, x: Any, dtype: Any) -> Any:
@@ -60,15 +59,28 @@ def _trailing(t: Any, x: Any, normalized_shape: Any, what: str) -> tuple[int, ..
     wanted = t.sizes((normalized_shape,))
     dims = t.dims(x)
     if len(wanted) > len(dims):
-        t.fail("TSR0204", f"{what} over {len(wanted)} dims of a rank-{len(dims)} tensor", Blame(0, None, f"has rank {len(dims)}"))
+        t.fail(
+            "TSR0204",
+            f"{what} over {len(wanted)} dims of a rank-{len(dims)} tensor",
+            Blame(0, None, f"has rank {len(dims)}"),
+        )
     first = len(dims) - len(wanted)
     for n, (d, w) in enumerate(zip(dims[first:], wanted, strict=True), first):
-        t.context.equal(d, w, "TSR0202", f"{what} over `{w}` of dimension `{d}`", Blame(0, n, f"`{d}`"), Blame(1, None, f"`{w}`"))
+        t.context.equal(
+            d, w, "TSR0202", f"{what} over `{w}` of dimension `{d}`", Blame(0, n, f"`{d}`"), Blame(1, None, f"`{w}`")
+        )
     return tuple(range(first, len(dims)))
 
 
-def _layer_norm(t: Any, x: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: Any = 1e-5,
-                cudnn_enable: bool = True) -> Any:  # fmt: skip
+def _layer_norm(
+    t: Any,
+    x: Any,
+    normalized_shape: Any,
+    weight: Any = None,
+    bias: Any = None,
+    eps: Any = 1e-5,
+    cudnn_enable: bool = True,
+) -> Any:
     need_float(t, x, "layer_norm")
     over = _trailing(t, x, normalized_shape, "layer_norm")
     return t.cast(_affine(t, _standardize(t, wide(t, x), over, eps), weight, bias), t.dtype_of(x))
@@ -99,22 +111,35 @@ def per_channel(t: Any, v: Any, rank: int) -> Any:
     return None if v is None else t.reshape(v, t.dims(v)[0], *([1] * (rank - 2)))
 
 
-def _group_norm(t: Any, x: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: Any = 1e-5,
-                cudnn_enabled: bool = True) -> Any:  # fmt: skip
+def _group_norm(
+    t: Any, x: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: Any = 1e-5, cudnn_enabled: bool = True
+) -> Any:
     need_float(t, x, "group_norm")
     dims = t.dims(x)
     if len(dims) < 2:
         t.fail("TSR0204", f"group_norm of a rank-{len(dims)} tensor", Blame(0, None, f"has rank {len(dims)}"))
     groups = t.size(num_groups)
-    t.context.divides(groups, dims[1], "TSR0208", f"`{groups}` groups of `{dims[1]}` channels", Blame(0, 1, f"`{dims[1]}`"))
+    t.context.divides(
+        groups, dims[1], "TSR0208", f"`{groups}` groups of `{dims[1]}` channels", Blame(0, 1, f"`{dims[1]}`")
+    )
     grouped = t.reshape(wide(t, x), dims[0], groups, product(dims[1:]) / groups)
     y = t.reshape(_standardize(t, grouped, (2,), eps), *dims)
     rank = len(dims)
     return t.cast(_affine(t, y, per_channel(t, weight, rank), per_channel(t, bias, rank)), t.dtype_of(x))
 
 
-def _batch_norm(t: Any, x: Any, running_mean: Any = None, running_var: Any = None, weight: Any = None, bias: Any = None,
-                training: bool = False, momentum: Any = 0.1, eps: Any = 1e-5, *_: Any) -> Any:  # fmt: skip
+def _batch_norm(
+    t: Any,
+    x: Any,
+    running_mean: Any = None,
+    running_var: Any = None,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: Any = 0.1,
+    eps: Any = 1e-5,
+    *_: Any,
+) -> Any:
     """With the running statistics, or with those of the batch where there are none; it updates nothing."""
     need_float(t, x, "batch_norm")
     rank, y = t.type_of(x).rank, wide(t, x)
@@ -128,8 +153,17 @@ def _batch_norm(t: Any, x: Any, running_mean: Any = None, running_var: Any = Non
     return t.cast(_affine(t, y, per_channel(t, weight, rank), per_channel(t, bias, rank)), t.dtype_of(x))
 
 
-def _instance_norm(t: Any, x: Any, running_mean: Any = None, running_var: Any = None, weight: Any = None, bias: Any = None,
-                   use_input_stats: bool = True, momentum: Any = 0.1, eps: Any = 1e-5) -> Any:  # fmt: skip
+def _instance_norm(
+    t: Any,
+    x: Any,
+    running_mean: Any = None,
+    running_var: Any = None,
+    weight: Any = None,
+    bias: Any = None,
+    use_input_stats: bool = True,
+    momentum: Any = 0.1,
+    eps: Any = 1e-5,
+) -> Any:
     need_float(t, x, "instance_norm")
     rank, y = t.type_of(x).rank, wide(t, x)
     if not use_input_stats:
@@ -153,8 +187,17 @@ def _pairwise_distance(t: Any, x: Any, x2: Any, p: Any = 2.0, eps: Any = 1e-6, k
     return t.norm(t.add(t.sub(x, x2), eps), p, -1, keepdim)
 
 
-def _attention(t: Any, query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: Any = 0.0, is_causal: bool = False,
-               scale: Any = None, enable_gqa: bool = False) -> Any:  # fmt: skip
+def _attention(
+    t: Any,
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: Any = 0.0,
+    is_causal: bool = False,
+    scale: Any = None,
+    enable_gqa: bool = False,
+) -> Any:
     """softmax(q kᵀ * scale + mask) v; a row whose every position is masked gives 0."""
     if enable_gqa:
         key, value = (_grouped(t, query, x) for x in (key, value))
@@ -179,7 +222,9 @@ def _size_scalar(t: Any, d: Any) -> Any:
 def _grouped(t: Any, query: Any, x: Any) -> Any:
     """Key or value heads repeated so that every query head has its own."""
     heads, have = t.dims(query)[-3], t.dims(x)[-3]
-    times = t.context.divides(have, heads, "TSR0208", f"`{have}` key heads for `{heads}` query heads", Blame(1, None, f"`{have}`"))
+    times = t.context.divides(
+        have, heads, "TSR0208", f"`{have}` key heads for `{heads}` query heads", Blame(1, None, f"`{have}`")
+    )
     return t.repeat_interleave(x, times, -3)
 
 
@@ -190,11 +235,6 @@ def _masked_softmax(t: Any, x: Any) -> Any:
     return t.where(t.eq(total, 0.0), 0.0, t.div(e, total))
 
 
-def _c(name: str, signature: str, doc: str, define: Any, torch: Sequence[str], samples_: Any,
-       methods: tuple[str, ...] = ()) -> OpRecord:  # fmt: skip
-    return OpRecord(name, Kind.COMPOSITE, signature, doc, define=define, torch=tuple(torch), methods=methods, samples=samples_)
-
-
 _X, _H = T(("B", "S", "D")), T(("B", "S", "D"), "bf16")
 _SOFT = samples(call(_X, -1), call(_H, dim=1), call(T(("S",)), 0), call(_X, 2, dtype="f64"))
 _SOFTMAX = "x: tensor, dim: dim = None, dtype: dtype = None, _stacklevel: int = 3"
@@ -202,42 +242,51 @@ _AFFINE = "weight: tensor? = None, bias: tensor? = None"
 _IMAGE, _FOUR = T(("B", 4, 3, 2)), T((4,))
 
 OPS: tuple[OpRecord, ...] = (
-    _c("softmax", _SOFTMAX, "exp(x) over its sum along one axis.", _softmax,
+    composite("softmax", _SOFTMAX, "exp(x) over its sum along one axis.", _softmax,
        (*torch_names("softmax", "f", "t", "m", "s"),), _SOFT, ("softmax",)),
-    _c("softmin", _SOFTMAX, "softmax of -x.", _softmin, ("torch.nn.functional.softmin",), samples(call(_X, -1))),
-    _c("log_softmax", _SOFTMAX, "Logarithm of softmax, without overflow.", _log_softmax,
+    composite("softmin", _SOFTMAX, "softmax of -x.", _softmin, ("torch.nn.functional.softmin",), samples(call(_X, -1))),
+    composite("log_softmax", _SOFTMAX, "Logarithm of softmax, without overflow.", _log_softmax,
        torch_names("log_softmax", "f", "t", "m", "s"), _SOFT, ("log_softmax",)),
-    _c("layer_norm", f"x: tensor, normalized_shape: sizes, {_AFFINE}, eps: tensor = 1e-05, cudnn_enable: bool = True",
+    composite("layer_norm",
+              f"x: tensor, normalized_shape: sizes, {_AFFINE}, eps: tensor = 1e-05, cudnn_enable: bool = True",
        "Mean 0 and variance 1 over the last axes, then scaled and shifted.", _layer_norm,
        torch_names("layer_norm", "f", "t"),
        samples(call(_X, (size("D"),)), call(_H, (size("D"),), T(("D",), "bf16"), T(("D",), "bf16")),
                call(_X, (size("S"), size("D")), eps=1e-3))),
-    _c("rms_norm", "x: tensor, normalized_shape: sizes, weight: tensor? = None, eps: tensor? = None",
+    composite("rms_norm", "x: tensor, normalized_shape: sizes, weight: tensor? = None, eps: tensor? = None",
        "Root mean square 1 over the last axes, then scaled.", _rms_norm, torch_names("rms_norm", "f", "t"),
-       samples(call(_X, (size("D"),)), call(_H, (size("D"),), T(("D",), "bf16"), 1e-6), call(_X, (size("D"),), T(("D",))))),
-    _c("group_norm", f"x: tensor, num_groups: size, {_AFFINE}, eps: tensor = 1e-05, cudnn_enabled: bool = True",
-       "layer_norm over groups of channels (axis 1) and what follows them.", _group_norm, torch_names("group_norm", "f", "t"),
+       samples(call(_X, (size("D"),)), call(_H, (size("D"),), T(("D",), "bf16"), 1e-6),
+               call(_X, (size("D"),), T(("D",))))),
+    composite("group_norm", f"x: tensor, num_groups: size, {_AFFINE}, eps: tensor = 1e-05, cudnn_enabled: bool = True",
+       "layer_norm over groups of channels (axis 1) and what follows them.", _group_norm,
+       torch_names("group_norm", "f", "t"),
        samples(call(_IMAGE, 2), call(T(("B", 4, 3), "bf16"), 4, T((4,), "bf16"), T((4,), "bf16")))),
-    _c("batch_norm", "x: tensor, running_mean: tensor? = None, running_var: tensor? = None, weight: tensor? = None, "
+    composite("batch_norm",
+              "x: tensor, running_mean: tensor? = None, running_var: tensor? = None, weight: tensor? = None, "
        "bias: tensor? = None, training: bool = False, momentum: any = 0.1, eps: tensor = 1e-05",
        "Channels (axis 1) standardised with running statistics, or with those of the batch.", _batch_norm,
        ("torch.nn.functional.batch_norm",),
        samples(call(_IMAGE, _FOUR, T((4,), domain=(0.5, 2.0)), _FOUR, _FOUR), call(_IMAGE, None, None, training=True))),
-    _c("instance_norm", "x: tensor, running_mean: tensor? = None, running_var: tensor? = None, weight: tensor? = None, "
+    composite("instance_norm",
+              "x: tensor, running_mean: tensor? = None, running_var: tensor? = None, weight: tensor? = None, "
        "bias: tensor? = None, use_input_stats: bool = True, momentum: any = 0.1, eps: tensor = 1e-05",
        "Each channel of each example standardised.", _instance_norm, ("torch.nn.functional.instance_norm",),
        samples(call(_IMAGE), call(_IMAGE, weight=_FOUR, bias=_FOUR))),
-    _c("normalize", "x: tensor, p: any = 2.0, dim: dims = 1, eps: tensor = 1e-12", "x over its norm along an axis.", _normalize,
+    composite("normalize", "x: tensor, p: any = 2.0, dim: dims = 1, eps: tensor = 1e-12",
+              "x over its norm along an axis.",
+       _normalize,
        ("torch.nn.functional.normalize",), samples(call(_X), call(_H, 1.0, -1))),
-    _c("cosine_similarity", "x: tensor, x2: tensor, dim: dim = 1, eps: tensor = 1e-08", "Cosine of the angle along an axis.",
+    composite("cosine_similarity", "x: tensor, x2: tensor, dim: dim = 1, eps: tensor = 1e-08",
+       "Cosine of the angle along an axis.",
        _cosine_similarity, torch_names("cosine_similarity", "f", "t"), samples(call(_X, _X), call(_X, T(("D",)), -1))),
-    _c("pairwise_distance", "x: tensor, x2: tensor, p: any = 2.0, eps: tensor = 1e-06, keepdim: bool = False",
+    composite("pairwise_distance", "x: tensor, x2: tensor, p: any = 2.0, eps: tensor = 1e-06, keepdim: bool = False",
        "Norm of the difference along the last axis.", _pairwise_distance, torch_names("pairwise_distance", "f", "t"),
        samples(call(_X, _X))),
-    _c("scaled_dot_product_attention", "query: tensor, key: tensor, value: tensor, attn_mask: tensor? = None, "
+    composite("scaled_dot_product_attention", "query: tensor, key: tensor, value: tensor, attn_mask: tensor? = None, "
        "dropout_p: tensor = 0.0, is_causal: bool = False, scale: tensor? = None, enable_gqa: bool = False",
        "softmax(q kᵀ scale + mask) v.", _attention, ("torch.nn.functional.scaled_dot_product_attention",),
        samples(call(T((2, "H", "S", "D")), T((2, "H", "T", "D")), T((2, "H", "T", "K"))),
                call(T((2, 4, "S", "D")), T((2, 2, "S", "D")), T((2, 2, "S", "D")), is_causal=True, enable_gqa=True),
-               call(T((2, "H", "S", "D")), T((2, "H", "T", "D")), T((2, "H", "T", "K")), T(("S", "T"), "bool", "bool"), scale=0.3))),
+               call(T((2, "H", "S", "D")), T((2, "H", "T", "D")), T((2, "H", "T", "K")), T(("S", "T"), "bool", "bool"),
+                    scale=0.3))),
 )  # fmt: skip

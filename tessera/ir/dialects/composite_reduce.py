@@ -6,16 +6,16 @@ import math
 from collections import namedtuple
 from typing import Any
 
-from tessera.ir.dialects.rules import axes_of, torch_names
+from tessera.ir.dialects.rules import axes_of, composite, function_and_method, torch_names
 from tessera.ir.dialects.samples import T, call, samples
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, bool_, f32, int64
 from tessera.ir.infer import Blame
-from tessera.ir.record import Kind, OpRecord
+from tessera.ir.record import OpRecord
 
 #: What max, min, sort and their kin give for one axis, with torch's field names.
-Extreme = namedtuple("Extreme", ("values", "indices"))  # noqa: PYI024
-Range = namedtuple("Range", ("min", "max"))  # noqa: PYI024
+Extreme = namedtuple("Extreme", ("values", "indices"))
+Range = namedtuple("Range", ("min", "max"))
 
 
 def need_float(t: Any, x: Any, what: str) -> None:
@@ -80,20 +80,28 @@ def _moments(t: Any, x: Any, dim: Any, unbiased: Any, correction: Any, keepdim: 
     return t.div(squares, below), mean if keepdim else t.squeeze(mean, over) if over else mean
 
 
-def _var(t: Any, x: Any, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None) -> Any:
+def _var(
+    t: Any, x: Any, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None
+) -> Any:
     return t.cast(_moments(t, x, dim, unbiased, correction, keepdim, "var")[0], t.dtype_of(x))
 
 
-def _std(t: Any, x: Any, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None) -> Any:
+def _std(
+    t: Any, x: Any, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None
+) -> Any:
     return t.cast(t.sqrt(_moments(t, x, dim, unbiased, correction, keepdim, "std")[0]), t.dtype_of(x))
 
 
-def _var_mean(t: Any, x: Any, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None) -> Any:
+def _var_mean(
+    t: Any, x: Any, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None
+) -> Any:
     var, mean = _moments(t, x, dim, unbiased, correction, keepdim, "var_mean")
     return t.cast(var, t.dtype_of(x)), t.cast(mean, t.dtype_of(x))
 
 
-def _std_mean(t: Any, x: Any, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None) -> Any:
+def _std_mean(
+    t: Any, x: Any, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None
+) -> Any:
     var, mean = _moments(t, x, dim, unbiased, correction, keepdim, "std_mean")
     return t.cast(t.sqrt(var), t.dtype_of(x)), t.cast(mean, t.dtype_of(x))
 
@@ -192,12 +200,6 @@ def _rms(t: Any, x: Any, dim: Any = None, keepdim: bool = False) -> Any:
     return t.cast(t.sqrt(t.mean(t.mul(y, y), dim, keepdim)), t.dtype_of(x))
 
 
-def _c(name: str, signature: str, doc: str, define: Any, torch: tuple[str, ...], samples_: Any,
-       methods: tuple[str, ...] | None = None) -> OpRecord:  # fmt: skip
-    return OpRecord(name, Kind.COMPOSITE, signature, doc, define=define, torch=torch,
-                    methods=(name,) if methods is None else methods, samples=samples_)  # fmt: skip
-
-
 _X, _H = T(("B", "S", "D")), T(("B", "S", "D"), "bf16")
 _AXIS = (call(_X, -1), call(_H, 1, True), call(_X))
 _DIMS = "x: tensor, dim: dims = None, keepdim: bool = False"
@@ -207,39 +209,49 @@ _EXTREMES = samples(call(_X), call(_X, -1), call(_H, 1, True), call(_X, T(("D",)
                     call(T(("B", "S"), "bool", "bool"), 1))  # fmt: skip
 
 OPS: tuple[OpRecord, ...] = (
-    _c("mean", f"{_DIMS}, *, dtype: dtype = None", "Mean over axes; floats only.", _mean, torch_names("mean", "t", "m"),
+    composite("mean", f"{_DIMS}, *, dtype: dtype = None", "Mean over axes; floats only.", _mean,
+              function_and_method("mean"),
        samples(*_AXIS, call(_X, (0, 2)), call(T(("B", "S"), "int32", 9), 0, dtype="f32"))),
-    _c("var", _MOMENT, "Variance over axes, in two passes; divided by n - 1 unless `correction` says otherwise.", _var,
-       torch_names("var", "t", "m"), _MOMENTS),
-    _c("std", _MOMENT, "Standard deviation over axes.", _std, torch_names("std", "t", "m"), _MOMENTS),
-    _c("var_mean", _MOMENT, "Variance and mean.", _var_mean, ("torch.var_mean",), _MOMENTS, ()),
-    _c("std_mean", _MOMENT, "Standard deviation and mean.", _std_mean, ("torch.std_mean",), _MOMENTS, ()),
-    _c("logsumexp", _DIMS, "log(sum(exp(x))) without overflow.", _logsumexp,
+    composite("var", _MOMENT, "Variance over axes, in two passes; divided by n - 1 unless `correction` says otherwise.",
+              _var,
+       function_and_method("var"), _MOMENTS),
+    composite("std", _MOMENT, "Standard deviation over axes.", _std, function_and_method("std"), _MOMENTS),
+    composite("var_mean", _MOMENT, "Variance and mean.", _var_mean, ("torch.var_mean",), _MOMENTS, ()),
+    composite("std_mean", _MOMENT, "Standard deviation and mean.", _std_mean, ("torch.std_mean",), _MOMENTS, ()),
+    composite("logsumexp", _DIMS, "log(sum(exp(x))) without overflow.", _logsumexp,
        (*torch_names("logsumexp", "t", "m", "s"),), samples(call(_X, -1), call(_H, 1, True), call(_X, (0, 1)))),
-    _c("norm", "x: tensor, p: any = 2.0, dim: dims = None, keepdim: bool = False, dtype: dtype = None",
-       "The p-norm of the elements over axes.", _norm, torch_names("norm", "t", "m"),
+    composite("norm", "x: tensor, p: any = 2.0, dim: dims = None, keepdim: bool = False, dtype: dtype = None",
+       "The p-norm of the elements over axes.", _norm, function_and_method("norm"),
        samples(call(_X), call(_X, 1, -1), call(_H, 2.0, (0, 1), True), call(_X, math.inf, 0), call(_X, 3.0, 1))),
-    _c("vector_norm", "x: tensor, ord: any = 2.0, dim: dims = None, keepdim: bool = False, *, dtype: dtype = None",
+    composite("vector_norm",
+              "x: tensor, ord: any = 2.0, dim: dims = None, keepdim: bool = False, *, dtype: dtype = None",
        "The p-norm of the elements over axes.", _vector_norm, ("torch.linalg.vector_norm",),
        samples(call(_X, 2.0, -1), call(_X, 0, -1), call(_X, -math.inf, 1)), ()),
-    _c("dist", "x: tensor, other: tensor, p: any = 2.0", "The p-norm of the difference.", _dist, torch_names("dist", "t", "m"),
+    composite("dist", "x: tensor, other: tensor, p: any = 2.0", "The p-norm of the difference.", _dist,
+       function_and_method("dist"),
        samples(call(_X, T(("D",))))),
-    _c("max", "x: tensor, dim: any = None, keepdim: bool = False, *, other: tensor? = None",
-       "The largest element; with an axis values and positions; with a tensor the elementwise maximum.", _extreme("max"),
-       torch_names("max", "t", "m"), _EXTREMES),
-    _c("min", "x: tensor, dim: any = None, keepdim: bool = False, *, other: tensor? = None",
-       "The smallest element; with an axis values and positions; with a tensor the elementwise minimum.", _extreme("min"),
-       torch_names("min", "t", "m"), _EXTREMES),
-    _c("aminmax", "x: tensor, *, dim: dims = None, keepdim: bool = False", "Smallest and largest element.", _aminmax,
-       torch_names("aminmax", "t", "m"), samples(call(_X), call(_X, dim=-1, keepdim=True))),
-    _c("count_nonzero", "x: tensor, dim: dims = None", "The number of nonzero elements.", _count_nonzero,
-       torch_names("count_nonzero", "t", "m"), samples(call(_X), call(_X, 1))),
-    _c("nansum", f"{_DIMS}, *, dtype: dtype = None", "Sum without the NaNs.", _nansum, torch_names("nansum", "t", "m"),
+    composite("max", "x: tensor, dim: any = None, keepdim: bool = False, *, other: tensor? = None",
+       "The largest element; with an axis values and positions; with a tensor the elementwise maximum.",
+       _extreme("max"),
+       function_and_method("max"), _EXTREMES),
+    composite("min", "x: tensor, dim: any = None, keepdim: bool = False, *, other: tensor? = None",
+       "The smallest element; with an axis values and positions; with a tensor the elementwise minimum.",
+       _extreme("min"),
+       function_and_method("min"), _EXTREMES),
+    composite("aminmax", "x: tensor, *, dim: dims = None, keepdim: bool = False", "Smallest and largest element.",
+              _aminmax,
+       function_and_method("aminmax"), samples(call(_X), call(_X, dim=-1, keepdim=True))),
+    composite("count_nonzero", "x: tensor, dim: dims = None", "The number of nonzero elements.", _count_nonzero,
+       function_and_method("count_nonzero"), samples(call(_X), call(_X, 1))),
+    composite("nansum", f"{_DIMS}, *, dtype: dtype = None", "Sum without the NaNs.", _nansum,
+              function_and_method("nansum"),
        samples(*_AXIS)),
-    _c("nanmean", f"{_DIMS}, *, dtype: dtype = None", "Mean without the NaNs.", _nanmean, torch_names("nanmean", "t", "m"),
+    composite("nanmean", f"{_DIMS}, *, dtype: dtype = None", "Mean without the NaNs.", _nanmean,
+       function_and_method("nanmean"),
        samples(*_AXIS)),
-    _c("allclose", "x: tensor, other: tensor, rtol: any = 1e-05, atol: any = 1e-08, equal_nan: bool = False",
+    composite("allclose", "x: tensor, other: tensor, rtol: any = 1e-05, atol: any = 1e-08, equal_nan: bool = False",
        "Every element is close; see `isclose`.", _allclose, (), samples(call(_X, _X))),
-    _c("trace", "x: tensor", "The sum of the diagonal.", _trace, torch_names("trace", "t", "m"), samples(call(T(("S", "D"))))),
-    _c("rms", _DIMS, "Root of the mean square over axes.", _rms, (), samples(call(_X, -1))),
+    composite("trace", "x: tensor", "The sum of the diagonal.", _trace, function_and_method("trace"),
+       samples(call(T(("S", "D"))))),
+    composite("rms", _DIMS, "Root of the mean square over axes.", _rms, (), samples(call(_X, -1))),
 )  # fmt: skip

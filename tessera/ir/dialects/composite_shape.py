@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from tessera.ir.dialects.calls import flat
-from tessera.ir.dialects.rules import torch_names
+from tessera.ir.dialects.rules import composite, function_and_method, torch_names
 from tessera.ir.dialects.samples import T, call, samples, size
 from tessera.ir.dialects.shape import ZERO
 from tessera.ir.dialects.slicing import proved_ge
 from tessera.ir.dim import Dim, product
 from tessera.ir.infer import ONE, Blame
-from tessera.ir.record import Kind, OpRecord
+from tessera.ir.record import OpRecord
 
 
 def rank_of(t: Any, x: Any) -> int:
@@ -57,7 +57,12 @@ def _movedim(t: Any, x: Any, source: Any, destination: Any) -> Any:
     sources = [axis_of(t, x, d) for d in flat((source,))]
     targets = [axis_of(t, x, d) for d in flat((destination,))]
     if len(sources) != len(targets) or len(set(sources)) < len(sources) or len(set(targets)) < len(targets):
-        t.fail("TSR0214", f"movedim from {tuple(sources)} to {tuple(targets)}", Blame(0), helps=["name each axis once on both sides"])
+        t.fail(
+            "TSR0214",
+            f"movedim from {tuple(sources)} to {tuple(targets)}",
+            Blame(0),
+            helps=["name each axis once on both sides"],
+        )
     rest = iter(n for n in range(rank) if n not in sources)
     order = tuple(sources[targets.index(n)] if n in targets else next(rest) for n in range(rank))
     return x if order == tuple(range(rank)) else t.emit("permute", (x,), dims=order)
@@ -66,7 +71,12 @@ def _movedim(t: Any, x: Any, source: Any, destination: Any) -> Any:
 def _view(t: Any, x: Any, *shape: Any) -> Any:
     """reshape, or with a dtype of the same width nothing else than torch's bit cast, which is refused."""
     if len(shape) == 1 and not isinstance(shape[0], int | Dim | tuple | list):
-        t.fail("TSR0301", "a view of the same bits as another dtype", Blame(0), helps=["to convert values use `.to(dtype)`"])
+        t.fail(
+            "TSR0301",
+            "a view of the same bits as another dtype",
+            Blame(0),
+            helps=["to convert values use `.to(dtype)`"],
+        )
     return t.reshape(x, *shape)
 
 
@@ -93,131 +103,19 @@ def _unflatten(t: Any, x: Any, dim: int, sizes: Sequence[Any]) -> Any:
     given = [s if isinstance(s, int) and s == -1 else t.size(s) for s in flat((sizes,))]
     known = product(tuple(s for s in given if isinstance(s, Dim)))
     if any(isinstance(s, int) for s in given):
-        rest = t.context.divides(known, dims[at], "TSR0208", f"unflatten of `{dims[at]}` by `{known}`", Blame(0, at, f"`{dims[at]}`"))
+        rest = t.context.divides(
+            known, dims[at], "TSR0208", f"unflatten of `{dims[at]}` by `{known}`", Blame(0, at, f"`{dims[at]}`")
+        )
         given = [rest if isinstance(s, int) else s for s in given]
     else:
-        t.context.equal(dims[at], known, "TSR0208", f"unflatten of `{dims[at]}` to `{known}`", Blame(0, at, f"`{dims[at]}`"))
+        t.context.equal(
+            dims[at], known, "TSR0208", f"unflatten of `{dims[at]}` to `{known}`", Blame(0, at, f"`{dims[at]}`")
+        )
     return t.emit("reshape", (x,), shape=(*dims[:at], *given, *dims[at + 1 :]))
 
 
 def _ravel(t: Any, x: Any) -> Any:
     return t.reshape(x, -1)
-
-
-def _stack(t: Any, tensors: Sequence[Any], dim: int = 0) -> Any:
-    if not tensors:
-        t.fail("TSR0206", "stack of no tensors", Blame(None))
-    first = t.dims(tensors[0])
-    for number, x in enumerate(tensors[1:], 1):
-        have = t.dims(x)
-        if len(have) != len(first):
-            t.fail("TSR0206", f"stack of rank {len(first)} with rank {len(have)}", Blame(number, None, f"has rank {len(have)}"))
-    at = axis_of(t, tensors[0], dim, 1)
-    return t.cat([t.unsqueeze(x, at) for x in tensors], at)
-
-
-def _at_least(t: Any, x: Any, rank: int, front: int) -> Any:
-    """Axes of size 1 added until the rank is reached, ``front`` of them before the others."""
-    dims = t.dims(x)
-    missing = rank - len(dims)
-    if missing <= 0:
-        return x
-    before = min(front, missing) if len(dims) else missing
-    return t.reshape(x, *([1] * before), *dims, *([1] * (missing - before)))
-
-
-def _atleast(rank: int) -> Any:
-    def define(t: Any, *tensors: Any) -> Any:
-        given = flat(tensors)
-        made = tuple(_at_least(t, x, rank, 0 if rank_of(t, x) == 2 else 1) for x in given)
-        return made[0] if len(tensors) == 1 and t.is_tensor(tensors[0]) else made
-
-    return define
-
-
-def _hstack(t: Any, tensors: Sequence[Any]) -> Any:
-    given = [_at_least(t, x, 1, 1) for x in tensors]
-    return t.cat(given, 0 if rank_of(t, given[0]) == 1 else 1)
-
-
-def _vstack(t: Any, tensors: Sequence[Any]) -> Any:
-    return t.cat([_at_least(t, x, 2, 1) for x in tensors], 0)
-
-
-def _dstack(t: Any, tensors: Sequence[Any]) -> Any:
-    return t.cat([_at_least(t, x, 3, 0 if rank_of(t, x) == 2 else 1) for x in tensors], 2)
-
-
-def _column_stack(t: Any, tensors: Sequence[Any]) -> Any:
-    return t.cat([x if rank_of(t, x) > 1 else t.reshape(x, -1, 1) for x in tensors], 1)
-
-
-def _cuts(t: Any, x: Any, at: int, parts: Sequence[Any]) -> tuple[Any, ...]:
-    """Consecutive slices of the given sizes."""
-    out, start = [], ZERO
-    for part in parts:
-        out.append(t.emit("slice", (x,), dim=at, start=start, stop=start + part, step=ONE))
-        start = start + part
-    return tuple(out)
-
-
-def _split(t: Any, x: Any, split_size: Any, dim: int = 0) -> Any:
-    """Parts of one size, the last one possibly smaller; or of the listed sizes, which must add up."""
-    at = axis_of(t, x, dim)
-    total = t.dims(x)[at]
-    if isinstance(split_size, tuple | list):
-        parts = [t.size(s) for s in split_size]
-        whole = ZERO
-        for part in parts:
-            whole = whole + part
-        t.context.equal(total, whole, "TSR0208", f"split of `{total}` into parts that add up to `{whole}`", Blame(0, at, f"`{total}`"))
-        return _cuts(t, x, at, parts)
-    each = t.size(split_size)
-    if each.is_const and each.value < 1:
-        t.fail("TSR0208", f"split into parts of {each}", Blame(0, at))
-    quotient = total // each if not (total.is_const and each.is_const) else None
-    if quotient is None:
-        full, rest = divmod(total.value, each.value)
-        return _cuts(t, x, at, [each] * full + ([Dim.const(rest)] if rest else []) or [ZERO])
-    exact = total / each
-    if not exact.is_const:
-        t.fail("TSR0208", f"split of `{total}` into parts of `{each}`", Blame(0, at, f"`{total}`"),
-               helps=["the number of parts must be known: use `chunk`, or `unflatten` for a new axis"])  # fmt: skip
-    return _cuts(t, x, at, [each] * exact.value)
-
-
-def _chunk(t: Any, x: Any, chunks: int, dim: int = 0) -> Any:
-    """Equal parts; the size must divide, unlike in torch, where the last one may be short."""
-    at, n = axis_of(t, x, dim), int(chunks)
-    total = t.dims(x)[at]
-    if n < 1:
-        t.fail("TSR0208", f"chunk into {n} parts", Blame(0, at))
-    each = t.context.divides(Dim.const(n), total, "TSR0208", f"chunk of `{total}` into {n} parts", Blame(0, at, f"`{total}`"),
-                             helps=["use `split` for parts of different sizes"])  # fmt: skip
-    return _cuts(t, x, at, [each] * n)
-
-
-def _tensor_split(t: Any, x: Any, indices_or_sections: Any, dim: int = 0) -> Any:
-    at = axis_of(t, x, dim)
-    total = t.dims(x)[at]
-    if t.is_tensor(indices_or_sections):
-        t.not_covered("tensor_split at positions in a tensor")
-    if isinstance(indices_or_sections, int):
-        n = indices_or_sections
-        if not total.is_const:
-            return _chunk(t, x, n, dim)
-        small, more = divmod(total.value, n)
-        return _cuts(t, x, at, [Dim.const(small + 1)] * more + [Dim.const(small)] * (n - more))
-    edges = [None, *indices_or_sections, None]
-    return tuple(t.slice(x, at, a, b) for a, b in zip(edges[:-1], edges[1:], strict=True))
-
-
-def _unbind(t: Any, x: Any, dim: int = 0) -> Any:
-    at = axis_of(t, x, dim)
-    total = t.dims(x)[at]
-    if not total.is_const:
-        t.fail("TSR0208", f"unbind of `{total}`", Blame(0, at, f"`{total}`"), helps=["the number of parts must be known"])
-    return tuple(t.select(x, at, n) for n in range(total.value))
 
 
 def _narrow(t: Any, x: Any, dim: int, start: Any, length: Any) -> Any:
@@ -252,7 +150,8 @@ def _repeat(t: Any, x: Any, *repeats: Any) -> Any:
     """Copies side by side along each axis: an axis of repeats before each, expanded and merged."""
     times, dims = t.sizes(repeats), list(t.dims(x))
     if len(times) < len(dims):
-        t.fail("TSR0213", f"repeat of a rank-{len(dims)} tensor by {len(times)} numbers", Blame(0, None, f"has rank {len(dims)}"),
+        t.fail("TSR0213", f"repeat of a rank-{len(dims)} tensor by {len(times)} numbers",
+               Blame(0, None, f"has rank {len(dims)}"),
                helps=["give a number for every axis, or use `tile`"])  # fmt: skip
     dims = [ONE] * (len(times) - len(dims)) + dims
     moving = [n for n, k in enumerate(times) if k is not ONE]
@@ -271,7 +170,9 @@ def _tile(t: Any, x: Any, *dims: Any) -> Any:
 
 def _repeat_interleave(t: Any, x: Any, repeats: Any, dim: int | None = None, *, output_size: Any = None) -> Any:
     if t.is_tensor(repeats):
-        t.fail("TSR0212", "repeat_interleave by a tensor of counts", Blame(1), helps=["its size would depend on the data"])
+        t.fail(
+            "TSR0212", "repeat_interleave by a tensor of counts", Blame(1), helps=["its size would depend on the data"]
+        )
     if dim is None:
         x, dim = t.reshape(x, -1), 0
     at, k = axis_of(t, x, dim), t.size(repeats)
@@ -335,7 +236,9 @@ def _contiguous(t: Any, x: Any, memory_format: Any = None) -> Any:
 def _pixel_shuffle(t: Any, x: Any, upscale_factor: int) -> Any:
     *lead, c, h, w = t.dims(x)
     r = int(upscale_factor)
-    out = t.context.divides(Dim.const(r * r), c, "TSR0208", f"pixel_shuffle of `{c}` channels by {r}", Blame(0, -3, f"`{c}`"))
+    out = t.context.divides(
+        Dim.const(r * r), c, "TSR0208", f"pixel_shuffle of `{c}` channels by {r}", Blame(0, -3, f"`{c}`")
+    )
     k = len(lead)
     y = t.permute(t.reshape(x, *lead, out, r, r, h, w), *range(k), k, k + 3, k + 1, k + 4, k + 2)
     return t.reshape(y, *lead, out, h * r, w * r)
@@ -344,7 +247,8 @@ def _pixel_shuffle(t: Any, x: Any, upscale_factor: int) -> Any:
 def _pixel_unshuffle(t: Any, x: Any, downscale_factor: int) -> Any:
     *lead, c, h, w = t.dims(x)
     r = int(downscale_factor)
-    low, wide = (t.context.divides(Dim.const(r), d, "TSR0208", f"pixel_unshuffle of `{d}` by {r}", Blame(0, n, f"`{d}`"))
+    low, wide = (t.context.divides(Dim.const(r), d, "TSR0208", f"pixel_unshuffle of `{d}` by {r}",
+                                   Blame(0, n, f"`{d}`"))
                  for n, d in ((-2, h), (-1, w)))  # fmt: skip
     k = len(lead)
     y = t.permute(t.reshape(x, *lead, c, low, r, wide, r), *range(k), k, k + 2, k + 4, k + 1, k + 3)
@@ -353,101 +257,94 @@ def _pixel_unshuffle(t: Any, x: Any, downscale_factor: int) -> Any:
 
 def _channel_shuffle(t: Any, x: Any, groups: int) -> Any:
     n, c, *rest = t.dims(x)
-    each = t.context.divides(t.size(groups), c, "TSR0208", f"channel_shuffle of `{c}` by {groups}", Blame(0, 1, f"`{c}`"))
+    each = t.context.divides(
+        t.size(groups), c, "TSR0208", f"channel_shuffle of `{c}` by {groups}", Blame(0, 1, f"`{c}`")
+    )
     return t.reshape(_transpose(t, t.reshape(x, n, t.size(groups), each, *rest), 1, 2), n, c, *rest)
-
-
-def _glu(t: Any, x: Any, dim: int = -1) -> Any:
-    a, b = _chunk(t, x, 2, dim)
-    return t.mul(a, t.sigmoid(b))
-
-
-def _c(name: str, signature: str, doc: str, define: Any, torch: Sequence[str], samples_: Any,
-       methods: tuple[str, ...] | None = None) -> OpRecord:  # fmt: skip
-    return OpRecord(name, Kind.COMPOSITE, signature, doc, define=define, torch=tuple(torch),
-                    methods=(name,) if methods is None else methods, samples=samples_)  # fmt: skip
-
-
-def _tm(name: str, *also: str) -> tuple[str, ...]:
-    return (*torch_names(name, "t", "m"), *(d for n in also for d in torch_names(n, "t", "m")))
 
 
 _M, _X, _H = T(("S", "D")), T(("B", "S", "D")), T(("B", "S", 6), "bf16")
 _LIST = ((T(("S", "D")), T(("S", "D"))),)
 
 OPS: tuple[OpRecord, ...] = (
-    _c("transpose", "x: tensor, dim0: dim, dim1: dim", "Two axes swapped.", _transpose, _tm("transpose", "swapaxes", "swapdims"),
+    composite("transpose", "x: tensor, dim0: dim, dim1: dim", "Two axes swapped.", _transpose,
+       function_and_method("transpose", "swapaxes", "swapdims"),
        samples(call(_X, 0, -1), call(_H, -2, -1)), ("transpose", "swapaxes", "swapdims")),
-    _c("t", "x: tensor", "The transpose of a matrix.", _t, _tm("t"), samples(call(_M), call(T(("S",))))),
-    _c("T", "x: tensor", "The transpose of a matrix, and of nothing else.", _T, ("torch.Tensor.T.__get__", "torch.Tensor.H.__get__"),
+    composite("t", "x: tensor", "The transpose of a matrix.", _t, function_and_method("t"),
+              samples(call(_M), call(T(("S",))))),
+    composite("T", "x: tensor", "The transpose of a matrix, and of nothing else.", _T,
+       ("torch.Tensor.T.__get__", "torch.Tensor.H.__get__"),
        samples(call(_M)), ("T", "H")),
-    _c("mT", "x: tensor", "The last two axes swapped.", _mT, ("torch.Tensor.mT.__get__", "torch.adjoint", "torch.Tensor.adjoint",
+    composite("mT", "x: tensor", "The last two axes swapped.", _mT,
+       ("torch.Tensor.mT.__get__", "torch.adjoint", "torch.Tensor.adjoint",
        "torch.Tensor.mH.__get__"), samples(call(_X)), ("mT", "mH", "adjoint")),
-    _c("movedim", "x: tensor, source: dims, destination: dims", "Axes moved to other places.", _movedim, _tm("movedim", "moveaxis"),
+    composite("movedim", "x: tensor, source: dims, destination: dims", "Axes moved to other places.", _movedim,
+       function_and_method("movedim", "moveaxis"),
        samples(call(_X, 0, -1), call(_X, (0, 1), (2, 0))), ("movedim", "moveaxis")),
-    _c("view", "x: tensor, *shape: size", "reshape.", _view, ("torch.Tensor.view",), samples(call(_X, size("B"), -1))),
-    _c("view_as", "x: tensor, other: tensor", "reshape to the shape of another tensor.", _reshape_as,
-       ("torch.Tensor.view_as", "torch.Tensor.reshape_as"), samples(call(T(("B", 6)), T(("B", 2, 3)))), ("view_as", "reshape_as")),
-    _c("expand_as", "x: tensor, other: tensor", "expand to the shape of another tensor.", _expand_as, ("torch.Tensor.expand_as",),
+    composite("view", "x: tensor, *shape: size", "reshape.", _view, ("torch.Tensor.view",),
+              samples(call(_X, size("B"), -1))),
+    composite("view_as", "x: tensor, other: tensor", "reshape to the shape of another tensor.", _reshape_as,
+       ("torch.Tensor.view_as", "torch.Tensor.reshape_as"), samples(call(T(("B", 6)), T(("B", 2, 3)))),
+       ("view_as", "reshape_as")),
+    composite("expand_as", "x: tensor, other: tensor", "expand to the shape of another tensor.", _expand_as,
+       ("torch.Tensor.expand_as",),
        samples(call(T(("D",)), _X))),
-    _c("broadcast_to", "x: tensor, *shape: size", "expand.", lambda t, x, *shape: t.expand(x, *shape), _tm("broadcast_to"),
+    composite("broadcast_to", "x: tensor, *shape: size", "expand.", lambda t, x, *shape: t.expand(x, *shape),
+       function_and_method("broadcast_to"),
        samples(call(T(("D",)), (3, size("D"))))),
-    _c("flatten", "x: tensor, start_dim: dim = 0, end_dim: dim = -1", "Adjacent axes merged.", _flatten, _tm("flatten"),
+    composite("flatten", "x: tensor, start_dim: dim = 0, end_dim: dim = -1", "Adjacent axes merged.", _flatten,
+              function_and_method("flatten"),
        samples(call(_X), call(_X, 1), call(T(())))),
-    _c("unflatten", "x: tensor, dim: dim, sizes: sizes", "One axis split into several.", _unflatten, _tm("unflatten"),
+    composite("unflatten", "x: tensor, dim: dim, sizes: sizes", "One axis split into several.", _unflatten,
+              function_and_method("unflatten"),
        samples(call(_H, -1, (2, 3)), call(_H, 2, (-1, 2)))),
-    _c("ravel", "x: tensor", "All axes merged.", _ravel, _tm("ravel"), samples(call(_X))),
-    _c("stack", "tensors: tensors, dim: dim = 0", "Tensors joined along a new axis.", _stack, ("torch.stack",),
-       samples(call(*_LIST), call(*_LIST, -1)), ()),
-    _c("hstack", "tensors: tensors", "Joined along axis 1, or 0 for vectors.", _hstack, ("torch.hstack",),
-       samples(call(*_LIST), call((T(("S",)), T(("D",))))), ()),
-    _c("vstack", "tensors: tensors", "Joined along axis 0, vectors as rows.", _vstack, ("torch.vstack", "torch.row_stack"),
-       samples(call(*_LIST), call((T(("S",)), T(("S",))))), ()),
-    _c("dstack", "tensors: tensors", "Joined along axis 2.", _dstack, ("torch.dstack",),
-       samples(call(*_LIST), call((T(("S",)), T(("S",))))), ()),
-    _c("column_stack", "tensors: tensors", "Vectors as columns, joined along axis 1.", _column_stack, ("torch.column_stack",),
-       samples(call((T(("S",)), _M))), ()),
-    _c("atleast_1d", "*tensors: tensors", "Rank 1 or more.", _atleast(1), ("torch.atleast_1d",), samples(call(T(())), call(T(()), _M)), ()),
-    _c("atleast_2d", "*tensors: tensors", "Rank 2 or more.", _atleast(2), ("torch.atleast_2d",), samples(call(T(("S",)))), ()),
-    _c("atleast_3d", "*tensors: tensors", "Rank 3 or more.", _atleast(3), ("torch.atleast_3d",),
-       samples(call(T(("S",)), _M, T(())), call(_M)), ()),
-    _c("split", "x: tensor, split_size: sizes, dim: dim = 0", "Parts of one size, or of listed sizes.", _split, (*_tm("split", "split_with_sizes"), "torch.unsafe_split", "torch.unsafe_split_with_sizes"),
-       samples(call(_H, 4, -1), call(_H, (1, 5), 2), call(T((8, "D")), 3)), ("split", "split_with_sizes")),
-    _c("chunk", "x: tensor, chunks: int, dim: dim = 0", "Equal parts.", _chunk, (*_tm("chunk"), "torch.unsafe_chunk"), samples(call(_H, 3, -1))),
-    _c("tensor_split", "x: tensor, indices_or_sections: any, dim: dim = 0", "Parts between given positions.", _tensor_split,
-       _tm("tensor_split"), samples(call(_H, 4, -1), call(_H, (1, 4), 2))),
-    _c("unbind", "x: tensor, dim: dim = 0", "The slices of one axis.", _unbind, _tm("unbind"), samples(call(_H, -1))),
-    _c("narrow", "x: tensor, dim: dim, start: size, length: size", "A run of positions of one axis.", _narrow, _tm("narrow"),
+    composite("ravel", "x: tensor", "All axes merged.", _ravel, function_and_method("ravel"), samples(call(_X))),
+    composite("narrow", "x: tensor, dim: dim, start: size, length: size", "A run of positions of one axis.", _narrow,
+       function_and_method("narrow"),
        samples(call(_H, -1, 2, 3), call(_H, 2, -4, 2))),
-    _c("select", "x: tensor, dim: dim, index: size", "One position of an axis, which goes away.", _select, _tm("select"),
+    composite("select", "x: tensor, dim: dim, index: size", "One position of an axis, which goes away.", _select,
+       function_and_method("select"),
        samples(call(_H, -1, 2), call(_X, 1, -1))),
-    _c("broadcast_tensors", "*tensors: tensors", "Tensors expanded to their common shape.", _broadcast_tensors,
+    composite("broadcast_tensors", "*tensors: tensors", "Tensors expanded to their common shape.", _broadcast_tensors,
        ("torch.broadcast_tensors",), samples(call(T(("S", 1)), T(("D",)))), ()),
-    _c("repeat", "x: tensor, *repeats: size", "Copies side by side along each axis.", _repeat, ("torch.Tensor.repeat",),
+    composite("repeat", "x: tensor, *repeats: size", "Copies side by side along each axis.", _repeat,
+              ("torch.Tensor.repeat",),
        samples(call(_M, 2, 3), call(_M, (2, 1, size("B"))))),
-    _c("tile", "x: tensor, *dims: size", "Copies side by side along the last axes.", _tile, _tm("tile"), samples(call(_M, (2,)), call(T(("S",)), (2, 2)))),
-    _c("repeat_interleave", "x: tensor, repeats: size, dim: dim = None, *, output_size: any = None", "Every element several times.",
-       _repeat_interleave, _tm("repeat_interleave"), samples(call(_M, 2, 0), call(_M, 3))),
-    _c("roll", "x: tensor, shifts: sizes, dims: dims = None", "Positions moved around along axes.", _roll, _tm("roll"),
+    composite("tile", "x: tensor, *dims: size", "Copies side by side along the last axes.", _tile,
+              function_and_method("tile"),
+       samples(call(_M, (2,)), call(T(("S",)), (2, 2)))),
+    composite("repeat_interleave", "x: tensor, repeats: size, dim: dim = None, *, output_size: any = None",
+       "Every element several times.",
+       _repeat_interleave, function_and_method("repeat_interleave"), samples(call(_M, 2, 0), call(_M, 3))),
+    composite("roll", "x: tensor, shifts: sizes, dims: dims = None", "Positions moved around along axes.", _roll,
+              function_and_method("roll"),
        samples(call(_X, 1, 0), call(_X, (2, -1), (1, 2)), call(_M, 3))),
-    _c("rot90", "x: tensor, k: int = 1, dims: any = None",
-       "A quarter turn of two axes, k times.", lambda t, x, k=1, dims=None: _rot90(t, x, k, dims or (0, 1)), _tm("rot90"),
+    composite("rot90", "x: tensor, k: int = 1, dims: any = None",
+       "A quarter turn of two axes, k times.", lambda t, x, k=1, dims=None: _rot90(t, x, k, dims or (0, 1)),
+       function_and_method("rot90"),
        samples(call(_M), call(_X, 3, (1, 2)), call(_M, 2))),
-    _c("fliplr", "x: tensor", "Axis 1 reversed.", lambda t, x: t.flip(x, 1), _tm("fliplr"), samples(call(_M))),
-    _c("flipud", "x: tensor", "Axis 0 reversed.", lambda t, x: t.flip(x, 0), _tm("flipud"), samples(call(_M))),
-    _c("diag", "x: tensor, diagonal: int = 0", "The diagonal of a matrix, or the matrix of a diagonal.", _diag, _tm("diag"),
+    composite("fliplr", "x: tensor", "Axis 1 reversed.", lambda t, x: t.flip(x, 1), function_and_method("fliplr"),
+              samples(call(_M))),
+    composite("flipud", "x: tensor", "Axis 0 reversed.", lambda t, x: t.flip(x, 0), function_and_method("flipud"),
+              samples(call(_M))),
+    composite("diag", "x: tensor, diagonal: int = 0", "The diagonal of a matrix, or the matrix of a diagonal.", _diag,
+       function_and_method("diag"),
        samples(call(_M), call(T(("S",)), 1), call(T(("S",)), -2))),
-    _c("diag_embed", "x: tensor, offset: int = 0, dim1: dim = -2, dim2: dim = -1", "The last axis laid on a diagonal.", _diag_embed,
-       _tm("diag_embed"), samples(call(_M), call(_M, 1, 0, 2))),
-    _c("clone", "x: tensor", "A copy; values are never shared here.", _clone, _tm("clone", "detach"),
+    composite("diag_embed", "x: tensor, offset: int = 0, dim1: dim = -2, dim2: dim = -1",
+              "The last axis laid on a diagonal.",
+       _diag_embed,
+       function_and_method("diag_embed"), samples(call(_M), call(_M, 1, 0, 2))),
+    composite("clone", "x: tensor", "A copy; values are never shared here.", _clone,
+              function_and_method("clone", "detach"),
        samples(call(_X)), ("clone", "detach")),
-    _c("contiguous", "x: tensor, memory_format: any = None", "The same tensor; layouts are the compiler's business.", _contiguous,
+    composite("contiguous", "x: tensor, memory_format: any = None",
+              "The same tensor; layouts are the compiler's business.",
+       _contiguous,
        ("torch.Tensor.contiguous",), samples(call(_X))),
-    _c("pixel_shuffle", "x: tensor, upscale_factor: int", "Channels moved into a finer grid.", _pixel_shuffle,
+    composite("pixel_shuffle", "x: tensor, upscale_factor: int", "Channels moved into a finer grid.", _pixel_shuffle,
        torch_names("pixel_shuffle", "f", "t"), samples(call(T(("B", 8, 3, 2)), 2)), ()),
-    _c("pixel_unshuffle", "x: tensor, downscale_factor: int", "A grid moved into channels.", _pixel_unshuffle,
+    composite("pixel_unshuffle", "x: tensor, downscale_factor: int", "A grid moved into channels.", _pixel_unshuffle,
        torch_names("pixel_unshuffle", "f", "t"), samples(call(T(("B", 2, 4, 6)), 2)), ()),
-    _c("channel_shuffle", "x: tensor, groups: int", "Channels of the groups interleaved.", _channel_shuffle,
+    composite("channel_shuffle", "x: tensor, groups: int", "Channels of the groups interleaved.", _channel_shuffle,
        ("torch.nn.functional.channel_shuffle", "torch.channel_shuffle"), samples(call(T(("B", 6, 3, 2)), 2)), ()),
-    _c("glu", "x: tensor, dim: dim = -1", "One half times the sigmoid of the other.", _glu, ("torch.nn.functional.glu",), samples(call(_H)), ()),
 )  # fmt: skip

@@ -32,7 +32,9 @@ def _matmul_helps(a: Type, b: Type) -> list[str]:
     if inner is outer:
         return [f"the second operand transposed, `.mT`, has type {shown}"]
     if a.dims[-2] is b.dims[-2]:
-        return [f"the first operand transposed, `.mT`, has type {TensorType(a.dtype, (*a.dims[:-2], inner, a.dims[-2]))}"]
+        return [
+            f"the first operand transposed, `.mT`, has type {TensorType(a.dtype, (*a.dims[:-2], inner, a.dims[-2]))}"
+        ]
     if outer is a.dims[-2]:
         return ["the operands swapped fit: `b @ a`"]
     return []
@@ -85,12 +87,15 @@ def _matmul_reference(x: Any, other: Any, **attrs: Any) -> Any:
 
 MATMUL = OpRecord(
     "matmul", Kind.CONTRACT, "x: tensor, other: tensor, *, accumulate_dtype: dtype = None",
-    "Matrix product over the last two axes, the leading ones broadcast; `accumulate_dtype` widens the sum, not the result.",
+    "Matrix product over the last two axes, the leading ones broadcast; `accumulate_dtype` widens the sum, not the "
+    "result.",
     _matmul_infer, _RULE.operands_as, reference=_matmul_reference, call=_matmul, eager=_matmul_eager,
     torch=(*torch_names("matmul", "t", "m"), "torch.Tensor.__matmul__", "torch.linalg.matmul"), methods=("matmul",),
     flops=2,
-    samples=samples(call(T(("B", "S", "D")), T(("D", "K"))), call(T(("B", "S", "D"), "bf16"), T(("B", "D", "K"), "bf16")),
-                    call(T(("D",)), T(("D",))), call(T(("B", "S", "D")), T(("D",))), call(T(("D",)), T(("B", "D", "K"))),
+    samples=samples(call(T(("B", "S", "D")), T(("D", "K"))),
+                    call(T(("B", "S", "D"), "bf16"), T(("B", "D", "K"), "bf16")),
+                    call(T(("D",)), T(("D",))), call(T(("B", "S", "D")), T(("D",))),
+                    call(T(("D",)), T(("B", "D", "K"))),
                     call(T(("S", "D"), "int32", 5), T(("D", 3), "int32", 5)),
                     call(T((1, "S", "D")), T(("B", "D", "K")))),
 )  # fmt: skip
@@ -111,7 +116,9 @@ def _contract_infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[Tens
     sizes: dict[str, tuple[Dim, int, int]] = {}
     for number, (subscripts, t) in enumerate(zip(operands, types, strict=True)):
         if len(subscripts) != t.rank:
-            ctx.fail("TSR0209", f"`{subscripts}` for a rank-{t.rank} operand", Blame(number, None, f"has rank {t.rank}"))
+            ctx.fail(
+                "TSR0209", f"`{subscripts}` for a rank-{t.rank} operand", Blame(number, None, f"has rank {t.rank}")
+            )
         for axis, (letter, d) in enumerate(zip(subscripts, t.dims, strict=True)):
             known = sizes.get(letter)
             if known is not None:
@@ -153,7 +160,12 @@ CONTRACT = OpRecord(
 
 def _letters(t: Any, equation: Any) -> str:
     if not isinstance(equation, str):
-        t.fail("TSR0209", "einsum without an equation", Blame(None), helps=['write the equation first: `einsum("ij,jk->ik", a, b)`'])
+        t.fail(
+            "TSR0209",
+            "einsum without an equation",
+            Blame(None),
+            helps=['write the equation first: `einsum("ij,jk->ik", a, b)`'],
+        )
     clean = equation.replace(" ", "")
     if clean.count("->") > 1 or not all(c.isascii() and (c.isalpha() or c in ",.->") for c in clean):
         t.fail("TSR0209", f"einsum equation `{equation}` cannot be read", Blame(None),
@@ -168,7 +180,8 @@ def _expand_ellipsis(t: Any, equation: str, tensors: Sequence[Any]) -> tuple[lis
     if len(parts) != len(tensors):
         t.fail("TSR0209", f"einsum equation for {len(parts)} operands, called with {len(tensors)}", Blame(None))
     free = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" if c not in equation]
-    widest = max((t.type_of(x).rank - len(p.replace("...", "")) for p, x in zip(parts, tensors, strict=True) if "..." in p),
+    widest = max((t.type_of(x).rank - len(p.replace("...", "")) for p,
+                  x in zip(parts, tensors, strict=True) if "..." in p),
                  default=0)  # fmt: skip
     dots = "".join(free[: max(widest, 0)])
     spelled = []
@@ -281,7 +294,8 @@ EINSUM = OpRecord(
     torch=("torch.einsum",),
     samples=samples(call("bij,bjk->bik", T(("B", "S", "D")), T(("B", "D", "K"))), call("ij->ji", T(("S", "D"))),
                     call("ii->", T(("S", "S"))), call("...d,kd->...k", T(("B", "S", "D")), T(("K", "D"))),
-                    call("i,j", T(("S",)), T(("D",))), call("bhqd,bhkd->bhqk", T((2, "H", "S", "D")), T((2, "H", "T", "D"))),
+                    call("i,j", T(("S",)), T(("D",))), call("bhqd,bhkd->bhqk", T((2, "H", "S", "D")),
+                                                            T((2, "H", "T", "D"))),
                     call("ij,jk,kl->il", T(("S", "D")), T(("D", "K")), T(("K", 2))),
                     call("bsd,bse->de", T(("B", "S", "D"), "bf16"), T(("B", "S", "K"), "bf16"))),
 )  # fmt: skip

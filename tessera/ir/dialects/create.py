@@ -66,7 +66,9 @@ def _iota_infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[TensorTy
     return (TensorType(attr_dtype(attrs), checked_sizes(ctx, (as_dim(attrs["size"]),))),)
 
 
-def _iota_define(t: Any, index: Sequence[Any], result: TensorType, start: Any, step: Any, *, size: Any, dtype: Any) -> Any:
+def _iota_define(
+    t: Any, index: Sequence[Any], result: TensorType, start: Any, step: Any, *, size: Any, dtype: Any
+) -> Any:
     """start + i * step, for floats in f64 and rounded once."""
     i = t.cast(index[0], f64) if result.dtype.is_float else index[0]
     return t.cast(i * step + start, dtype)
@@ -78,7 +80,8 @@ def _iota_eager(torch: Any, start: Any, step: Any, *, size: int, dtype: Any) -> 
 
 
 IOTA = OpRecord(
-    "iota", Kind.CREATE, "start: tensor, step: tensor, size: size, dtype: dtype", "start, start + step, start + 2 step, …",
+    "iota", Kind.CREATE, "start: tensor, step: tensor, size: size, dtype: dtype",
+    "start, start + step, start + 2 step, …",
     _iota_infer, define=_iota_define, eager=_iota_eager,
     samples=samples(call(0, 1, size("S"), dtype("int64")), call(0.5, 0.25, size("S"), dtype("f32"))),
 )  # fmt: skip
@@ -116,7 +119,9 @@ def _new_full(t: Any, x: Any, size: Any, fill_value: Any, *, dtype: Any = None, 
     return t.emit("full", (fill_value,), shape=t.sizes((size,)), dtype=_dtype(dtype, t.dtype_of(x)))
 
 
-def _arange(t: Any, *bounds: Any, start: Any = None, end: Any = None, step: Any = 1, dtype: Any = None, **_: Placement) -> Any:
+def _arange(
+    t: Any, *bounds: Any, start: Any = None, end: Any = None, step: Any = 1, dtype: Any = None, **_: Placement
+) -> Any:
     """``arange(end)``, ``arange(start, end)``, ``arange(start, end, step)``; numbers or sizes."""
     given = list(bounds)
     if len(given) == 1 and end is None and start is None:
@@ -249,8 +254,15 @@ def _meshgrid(t: Any, *tensors: Any, indexing: str = "ij") -> Any:
 _DTYPE = "dtype: dtype = None"
 
 
-def _composite(name: str, signature: str, doc: str, define: Any, names: str = "torch.{}", methods: tuple[str, ...] = (),
-               samples_: Any = None) -> OpRecord:  # fmt: skip
+def _composite(
+    name: str,
+    signature: str,
+    doc: str,
+    define: Any,
+    names: str = "torch.{}",
+    methods: tuple[str, ...] = (),
+    samples_: Any = None,
+) -> OpRecord:
     """A factory: ``names`` are dotted torch names with the record's name put in."""
     torch = tuple(n.format(name) for n in names.split())
     return OpRecord(name, Kind.COMPOSITE, signature, doc, define=define, torch=torch, methods=methods, samples=samples_)
@@ -270,19 +282,24 @@ OPS: tuple[OpRecord, ...] = (
                "torch.zeros_like torch.empty_like", samples_=samples(call(_X), call(_X, dtype="f32"))),
     _composite("ones_like", f"x: tensor, *, {_DTYPE}", "Ones of the same shape and dtype.", _filled_like(1),
                samples_=samples(call(_X))),
-    _composite("full_like", f"x: tensor, fill_value: tensor, *, {_DTYPE}", "One value in the same shape and dtype.", _full_like,
+    _composite("full_like", f"x: tensor, fill_value: tensor, *, {_DTYPE}", "One value in the same shape and dtype.",
+               _full_like,
                samples_=samples(call(_X, 2.5))),
     _composite("new_zeros", f"x: tensor, *size: size, {_DTYPE}", "Zeros of the same dtype.", _new_filled(0),
                "torch.Tensor.{} torch.Tensor.new_empty", ("new_zeros", "new_empty"), samples(call(_X, size("B"), 2))),
-    _composite("new_ones", f"x: tensor, *size: size, {_DTYPE}", "Ones of the same dtype.", _new_filled(1), "torch.Tensor.{}",
+    _composite("new_ones", f"x: tensor, *size: size, {_DTYPE}", "Ones of the same dtype.", _new_filled(1),
+               "torch.Tensor.{}",
                ("new_ones",), samples(call(_X, (size("B"), 2)))),
-    _composite("new_full", f"x: tensor, size: sizes, fill_value: tensor, *, {_DTYPE}", "One value in the same dtype.", _new_full,
+    _composite("new_full", f"x: tensor, size: sizes, fill_value: tensor, *, {_DTYPE}", "One value in the same dtype.",
+               _new_full,
                "torch.Tensor.{}", ("new_full",), samples(call(_X, (size("B"), 2), 3.0))),
     _composite("arange", "*bounds: size, start: any = None, end: any = None, step: any = 1, dtype: dtype = None",
                "A progression from start (0) up to end, without it.", _arange,
-               samples_=samples(call(size("S")), call(1, size("S")), call(0, 10, 3), call(5, 1, -2), call(0.0, 1.0, 0.3),
+               samples_=samples(call(size("S")), call(1, size("S")), call(0, 10, 3), call(5, 1, -2),
+                                call(0.0, 1.0, 0.3),
                                 call(4, dtype="f32"))),
-    _composite("linspace", f"start: tensor, end: tensor, steps: size, *, {_DTYPE}", "Equal steps from start to end, both included.",
+    _composite("linspace", f"start: tensor, end: tensor, steps: size, *, {_DTYPE}",
+               "Equal steps from start to end, both included.",
                _linspace, samples_=samples(call(-1.0, 2.0, 7), call(0, 1, size("S")), call(3.0, 4.0, 1))),
     _composite("logspace", f"start: tensor, end: tensor, steps: size, base: tensor = 10.0, *, {_DTYPE}",
                "base to the powers of a linspace.", _logspace, samples_=samples(call(-1.0, 2.0, 5))),
@@ -296,6 +313,8 @@ OPS: tuple[OpRecord, ...] = (
                "torch.nn.functional.one_hot", samples_=samples(call(T(("B", "S"), "int64", 4), 4))),
     _composite("tensor", f"data: any, *, {_DTYPE}", "A constant from numbers.", _tensor,
                samples_=samples(call(2.5), call([1, 2, 3]), call([[True, False]]), call([[1.0], [2.0]], dtype="bf16"))),
-    _composite("meshgrid", "*tensors: tensors, indexing: str = 'ij'", "Coordinates of a grid, one tensor an axis.", _meshgrid,
-               samples_=samples(call(T(("S",)), T(("D",)), indexing="ij"), call((T(("S",)), T(("D",))), indexing="xy"))),
+    _composite("meshgrid", "*tensors: tensors, indexing: str = 'ij'", "Coordinates of a grid, one tensor an axis.",
+               _meshgrid,
+               samples_=samples(call(T(("S",)), T(("D",)), indexing="ij"),
+                                call((T(("S",)), T(("D",))), indexing="xy"))),
 )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,18 +13,12 @@ from tessera.ir.dialects.composite_shape import axis_of, rank_of
 from tessera.ir.dialects.index import need_integers
 from tessera.ir.dialects.rules import FLOATING, torch_names
 from tessera.ir.dialects.samples import T, call, samples
-from tessera.ir.dialects.shape import Attrs, Types, as_dim
+from tessera.ir.dialects.shape import Attrs, Types, as_dim, axis_attr
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, int32, int64
 from tessera.ir.infer import Blame, InferContext
 from tessera.ir.record import Infer, Kind, OpRecord
 from tessera.ir.types import TensorType, Type
-
-
-def _dim(attrs: Attrs) -> int:
-    value = attrs["dim"]
-    assert isinstance(value, int)
-    return value
 
 
 def _like(*dtypes: DType | None) -> Infer:
@@ -33,17 +27,26 @@ def _like(*dtypes: DType | None) -> Infer:
     def infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
         x = types[0]
         if "dim" in attrs:
-            ctx.axis(_dim(attrs), x.rank)
+            ctx.axis(axis_attr(attrs), x.rank)
         return tuple(TensorType(d or x.dtype, x.dims) for d in dtypes)
 
     return infer
 
 
 def _record(
-    name: str, signature: str, doc: str, infer: Infer, reference: Callable[..., Any], eager: Callable[..., Any], *,
-    call_: Callable[..., Any] | None = None, torch: Sequence[str] = (), methods: tuple[str, ...] | None = None,
-    samples_: Any = None, as_: Any = None,
-) -> OpRecord:  # fmt: skip
+    name: str,
+    signature: str,
+    doc: str,
+    infer: Infer,
+    reference: Callable[..., Any],
+    eager: Callable[..., Any],
+    *,
+    call_: Callable[..., Any] | None = None,
+    torch: Sequence[str] = (),
+    methods: tuple[str, ...] | None = None,
+    samples_: Any = None,
+    as_: Any = None,
+) -> OpRecord:
     return OpRecord(
         name, Kind.EXTERN, signature, doc, infer, as_, reference=reference, call=call_, eager=eager, torch=tuple(torch),
         methods=(name,) if methods is None else methods, samples=samples_,
@@ -81,7 +84,7 @@ def _argsort(t: Any, x: Any, dim: int = -1, descending: bool = False, stable: bo
 
 
 def _topk_infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
-    x, k, axis = types[0], as_dim(attrs["k"]), _dim(attrs)
+    x, k, axis = types[0], as_dim(attrs["k"]), axis_attr(attrs)
     dims = list(x.dims)
     if dims:
         ctx.at_least(dims[axis], k, "TSR0212", f"topk of `{k}` from `{dims[axis]}`", Blame(0, axis, f"`{dims[axis]}`"))
@@ -101,7 +104,7 @@ def _topk(t: Any, x: Any, k: Any, dim: int = -1, largest: bool = True, sorted: b
 
 
 def _kth_infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
-    x, axis, keep = types[0], _dim(attrs), bool(attrs["keepdim"])
+    x, axis, keep = types[0], axis_attr(attrs), bool(attrs["keepdim"])
     one = Dim.const(1)
     dims = tuple(one if n == axis else d for n, d in enumerate(x.dims) if keep or n != axis)
     return TensorType(x.dtype, dims), TensorType(int64, dims)
@@ -112,7 +115,9 @@ def _kth_reference(x: Any, *, k: int, dim: int, keepdim: bool) -> Any:
     if x.ndim == 0:
         return x.copy(), np.zeros((), np.int64)
     order = _order(x, dim, False)
-    place = np.full([1 if n == dim else s for n, s in enumerate(x.shape)], (x.shape[dim] + 1) // 2 - 1 if k == 0 else k - 1)
+    place = np.full(
+        [1 if n == dim else s for n, s in enumerate(x.shape)], (x.shape[dim] + 1) // 2 - 1 if k == 0 else k - 1
+    )
     if k == 0:
         nans = np.isnan(np.asarray(x, np.float64))
         place = np.where(nans.any(dim, keepdims=True), x.shape[dim] - nans.sum(dim, keepdims=True), place)
@@ -163,7 +168,9 @@ def _running(better: Callable[[Any, Any], Any]) -> Callable[..., Any]:
         moved = np.moveaxis(np.array(x), dim, 0)
         values, at = moved.copy(), np.zeros(moved.shape, np.int64)
         for n in range(1, len(moved)):
-            wins = (better(moved[n], values[n - 1]) | np.isnan(moved[n])) & ~(np.isnan(values[n - 1]) & ~np.isnan(moved[n]))
+            wins = (better(moved[n], values[n - 1]) | np.isnan(moved[n])) & ~(
+                np.isnan(values[n - 1]) & ~np.isnan(moved[n])
+            )
             values[n] = np.where(wins, moved[n], values[n - 1])
             at[n] = np.where(wins, n, at[n - 1])
         return np.moveaxis(values, 0, dim), np.moveaxis(at, 0, dim)
@@ -185,9 +192,11 @@ def _scatter_infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[Tenso
     x, index, src = types
     need_integers(ctx, types[:2], 1)
     for number, t in ((1, index), (2, src)):
-        if t.rank != x.rank and (number == 1 or isinstance(t, TensorType) and t.rank):
-            ctx.fail("TSR0215", f"scatter into rank {x.rank} with rank {t.rank}", Blame(number, None, f"has rank {t.rank}"))
-    axis = ctx.axis(_dim(attrs), x.rank)
+        if t.rank != x.rank and (number == 1 or (isinstance(t, TensorType) and t.rank)):
+            ctx.fail(
+                "TSR0215", f"scatter into rank {x.rank} with rank {t.rank}", Blame(number, None, f"has rank {t.rank}")
+            )
+    axis = ctx.axis(axis_attr(attrs), x.rank)
     for n, (d, i) in enumerate(zip(x.dims, index.dims, strict=False)):
         if n != axis and not ctx.holds("ge", d, i, f"scatter writes `{i}` of `{d}`"):
             ctx.fail("TSR0215", f"index of size `{i}` on dimension `{d}`", Blame(1, n, f"`{i}`"), Blame(0, n, f"`{d}`"))
@@ -202,7 +211,8 @@ def _scatter_as(types: Sequence[Type]) -> tuple[DType | None, ...]:
 
 
 _COMBINE: Mapping[str, Callable[[Any, Any], Any]] = {
-    "replace": lambda a, b: b, "sum": lambda a, b: a + b, "prod": lambda a, b: a * b, "amax": np.maximum, "amin": np.minimum,
+    "replace": lambda a, b: b, "sum": lambda a, b: a + b, "prod": lambda a, b: a * b, "amax": np.maximum,
+    "amin": np.minimum,
 }  # fmt: skip
 
 
@@ -220,7 +230,9 @@ def _scatter_reference(x: Any, index: Any, src: Any, *, dim: int, reduce: str, i
         counts[at] += 1
     if reduce == "mean":
         total = counts + (1 if include_self else 0)
-        out = np.where(counts > 0, out / np.maximum(total, 1) if out.dtype.kind == "f" else out // np.maximum(total, 1), out)
+        out = np.where(
+            counts > 0, out / np.maximum(total, 1) if out.dtype.kind == "f" else out // np.maximum(total, 1), out
+        )
     return out
 
 
@@ -234,7 +246,9 @@ def _scatter_eager(torch: Any, x: Any, index: Any, src: Any, *, dim: int, reduce
     return x.scatter_reduce(dim, index, src, reduce, include_self=include_self)
 
 
-def _scatter(t: Any, x: Any, dim: int, index: Any, src: Any = None, *, value: Any = None, reduce: str | None = None) -> Any:
+def _scatter(
+    t: Any, x: Any, dim: int, index: Any, src: Any = None, *, value: Any = None, reduce: str | None = None
+) -> Any:
     how = {None: "replace", "add": "sum", "multiply": "prod"}[reduce]
     return _scattered(t, x, dim, index, value if src is None else src, how)
 
@@ -296,15 +310,19 @@ def _masked_scatter_reference(x: Any, mask: Any, source: Any) -> Any:
 def _search_infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     rows, x = types
     if rows.rank != 1 and rows.rank != x.rank:
-        ctx.fail("TSR0204", f"search in rank {rows.rank} for values of rank {x.rank}", Blame(0, None, f"has rank {rows.rank}"),
-                 Blame(1, None, f"has rank {x.rank}"), helps=["the sorted values are a vector, or one row per row of values"])  # fmt: skip
+        ctx.fail("TSR0204", f"search in rank {rows.rank} for values of rank {x.rank}",
+                 Blame(0, None, f"has rank {rows.rank}"),
+                 Blame(1, None, f"has rank {x.rank}"),
+                 helps=["the sorted values are a vector, or one row per row of values"])  # fmt: skip
     for n, (a, b) in enumerate(zip(rows.dims[:-1], x.dims, strict=False)):
-        ctx.equal(a, b, "TSR0215", f"`{a}` sorted rows for `{b}` rows of values", Blame(0, n, f"`{a}`"), Blame(1, n, f"`{b}`"))
+        ctx.equal(
+            a, b, "TSR0215", f"`{a}` sorted rows for `{b}` rows of values", Blame(0, n, f"`{a}`"), Blame(1, n, f"`{b}`")
+        )
     return (TensorType(int64, types[1].dims),)
 
 
 def _search_reference(rows: Any, x: Any, *, right: bool) -> Any:
-    side = "right" if right else "left"
+    side: Literal["left", "right"] = "right" if right else "left"
     if rows.ndim == 1:
         return np.searchsorted(rows, x, side)
     out = np.empty(x.shape, np.int64)
@@ -313,8 +331,16 @@ def _search_reference(rows: Any, x: Any, *, right: bool) -> Any:
     return out
 
 
-def _searchsorted(t: Any, sorted_sequence: Any, x: Any, *, out_int32: bool = False, right: bool = False, side: str | None = None,
-                  sorter: Any = None) -> Any:  # fmt: skip
+def _searchsorted(
+    t: Any,
+    sorted_sequence: Any,
+    x: Any,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: Any = None,
+) -> Any:
     x = x if t.is_tensor(x) else t.full((), x)
     rows = sorted_sequence if sorter is None else t.gather(sorted_sequence, -1, sorter)
     at = t.emit("searchsorted", (rows, x), right=bool(right) or side == "right")
@@ -326,7 +352,7 @@ def _bucketize(t: Any, x: Any, boundaries: Any, *, out_int32: bool = False, righ
 
 
 def _multinomial(t: Any, x: Any, num_samples: int, replacement: bool = False, **_: Any) -> Any:
-    """Without replacement: the largest of u**(1/p) (Efraimidis and Spirakis). With it: the inverse of the running sum."""
+    """Without replacement the largest of u**(1/p) (Efraimidis and Spirakis), else the inverse of the running sum."""
     dims = t.dims(x)
     p = t.div(x, t.sum(x, -1, True))
     if not replacement:
@@ -344,68 +370,109 @@ _FIRST = (call(_X, -1), call(T(("B", "S"), "bf16"), 0))
 _SCATTER = "x: tensor, dim: dim, index: tensor, src: tensor"
 
 
-def _composite(name: str, signature: str, doc: str, define: Any, samples_: Any, torch: Sequence[str] | None = None,
-               methods: tuple[str, ...] | None = None) -> OpRecord:  # fmt: skip
-    return OpRecord(name, Kind.COMPOSITE, signature, doc, define=define, torch=tuple(_tm(name) if torch is None else torch),
+def _composite(
+    name: str,
+    signature: str,
+    doc: str,
+    define: Any,
+    samples_: Any,
+    torch: Sequence[str] | None = None,
+    methods: tuple[str, ...] | None = None,
+) -> OpRecord:
+    return OpRecord(name, Kind.COMPOSITE, signature, doc, define=define,
+                    torch=tuple(_tm(name) if torch is None else torch),
                     methods=(name,) if methods is None else methods, samples=samples_)  # fmt: skip
 
 
 ORDER_OPS: tuple[OpRecord, ...] = (
-    _record("sort", "x: tensor, dim: dim = -1, descending: bool = False", "Values in order along an axis, and where they were; stable.",
-            _like(None, int64), _sort_reference, lambda torch, x, *, dim, descending: torch.sort(x, dim=dim, descending=descending, stable=True),
+    _record("sort", "x: tensor, dim: dim = -1, descending: bool = False",
+            "Values in order along an axis, and where they were; stable.",
+            _like(None, int64), _sort_reference, lambda torch, x, *, dim,
+            descending: torch.sort(x, dim=dim, descending=descending, stable=True),
             call_=_sort, torch=_tm("sort"), samples_=samples(call(_X), call(T(("B", "S"), "int32", 50), 0, True))),
-    _composite("argsort", "x: tensor, dim: dim = -1, descending: bool = False, stable: bool = False", "Positions in order along an axis.",
+    _composite("argsort", "x: tensor, dim: dim = -1, descending: bool = False, stable: bool = False",
+               "Positions in order along an axis.",
                _argsort, samples(call(_X), call(_X, 1, True))),
-    _composite("msort", "x: tensor", "Values in order along axis 0.", lambda t, x: _sort(t, x, 0).values, samples(call(_X))),
-    _record("topk", "x: tensor, k: size, dim: dim = -1, largest: bool = True", "The k largest values along an axis, and where they were.",
+    _composite("msort", "x: tensor", "Values in order along axis 0.", lambda t, x: _sort(t, x, 0).values,
+               samples(call(_X))),
+    _record("topk", "x: tensor, k: size, dim: dim = -1, largest: bool = True",
+            "The k largest values along an axis, and where they were.",
             _topk_infer, _topk_reference, lambda torch, x, *, k, dim, largest: torch.topk(x, k, dim, largest),
             call_=_topk, torch=_tm("topk"), samples_=samples(call(_X, 2), call(_X, 3, 1, False))),
-    _record("kthvalue", "x: tensor, k: int, dim: dim = -1, keepdim: bool = False", "The k-th smallest value along an axis, and where it was.",
-            _kth_infer, _kth_reference, _kth_eager, call_=_kthvalue, torch=_tm("kthvalue"), samples_=samples(call(_X, 2), call(_X, 3, 1, True))),
-    _composite("median", "x: tensor, dim: dim = None, keepdim: bool = False", "The lower median.", _median, samples(call(_X), call(_X, 1))),
-    _record("searchsorted", "sorted_sequence: tensor, x: tensor, *, right: bool = False", "Where values would be inserted into sorted ones.",
+    _record("kthvalue", "x: tensor, k: int, dim: dim = -1, keepdim: bool = False",
+            "The k-th smallest value along an axis, and where it was.",
+            _kth_infer, _kth_reference, _kth_eager, call_=_kthvalue, torch=_tm("kthvalue"),
+            samples_=samples(call(_X, 2), call(_X, 3, 1, True))),
+    _composite("median", "x: tensor, dim: dim = None, keepdim: bool = False", "The lower median.", _median,
+               samples(call(_X), call(_X, 1))),
+    _record("searchsorted", "sorted_sequence: tensor, x: tensor, *, right: bool = False",
+            "Where values would be inserted into sorted ones.",
             _search_infer, _search_reference,
-            lambda torch, s, x, *, right: torch.searchsorted(s, x, right=right), call_=_searchsorted, torch=("torch.searchsorted",), methods=(),
+            lambda torch, s, x, *, right: torch.searchsorted(s, x, right=right), call_=_searchsorted,
+            torch=("torch.searchsorted",), methods=(),
             samples_=samples(call(T(("S",), "f32", "sorted"), _M), call(T(("S",), "f32", "sorted"), _M, right=True))),
-    _composite("bucketize", "x: tensor, boundaries: tensor, *, right: bool = False", "The bucket of each value.", _bucketize,
+    _composite("bucketize", "x: tensor, boundaries: tensor, *, right: bool = False", "The bucket of each value.",
+               _bucketize,
                samples(call(_M, T((4,), "f32", "sorted"))), ("torch.bucketize",), ()),
-    _composite("multinomial", "x: tensor, num_samples: int, replacement: bool = False", "Positions drawn with given weights.", _multinomial,
+    _composite("multinomial", "x: tensor, num_samples: int, replacement: bool = False",
+               "Positions drawn with given weights.", _multinomial,
                samples(call(T(("B", "S"), domain=(0.1, 1.0)), 2), call(T(("B", "S"), domain=(0.1, 1.0)), 9, True))),
 )  # fmt: skip
 
 PREFIX_OPS: tuple[OpRecord, ...] = (
-    _record("cumsum", "x: tensor, dim: dim", "Sums of all prefixes along an axis.", _like(None), lambda x, *, dim: np.cumsum(x, dim) if x.ndim else x,
-            lambda torch, x, *, dim: torch.cumsum(x, dim), call_=_cumulative("cumsum"), torch=_tm("cumsum"), as_=_wide_ints,
+    _record("cumsum", "x: tensor, dim: dim", "Sums of all prefixes along an axis.", _like(None), lambda x, *,
+            dim: np.cumsum(x, dim) if x.ndim else x,
+            lambda torch, x, *, dim: torch.cumsum(x, dim), call_=_cumulative("cumsum"), torch=_tm("cumsum"),
+            as_=_wide_ints,
             samples_=samples(*_FIRST, call(T(("B", "S"), "int32", 9), 1))),
     _record("cumprod", "x: tensor, dim: dim", "Products of all prefixes along an axis.", _like(None),
-            lambda x, *, dim: np.cumprod(x, dim) if x.ndim else x, lambda torch, x, *, dim: torch.cumprod(x, dim), call_=_cumulative("cumprod"),
+            lambda x, *, dim: np.cumprod(x, dim) if x.ndim else x, lambda torch, x, *, dim: torch.cumprod(x, dim),
+            call_=_cumulative("cumprod"),
             torch=_tm("cumprod"), as_=_wide_ints, samples_=samples(*_FIRST)),
-    _record("logcumsumexp", "x: tensor, dim: dim", "logsumexp of all prefixes along an axis.", _like(None), _logcumsumexp_reference,
-            lambda torch, x, *, dim: torch.logcumsumexp(x, dim), call_=_cumulative("logcumsumexp"), torch=_tm("logcumsumexp"),
+    _record("logcumsumexp", "x: tensor, dim: dim", "logsumexp of all prefixes along an axis.", _like(None),
+            _logcumsumexp_reference,
+            lambda torch, x, *, dim: torch.logcumsumexp(x, dim), call_=_cumulative("logcumsumexp"),
+            torch=_tm("logcumsumexp"),
             as_=FLOATING.operands_as, samples_=samples(*_FIRST)),
-    _record("cummax", "x: tensor, dim: dim", "Largest values of all prefixes, and where they were.", _like(None, int64), _running(lambda a, b: a >= b),
-            lambda torch, x, *, dim: torch.cummax(x, dim), call_=_running_call("cummax"), torch=_tm("cummax"), samples_=samples(*_FIRST)),
-    _record("cummin", "x: tensor, dim: dim", "Smallest values of all prefixes, and where they were.", _like(None, int64), _running(lambda a, b: a <= b),
-            lambda torch, x, *, dim: torch.cummin(x, dim), call_=_running_call("cummin"), torch=_tm("cummin"), samples_=samples(*_FIRST)),
+    _record("cummax", "x: tensor, dim: dim", "Largest values of all prefixes, and where they were.", _like(None, int64),
+            _running(lambda a, b: a >= b),
+            lambda torch, x, *, dim: torch.cummax(x, dim), call_=_running_call("cummax"), torch=_tm("cummax"),
+            samples_=samples(*_FIRST)),
+    _record("cummin", "x: tensor, dim: dim", "Smallest values of all prefixes, and where they were.",
+            _like(None, int64), _running(lambda a, b: a <= b),
+            lambda torch, x, *, dim: torch.cummin(x, dim), call_=_running_call("cummin"), torch=_tm("cummin"),
+            samples_=samples(*_FIRST)),
 )  # fmt: skip
 
 SCATTER_OPS: tuple[OpRecord, ...] = (
     _record("scatter", "x: tensor, index: tensor, src: tensor, dim: dim, reduce: str, include_self: bool",
             "Elements put at positions of one axis; `reduce` says how several at one position combine.",
             _scatter_infer, _scatter_reference, _scatter_eager, call_=_scatter, torch=_tm("scatter"), as_=_scatter_as,
-            samples_=samples(call(_M, 0, T((3, "D"), "int64", "perm0"), T((3, "D"))), call(_M, 1, T(("S", 2), "int64", "perm"), 1.5))),
-    _composite("scatter_add", _SCATTER, "Elements added at positions of one axis.", _scatter_add, samples(call(_M, 0, _IDX, T((3, "D"))))),
-    _composite("scatter_reduce", f"{_SCATTER}, reduce: str, *, include_self: bool = True", "Elements combined at positions of one axis.",
-               _scatter_reduce, samples(call(_M, 0, _IDX, T((3, "D")), "amax"), call(_M, 0, _IDX, T((3, "D")), "mean", include_self=False))),
-    _composite("index_add", "x: tensor, dim: dim, index: tensor, source: tensor, *, alpha: tensor = 1", "Slices added at positions of one axis.",
-               _index_add, samples(call(_X, 1, T((3,), "int64", 5), T(("B", 3, "D"))), call(_M, 0, T((2,), "int64", 5), T((2, "D")), alpha=0.5))),
-    _composite("index_copy", "x: tensor, dim: dim, index: tensor, source: tensor", "Slices put at positions of one axis.", _index_copy,
+            samples_=samples(call(_M, 0, T((3, "D"), "int64", "perm0"), T((3, "D"))),
+                             call(_M, 1, T(("S", 2), "int64", "perm"), 1.5))),
+    _composite("scatter_add", _SCATTER, "Elements added at positions of one axis.", _scatter_add,
+               samples(call(_M, 0, _IDX, T((3, "D"))))),
+    _composite("scatter_reduce", f"{_SCATTER}, reduce: str, *, include_self: bool = True",
+               "Elements combined at positions of one axis.",
+               _scatter_reduce, samples(call(_M, 0, _IDX, T((3, "D")), "amax"),
+                                        call(_M, 0, _IDX, T((3, "D")), "mean", include_self=False))),
+    _composite("index_add", "x: tensor, dim: dim, index: tensor, source: tensor, *, alpha: tensor = 1",
+               "Slices added at positions of one axis.",
+               _index_add, samples(call(_X, 1, T((3,), "int64", 5), T(("B", 3, "D"))),
+                                   call(_M, 0, T((2,), "int64", 5), T((2, "D")), alpha=0.5))),
+    _composite("index_copy", "x: tensor, dim: dim, index: tensor, source: tensor",
+               "Slices put at positions of one axis.", _index_copy,
                samples(call(_X, 1, T((3,), "int64", "perm"), T(("B", 3, "D"))))),
-    _composite("index_put", "x: tensor, indices: any, values: tensor, accumulate: bool = False", "Elements put at, or added to, index tensors.",
-               _index_put, samples(call(_M, (_PERM,), T(("S", "D"))), call(_M, (T((3,), "int64", 5),), T((3, "D")), True))),
-    _record("masked_scatter", "x: tensor, mask: tensor, source: tensor", "The masked elements replaced by the first ones of another tensor.",
-            _like(None), _masked_scatter_reference, lambda torch, x, mask, source: x.masked_scatter(mask, source), torch=_tm("masked_scatter"),
-            samples_=samples(call(_M, T(("S", "D"), "bool", "bool"), T(("S", "D")))), as_=lambda types: (None, None, types[0].dtype)),
+    _composite("index_put", "x: tensor, indices: any, values: tensor, accumulate: bool = False",
+               "Elements put at, or added to, index tensors.",
+               _index_put, samples(call(_M, (_PERM,), T(("S", "D"))),
+                                   call(_M, (T((3,), "int64", 5),), T((3, "D")), True))),
+    _record("masked_scatter", "x: tensor, mask: tensor, source: tensor",
+            "The masked elements replaced by the first ones of another tensor.",
+            _like(None), _masked_scatter_reference, lambda torch, x, mask, source: x.masked_scatter(mask, source),
+            torch=_tm("masked_scatter"),
+            samples_=samples(call(_M, T(("S", "D"), "bool", "bool"), T(("S", "D")))),
+            as_=lambda types: (None, None, types[0].dtype)),
 )  # fmt: skip
 
 OPS: tuple[OpRecord, ...] = (*ORDER_OPS, *PREFIX_OPS, *SCATTER_OPS)

@@ -38,7 +38,9 @@ def windows(ctx: InferContext, x: Type, kernel: Sequence[Dim], attrs: Attrs) -> 
     for n, k in enumerate(kernel):
         d = x.dims[first + n]
         room = d + 2 * padding[n] - dilation[n] * (k - 1) - 1
-        ctx.at_least(room, Dim.const(0), "TSR0212", f"window of `{k}` in dimension `{d}`", Blame(0, first + n, f"`{d}`"))
+        ctx.at_least(
+            room, Dim.const(0), "TSR0212", f"window of `{k}` in dimension `{d}`", Blame(0, first + n, f"`{d}`")
+        )
         if attrs.get("ceil_mode"):
             out.append(dim_min(ceildiv(room, stride[n]) + 1, ceildiv(d + padding[n], stride[n])))
         else:
@@ -55,12 +57,17 @@ def _check_channels(ctx: InferContext, x: Type, weight: Type, groups: int, axis:
 def _conv_infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     x, weight = types[:2]
     if x.rank != weight.rank or x.rank < 3:
-        ctx.fail("TSR0204", f"convolution of rank {x.rank} with weights of rank {weight.rank}", Blame(0, None, f"has rank {x.rank}"),
+        ctx.fail("TSR0204", f"convolution of rank {x.rank} with weights of rank {weight.rank}",
+                 Blame(0, None, f"has rank {x.rank}"),
                  Blame(1, None, f"has rank {weight.rank}"))  # fmt: skip
     _check_channels(ctx, x, weight, int(str(attrs["groups"])), 1)
     if len(types) > 2:
         ctx.equal(types[2].dims[0], weight.dims[0], "TSR0202", "bias of another size than the channels", Blame(2, 0))
-    return (TensorType(_FLOATS.result(ctx, types, attrs), (x.dims[0], weight.dims[0], *windows(ctx, x, weight.dims[2:], attrs))),)
+    return (
+        TensorType(
+            _FLOATS.result(ctx, types, attrs), (x.dims[0], weight.dims[0], *windows(ctx, x, weight.dims[2:], attrs))
+        ),
+    )
 
 
 def _padded(x: Any, padding: Sequence[int], fill: float = 0.0) -> Any:
@@ -73,29 +80,47 @@ def _patches(x: Any, kernel: Sequence[int], stride: Sequence[int], dilation: Seq
     reach = tuple(d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True))
     axes = tuple(range(x.ndim - len(kernel), x.ndim))
     view = np.lib.stride_tricks.sliding_window_view(x, reach, axes)
-    steps = (*[slice(None)] * (x.ndim - len(kernel)), *(slice(None, None, s) for s in stride), *(slice(None, None, d) for d in dilation))
+    steps = (
+        *[slice(None)] * (x.ndim - len(kernel)),
+        *(slice(None, None, s) for s in stride),
+        *(slice(None, None, d) for d in dilation),
+    )
     return view[steps]
 
 
-def _conv_reference(x: Any, weight: Any, bias: Any = None, *, stride: Any, padding: Any, dilation: Any, groups: int) -> Any:
+def _conv_reference(
+    x: Any, weight: Any, bias: Any = None, *, stride: Any, padding: Any, dilation: Any, groups: int
+) -> Any:
     patches = _patches(_padded(x, padding), weight.shape[2:], stride, dilation)
     spatial = len(stride)
     n, c = patches.shape[:2]
     grouped = patches.reshape(n, groups, c // groups, *patches.shape[2:])
     kernel = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
     s, k = "uvw"[:spatial], "xyz"[:spatial]
-    y = np.einsum(f"ngc{s}{k},goc{k}->ngo{s}", grouped, kernel).reshape(n, weight.shape[0], *patches.shape[2 : 2 + spatial])
+    y = np.einsum(f"ngc{s}{k},goc{k}->ngo{s}", grouped, kernel).reshape(
+        n, weight.shape[0], *patches.shape[2 : 2 + spatial]
+    )
     return y if bias is None else y + bias.reshape(-1, *[1] * spatial)
 
 
-def _conv_eager(torch: Any, x: Any, weight: Any, bias: Any = None, *, stride: Any, padding: Any, dilation: Any, groups: int) -> Any:
+def _conv_eager(
+    torch: Any, x: Any, weight: Any, bias: Any = None, *, stride: Any, padding: Any, dilation: Any, groups: int
+) -> Any:
     function = getattr(torch.nn.functional, f"conv{len(stride)}d")
     return function(x, weight, bias, stride, padding, dilation, groups)
 
 
 def _conv(axes: int) -> Any:
-    def define(t: Any, x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
-               groups: int = 1) -> Any:  # fmt: skip
+    def define(
+        t: Any,
+        x: Any,
+        weight: Any,
+        bias: Any = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Any:
         lone = t.type_of(x).rank == axes + 1
         x = t.unsqueeze(x, 0) if lone else x
         steps, spread = per_axis(stride, axes), per_axis(dilation, axes)
@@ -136,29 +161,54 @@ def _transposed_reference(
 ) -> Any:
     """Each input element adds its scaled kernel to the output."""
     spatial, kernel = x.shape[2:], weight.shape[2:]
-    full = [(s - 1) * st + d * (k - 1) + 1 + e for s, st, d, k, e in zip(spatial, stride, dilation, kernel, output_padding, strict=True)]
+    full = [
+        (s - 1) * st + d * (k - 1) + 1 + e
+        for s, st, d, k, e in zip(spatial, stride, dilation, kernel, output_padding, strict=True)
+    ]
     out = np.zeros((x.shape[0], weight.shape[1] * groups, *full), np.result_type(x, weight))
     per = x.shape[1] // groups
     for g in range(groups):
         rows = slice(g * weight.shape[1], (g + 1) * weight.shape[1])
         part, w = x[:, g * per : (g + 1) * per], weight[g * per : (g + 1) * per]
         for k in np.ndindex(*kernel):
-            where = tuple(slice(d * i, d * i + (s - 1) * st + 1, st) for i, d, s, st in zip(k, dilation, spatial, stride, strict=True))
+            where = tuple(
+                slice(d * i, d * i + (s - 1) * st + 1, st)
+                for i, d, s, st in zip(k, dilation, spatial, stride, strict=True)
+            )
             out[(slice(None), rows, *where)] += np.einsum("nc...,co->no...", part, w[(slice(None), slice(None), *k)])
     crop = tuple(slice(p, n - p) for p, n in zip(padding, full, strict=True))
     y = out[(slice(None), slice(None), *crop)]
     return y if bias is None else y + bias.reshape(-1, *[1] * len(spatial))
 
 
-def _transposed_eager(torch: Any, x: Any, weight: Any, bias: Any = None, *, stride: Any, padding: Any, output_padding: Any,
-                      dilation: Any, groups: int) -> Any:  # fmt: skip
+def _transposed_eager(
+    torch: Any,
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    *,
+    stride: Any,
+    padding: Any,
+    output_padding: Any,
+    dilation: Any,
+    groups: int,
+) -> Any:
     function = getattr(torch.nn.functional, f"conv_transpose{len(stride)}d")
     return function(x, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
 def _transposed(axes: int) -> Any:
-    def define(t: Any, x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
-               groups: int = 1, dilation: Any = 1) -> Any:  # fmt: skip
+    def define(
+        t: Any,
+        x: Any,
+        weight: Any,
+        bias: Any = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        dilation: Any = 1,
+    ) -> Any:
         lone = t.type_of(x).rank == axes + 1
         x = t.unsqueeze(x, 0) if lone else x
         names = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
@@ -207,7 +257,9 @@ def _max_pool_reference(x: Any, *, kernel_size: Any, stride: Any, padding: Any, 
     return np.take_along_axis(rows, best, -1)[..., 0], np.take_along_axis(numbers, best, -1)[..., 0].astype(np.int64)
 
 
-def _max_pool_eager(torch: Any, x: Any, *, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> Any:
+def _max_pool_eager(
+    torch: Any, x: Any, *, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
+) -> Any:
     function = getattr(torch.nn.functional, f"max_pool{len(stride)}d")
     return function(x, kernel_size, stride, padding, dilation, ceil_mode=ceil_mode, return_indices=True)
 
@@ -217,18 +269,36 @@ def _strides(stride: Any, kernel: tuple[int, ...], axes: int) -> tuple[int, ...]
 
 
 def _max_pool(axes: int) -> Any:
-    def define(t: Any, x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,
-               return_indices: bool = False) -> Any:  # fmt: skip
+    def define(
+        t: Any,
+        x: Any,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = False,
+    ) -> Any:
         kernel = per_axis(kernel_size, axes)
         values, places = t.emit("max_pool", (x,), kernel_size=kernel, stride=_strides(stride, kernel, axes),
-                                padding=per_axis(padding, axes), dilation=per_axis(dilation, axes), ceil_mode=bool(ceil_mode))  # fmt: skip
+                                padding=per_axis(padding, axes), dilation=per_axis(dilation, axes),
+                                ceil_mode=bool(ceil_mode))  # fmt: skip
         return Extreme(values, places) if return_indices else values
 
     return define
 
 
-def _avg_pool_reference(x: Any, *, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool,
-                        count_include_pad: bool, divisor_override: Any) -> Any:  # fmt: skip
+def _avg_pool_reference(
+    x: Any,
+    *,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: Any,
+) -> Any:
     """Windows that reach over the padded end count what lies inside it."""
     axes = tuple(range(-len(kernel_size), 0))
     total = _pooled(x, 0.0, kernel_size, stride, padding, dilation, ceil_mode).sum(axis=axes)
@@ -244,8 +314,18 @@ def _avg_pool_reference(x: Any, *, kernel_size: Any, stride: Any, padding: Any, 
     return total / inside.sum(axis=axes)
 
 
-def _avg_pool_eager(torch: Any, x: Any, *, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool,
-                    count_include_pad: bool, divisor_override: Any) -> Any:  # fmt: skip
+def _avg_pool_eager(
+    torch: Any,
+    x: Any,
+    *,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: Any,
+) -> Any:
     function = getattr(torch.nn.functional, f"avg_pool{len(stride)}d")
     more = () if len(stride) == 1 else (divisor_override,)
     return function(x, kernel_size, stride, padding, ceil_mode, count_include_pad, *more)
@@ -254,12 +334,21 @@ def _avg_pool_eager(torch: Any, x: Any, *, kernel_size: Any, stride: Any, paddin
 def _avg_pool(axes: int) -> Any:
     """The mean of strided windows. Without padding or overhang it is a sum over window axes, else a library call."""
 
-    def define(t: Any, x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
-               count_include_pad: bool = True, divisor_override: Any = None) -> Any:  # fmt: skip
+    def define(
+        t: Any,
+        x: Any,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: Any = None,
+    ) -> Any:
         sides, kernel = per_axis(padding, axes), per_axis(kernel_size, axes)
         steps = _strides(stride, kernel, axes)
         if ceil_mode or any(sides):
-            return t.emit("avg_pool", (x,), kernel_size=kernel, stride=steps, padding=sides, dilation=(1,) * axes, ceil_mode=bool(ceil_mode),
+            return t.emit("avg_pool", (x,), kernel_size=kernel, stride=steps, padding=sides, dilation=(1,) * axes,
+                          ceil_mode=bool(ceil_mode),
                           count_include_pad=bool(count_include_pad), divisor_override=divisor_override)  # fmt: skip
         first = t.type_of(x).rank - axes
         for n in range(axes):
@@ -270,20 +359,21 @@ def _avg_pool(axes: int) -> Any:
     return define
 
 
-_CONV = "x: tensor, weight: tensor, bias: tensor? = None, stride: any = 1, padding: any = 0, dilation: any = 1, groups: int = 1"
-_TRANSPOSED = "x: tensor, weight: tensor, bias: tensor? = None, stride: any = 1, padding: any = 0, output_padding: any = 0, " \
-              "groups: int = 1, dilation: any = 1"  # fmt: skip
-_MAX = "x: tensor, kernel_size: any, stride: any = None, padding: any = 0, dilation: any = 1, ceil_mode: bool = False, " \
-       "return_indices: bool = False"  # fmt: skip
-_AVG = "x: tensor, kernel_size: any, stride: any = None, padding: any = 0, ceil_mode: bool = False, " \
-       "count_include_pad: bool = True, divisor_override: any = None"  # fmt: skip
+_WEIGHTED = "x: tensor, weight: tensor, bias: tensor? = None, stride: any = 1, padding: any = 0"
+_CONV = f"{_WEIGHTED}, dilation: any = 1, groups: int = 1"
+_TRANSPOSED = f"{_WEIGHTED}, output_padding: any = 0, groups: int = 1, dilation: any = 1"
+_WINDOW = "x: tensor, kernel_size: any, stride: any = None, padding: any = 0"
+_MAX = f"{_WINDOW}, dilation: any = 1, ceil_mode: bool = False, return_indices: bool = False"
+_AVG = f"{_WINDOW}, ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: any = None"
 
 
 def _image(axes: int, channels: int = 4) -> T:
     return T(("B", channels, *((7, 6, 5)[:axes])))
 
 
-def _family(name: str, signature: str, doc: str, make: Any, calls: Any, torch: str = "torch.nn.functional.{} torch.{}") -> list[OpRecord]:
+def _family(
+    name: str, signature: str, doc: str, make: Any, calls: Any, torch: str = "torch.nn.functional.{} torch.{}"
+) -> list[OpRecord]:
     return [
         OpRecord(name.format(n), Kind.COMPOSITE, signature, doc, define=make(n), samples=samples(*calls(n)),
                  torch=tuple(p.format(name.format(n)) for p in torch.split()))
@@ -293,7 +383,11 @@ def _family(name: str, signature: str, doc: str, make: Any, calls: Any, torch: s
 
 def _conv_calls(n: int) -> list[Any]:
     weight = T((6, 4, *([3] * n)))
-    return [call(_image(n), weight), call(_image(n), T((6, 2, *([2] * n))), T((6,)), 2, 1, 1, 2), call(_image(n), weight, padding="same")]
+    return [
+        call(_image(n), weight),
+        call(_image(n), T((6, 2, *([2] * n))), T((6,)), 2, 1, 1, 2),
+        call(_image(n), weight, padding="same"),
+    ]
 
 
 def _transposed_calls(n: int) -> list[Any]:
@@ -301,23 +395,29 @@ def _transposed_calls(n: int) -> list[Any]:
 
 
 CONV = OpRecord(
-    "conv", Kind.EXTERN, "x: tensor, weight: tensor, bias: tensor? = None, stride: any, padding: any, dilation: any, groups: int",
-    "Convolution over the axes after the first two.", _conv_infer, _FLOATS.operands_as, reference=_conv_reference, eager=_conv_eager,
+    "conv", Kind.EXTERN,
+    "x: tensor, weight: tensor, bias: tensor? = None, stride: any, padding: any, dilation: any, groups: int",
+    "Convolution over the axes after the first two.", _conv_infer, _FLOATS.operands_as, reference=_conv_reference,
+    eager=_conv_eager,
 )  # fmt: skip
 CONV_TRANSPOSE = OpRecord(
-    "conv_transpose", Kind.EXTERN, "x: tensor, weight: tensor, bias: tensor? = None, stride: any, padding: any, output_padding: any, "
-    "dilation: any, groups: int", "Transposed convolution over the axes after the first two.", _transposed_infer, _FLOATS.operands_as,
+    "conv_transpose", Kind.EXTERN,
+    "x: tensor, weight: tensor, bias: tensor? = None, stride: any, padding: any, output_padding: any, "
+    "dilation: any, groups: int", "Transposed convolution over the axes after the first two.", _transposed_infer,
+    _FLOATS.operands_as,
     reference=_transposed_reference, eager=_transposed_eager,
 )  # fmt: skip
 MAX_POOL = OpRecord(
     "max_pool", Kind.EXTERN, "x: tensor, kernel_size: any, stride: any, padding: any, dilation: any, ceil_mode: bool",
-    "The largest value of each window, and its position in the plane.", _pool_infer(None, int64), reference=_max_pool_reference,
+    "The largest value of each window, and its position in the plane.", _pool_infer(None, int64),
+    reference=_max_pool_reference,
     eager=_max_pool_eager,
 )  # fmt: skip
 
 AVG_POOL = OpRecord(
     "avg_pool", Kind.EXTERN, "x: tensor, kernel_size: any, stride: any, padding: any, dilation: any, ceil_mode: bool, "
-    "count_include_pad: bool, divisor_override: any", "The mean of each window.", _pool_infer(None), reference=_avg_pool_reference,
+    "count_include_pad: bool, divisor_override: any", "The mean of each window.", _pool_infer(None),
+    reference=_avg_pool_reference,
     eager=_avg_pool_eager,
 )  # fmt: skip
 
@@ -329,7 +429,10 @@ OPS: tuple[OpRecord, ...] = (
     *_family("conv{}d", _CONV, "Convolution.", _conv, _conv_calls),
     *_family("conv_transpose{}d", _TRANSPOSED, "Transposed convolution.", _transposed, _transposed_calls),
     *_family("max_pool{}d", _MAX, "The largest value of each window.", _max_pool,
-             lambda n: [call(_image(n), 2), call(_image(n), 3, 2, 1), call(_image(n), 2, 1, 0, 2), call(_image(n), 3, 2, 1, 1, True)]),
-    *_family("avg_pool{}d", _AVG, "The mean of each window.", _avg_pool, lambda n: [call(_image(n), 2), call(_image(n), 3, 2, 1), call(_image(n), 3, 2, 1, True, False), call(_image(n), 3, 2, 1, True)],
+             lambda n: [call(_image(n), 2), call(_image(n), 3, 2, 1), call(_image(n), 2, 1, 0, 2),
+                        call(_image(n), 3, 2, 1, 1, True)]),
+    *_family("avg_pool{}d", _AVG, "The mean of each window.", _avg_pool,
+             lambda n: [call(_image(n), 2), call(_image(n), 3, 2, 1), call(_image(n), 3, 2, 1, True, False),
+                        call(_image(n), 3, 2, 1, True)],
              "torch.nn.functional.{}"),
 )  # fmt: skip

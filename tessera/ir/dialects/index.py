@@ -7,17 +7,11 @@ from typing import Any
 
 from tessera.ir.dialects.rules import torch_names
 from tessera.ir.dialects.samples import T, call, samples
-from tessera.ir.dialects.shape import ZERO, Attrs, Index, Types, ints
+from tessera.ir.dialects.shape import ZERO, Attrs, Index, Types, axis_attr, ints
 from tessera.ir.dtype import DType, int64
 from tessera.ir.infer import ONE, Blame, InferContext
 from tessera.ir.record import Kind, Lookup, OpRecord, Piece
 from tessera.ir.types import TensorType, Type
-
-
-def _axis(attrs: Attrs) -> int:
-    value = attrs["dim"]
-    assert isinstance(value, int)
-    return value
 
 
 def need_integers(ctx: InferContext, types: Sequence[Type], first: int) -> None:
@@ -25,7 +19,12 @@ def need_integers(ctx: InferContext, types: Sequence[Type], first: int) -> None:
     for number, t in enumerate(types[first:], first):
         if not t.dtype.is_int:
             helps = ["select with `where`, or reduce with the mask"] if t.dtype.is_bool else ["cast it with `.long()`"]
-            ctx.fail("TSR0304", f"index of dtype `{t.dtype}`", Blame(number, None, f"is {t.dtype}, not an integer"), helps=helps)
+            ctx.fail(
+                "TSR0304",
+                f"index of dtype `{t.dtype}`",
+                Blame(number, None, f"is {t.dtype}, not an integer"),
+                helps=helps,
+            )
 
 
 # --- gather -----------------------------------------------------------------------------------------------------------
@@ -38,11 +37,13 @@ def _gather_infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[Tensor
         ctx.fail("TSR0215", f"gather from rank {x.rank} with an index of rank {index.rank}",
                  Blame(0, None, f"has rank {x.rank}"), Blame(1, None, f"has rank {index.rank}"),
                  helps=["the index needs as many dims: `unsqueeze` it"])  # fmt: skip
-    axis = ctx.axis(_axis(attrs), x.rank)
+    axis = ctx.axis(axis_attr(attrs), x.rank)
     for n, (d, i) in enumerate(zip(x.dims, index.dims, strict=True)):
         if n != axis and i is not d:
             if not ctx.holds("ge", d, i, f"gather reads `{i}` of `{d}`"):
-                ctx.fail("TSR0215", f"index of size `{i}` on dimension `{d}`", Blame(1, n, f"`{i}`"), Blame(0, n, f"`{d}`"))
+                ctx.fail(
+                    "TSR0215", f"index of size `{i}` on dimension `{d}`", Blame(1, n, f"`{i}`"), Blame(0, n, f"`{d}`")
+                )
             elif i is not ONE and not (i.is_const or d.is_const):
                 ctx.equal(d, i, "TSR0215", f"index of size `{i}` on dimension `{d}`", Blame(1, n, f"`{i}`"),
                           Blame(0, n, f"`{d}`"))  # fmt: skip
@@ -50,7 +51,7 @@ def _gather_infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[Tensor
 
 
 def _gather_pieces(index: Index, types: Sequence[Type], result: TensorType, attrs: Attrs) -> tuple[Piece, ...]:
-    axis = _axis(attrs)
+    axis = axis_attr(attrs)
     return (Piece(0, tuple(Lookup(1, tuple(index)) if n == axis else i for n, i in enumerate(index))),)
 
 
@@ -59,7 +60,7 @@ def _index_as(types: Sequence[Type]) -> tuple[DType | None, ...]:
 
 
 def _gather(t: Any, x: Any, dim: Any, index: Any = None) -> Any:
-    """``gather(x, dim, index)`` is torch's; ``gather(x, index, dim)`` is accepted, ``gather(table, ids)`` is a row lookup."""
+    """torch's ``gather(x, dim, index)``, or ``gather(x, index, dim)``; without ``dim`` a row lookup."""
     if t.is_tensor(dim):
         dim, index = index, dim
     if dim is None:
@@ -82,10 +83,12 @@ def _gather_eager(torch: Any, x: Any, index: Any, *, dim: int) -> Any:
 
 
 GATHER = OpRecord(
-    "gather", Kind.INDEX, "x: tensor, index: tensor, dim: dim", "Elements of one axis chosen by an index of the result's shape.",
+    "gather", Kind.INDEX, "x: tensor, index: tensor, dim: dim",
+    "Elements of one axis chosen by an index of the result's shape.",
     _gather_infer, _index_as, pieces=_gather_pieces, call=_gather, eager=_gather_eager,
     torch=torch_names("gather", "t", "m"), methods=("gather",),
-    samples=samples(call(T(("B", "S")), 1, T(("B", 3), "int64", 5)), call(T(("S", "D"), "bf16"), 0, T((2, "D"), "int64", 5))),
+    samples=samples(call(T(("B", "S")), 1, T(("B", 3), "int64", 5)),
+                    call(T(("S", "D"), "bf16"), 0, T((2, "D"), "int64", 5))),
 )  # fmt: skip
 
 
@@ -95,12 +98,12 @@ GATHER = OpRecord(
 def _take_infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     x, index = types
     need_integers(ctx, types, 1)
-    axis = ctx.axis(_axis(attrs), x.rank)
+    axis = ctx.axis(axis_attr(attrs), x.rank)
     return (TensorType(x.dtype, (*x.dims[:axis], *index.dims, *x.dims[axis + 1 :])),)
 
 
 def _take_pieces(index: Index, types: Sequence[Type], result: TensorType, attrs: Attrs) -> tuple[Piece, ...]:
-    axis, width = _axis(attrs), types[1].rank
+    axis, width = axis_attr(attrs), types[1].rank
     at = tuple(index[axis : axis + width])
     return (Piece(0, (*index[:axis], Lookup(1, at), *index[axis + width :])),)
 
@@ -118,9 +121,11 @@ def _take_eager(torch: Any, x: Any, index: Any, *, dim: int) -> Any:
 
 
 TAKE = OpRecord(
-    "take", Kind.INDEX, "x: tensor, index: tensor, dim: dim", "Slices of one axis by number: `x[index]` along that axis.",
+    "take", Kind.INDEX, "x: tensor, index: tensor, dim: dim",
+    "Slices of one axis by number: `x[index]` along that axis.",
     _take_infer, _index_as, pieces=_take_pieces, call=_take, eager=_take_eager, torch=torch_names("take", "t", "m"),
-    methods=("take",), samples=samples(call(T(("S", "D")), T(("B", 2), "int64", 9)), call(T(("S", "D"), "bf16"), T((), "int64", 5))),
+    methods=("take",), samples=samples(call(T(("S", "D")), T(("B", 2), "int64", 9)),
+                                       call(T(("S", "D"), "bf16"), T((), "int64", 5))),
 )  # fmt: skip
 
 

@@ -143,7 +143,14 @@ def _binary(
     names = (*aliases(also), *more.pop("more", ()))
     methods = more.pop("methods", (name, *also.split()))
     return elementwise_record(
-        name, more.pop("signature", "x: tensor, other: tensor"), doc, rule, where=where, more=names, methods=methods, **more
+        name,
+        more.pop("signature", "x: tensor, other: tensor"),
+        doc,
+        rule,
+        where=where,
+        more=names,
+        methods=methods,
+        **more,
     )
 
 
@@ -172,21 +179,26 @@ ARITHMETIC_OPS: tuple[OpRecord, ...] = (
     _binary("pow", "Power; constant exponents 2, 3, 1, 0.5, -0.5 and -1 become products and roots.",
             signature="x: tensor, exponent: tensor", call=_pow, domain=_POSITIVE, flops=20,
             more=("torch.Tensor.__pow__",)),
-    _binary("minimum", "The smaller value; NaN propagates.", call=_either_way("minimum", "logical_and"), dtypes="f32 bf16 int32 bool"),
-    _binary("maximum", "The larger value; NaN propagates.", call=_either_way("maximum", "logical_or"), dtypes="f32 bf16 int32 bool"),
-    _binary("fmin", "The smaller value; a NaN loses.", call=_either_way("fmin", "logical_and"), dtypes="f32 int32 bool"),
+    _binary("minimum", "The smaller value; NaN propagates.", call=_either_way("minimum", "logical_and"),
+            dtypes="f32 bf16 int32 bool"),
+    _binary("maximum", "The larger value; NaN propagates.", call=_either_way("maximum", "logical_or"),
+            dtypes="f32 bf16 int32 bool"),
+    _binary("fmin", "The smaller value; a NaN loses.", call=_either_way("fmin", "logical_and"),
+            dtypes="f32 int32 bool"),
     _binary("fmax", "The larger value; a NaN loses.", call=_either_way("fmax", "logical_or"), dtypes="f32 int32 bool"),
     _binary("atan2", "Angle of the point (other, x).", FLOATING, also="arctan2", flops=20),
     _binary("copysign", "Magnitude of x with the sign of other.", FLOATING),
     _binary("hypot", "sqrt(x² + other²) without overflow in between.", _FLOATS_ONLY, flops=5),
     _binary("nextafter", "The next representable value from x toward other.", _FLOATS_ONLY, dtypes="f32"),
-    _unary("neg", "The negative.", also="negative", rule=ARITHMETIC, dtypes="f32 bf16 int32", more=("torch.Tensor.__neg__",)),
+    _unary("neg", "The negative.", also="negative", rule=ARITHMETIC, dtypes="f32 bf16 int32",
+           more=("torch.Tensor.__neg__",)),
     _unary("abs", "The absolute value.", also="absolute", rule=ARITHMETIC, dtypes="f32 bf16 int32",
            more=("torch.Tensor.__abs__",)),
     _unary("sign", "-1, 0 or 1.", also="sgn", rule=ARITHMETIC, call=_sign, dtypes="f32 bf16 int32 bool"),
     _unary("floor", "The largest integer not above.", rule=ARITHMETIC, call=_whole("floor"), dtypes="f32 bf16 int32"),
     _unary("ceil", "The smallest integer not below.", rule=ARITHMETIC, call=_whole("ceil"), dtypes="f32 bf16 int32"),
-    _unary("trunc", "The integer toward zero.", also="fix", rule=ARITHMETIC, call=_whole("trunc"), dtypes="f32 bf16 int32"),
+    _unary("trunc", "The integer toward zero.", also="fix", rule=ARITHMETIC, call=_whole("trunc"),
+           dtypes="f32 bf16 int32"),
     _unary("round", "The nearest integer, halves to even; `decimals` rounds at another digit.", special="round",
            rule=ARITHMETIC, call=_round, dtypes="f32 bf16 int32"),
 )  # fmt: skip
@@ -230,12 +242,15 @@ _BIT_SAMPLES = samples(
     call(T(("B", "D"), "int32", 64), T(("B", "D"), "int32", 8)),
     call(T(("B", "D"), "uint8", 64), T(("D",), "uint8", 4)),
 )
-_BITS = {"rule": BITWISE, "dtypes": "int32 bool"}
+_BITS: dict[str, Any] = {"rule": BITWISE, "dtypes": "int32 bool"}
 
 BIT_OPS: tuple[OpRecord, ...] = (
-    _binary("bitwise_and", "And of the bits; for bools, and.", **_BITS, more=("torch.Tensor.__and__", "torch.Tensor.__rand__")),
-    _binary("bitwise_or", "Or of the bits; for bools, or.", **_BITS, more=("torch.Tensor.__or__", "torch.Tensor.__ror__")),
-    _binary("bitwise_xor", "Exclusive or of the bits.", **_BITS, more=("torch.Tensor.__xor__", "torch.Tensor.__rxor__")),
+    _binary("bitwise_and", "And of the bits; for bools, and.", **_BITS,
+            more=("torch.Tensor.__and__", "torch.Tensor.__rand__")),
+    _binary("bitwise_or", "Or of the bits; for bools, or.", **_BITS,
+            more=("torch.Tensor.__or__", "torch.Tensor.__ror__")),
+    _binary("bitwise_xor", "Exclusive or of the bits.", **_BITS,
+            more=("torch.Tensor.__xor__", "torch.Tensor.__rxor__")),
     _unary("bitwise_not", "Complement of the bits; for bools, not.", **_BITS, more=("torch.Tensor.__invert__",)),
     _binary("shift_left", "Bits moved up by other places.", INTEGER, where="", methods=("bitwise_left_shift",),
             more=(*aliases("bitwise_left_shift"), "torch.Tensor.__lshift__"), samples=_BIT_SAMPLES),
@@ -294,7 +309,8 @@ def _cast_eager(torch: Any, x: Any, *, dtype: Any) -> Any:
 
 CAST = OpRecord(
     "cast", Kind.MAP, "x: tensor, dtype: dtype",
-    "Another element type: to narrower floats by rounding to even, to 8-bit floats and integers saturating, NaN to integer 0.",
+    "Another element type: to narrower floats by rounding to even, to 8-bit floats and integers saturating, NaN to "
+    "integer 0.",
     _cast_infer, call=_cast, eager=_cast_eager, methods=("cast",),
     samples=samples(call(T(("B", "D")), "bf16"), call(T(("B", "D")), "int32"), call(T((), "int64", 9), "f32"),
                     call(T(("B", "D"), "bf16"), "bool")),

@@ -1,6 +1,7 @@
 """Counter-based random numbers: Philox-4x32-10 (Salmon et al., 2011), the same on every backend.
 
-The counter of an element is (its row-major position, the number of the draw); the key is the seed. A draw is made in one
+The counter of an element is (its row-major position,
+                              the number of the draw); the key is the seed. A draw is made in one
 dimension and reshaped, so that the position is the index itself. No state is read or written.
 """
 
@@ -12,6 +13,7 @@ from typing import Any
 
 from tessera.ir.dialects.calls import flat
 from tessera.ir.dialects.create import attr_dtype
+from tessera.ir.dialects.rules import composite
 from tessera.ir.dialects.samples import T, call, samples, size
 from tessera.ir.dialects.shape import Attrs, Types, as_dim
 from tessera.ir.dim import Dim, product
@@ -28,8 +30,13 @@ _ROUNDS = 10
 Words = tuple[Any, Any, Any, Any]
 
 
-def philox(counter: Words, key: tuple[Any, Any], multiply: Callable[[Any, int], tuple[Any, Any]], step: Callable[[Any, int], Any]) -> Words:
-    """Ten rounds. ``multiply(x, c)`` gives the upper and lower word of a product, ``step(k, w)`` is k + w modulo 2**32."""
+def philox(
+    counter: Words,
+    key: tuple[Any, Any],
+    multiply: Callable[[Any, int], tuple[Any, Any]],
+    step: Callable[[Any, int], Any],
+) -> Words:
+    """Ten rounds. ``multiply(x, c)`` gives the upper and lower word of a product, ``step(k, w)`` k + w modulo 2**32."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for number in range(_ROUNDS):
@@ -68,7 +75,9 @@ def philox_torch(torch: Any, seed: Any, offset: int, size: int) -> Words:
     seed = torch.as_tensor(seed, dtype=torch.int64)
     zero = torch.zeros_like(position)
     counter = (position & _MASK, position >> 32, zero + (offset & _MASK), zero + (offset >> 32))
-    return philox(counter, (zero + (seed & _MASK), zero + ((seed >> 32) & _MASK)), multiply, lambda k, w: (k + w) & _MASK)
+    return philox(
+        counter, (zero + (seed & _MASK), zero + ((seed >> 32) & _MASK)), multiply, lambda k, w: (k + w) & _MASK
+    )
 
 
 def unit_bits(t: DType) -> int:
@@ -102,7 +111,16 @@ def _normal(t: Any, index: Sequence[Any], result: TensorType, seed: Any, *, offs
 
 
 def _integers(
-    t: Any, index: Sequence[Any], result: TensorType, seed: Any, low: Any, high: Any, *, offset: int, size: Any, dtype: Any
+    t: Any,
+    index: Sequence[Any],
+    result: TensorType,
+    seed: Any,
+    low: Any,
+    high: Any,
+    *,
+    offset: int,
+    size: Any,
+    dtype: Any,
 ) -> Any:
     """low + the upper word of (random word * range): ranges up to 2**32, bias below range / 2**32."""
     w = _words(t, index[0], seed, offset)
@@ -145,7 +163,9 @@ def _random_infer(floats: bool) -> Any:
     return infer
 
 
-def _primitive(name: str, doc: str, define: Any, eager: Any, operands: str = "seed: tensor", floats: bool = True) -> OpRecord:
+def _primitive(
+    name: str, doc: str, define: Any, eager: Any, operands: str = "seed: tensor", floats: bool = True
+) -> OpRecord:
     return OpRecord(name, Kind.RANDOM, f"{operands}, offset: int, size: size, dtype: dtype", doc, _random_infer(floats),
                     define=define, eager=eager, flops=60)  # fmt: skip
 
@@ -185,7 +205,9 @@ def _like(name: str) -> Any:
     return define
 
 
-def _randint(t: Any, *bounds: Any, low: Any = None, high: Any = None, size: Any = None, dtype: Any = None, **_: Any) -> Any:
+def _randint(
+    t: Any, *bounds: Any, low: Any = None, high: Any = None, size: Any = None, dtype: Any = None, **_: Any
+) -> Any:
     """``randint(high, size)`` or ``randint(low, high, size)``."""
     given = list(bounds)
     if size is None:
@@ -237,11 +259,6 @@ def _rand_like_sample() -> Any:
     return samples(call(T(("B", 3))), call(T(("B", 3), "bf16")))
 
 
-def _composite(name: str, signature: str, doc: str, define: Any, torch: tuple[str, ...], samples_: Any,
-               methods: tuple[str, ...] = ()) -> OpRecord:  # fmt: skip
-    return OpRecord(name, Kind.COMPOSITE, signature, doc, define=define, torch=torch, methods=methods, samples=samples_)
-
-
 _SIZE_SIGNATURE = "*size: size, dtype: dtype = None"
 _LIKE_SIGNATURE = "x: tensor, *, dtype: dtype = None"
 
@@ -249,26 +266,31 @@ OPS: tuple[OpRecord, ...] = (
     RANDOM_UNIFORM,
     RANDOM_NORMAL,
     RANDOM_INTEGERS,
-    _composite("rand", _SIZE_SIGNATURE, "Uniform numbers in [0, 1).", _sized("random_uniform"), ("torch.rand",),
+    composite("rand", _SIZE_SIGNATURE, "Uniform numbers in [0, 1).", _sized("random_uniform"), ("torch.rand",),
                samples(call(size("B"), 3), call((size("B"),), dtype="bf16"))),
-    _composite("randn", _SIZE_SIGNATURE, "Normal numbers.", _sized("random_normal"), ("torch.randn",),
+    composite("randn", _SIZE_SIGNATURE, "Normal numbers.", _sized("random_normal"), ("torch.randn",),
                samples(call(size("B"), 3), call((2, 2), dtype="f64"))),
-    _composite("rand_like", _LIKE_SIGNATURE, "Uniform numbers in the same shape.", _like("random_uniform"),
+    composite("rand_like", _LIKE_SIGNATURE, "Uniform numbers in the same shape.", _like("random_uniform"),
                ("torch.rand_like",), _rand_like_sample()),
-    _composite("randn_like", _LIKE_SIGNATURE, "Normal numbers in the same shape.", _like("random_normal"),
+    composite("randn_like", _LIKE_SIGNATURE, "Normal numbers in the same shape.", _like("random_normal"),
                ("torch.randn_like",), _rand_like_sample()),
-    _composite("randint", "*bounds: any, low: any = None, high: any = None, size: any = None, dtype: dtype = None",
+    composite("randint", "*bounds: any, low: any = None, high: any = None, size: any = None, dtype: dtype = None",
                "Integers in [low, high).", _randint, ("torch.randint",),
                samples(call(10, (size("B"), 3)), call(-5, 5, (4,)))),
-    _composite("randint_like", "x: tensor, *bounds: any, dtype: dtype = None", "Integers in the same shape.", _randint_like,
+    composite("randint_like", "x: tensor, *bounds: any, dtype: dtype = None", "Integers in the same shape.",
+               _randint_like,
                ("torch.randint_like",), samples(call(T(("B", 3)), 10))),
-    _composite("normal", "mean: tensor, std: tensor = 1.0, size: any = None, *, dtype: dtype = None", "Normal numbers of given mean and deviation.",
-               _normal_like, ("torch.normal",), samples(call(T(("B", 3)), T(("B", 3), domain=(0.5, 2.0))), call(1.0, 2.0, (4,)))),
-    _composite("bernoulli", "x: tensor, p: tensor? = None", "1 with the given probability, else 0.", _bernoulli,
-               ("torch.bernoulli", "torch.Tensor.bernoulli"), samples(call(T(("B", 3), domain=(0.0, 1.0)))), ("bernoulli",)),
-    _composite("dropout", "x: tensor, p: tensor = 0.5, training: bool = True, inplace: bool = False",
-               "Random elements zeroed, the others scaled up.", _dropout, ("torch.nn.functional.dropout", "torch.dropout"),
+    composite("normal", "mean: tensor, std: tensor = 1.0, size: any = None, *, dtype: dtype = None",
+               "Normal numbers of given mean and deviation.",
+               _normal_like, ("torch.normal",), samples(call(T(("B", 3)), T(("B", 3), domain=(0.5, 2.0))),
+                                                        call(1.0, 2.0, (4,)))),
+    composite("bernoulli", "x: tensor, p: tensor? = None", "1 with the given probability, else 0.", _bernoulli,
+               ("torch.bernoulli", "torch.Tensor.bernoulli"), samples(call(T(("B", 3), domain=(0.0, 1.0)))),
+               ("bernoulli",)),
+    composite("dropout", "x: tensor, p: tensor = 0.5, training: bool = True, inplace: bool = False",
+               "Random elements zeroed, the others scaled up.", _dropout,
+               ("torch.nn.functional.dropout", "torch.dropout"),
                samples(call(T(("B", 3)), 0.25), call(T(("B", 3)), training=False))),
-    _composite("randperm", "n: size, *, dtype: dtype = None", "The numbers below n in random order.", _randperm,
+    composite("randperm", "n: size, *, dtype: dtype = None", "The numbers below n in random order.", _randperm,
                ("torch.randperm",), samples(call(size("S")))),
 )  # fmt: skip

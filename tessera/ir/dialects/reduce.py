@@ -187,9 +187,16 @@ _BOOL_SAMPLES = samples(call(T(("B", "S"), "bool", "bool"), 1), call(T(("B", "S"
 
 
 def _reduce(
-    name: str, doc: str, reduction: Reduction, call_: Callable[..., Any], eager: Callable[..., Any],
-    as_: OperandsAs | None = None, result: Callable[[DType], DType] = _same, samples_: Any = None, also: tuple[str, ...] = (),
-) -> OpRecord:  # fmt: skip
+    name: str,
+    doc: str,
+    reduction: Reduction,
+    call_: Callable[..., Any],
+    eager: Callable[..., Any],
+    as_: OperandsAs | None = None,
+    result: Callable[[DType], DType] = _same,
+    samples_: Any = None,
+    also: tuple[str, ...] = (),
+) -> OpRecord:
     return OpRecord(
         name, Kind.REDUCE, _SIGNATURE, doc, _reduce_infer(result), as_, reduction=reduction, call=call_, eager=eager,
         torch=(*torch_names(name, "t", "m"), *also), methods=(name,), samples=samples_ or _FOLD_SAMPLES,
@@ -201,7 +208,8 @@ def _with_multi() -> list[Any]:
 
 
 OPS: tuple[OpRecord, ...] = (
-    _reduce("sum", "Sum over axes; integers and bools add up in int64.", _fold(lambda t, a, x: a + x, _zero, additive=True),
+    _reduce("sum", "Sum over axes; integers and bools add up in int64.",
+            _fold(lambda t, a, x: a + x, _zero, additive=True),
             _sum_call("sum"), _fold_eager("sum"), _wide_ints, samples_=_with_multi),
     _reduce("prod", "Product over axes; integers and bools multiply in int64.", _fold(lambda t, a, x: a * x, _one),
             _sum_call("prod"), _every_axis_eager("prod"), _wide_ints),

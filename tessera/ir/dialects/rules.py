@@ -133,7 +133,7 @@ def map_infer(rule: DTypeRule) -> Infer:
 
 
 def torch_names(name: str, *where: str) -> tuple[str, ...]:
-    """Dotted torch names: ``f`` in ``F.f``, ``t`` in ``torch.f``, ``m`` in ``torch.Tensor.f``, ``s`` in ``torch.special.f``."""
+    """Dotted names under ``f`` torch.nn.functional, ``t`` torch, ``m`` torch.Tensor, ``s`` torch.special, ``l`` torch.linalg."""
     prefix = {"t": "torch.", "m": "torch.Tensor.", "f": "torch.nn.functional.", "s": "torch.special.",
               "l": "torch.linalg."}  # fmt: skip
     return tuple(prefix[w] + name for w in where)
@@ -165,6 +165,29 @@ def elementwise_record(
     )  # fmt: skip
     arity = sum(p.is_operand for p in record.params)
     return replace(record, samples=samples or elementwise(arity, dtypes, domain, kwargs or {}))
+
+
+def composite(
+    name: str,
+    signature: str,
+    doc: str,
+    define: Callable[..., Any],
+    torch: Sequence[str] = (),
+    samples: Callable[[], Iterable[Sample]] | None = None,
+    methods: Sequence[str] | None = None,
+) -> OpRecord:
+    """A Composite record. Without ``methods`` its tensor methods are those that ``torch`` names."""
+    if methods is None:
+        plain = (n.removeprefix("torch.Tensor.") for n in torch if n.startswith("torch.Tensor."))
+        methods = tuple(n.removesuffix(".__get__") for n in plain if not n.startswith("__") and not n.endswith("_"))
+    return OpRecord(
+        name, Kind.COMPOSITE, signature, doc, define=define, torch=tuple(torch), methods=tuple(methods), samples=samples
+    )
+
+
+def function_and_method(*names: str) -> tuple[str, ...]:
+    """``torch.f`` and ``torch.Tensor.f`` for each name."""
+    return tuple(dotted for name in names for dotted in torch_names(name, "t", "m"))
 
 
 def axes_of(ctx: InferContext, dim: object, rank: int) -> tuple[int, ...]:

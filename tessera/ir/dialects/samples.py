@@ -30,7 +30,8 @@ class T:
     """A tensor argument of a sample: ``T(("B", 3), "bf16")``.
 
     ``fill`` is ``domain`` (uniform over the interval, default the record's), ``bool``, ``sign`` (-1 or 1), ``sorted``,
-    ``perm`` (distinct integers along the last axis, from 0), ``perm0`` (along the first one) or an int n (integers in [0, n)).
+    ``perm`` (distinct integers along the last axis, from 0),
+    ``perm0`` (along the first one) or an int n (integers in [0, n)).
     """
 
     shape: tuple[str | int, ...]
@@ -49,7 +50,6 @@ class T:
     def sizes(self, sizes: Mapping[str, int] = SIZES) -> tuple[int, ...]:
         return tuple(sizes[s] if isinstance(s, str) else s for s in self.shape)
 
-
     def array(self, rng: np.random.Generator, domain: tuple[float, float], sizes: Mapping[str, int] = SIZES) -> Array:
         """Values of the fill as float64, int64 or bool; floats are not yet rounded to the dtype."""
         shape, kind = self.sizes(sizes), self.type
@@ -65,7 +65,7 @@ class T:
         low, high = self.domain or domain
         values = np.asarray(rng.uniform(low, high, shape))
         if kind.is_int:
-            return np.floor(values).clip(kind.min if kind.bits < 64 else None).astype(np.int64)
+            return np.floor(np.maximum(values, float(kind.min))).astype(np.int64)
         return np.sort(values) if self.fill == "sorted" else values
 
 
@@ -92,7 +92,10 @@ def size(*factors: str | int, plus: int = 0) -> Size:
 
 
 def elementwise(
-    arity: int, dtypes: str = "f32 bf16", domain: tuple[float, float] | None = None, kwargs: Mapping[str, Any] | None = None
+    arity: int,
+    dtypes: str = "f32 bf16",
+    domain: tuple[float, float] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
 ) -> Callable[[], Iterable[Sample]]:
     """Samples of an elementwise op: same shapes, broadcasting shapes and rank 0, in each of the dtypes."""
 

@@ -30,6 +30,13 @@ def ints(attr: Attr) -> tuple[int, ...]:
     return tuple(int(a) for a in attr)  # type: ignore[arg-type]
 
 
+def axis_attr(attrs: Attrs) -> int:
+    """The attribute ``dim``: one axis."""
+    axis = attrs["dim"]
+    assert isinstance(axis, int)
+    return axis
+
+
 def dims_of(attr: Attr) -> tuple[Dim, ...]:
     """An attribute that holds sizes."""
     assert isinstance(attr, tuple)
@@ -68,7 +75,8 @@ def _permute(t: Any, x: Any, *dims: Any) -> Any:
 PERMUTE = OpRecord(
     "permute", Kind.VIEW, "x: tensor, *dims: dim", "The axes in another order.", _permute_infer, pieces=_permute_pieces,
     call=_permute, eager=lambda torch, x, *, dims: torch.permute(x, dims), torch=torch_names("permute", "t", "m"),
-    methods=("permute",), samples=samples(call(T(("B", "S", "D")), (2, 0, 1)), call(T(("B", "D"), "int32", 5), (-1, 0))),
+    methods=("permute",), samples=samples(call(T(("B", "S", "D")), (2, 0, 1)),
+                                          call(T(("B", "D"), "int32", 5), (-1, 0))),
 )  # fmt: skip
 
 
@@ -89,7 +97,7 @@ def cancel(left: Sequence[Dim], right: Sequence[Dim]) -> tuple[list[Dim], list[D
 def _reshape_infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     shape, x = dims_of(attrs["shape"]), types[0]
     have, want = (product(part) for part in cancel(x.dims, shape))
-    if x.numel is product(shape):
+    if product(x.dims) is product(shape):
         return (TensorType(x.dtype, shape),)
     ctx.equal(have, want, "TSR0205", f"reshape of [{_list(x.dims)}] to [{_list(shape)}]",
               Blame(0, None, f"has {product(x.dims)} elements"), Blame(None, None, f"takes {product(shape)} elements"),
@@ -173,7 +181,7 @@ def solve_shape(t: Any, dims: Sequence[Dim], shape: Sequence[Any]) -> tuple[Dim,
             want, have, "TSR0205", f"reshape of [{_list(dims)}] to [{', '.join(map(str, wanted))}]",
             Blame(0, None, f"has {product(dims)} elements"), Blame(None, None, f"takes a multiple of {product(fixed)}"),
         )  # fmt: skip
-    return tuple(wanted)
+    return tuple(s for s in wanted if isinstance(s, Dim))
 
 
 def _reshape(t: Any, x: Any, *shape: Any) -> Any:
@@ -181,7 +189,8 @@ def _reshape(t: Any, x: Any, *shape: Any) -> Any:
 
 
 RESHAPE = OpRecord(
-    "reshape", Kind.VIEW, "x: tensor, *shape: size", "The same elements, row-major, in another shape; one size may be -1.",
+    "reshape", Kind.VIEW, "x: tensor, *shape: size",
+    "The same elements, row-major, in another shape; one size may be -1.",
     _reshape_infer, pieces=_reshape_pieces, call=_reshape, eager=lambda torch, x, *, shape: x.reshape(shape),
     torch=(*torch_names("reshape", "t", "m"),), methods=("reshape",),
     samples=samples(
@@ -198,12 +207,15 @@ def _expand_infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[Tensor
     shape, x = dims_of(attrs["shape"]), types[0]
     lead = len(shape) - x.rank
     if lead < 0:
-        ctx.fail("TSR0213", f"expand of a rank-{x.rank} tensor to {len(shape)} dims", Blame(0, None, f"has {x.rank} dims"))
+        ctx.fail(
+            "TSR0213", f"expand of a rank-{x.rank} tensor to {len(shape)} dims", Blame(0, None, f"has {x.rank} dims")
+        )
     out = list(shape)
     for n, d in enumerate(x.dims):
         if d is not ONE:
             out[lead + n] = ctx.equal(
-                shape[lead + n], d, "TSR0213", f"dimension `{d}` expanded to `{shape[lead + n]}`", Blame(0, n, f"`{d}`"),
+                shape[lead + n], d, "TSR0213", f"dimension `{d}` expanded to `{shape[lead + n]}`",
+                Blame(0, n, f"`{d}`"),
                 helps=["only a dimension of size 1 can be expanded"])  # fmt: skip
     return (TensorType(x.dtype, tuple(out)),)
 
@@ -240,7 +252,7 @@ EXPAND = OpRecord(
 
 
 def _unsqueeze_infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
-    at, dims = ctx.axis(int(attrs["dim"]), types[0].rank + 1), types[0].dims  # type: ignore[arg-type]
+    at, dims = ctx.axis(axis_attr(attrs), types[0].rank + 1), types[0].dims
     return (TensorType(types[0].dtype, (*dims[:at], ONE, *dims[at:])),)
 
 
@@ -285,7 +297,8 @@ def _squeeze(t: Any, x: Any, dim: Any = None) -> Any:
 
 
 SQUEEZE = OpRecord(
-    "squeeze", Kind.VIEW, "x: tensor, dim: dims = None", "Axes of size 1 removed; a named axis of another size is an error.",
+    "squeeze", Kind.VIEW, "x: tensor, dim: dims = None",
+    "Axes of size 1 removed; a named axis of another size is an error.",
     _squeeze_infer, pieces=_squeeze_pieces, call=_squeeze, torch=torch_names("squeeze", "t", "m"), methods=("squeeze",),
     samples=samples(call(T(("B", 1, "D")), 1), call(T((1, "B", 1))), call(T(("B", 1, 1)), (1, -1))),
 )  # fmt: skip
@@ -318,18 +331,20 @@ FLIP = OpRecord(
 
 
 def _cat_infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
-    axis = int(attrs["dim"])  # type: ignore[call-overload]
+    axis = axis_attr(attrs)
     first = types[0]
     for number, t in enumerate(types):
         if t.rank != first.rank:
-            ctx.fail("TSR0206", f"cat of rank {first.rank} with rank {t.rank}", Blame(0, None, f"has rank {first.rank}"),
+            ctx.fail("TSR0206", f"cat of rank {first.rank} with rank {t.rank}",
+                     Blame(0, None, f"has rank {first.rank}"),
                      Blame(number, None, f"has rank {t.rank}"))  # fmt: skip
     ctx.axis(axis, first.rank)
     dims = list(first.dims)
     for number, t in enumerate(types[1:], 1):
         for n, d in enumerate(t.dims):
             if n != axis:
-                dims[n] = ctx.equal(dims[n], d, "TSR0206", f"dimension `{dims[n]}` meets `{d}` in a cat along dim {axis}",
+                dims[n] = ctx.equal(dims[n], d, "TSR0206",
+                                    f"dimension `{dims[n]}` meets `{d}` in a cat along dim {axis}",
                                     Blame(0, n, f"`{dims[n]}`"), Blame(number, n, f"`{d}`"))  # fmt: skip
     total = ZERO
     for t in types:
@@ -339,7 +354,7 @@ def _cat_infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[TensorTyp
 
 
 def _cat_pieces(index: Index, types: Sequence[Type], result: TensorType, attrs: Attrs) -> tuple[Piece, ...]:
-    axis = int(attrs["dim"])  # type: ignore[call-overload]
+    axis = axis_attr(attrs)
     pieces: list[Piece] = []
     offset = ZERO
     for number, t in enumerate(types):
@@ -366,7 +381,8 @@ CAT = OpRecord(
     "cat", Kind.VIEW, "tensors: tensors, dim: dim = 0", "Tensors joined along an existing axis.", _cat_infer,
     ANY.operands_as, pieces=_cat_pieces, call=_cat, eager=lambda torch, *tensors, dim: torch.cat(tensors, dim),
     torch=("torch.cat", "torch.concat", "torch.concatenate"),
-    samples=samples(call((T(("B", "S")), T(("B", "D"))), 1), call((T(("B", 2)), T(("B", 3), "bf16"), T(("B", 1))), dim=-1),
+    samples=samples(call((T(("B", "S")), T(("B", "D"))), 1),
+                    call((T(("B", 2)), T(("B", 3), "bf16"), T(("B", 1))), dim=-1),
                     call((T(("S", "D"), "int32", 5), T(("B", "D"), "int32", 5)))),
 )  # fmt: skip
 

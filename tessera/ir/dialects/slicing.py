@@ -59,7 +59,8 @@ def proved_ge(t: Any, a: Dim, b: Dim) -> bool:
 def clamp_bound(t: Any, bound: Any, limit: Dim, default: Dim) -> Dim:
     """A slice end as Python means it: None is the default, negative counts from the end, beyond the end is the end.
 
-    -1, 0 and 1 are taken to lie inside a symbolic size, so that ``x[1:]`` has size S - 1; the slice then asks for S >= 1.
+    -1, 0 and 1 are taken to lie inside a symbolic size,
+    so that ``x[1:]`` has size S - 1; the slice then asks for S >= 1.
     """
     if bound is None:
         return default
@@ -105,7 +106,8 @@ SLICE = OpRecord(
     "slice", Kind.VIEW, "x: tensor, dim: dim, start: size, stop: size, step: size",
     "Positions start to stop of one axis, every step-th; ends beyond the axis are clamped.",
     _slice_infer, pieces=_slice_pieces, call=_slice, eager=_slice_eager,
-    samples=samples(call(T(("B", "S")), 1, 0, 3), call(T(("B", "S")), -1, 1, None, 2), call(T((6, "D"), "bf16"), 0, -3, 99)),
+    samples=samples(call(T(("B", "S")), 1, 0, 3), call(T(("B", "S")), -1, 1, None, 2),
+                    call(T((6, "D"), "bf16"), 0, -3, 99)),
 )  # fmt: skip
 
 
@@ -118,7 +120,11 @@ def _update_infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[Tensor
     want = list(x.dims)
     want[axis] = slice_size(start, stop, step)
     if v.rank != x.rank:
-        ctx.fail("TSR0202", f"update of a rank-{x.rank} tensor with a rank-{v.rank} one", Blame(1, None, f"has rank {v.rank}"))
+        ctx.fail(
+            "TSR0202",
+            f"update of a rank-{x.rank} tensor with a rank-{v.rank} one",
+            Blame(1, None, f"has rank {v.rank}"),
+        )
     for n, (a, b) in enumerate(zip(want, v.dims, strict=True)):
         ctx.equal(a, b, "TSR0202", f"slice of size `{a}` updated with `{b}`", Blame(1, n, f"`{b}`"))
     return (TensorType(x.dtype, x.dims),)
@@ -144,7 +150,9 @@ def _first_dtype(types: Sequence[Type]) -> tuple[DType | None, ...]:
     return (None, *(types[0].dtype for _ in types[1:]))
 
 
-def _slice_update(t: Any, x: Any, value: Any, dim: int = 0, start: Any = None, stop: Any = None, step: Any = None) -> Any:
+def _slice_update(
+    t: Any, x: Any, value: Any, dim: int = 0, start: Any = None, stop: Any = None, step: Any = None
+) -> Any:
     """x with a slice replaced by ``value``, which broadcasts; the result keeps the dtype of x."""
     axis = t.context.axis(int(dim), t.type_of(x).rank)
     start, stop, step = slice_bounds(t, x, axis, slice(start, stop, step))
@@ -164,7 +172,8 @@ def _slice_update(t: Any, x: Any, value: Any, dim: int = 0, start: Any = None, s
 
 SLICE_UPDATE = OpRecord(
     "slice_update", Kind.VIEW, "x: tensor, value: tensor, dim: dim, start: size, stop: size, step: size",
-    "The tensor with positions start to stop of one axis taken from another, each element of which covers step positions.",
+    "The tensor with positions start to stop of one axis taken from another, each element of which covers step "
+    "positions.",
     _update_infer, _first_dtype, pieces=_update_pieces, call=_slice_update, eager=_update_eager,
     samples=samples(call(T(("B", "S")), T(("B", 2)), 1, 1, 3), call(T((8, "D")), T((4, "D")), 0, 0, None, 2),
                     call(T(("B", 7), "bf16"), 0.5, 1, 1, 6, 3)),
@@ -234,7 +243,9 @@ def _edge_infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[TensorTy
         for part in (dims_of(attrs["low"])[n], dims_of(attrs["high"])[n]):
             if part is not ZERO:
                 least = ONE if limit is None else part + limit
-                ctx.at_least(d, least, "TSR0212", f"{attrs['mode']} padding of `{part}` on `{d}`", Blame(0, n, f"`{d}`"))
+                ctx.at_least(
+                    d, least, "TSR0212", f"{attrs['mode']} padding of `{part}` on `{d}`", Blame(0, n, f"`{d}`")
+                )
     return _pad_infer(ctx, types, attrs)
 
 
@@ -243,7 +254,9 @@ def _edge_eager(torch: Any, x: Any, *, low: tuple[int, ...], high: tuple[int, ..
         if a or b:
             n = x.shape[axis]
             i = torch.arange(-a, n + b, device=x.device)
-            at = {"circular": i % n, "replicate": i.clamp(0, n - 1), "reflect": (n - 1) - ((n - 1) - i.abs()).abs()}[mode]
+            at = {"circular": i % n, "replicate": i.clamp(0, n - 1), "reflect": (n - 1) - ((n - 1) - i.abs()).abs()}[
+                mode
+            ]
             x = x.index_select(axis, at)
     return x
 
@@ -259,7 +272,8 @@ def _pad(t: Any, x: Any, pad: Sequence[Any], mode: str = "constant", value: Any 
     """torch's order: pairs from the last axis backwards; a negative number crops."""
     dims = t.dims(x)
     if len(pad) % 2 or len(pad) > 2 * len(dims):
-        t.fail("TSR0212", f"{len(pad)} pad sizes for a rank-{len(dims)} tensor", Blame(0, None, f"has rank {len(dims)}"),
+        t.fail("TSR0212", f"{len(pad)} pad sizes for a rank-{len(dims)} tensor",
+               Blame(0, None, f"has rank {len(dims)}"),
                helps=["give a pair (before, behind) per axis, from the last axis backwards"])  # fmt: skip
     low, high = [ZERO] * len(dims), [ZERO] * len(dims)
     for k in range(len(pad) // 2):
@@ -349,7 +363,8 @@ def _unfold(t: Any, x: Any, dimension: int, size: Any, step: Any) -> Any:
 
 
 UNFOLD = OpRecord(
-    "unfold", Kind.VIEW, "x: tensor, dimension: dim, size: size, step: size", "Sliding windows of one axis, as a new last axis.",
+    "unfold", Kind.VIEW, "x: tensor, dimension: dim, size: size, step: size",
+    "Sliding windows of one axis, as a new last axis.",
     _unfold_infer, pieces=_unfold_pieces, call=_unfold,
     eager=lambda torch, x, *, dimension, size, step: x.unfold(dimension, size, step), torch=("torch.Tensor.unfold",),
     methods=("unfold",), samples=samples(call(T(("B", 9)), 1, 3, 2), call(T((7, "D")), 0, 2, 1)),
