@@ -320,7 +320,7 @@ def _never_divides(system: System, den: Dim, num: Dim) -> bool:
         return not den.terms and _positive(system, num, ZERO, strict=True)
     atoms = {**den.atoms, **num.atoms}
     n, d, m, _ = poly.cleared(dict(num.terms), dict(den.terms))
-    if any(f in atoms for f, _ in m):
+    if any(f in atoms or system.lo(f) < 1 for f, _ in m):
         return False
     if len(d) == 1:
         ((k, c),) = d.items()

@@ -106,7 +106,9 @@ class System:
         """``den`` divides ``num``: num = u·x + k over a number, or x over a product of names."""
         if num.atoms or den.atoms or len(den.terms) != 1 or not num.terms:
             return
-        n, d, _, _ = poly.cleared(dict(num.terms), dict(den.terms))
+        n, d, shared, _ = poly.cleared(dict(num.terms), dict(den.terms))
+        if any(e > 0 and self.lo(f) < 1 for f, e in shared):
+            return  # where such a size is 0, 0 divides 0 and nothing is said of the rest
         ((m, c),) = d.items()
         if not m:
             self._congruent(n, int(c))
