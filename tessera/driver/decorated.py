@@ -188,8 +188,11 @@ class Function(Generic[P, R]):
 
     def _compiles(self, tensors: Sequence[torch.Tensor]) -> bool:
         """May this call run compiled kernels? Gradients, transformed and extraordinary tensors go through torch."""
-        if config.current().backend == "eager" or dispatch.intercepted():
+        wanted = config.current().backend
+        if wanted == "eager" or dispatch.intercepted():
             return False
+        if wanted == "triton" and all(t.is_cpu for t in tensors):
+            raise ResourceError("backend `triton` needs tensors on a GPU", code="TSR0607")
         if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
             return False
         return all(dispatch.plain(t) for t in tensors)
@@ -349,7 +352,10 @@ class Function(Generic[P, R]):
         wanted = parse_target(target)
         if backend is None:
             backend = "triton" if wanted is not None and wanted.kind != "cpu" else "c"
-        return inspect.lower(self._form(args, kwargs), backend, wanted)
+        if not (args or kwargs):
+            return inspect.lower(self._form((), {}), backend, wanted)
+        resolved = self.resolve(*args, **kwargs)
+        return inspect.lower(resolved.variant, backend, wanted, resolved.types.hints)
 
     def explain(self, *args: Any, **kwargs: Any) -> inspect.Explanation:
         """What every pass did, which sizes Python asked for, and the kernels with their cost."""

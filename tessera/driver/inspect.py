@@ -10,6 +10,9 @@ from typing import Any
 from tessera.backends.base import Stage, Target
 from tessera.backends.c import backend as c_backend
 from tessera.backends.c.host import host_target
+from tessera.backends.triton.aot import available as triton_available
+from tessera.backends.triton.aot import compile_aot
+from tessera.backends.triton.emit import emit as triton_emit
 from tessera.diag import ResourceError, ShapeError
 from tessera.driver.variant import Variant
 from tessera.ir.dim import Dim
@@ -149,8 +152,11 @@ def ir(variant: Variant, stage: str) -> str:
     return print_function(stages[stage])
 
 
-def lower(variant: Variant, backend: str, target: Target | None) -> Lowered:
-    """The kernels of a compiled form for a backend and target, compiled where a compiler for it is at hand."""
+def lower(variant: Variant, backend: str, target: Target | None, sizes: Mapping[str, int] | None = None) -> Lowered:
+    """The kernels of a compiled form for a backend and target.
+
+    With ``sizes`` they are compiled too, where a compiler for the target is installed.
+    """
     program = variant.program
     calls = tuple(s.op.name for s in program.steps if isinstance(s, Call))
     if backend == "eager":
@@ -158,7 +164,7 @@ def lower(variant: Variant, backend: str, target: Target | None) -> Lowered:
     if backend == "c":
         return _lower_c(program.kernels, target or host_target(), calls)
     if backend == "triton":
-        return _lower_triton(program.kernels, target or Target("cuda", "90"), calls)
+        return _lower_triton(program.kernels, target or Target("cuda", "90"), calls, sizes)
     raise ResourceError(f"no backend `{backend}`", code="TSR0607", helps=["there are c, triton and eager"])
 
 
@@ -172,15 +178,29 @@ def _lower_c(kernels: Sequence[Kernel], target: Target, calls: tuple[str, ...]) 
     return Lowered(target, "c", tuple(made), calls)
 
 
-def _lower_triton(kernels: Sequence[Kernel], target: Target, calls: tuple[str, ...]) -> Lowered:
-    from tessera.backends.triton import backend as triton_backend
-
+def _lower_triton(
+    kernels: Sequence[Kernel], target: Target, calls: tuple[str, ...], sizes: Mapping[str, int] | None
+) -> Lowered:
+    """Triton source; with sizes, and where Triton is installed, compiled for the target as well."""
     made = []
     for kernel in kernels:
-        low = triton_backend.lower(kernel, target)
-        made.append(LoweredKernel(
-            kernel.name, kernel.form, low.text, print_function(kernel.function), low.stages, low.resources, low.launches,
-        ))  # fmt: skip
+        source = triton_emit(kernel, target)
+        stages: tuple[Stage, ...] = (Stage("triton", source.text),)
+        resources: Mapping[str, Json] = {}
+        if sizes is not None and triton_available():
+            artifact = compile_aot(source, target.name, source.bind(sizes))
+            stages, resources = artifact.sources, artifact.resources
+        made.append(
+            LoweredKernel(
+                kernel.name,
+                kernel.form,
+                source.text,
+                print_function(kernel.function),
+                stages,
+                resources,
+                len(source.nests),
+            )
+        )
     return Lowered(target, "triton", tuple(made), calls)
 
 
