@@ -51,18 +51,21 @@ class Run:
     wanted: dict[int, tuple[np.ndarray, DType]]
 
 
-def drawn(p: Value, shape: tuple[int, ...], sizes: Mapping[str, int], rng: np.random.Generator) -> np.ndarray:
-    t = p.type.dtype
+def drawn(case: Case, p: Value, shape: tuple[int, ...], rng: np.random.Generator, classes: int) -> np.ndarray:
+    """Values for one parameter; integers are indices into ``classes`` unless the case says otherwise."""
+    t, given = p.type.dtype, case.values.get(p.name)
+    if isinstance(given, list):
+        return round_to(np.asarray(given), t) if t.is_float else np.asarray(given)
     if t.is_float:
-        return round_to(rng.standard_normal(shape), t)
+        return round_to(rng.uniform(*given, shape) if given else rng.standard_normal(shape), t)
+    if given:
+        return rng.integers(*given, shape)
     if t.is_bool:
         return rng.random(shape) < 0.6
-    return rng.integers(-sizes.get("V", 4), sizes.get("V", 4), shape)
+    return rng.integers(-classes, classes, shape)
 
 
-def reference(
-    f: Function, inputs: list[Any], wanted: list[Value], sizes: Mapping[str, int]
-) -> dict[Value, np.ndarray]:
+def reference(f: Function, inputs: list[Any], wanted: list[Value], sizes: Mapping[str, int]) -> dict[Value, np.ndarray]:
     """Every value that a kernel reads or writes, from the function before fusion."""
     whole = Function(f.name, Block(f.ops, f.params, tuple(wanted)))
     return dict(zip(wanted, interpret(whole, inputs, sizes=sizes), strict=True))
@@ -70,14 +73,14 @@ def reference(
 
 def runs(case: Case) -> Iterator[tuple[Run, dict[str, np.ndarray]]]:
     """The runs of a case; arrays are named by run and buffer when they are collected."""
-    before, _, program = case.functions()
+    before, _, program = case.stages
     rng = np.random.default_rng(7)
     for sizes in case.sizes:
         inputs: list[Any] = []
         for p in before.params:
             if isinstance(p.type, TensorType):
                 shape = tuple(d.evaluate(sizes) for d in p.type.dims)
-                inputs.append(drawn(p, shape, sizes, rng))
+                inputs.append(drawn(case, p, shape, rng, sizes.get("V", 4)))
             else:
                 inputs.append(float(np.float32(rng.random() + 0.5)))
         values = [v for k in program.kernels for v in (*k.inputs, *k.outputs)]
@@ -153,9 +156,7 @@ def looped(source: TritonSource, sizes: Mapping[str, int]) -> tuple[Bound, ...] 
             points = power(nest.tiling.points.evaluate(sizes))
             config = laid_out(nest.tiling, sizes, "loop", 16, min(points, 4))
             function = nest.functions["loop"]
-            values = tuple(
-                a.dim.evaluate(sizes, signed=True) for a in function.arguments if a.dim is not None
-            )
+            values = tuple(a.dim.evaluate(sizes, signed=True) for a in function.arguments if a.dim is not None)
             usual = Bound(function, config, values)
         out.append(usual)
     return tuple(out)
@@ -166,6 +167,57 @@ def launch(b: Bound) -> dict[str, Any]:
     args = [[a.kind[0], a.number] if a.kind != "size" else ["n", next(sizes)] for a in b.function.arguments]
     blocks = {name: value for name, value in b.constants.items() if name in b.function.blocks}
     return {"function": b.function.name, "grid": b.config.grid, "args": args, "constants": blocks}
+
+
+PLANTED = """import triton
+import triton.language as tl
+
+
+@triton.jit
+def outside(b0, n0, COLS: tl.constexpr):
+    i = tl.program_id(0) * COLS + tl.arange(0, COLS)
+    tl.store(b0 + i, 1.0)
+
+
+@triton.jit
+def twice(b0, n0, COLS: tl.constexpr):
+    i = tl.arange(0, COLS)
+    tl.store(b0 + i, 1.0, mask=i < n0)
+
+
+@triton.jit
+def neighbours(b0, n0, COLS: tl.constexpr):
+    i = tl.program_id(0) * COLS + tl.arange(0, COLS)
+    x = tl.load(b0 + (i + COLS) % n0, mask=i < n0, other=0.0)
+    tl.store(b0 + i, x, mask=i < n0)
+"""
+_FAULTS = {"outside": "outside of every buffer", "twice": "by two programs", "neighbours": "after another"}
+
+
+def planted_job(name: str) -> dict[str, Any]:
+    """A job whose kernel has a fault that the checker must see."""
+    return {
+        "text": PLANTED, "scalars": [],
+        "buffers": [{"array": None, "dtype": "f32", "shape": [20], "strides": None}],
+        "launches": [{"function": name, "grid": 2, "args": [["b", 0], ["n", 20]], "constants": {"COLS": 16}}],
+    }  # fmt: skip
+
+
+def off_the_end() -> dict[str, Any]:
+    """A lookup of row 7 of 7."""
+    kernel = next(c for c in CASES if c.name == "index_rows").stages[2].kernels[0]
+    source = emit(kernel, Target("cuda", "90"))
+    sizes = {"B": 5, "V": 7, "D": 9}
+    shapes = [
+        [d.evaluate(sizes) for d in p.type.dims] for p in kernel.function.params if isinstance(p.type, BufferType)
+    ]
+    kinds = [p.type.dtype.name for p in kernel.function.params]
+    fill = {"bf16": "table", "int64": "wrong"}
+    buffers = [
+        {"array": fill[k] if p.type.role == "in" else None, "dtype": k, "shape": s, "strides": None}
+        for p, k, s in zip(kernel.function.params, kinds, shapes, strict=True)
+    ]
+    return {"text": source.text, "scalars": [], "buffers": buffers, "launches": [launch(b) for b in source.bind(sizes)]}
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +235,9 @@ def results(
                 b["array"] = None if b["array"] is None else f"{number}_{b['array']}"
             arrays |= {f"{number}_{name}": a for name, a in mine.items()}
             planned.append((case.name, r))
+    faults = {**{name: planted_job(name) for name in _FAULTS}, "lookup": off_the_end()}
+    planned += [("faults", Run(name, job, {})) for name, job in faults.items()]
+    arrays |= {"table": np.ones((7, 9)), "wrong": np.array([0, 1, 7, -7, 2])}
     np.savez(folder / "in.npz", **arrays)
     (folder / "job.json").write_text(json.dumps([r.job for _, r in planned]))
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -203,6 +258,7 @@ def results(
 
 @pytest.mark.parametrize("name", [c.name for c in CASES])
 def test_kernels_compute_what_the_interpreter_computes(name: str, results: Any) -> None:
+    case = next(c for c in CASES if c.name == name)
     for run, complaints, outs in results[name]:
         assert not complaints, f"{run.label}: {complaints}"
         for n, (wanted, t) in run.wanted.items():
@@ -211,6 +267,22 @@ def test_kernels_compute_what_the_interpreter_computes(name: str, results: Any) 
             if not t.is_float:
                 assert (got == wanted).all(), f"{run.label}: {got} for {wanted}"
                 continue
-            scale = np.maximum(np.abs(wanted), np.abs(wanted).mean() if wanted.size else 0.0)
-            error = np.abs(got - wanted) / np.where(scale == 0, 1.0, scale)
-            assert (error <= 2 * ROUNDING[t.name]).all(), f"{run.label}: off by {np.max(error)}"
+            wanted = np.where(np.isfinite(wanted), round_to(wanted, t), wanted)
+            with np.errstate(all="ignore"):
+                typical = np.abs(wanted[np.isfinite(wanted)]).mean() if np.isfinite(wanted).any() else 1.0
+                scale = np.maximum(np.abs(wanted), typical if case.smooth else 0.0)
+                error = np.abs(got - wanted) / np.where(scale == 0, 1.0, scale)
+            same = (got == wanted) | (np.isnan(got) & np.isnan(wanted))
+            wrong = ~(same | (error <= 2 * ROUNDING[t.name]))
+            assert not wrong.any(), f"{run.label}, output {n}: {got[wrong][:4]} for {wanted[wrong][:4]}"
+
+
+def test_the_checker_sees_what_is_wrong(results: Any) -> None:
+    said = {run.label: complaints for run, complaints, _ in results["faults"]}
+    for name, what in _FAULTS.items():
+        assert any(what in line for line in said[name]), (name, said[name])
+
+
+def test_an_index_outside_stops_the_program(results: Any) -> None:
+    (said,) = (complaints for run, complaints, _ in results["faults"] if run.label == "lookup")
+    assert any("index out of range" in line for line in said)

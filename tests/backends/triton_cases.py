@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any
 
 from tessera.ir.build import Builder
@@ -12,6 +13,7 @@ from tessera.ir.dialects.calls import Ops, Sym
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import dtype
 from tessera.ir.graph import Function
+from tessera.ir.record import Kind, OpRecord
 from tessera.ir.types import ScalarType, TensorType
 from tessera.passes.pipeline import PIPELINE
 from tessera.schedule.plan import Program
@@ -25,25 +27,28 @@ class Case:
     """One function. ``params`` are (name, dtype, dims), or (name, dtype) for a dynamic scalar.
 
     ``sizes`` are the sizes to run at; ``large`` those at which code is compiled ahead of time.
-    ``strided`` names parameters with padded rows.
+    No ``large``, no code: such a case is interpreted only. ``strided`` names parameters with padded rows,
+    ``values`` gives ranges to draw from or the values themselves. Where a function is ``smooth``, an
+    error counts against the typical size of the results.
     """
 
     name: str
     define: Callable[..., Any]
     params: tuple[tuple[Any, ...], ...]
     sizes: tuple[Mapping[str, int], ...]
-    large: Mapping[str, int]
+    large: Mapping[str, int] | None
     strided: frozenset[str] = frozenset()
     wide: bool = True
+    smooth: bool = True
+    values: Mapping[str, Any] = field(default_factory=dict)
 
-    def functions(self) -> tuple[Function, Function, Program]:
+    @cached_property
+    def stages(self) -> tuple[Function, Function, Program]:
         """Before fusion, after it, and scheduled."""
         builder = Builder(OPS["cast"])
         ops = Ops(builder, OPS)
         values = [
-            builder.param(
-                name, TensorType(dtype(t), tuple(map(Dim.of, dims[0]))) if dims else ScalarType(dtype(t))
-            )
+            builder.param(name, TensorType(dtype(t), tuple(map(Dim.of, dims[0]))) if dims else ScalarType(dtype(t)))
             for name, t, *dims in self.params
         ]
         made = self.define(ops, *(Sym(ops, v) for v in values))
@@ -102,17 +107,141 @@ def quantized(t: Any, x: Any) -> Any:
     return t.cast(t.round(x / scale), "int8"), scale
 
 
+def _intrinsics(kind: Kind = Kind.MAP) -> Iterator[OpRecord]:
+    return (r for r in OPS.values() if r.kind is kind and r.define is None and r.name != "cast")
+
+
+def _inputs(r: OpRecord) -> int:
+    return sum(p.is_operand for p in r.params)
+
+
+def _every(t: Any, names: Iterable[str], *xs: Any) -> tuple[Any, ...]:
+    return tuple(t.emit(name, xs) for name in names)
+
+
+def _unary_cases() -> Iterator[Case]:
+    """Every intrinsic of one float, by the range on which it is sampled."""
+    ranges: dict[tuple[float, float], list[str]] = {}
+    for r in _intrinsics():
+        if _inputs(r) == 1 and r.name not in ("bitwise_not", "logical_not"):
+            ranges.setdefault(r.domain, []).append(r.name)
+    for n, (domain, names) in enumerate(ranges.items()):
+        for kind in ("f32", "f64"):
+            define = partial(_every_unary, names)
+            large = {"N": 4096} if kind == "f32" else None
+            yield Case(f"unary_{n}_{kind}", define, (("x", kind, ("N",)),), ({"N": 200},), large, values={"x": domain})
+
+
+def _every_unary(names: Sequence[str], t: Any, x: Any) -> tuple[Any, ...]:
+    return _every(t, names, x)
+
+
+_FLOAT_PAIRS = (
+    "div",
+    "floordiv",
+    "trunc_div",
+    "remainder",
+    "fmod",
+    "pow",
+    "minimum",
+    "maximum",
+    "fmin",
+    "fmax",
+    "atan2",
+    "copysign",
+    "hypot",
+    "nextafter",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "add",
+    "sub",
+    "mul",
+)
+_INT_PAIRS = (
+    "floordiv",
+    "trunc_div",
+    "remainder",
+    "fmod",
+    "pow",
+    "minimum",
+    "maximum",
+    "fmin",
+    "fmax",
+    "bitwise_and",
+    "bitwise_or",
+    "bitwise_xor",
+    "shift_left",
+    "shift_right",
+    "eq",
+    "lt",
+    "ge",
+    "add",
+    "sub",
+    "mul",
+)
+_BOOL_PAIRS = ("logical_and", "logical_or", "logical_xor", "bitwise_and", "bitwise_or", "bitwise_xor", "eq", "lt")
+
+
+def float_pairs(t: Any, x: Any, y: Any) -> tuple[Any, ...]:
+    return _every(t, _FLOAT_PAIRS, x, y)
+
+
+def int_pairs(t: Any, x: Any, y: Any) -> tuple[Any, ...]:
+    return (*_every(t, _INT_PAIRS, x, y), *_every(t, ("neg", "abs", "sign", "bitwise_not", "signbit"), x))
+
+
+def bool_pairs(t: Any, x: Any, y: Any) -> tuple[Any, ...]:
+    return (*_every(t, _BOOL_PAIRS, x, y), *_every(t, ("logical_not", "bitwise_not"), x), t.where(x, 1.0, 2.0))
+
+
+def high_bits(t: Any, x: Any, y: Any) -> tuple[Any, ...]:
+    return _every(t, ("mulhi_u32", "add", "shift_right", "remainder"), x, y)
+
+
+def special(t: Any, x: Any, y: Any) -> tuple[Any, ...]:
+    tests = _every(
+        t, ("isnan", "isinf", "isfinite", "signbit", "sign", "round", "floor", "ceil", "trunc", "abs", "sqrt"), x
+    )
+    casts = (t.cast(x, to) for to in ("int8", "int32", "int64", "uint8", "bool", "bf16", "f16", "fp8_e5m2", "fp8_e4m3"))
+    return (*_every(t, _FLOAT_PAIRS[1:12], x, y), *tests, *casts, t.logical_and(x, y))
+
+
+_INF = float("inf")
+_SPECIAL = (
+    float("nan"),
+    _INF,
+    -_INF,
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    2.5,
+    -2.5,
+    0.5,
+    3.0,
+    -3.0,
+    300.0,
+    -300.0,
+    3e9,
+    -3e9,
+    1e30,
+    1e19,
+)
+
 _ROWS = ({"B": 3, "S": 2, "D": 37}, {"B": 1, "S": 5, "D": 1}, {"B": 2, "S": 2, "D": 65})
 _BIG = {"B": 8, "S": 512, "D": 4096}
 _FLAT = ({"B": 3, "D": 37}, {"B": 1, "D": 1}, {"B": 5, "D": 257})
 _SUMS = ({"B": 3, "S": 70, "D": 5}, {"B": 1, "S": 1, "D": 1}, {"B": 2, "S": 129, "D": 67})
 _BD, _BSD = ("B", "D"), ("B", "S", "D")
 
-CASES: tuple[Case, ...] = (
+#: What a user would write.
+FUNCTIONS: tuple[Case, ...] = (
     Case("rms_norm", rms_norm, (("x", "bf16", _BSD), ("w", "f32", ("D",)), ("eps", "f32")), _ROWS, _BIG),
-    Case(
-        "rms_norm_f32", rms_norm, (("x", "f32", _BSD), ("w", "f32", ("D",)), ("eps", "f32")), _ROWS[:1], _BIG
-    ),
+    Case("rms_norm_f32", rms_norm, (("x", "f32", _BSD), ("w", "f32", ("D",)), ("eps", "f32")), _ROWS[:1], _BIG),
     Case(
         "layer_norm",
         layer_norm,
@@ -128,9 +257,7 @@ CASES: tuple[Case, ...] = (
         ({"B": 70, "D": 5}, {"B": 1, "D": 3}),
         {"B": 256, "D": 4096},
     ),
-    Case(
-        "softmax_strided", softmax, (("x", "bf16", _BD),), _FLAT[:1], {"B": 4096, "D": 1024}, frozenset({"x"})
-    ),
+    Case("softmax_strided", softmax, (("x", "bf16", _BD),), _FLAT[:1], {"B": 4096, "D": 1024}, frozenset({"x"})),
     Case(
         "silu_mul",
         lambda t, a, b: t.silu(a) * b,
@@ -168,9 +295,7 @@ CASES: tuple[Case, ...] = (
         {"B": 4096, "D": 4096},
     ),
     Case("sum_all", lambda t, x: t.sum(x), (("x", "f32", _BD),), _FLAT, {"B": 4096, "D": 4096}),
-    Case(
-        "sum_flat", lambda t, x: t.sum(x), (("x", "f16", ("D",)),), ({"D": 37}, {"D": 20000}), {"D": 1 << 24}
-    ),
+    Case("sum_flat", lambda t, x: t.sum(x), (("x", "f16", ("D",)),), ({"D": 37}, {"D": 20000}), {"D": 1 << 24}),
     Case(
         "sum_leading",
         lambda t, x: t.sum(x, dim=0),
@@ -223,3 +348,58 @@ CASES: tuple[Case, ...] = (
     ),
     Case("scalar", lambda t, x: t.exp(x) + 1.0, (("x", "f32", ()),), ({},), {}, wide=False),
 )
+
+#: Every scalar intrinsic, many to a kernel.
+INTRINSICS: tuple[Case, ...] = (
+    *_unary_cases(),
+    *(
+        Case(
+            f"float_pairs_{k}",
+            float_pairs,
+            (("x", k, ("N",)), ("y", k, ("N",))),
+            ({"N": 200},),
+            {"N": 4096} if k == "f32" else None,
+            values={"x": (0.05, 8.0), "y": (1.0, 9.0)},
+        )
+        for k in ("f32", "f64")
+    ),
+    *(
+        Case(
+            f"int_pairs_{k}",
+            int_pairs,
+            (("x", k, ("N",)), ("y", k, ("N",))),
+            ({"N": 200},),
+            {"N": 4096} if k == "int32" else None,
+            values={"x": (0 if k == "uint8" else -9, 9), "y": (1, 7)},
+        )
+        for k in ("int32", "int64", "int8", "uint8")
+    ),
+    Case(
+        "int_signs",
+        lambda t, x, y: _every(t, ("floordiv", "remainder", "pow"), x, y),
+        (("x", "int32", ("N",)), ("y", "int32", ("N",))),
+        ({"N": 6},),
+        None,
+        values={"x": [7, -7, 7, -7, 1, -1], "y": [3, 3, -3, -3, -2, -3]},
+    ),
+    Case("bool_pairs", bool_pairs, (("x", "bool", ("N",)), ("y", "bool", ("N",))), ({"N": 40},), {"N": 4096}),
+    Case(
+        "high_bits",
+        high_bits,
+        (("x", "uint32", ("N",)), ("y", "uint32", ("N",))),
+        ({"N": 200},),
+        {"N": 4096},
+        values={"x": (0, 2**32), "y": (1, 2**31)},
+    ),
+    Case(
+        "special",
+        special,
+        (("x", "f32", ("N",)), ("y", "f32", ("N",))),
+        ({"N": len(_SPECIAL) ** 2},),
+        {"N": 4096},
+        smooth=False,
+        values={"x": list(_SPECIAL) * len(_SPECIAL), "y": [v for v in _SPECIAL for _ in _SPECIAL]},
+    ),
+)
+
+CASES: tuple[Case, ...] = (*FUNCTIONS, *INTRINSICS)

@@ -41,18 +41,19 @@ class Watch:
     buffers: list[Watched]
     complaints: dict[str, None] = field(default_factory=dict)
 
-    def access(self, kind: str, program: int, addresses: np.ndarray, width: int) -> None:
-        """Every address must lie in a buffer whole, and in one whose accesses do not conflict."""
-        left = addresses.astype(np.int64).ravel()
+    def access(self, kind: str, program: int, addresses: np.ndarray, mask: np.ndarray, width: int) -> np.ndarray:
+        """The mask without what lies outside of every buffer, so that a faulty kernel harms nothing else."""
+        where, alive = np.broadcast_arrays(addresses.astype(np.int64), mask.astype(bool))
+        known = np.zeros(where.shape, bool)
         for b in self.buffers:
-            here = (left >= b.start) & (left + width <= b.stop)
+            here = alive & (where >= b.start) & (where + width <= b.stop)
             if here.any():
-                self.element(b, kind, program, np.unique((left[here] - b.start) // b.width))
-                left = left[~here]
-        if left.size:
-            self.complaints[f"{kind} outside of every buffer in program {program}: {left.size} addresses"] = (
-                None
-            )
+                self.element(b, kind, program, np.unique((where[here] - b.start) // b.width))
+                known |= here
+        lost = int((alive & ~known).sum())
+        if lost:
+            self.complaints[f"{kind} outside of every buffer in program {program}: {lost} addresses"] = None
+        return known
 
     def element(self, b: Watched, kind: str, program: int, at: np.ndarray) -> None:
         me = program + 1
@@ -84,23 +85,16 @@ def watching(buffers: Mapping[str, Any]) -> Iterator[Watch]:
     builder = interpreter.InterpreterBuilder
     load, store = builder.create_masked_load, builder.create_masked_store
 
-    def addresses(pointers: Any, mask: Any) -> np.ndarray:
-        where, alive = np.broadcast_arrays(pointers.data, mask.data.astype(bool))
-        return where[alive]
-
-    def program(self: Any) -> int:
-        return int(self.grid_idx[0])
-
-    def width(pointers: Any) -> int:
-        return max(1, pointers.get_element_ty().primitive_bitwidth // 8)
+    def checked(self: Any, kind: str, pointers: Any, mask: Any) -> Any:
+        width = max(1, pointers.get_element_ty().primitive_bitwidth // 8)
+        inside = watch.access(kind, int(self.grid_idx[0]), pointers.data, mask.data, width)
+        return interpreter.TensorHandle(inside, mask.dtype)
 
     def checked_load(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
-        watch.access("load", program(self), addresses(pointers, mask), width(pointers))
-        return load(self, pointers, mask, *rest)
+        return load(self, pointers, checked(self, "load", pointers, mask), *rest)
 
     def checked_store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
-        watch.access("store", program(self), addresses(pointers, mask), width(pointers))
-        return store(self, pointers, value, mask, *rest)
+        return store(self, pointers, value, checked(self, "store", pointers, mask), *rest)
 
     builder.create_masked_load, builder.create_masked_store = checked_load, checked_store
     try:

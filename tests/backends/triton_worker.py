@@ -48,16 +48,12 @@ def buffer(spec: dict[str, Any], arrays: Any) -> torch.Tensor:
     values = values.to(kind)
     if spec["strides"] is None:
         return values.contiguous()
-    extent = (
-        sum((n - 1) * s for n, s in zip(shape, spec["strides"], strict=True)) + 1 if values.numel() else 0
-    )
+    extent = sum((n - 1) * s for n, s in zip(shape, spec["strides"], strict=True)) + 1 if values.numel() else 0
     out = torch.empty(max(extent, 1), dtype=kind).as_strided(shape, spec["strides"])
     return out.copy_(values)
 
 
-def run(
-    number: int, job: dict[str, Any], arrays: Any, folder: Path
-) -> tuple[dict[str, np.ndarray], list[str]]:
+def run(number: int, job: dict[str, Any], arrays: Any, folder: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     path = folder / f"kernel_{number}.py"
     path.write_text(job["text"], encoding="utf-8")
     spec = importlib.util.spec_from_file_location(path.stem, path)

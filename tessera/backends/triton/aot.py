@@ -127,8 +127,7 @@ class TritonArtifact:
     @cached_property
     def key(self) -> str:
         shape = [
-            [n.bound.function.name, dict(n.signature), n.bound.constants, n.bound.config.warps]
-            for n in self.nests
+            [n.bound.function.name, dict(n.signature), n.bound.constants, n.bound.config.warps] for n in self.nests
         ]
         text = json.dumps([self.source.text, self.target, self.version, shape], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -142,9 +141,7 @@ class TritonArtifact:
         """The Triton text, then the compiler's stages of each launch, such as ``nest0_hold.ptx``."""
         stages = [Stage("triton", self.source.text)]
         for nest in self.nests:
-            stages += [
-                Stage(f"{nest.bound.function.name}.{name}", text) for name, text in nest.stages.items()
-            ]
+            stages += [Stage(f"{nest.bound.function.name}.{name}", text) for name, text in nest.stages.items()]
         return tuple(stages)
 
     @property
@@ -171,9 +168,7 @@ class TritonArtifact:
         """Raises ResourceError (TSR0607): launches go through ``launch.Launcher``, which compiles on the
         machine itself.
         """
-        raise ResourceError(
-            f"code for `{self.target}` is loaded by a launcher on that device", code="TSR0607"
-        )
+        raise ResourceError(f"code for `{self.target}` is loaded by a launcher on that device", code="TSR0607")
 
 
 _SHARED = Worker()
@@ -207,12 +202,8 @@ def compile_aot(
     nests = []
     for b, s, r in zip(bound, signatures, reply["results"], strict=True):
         if "error" in r:
-            raise ResourceError(
-                f"Triton refused `{b.function.name}` for {target}: {r['error']}", code="TSR0607"
-            )
-        nests.append(
-            CompiledNest(b, s, r["name"], r["stages"], base64.b64decode(r["binary"]), _resources(r, target))
-        )
+            raise ResourceError(f"Triton refused `{b.function.name}` for {target}: {r['error']}", code="TSR0607")
+        nests.append(CompiledNest(b, s, r["name"], r["stages"], base64.b64decode(r["binary"]), _resources(r, target)))
     return TritonArtifact(source, target, reply["version"], tuple(nests))
 
 

@@ -46,9 +46,9 @@ def emit_function(f: Function, target: Target) -> TritonSource:
     >>> from tessera.ir.parser import parse
     >>> f = parse('''kernel double(x: in f32[D], y: out f32[D]) {
     ...   nest(axes=("i",), extents=[D], vector="i") {
-    ...     %x = load(x, index=[i]) : f32<i>
-    ...     %y = add(%x, %x)        : f32<i>
-    ...          store(y, %y, index=[i])
+    ...     %a = load(x, index=[i]) : f32<i>
+    ...     %b = add(%a, %a)        : f32<i>
+    ...          store(y, %b, index=[i])
     ...   }
     ... }''')
     >>> source = emit_function(f, Target("cuda", "90"))

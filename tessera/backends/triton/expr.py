@@ -43,7 +43,7 @@ class Expressions:
 
         >>> r = Expressions(Sizes(), {}, {"r": "i0", "d": "j0"})
         >>> r.text(Dim.name("r") * Dim.name("D") + Dim.name("d") + 1)
-        'i0 * n0 + j0 + 1'
+        'i0 * n0 + 1 + j0'
         """
         parts, rest = self.parts(e)
         texts = [self.product(factors, scale) for factors, scale in parts]

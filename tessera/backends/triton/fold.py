@@ -98,11 +98,7 @@ def _same(a: Trace, b: Trace, rename: dict[Value, Value]) -> bool:
     if len(a.ops) != len(b.ops):
         return False
     for p, q in zip(a.ops, b.ops, strict=True):
-        if (
-            p.record is not q.record
-            or tuple(map(seen, p.operands)) != q.operands
-            or dict(p.attrs) != dict(q.attrs)
-        ):
+        if p.record is not q.record or tuple(map(seen, p.operands)) != q.operands or dict(p.attrs) != dict(q.attrs):
             return False
         rename = {**rename, p.results[0]: q.results[0]}
     return tuple(map(seen, a.results)) == b.results

@@ -224,9 +224,7 @@ class FunctionEmitter(Memory):
             out.append(name)
         return out
 
-    def joined(
-        self, plan: FoldPlan, state: Mapping[Value, str], starts: Mapping[Value, Literal]
-    ) -> list[str]:
+    def joined(self, plan: FoldPlan, state: Mapping[Value, str], starts: Mapping[Value, Literal]) -> list[str]:
         """The state after one more element."""
         given = {**state, plan.element: self.text(plan.op.operands[0])}
         if plan.step.reads(plan.index):
@@ -266,6 +264,4 @@ def emitter(
     name: str, tiling: Tiling, mode: Mode, names: Mapping[Value, str], used: Used, merges: dict[str, str]
 ) -> FunctionEmitter:
     """An emitter at its start."""
-    return FunctionEmitter(
-        names, used, expressions(tiling), mode=mode, sides=Sides(tiling), name=name, merges=merges
-    )
+    return FunctionEmitter(names, used, expressions(tiling), mode=mode, sides=Sides(tiling), name=name, merges=merges)

@@ -42,7 +42,7 @@ def _int_pow(x, n):
     total = base * 0 + 1
     odd = (n & 1) != 0
     left = tl.where(n < 0, n * 0, n) + base * 0
-    inverse = tl.where(base == 1, base, tl.where(base == -1, tl.where(odd, base, base * 0 + 1), base * 0))
+    inverse = tl.where(base == 1, base, tl.where(base + 1 == 0, tl.where(odd, base, base * 0 + 1), base * 0))
     for _ in range(63):
         total = tl.where((left & 1) != 0, total * base, total)
         base = base * base

@@ -123,9 +123,7 @@ class TritonSource:
             config = configure(nest.tiling, sizes, wave)
             function = nest.functions[config.mode]
             values = tuple(
-                a.dim.evaluate(sizes, signed=True)
-                for a in function.arguments
-                if a.kind == "size" and a.dim is not None
+                a.dim.evaluate(sizes, signed=True) for a in function.arguments if a.kind == "size" and a.dim is not None
             )
             if config.grid:
                 out.append(Bound(function, config, values))

@@ -76,9 +76,7 @@ class Statements:
         self.taken[name] = x
         return name
 
-    def inline(
-        self, trace: Trace, given: Mapping[Value, str], starts: Mapping[Value, Literal]
-    ) -> list[Operand]:
+    def inline(self, trace: Trace, given: Mapping[Value, str], starts: Mapping[Value, Literal]) -> list[Operand]:
         """Write out a traced definition. Its lines are not shared: a state changes under its name."""
         self.values.update(given)
         for o in trace.ops:

@@ -27,9 +27,9 @@ Mode = Literal["tile", "hold", "loop"]
 
 #: Elements of a tile of a nest without folds.
 MAP_TILE = 1024
-#: Longest sweep that is held in registers, for nests that hold one value an element; more values, shorter
-#: sweeps.
-HOLD_LIMIT = 32768
+#: Longest sweep that is held in registers, by the values held an element: up to 2, up to 4, more.
+HOLD_LIMITS = (32768, 16384, 8192)
+#: The same down columns.
 COLUMN_LIMIT = 512
 #: Sides of a tile that reads along both.
 CROSSED_TILE = 32
@@ -120,7 +120,7 @@ def tiling(nest: Operation) -> Tiling:
     steps = standing(ops)
     sweeps = [s for s in steps if isinstance(s, Sweep)]
     bounded = {n for s in sweeps for e in (*s.lo, *s.hi) for n in e.names()}
-    last = bool(sweeps) and nest.attrs["vector"] in axes
+    last = bool(sweeps and axes) and down_columns(sweeps, axes[-1], nest.attrs["vector"] in axes)
     tiled = axes[-1:] if last else axes
     if bounded & set(tiled):
         tiled, last = (), False
@@ -157,6 +157,20 @@ def _dims(a: object) -> tuple[Dim, ...]:
 
 def _every(ops: Sequence[Operation]) -> list[Operation]:
     return [o for op in ops for o in ((op,) if op.body is None else op.body.ops)]
+
+
+def down_columns(sweeps: Sequence[Sweep], points: str, wanted: bool) -> bool:
+    """Is memory contiguous along the parallel axis rather than along the swept one?
+
+    Only accesses inside the sweeps count, since there are many times more of them; ``wanted`` breaks a tie.
+    """
+    votes = 0
+    for s in sweeps:
+        for o in s.ops:
+            if o.record in (LOAD, STORE):
+                (e,) = _dims(o.attrs["index"])
+                votes += (coefficient(e, points) is ONE) - (coefficient(e, s.axes[-1]) is ONE)
+    return wanted if votes == 0 else votes > 0
 
 
 def span_bound(lo: Dim, hi: Dim, axes: set[str]) -> Dim:
@@ -315,14 +329,12 @@ def configure(t: Tiling, sizes: Mapping[str, int], wave: int = 32) -> Config:
     span = None if t.span is None else max(t.span.evaluate(sizes, signed=True), 0)
     points = t.points.evaluate(sizes)
     mode = t.modes[0]
-    if mode == "hold" and power(span or 1) * t.held > _hold_limit(t):
+    if mode == "hold" and power(span or 1) > _hold_limit(t):
         mode = "loop"
     return laid_out(t, sizes, mode, *_blocks(t, mode, span, points), wave)
 
 
-def laid_out(
-    t: Tiling, sizes: Mapping[str, int], mode: Mode, along: int, across: int, wave: int = 32
-) -> Config:
+def laid_out(t: Tiling, sizes: Mapping[str, int], mode: Mode, along: int, across: int, wave: int = 32) -> Config:
     """The launch with a given mode and given blocks, powers of two, along the sweep and across it."""
     rows, cols = (along, across) if t.swept_side == 0 and t.sides == 2 else (across, along)
     if t.sides < 2:
@@ -334,10 +346,10 @@ def laid_out(
 
 
 def _hold_limit(t: Tiling) -> int:
-    """Longest sweep times values held an element. Down columns it is short, so that enough columns stand
-    side by side.
-    """
-    return COLUMN_LIMIT if t.last or t.crossed else HOLD_LIMIT
+    """Longest sweep that is held. Down columns it is short, so that enough columns stand side by side."""
+    if t.last or t.crossed:
+        return COLUMN_LIMIT
+    return HOLD_LIMITS[0 if t.held <= 2 else 1 if t.held <= 4 else 2]
 
 
 def _blocks(t: Tiling, mode: Mode, span: int | None, points: int) -> tuple[int, int]:
