@@ -70,7 +70,7 @@ def attempt(spec: FunctionSpec, table: TorchTable, count: int, receiver: object)
                     findings.setdefault((f.diagnostic.code, f.diagnostic.message, line_of(f.diagnostic)), f)
                 else:
                     _defer(deferred, f.diagnostic.message, f.diagnostic)
-            for o in (*traced.function.obligations, *traced.open):
+            for o in (*traced.open, *traced.function.obligations):
                 obligations.setdefault((o.kind, o.left, o.right), o)
             for what, (_, span) in traced.specialised.items():
                 deferred.setdefault(what, Item("deferred", f"specialises on `{what}`, known at the first call", span))

@@ -10,6 +10,7 @@ from beartype.door import is_bearable
 
 from tessera.diag import Diagnostic, Label, TraceError
 from tessera.frontend.annotation import TensorAnnotation
+from tessera.frontend.handles import SizeHandle, TensorHandle
 from tessera.frontend.hints import Hint
 from tessera.frontend.session import Finding, error_of
 from tessera.frontend.spec import FunctionSpec, ParamSpec
@@ -175,12 +176,12 @@ def _mismatch(p: ParamSpec, value: Any, is_tensor: Callable[[object], bool]) -> 
     hint = p.hint
     if (hint.optional or hint.kind == "none") and value is None:
         return ""
-    if value is p.default:
+    if value is p.default or (isinstance(value, SizeHandle) and (p.binds or hint.type is int)):
         return ""
     if hint.kind in ("tensor", "union"):
         return "" if is_tensor(value) else "a tensor or None" if hint.optional else "a tensor"
     if hint.kind == "scalar":
-        good = isinstance(value, float | int) and not isinstance(value, bool)
+        good = isinstance(value, float | int | TensorHandle) and not isinstance(value, bool)
         return "" if good or _is_number(value) else "a float"
     if p.binds:
         return (

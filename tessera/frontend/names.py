@@ -10,7 +10,7 @@ import dis
 from functools import lru_cache
 from types import CodeType
 
-_STORES = ("STORE_FAST", "STORE_NAME", "STORE_DEREF", "STORE_GLOBAL", "STORE_ATTR")
+_STORES = ("STORE_FAST", "STORE_NAME", "STORE_DEREF", "STORE_GLOBAL")
 _SKIPPED = ("COPY", "SWAP", "EXTENDED_ARG", "CACHE", "NOP")
 
 

@@ -258,8 +258,10 @@ class Session:
         """An argument as the records take it. Raises when it comes from an operation that failed."""
         if isinstance(x, TensorHandle):
             return Sym(self.ops, self.read(x))
-        if isinstance(x, int | float | str | None):
+        if x is None or type(x) in _PLAIN:
             return x
+        if isinstance(x, int | float):  # NumPy's float64, an IntEnum
+            return float(x) if isinstance(x, float) else int(x)
         if isinstance(x, SizeHandle):
             return x._dim
         if isinstance(x, PoisonHandle):
@@ -367,6 +369,9 @@ class Pair(tuple[Any, ...]):
 def _unknown(error: Exception) -> bool:
     """Whether a record refused a call because it does not know the arguments, not because they do not fit."""
     return isinstance(error, TypeError | NotCovered) or getattr(error, "code", "") == "TSR0404"
+
+
+_PLAIN = frozenset({bool, int, float, str})
 
 
 class _Poisoned(Exception):

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
@@ -155,7 +155,8 @@ class Run:
             sources.append(Input("seed"))
         block = Block(tuple(session.builder.ops), tuple(params), tuple(outputs))
         context = session.context
-        obligations = (*context.obligations.values(), *_as_obligations(context.choices))
+        undecided = [replace(o, verdict="guarded") for o in context.open]
+        obligations = (*_as_obligations(context.choices), *context.obligations.values(), *undecided)
         function = Function(self.spec.function.__name__, block, "tensor", obligations, span=self.spec.span)
         return Traced(
             function,

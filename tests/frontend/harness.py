@@ -20,7 +20,10 @@ from tessera.frontend.unifying import CallTypes, call_types, check_call
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, f32, f64
 from tessera.ir.interp import interpret
+from tessera.ir.parser import parse
+from tessera.ir.printer import print_function
 from tessera.ir.types import TensorType
+from tessera.ir.verify import verify
 
 TABLE = TorchTable()
 
@@ -45,7 +48,9 @@ def only(f: Callable[..., Any]) -> Diagnostic:
 
 
 def traced(f: Callable[..., Any], *inputs: Any, **options: Any) -> Traced:
-    return trace(FunctionSpec.of(f), inputs, table=TABLE, **options)
+    found = trace(FunctionSpec.of(f), inputs, table=TABLE, **options)
+    well_formed(found)
+    return found
 
 
 def bound_call(spec: FunctionSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Bound, CallTypes]:
@@ -65,7 +70,14 @@ def trace_call(f: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Bound,
         spec, types.inputs, table=TABLE, hints=types.hints, tree=bound.tree, flexible=types.flexible,
         scalars=types.scalars, leads=types.leads, device=torch.device("cpu"),
     )  # fmt: skip
+    well_formed(found)
     return bound, types, found
+
+
+def well_formed(found: Traced) -> None:
+    """What the tracer makes passes the verifier, and its text reads back to the same function."""
+    verify(found.function, level="full")
+    assert parse(print_function(found.function)) == found.function
 
 
 def run(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

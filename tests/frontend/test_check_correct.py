@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from tessera.frontend.annotation import Tensor, floating, integer
 from tessera.ir.dtype import bf16, bool_, f32, int64
-from tests.frontend.harness import checked
+from tests.frontend.harness import checked, well_formed
 
 CORRECT: dict[Any, str] = {}
 
@@ -272,6 +272,9 @@ def outer(x: Tensor["B", "I"], y: Tensor["B", "J"]) -> Tensor["B", "I", "J"]:
 def test_nothing_is_refused(f: Any) -> None:
     report = checked(f)
     assert report.ok, str(report)
+    for traced in report.traced:
+        if traced.deferred is None and not traced.findings:
+            well_formed(traced)
     assert report.verdict == CORRECT[f] or (CORRECT[f] == "guarded" and report.verdict == "proved"), str(report)
 
 

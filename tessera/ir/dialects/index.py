@@ -59,10 +59,10 @@ def _index_as(types: Sequence[Type]) -> tuple[DType | None, ...]:
     return (None, *(int64 if t.dtype.is_int and t.dtype.bits < 32 else None for t in types[1:]))
 
 
-def _gather(t: Any, x: Any, dim: Any, index: Any = None) -> Any:
+def _gather(t: Any, x: Any, *given: Any, dim: Any = None, index: Any = None) -> Any:
     """torch's ``gather(x, dim, index)``, or ``gather(x, index, dim)``; without ``dim`` a row lookup."""
-    if t.is_tensor(dim):
-        dim, index = index, dim
+    for argument in given:
+        dim, index = (dim, argument) if t.is_tensor(argument) else (argument, index)
     if dim is None:
         return t.take(x, index, dim=0)
     axis = t.context.axis(int(dim), t.type_of(x).rank)
