@@ -127,7 +127,8 @@ class _Simplifier:
                 continue
             # One whose range mentions others goes first: they are bounded after it.
             free = [n for n in present if not any(n in self._mentioned(o) for o in present)]
-            found = self._at_end(found, free[-1] if free else present[-1], least)
+            ends = (self._at_end(found, axis, least) for axis in reversed(free or present))
+            found = next((end for end in ends if end is not None), None)
         return None
 
     def _mentioned(self, axis: str) -> frozenset[str]:
