@@ -54,7 +54,13 @@ def _tail_exp(t: Any, x: Any) -> tuple[Any, Any]:
 
 def _silu(t: Any, x: Any) -> Any:
     e, scale = _tail_exp(t, x)
-    return t.where(x < 0.0, (x * e) / (1.0 + e) * scale, x / (1.0 + e))
+    return _gated(t, x, e, scale)
+
+
+def _gated(t: Any, x: Any, e: Any, scale: Any) -> Any:
+    """x / (1 + e) for x >= 0 and (x * e) / (1 + e) * scale below, by one division."""
+    below = x < 0.0
+    return t.where(below, x * e, x) / (1.0 + e) * t.where(below, scale, 1.0)
 
 
 def _mish(t: Any, x: Any) -> Any:
@@ -91,7 +97,7 @@ def _gelu_tanh(t: Any, x: Any) -> Any:
     far = u > 64.0
     e = t.exp(t.where(far, _SHIFT - u, -u))
     scale = t.where(far, _UNSHIFT, 1.0)
-    return t.where(x < 0.0, (x * e) / (1.0 + e) * scale, x / (1.0 + e))
+    return _gated(t, x, e, scale)
 
 
 def _softplus(t: Any, x: Any, beta: Any, threshold: Any) -> Any:
