@@ -104,6 +104,7 @@ class Session:
         chosen: tuple[str, ...] | None = options.peers
         self.peers = tuple(name for name in peers.installed() if chosen is None or name in chosen)
         self.rounds: int = options.rounds or (2 if self.quick else 25)
+        self.load = machine.load()
         self.results: dict[str, Any] = {"failures": []}
 
     def job(self, section: str, label: str) -> Job:
@@ -175,6 +176,7 @@ class Session:
             "quick": self.quick,
             "threads": job.THREADS,
             "rounds": self.rounds,
+            "load": self.load,
             "machine": machine.describe(),
             "versions": machine.versions(),
         }
@@ -207,6 +209,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """See `--help`. The status is 1 when no section gave a result."""
     options = _parser().parse_args(arguments)
     session = Session(options)
+    if session.load > 0.5 and not session.quick:
+        print(f"the machine is busy (load {session.load:.1f}): times will say little", file=sys.stderr)
     session.run(options.sections)
     target = _target(options)
     doc = session.document(target.stem)

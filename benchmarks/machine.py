@@ -60,6 +60,11 @@ def describe() -> dict[str, str | int | float]:
     }
 
 
+def load() -> float:
+    """How many processes were running or waiting in the last minute; 0 where the system does not say."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else 0.0
+
+
 def _memory() -> float:
     try:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)

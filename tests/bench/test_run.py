@@ -79,6 +79,7 @@ def test_a_run_without_peers(tmp_path: Path) -> None:
 
 HEAD = {
     "schema": int, "name": str, "date": str, "commit": str, "quick": bool, "threads": int, "rounds": int,
+    "load": float,
     "machine": dict, "versions": dict, "cases": list, "pairs": dict,
 }  # fmt: skip
 ROWS = {
