@@ -20,6 +20,7 @@ from benchmarks.cases import CASES
 from benchmarks.job import Job
 from benchmarks.progress import Progress
 from tessera import config
+from tessera.cli.main import main
 
 PEERS = "eager,jax" if importlib.util.find_spec("jax") is not None else "eager"
 
@@ -209,3 +210,10 @@ def test_the_module_is_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         runpy.run_module("benchmarks", run_name="__main__")
     assert ended.value.code == 0
     assert "--quick" in capsys.readouterr().out
+
+
+def test_the_command_line_hands_everything_on(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "--quick", "--rounds", "0"])
+    assert ended.value.code == 2
+    assert "--rounds" in capsys.readouterr().err
