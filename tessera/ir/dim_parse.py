@@ -53,11 +53,11 @@ CALLS: Mapping[str, tuple[Callable[..., Dim], int, int]] = {
 }
 
 
-def parse_dim(text: str) -> Dim:
-    """The dimension a text denotes.
+def parse_dim(text: str, longest: int = MAX_TEXT) -> Dim:
+    """The dimension a text denotes; ``longest`` is the most characters it may have.
 
     Raises ShapeError: TSR0101 for text that is no expression, with the column where reading stops, TSR0102
-    beyond 1000 characters or 64 nested parentheses, TSR0106 for one that has no value at all, such as ``1/2``.
+    beyond ``longest`` or 64 nested parentheses, TSR0106 for one that has no value at all, such as ``1/2``.
 
     >>> str(parse_dim("(D + D) // 4 * S"))
     '(D // 2)*S'
@@ -66,6 +66,8 @@ def parse_dim(text: str) -> Dim:
         return Dim.name(text)
     if _PLAIN_INT.fullmatch(text):
         return Dim.const(int(text))
+    if len(text) > longest:
+        raise ShapeError(f"a dimension expression of {len(text)} characters, over {longest}", code="TSR0102")
     return _parse(text)
 
 
@@ -101,8 +103,6 @@ def _parse(text: str) -> Dim:
 
 
 def _check_limits(text: str) -> None:
-    if len(text) > MAX_TEXT:
-        raise ShapeError(f"a dimension expression of {len(text)} characters, over {MAX_TEXT}", code="TSR0102")
     strange = _STRANGE.search(text)
     if strange:
         raise _refused(text, strange.start(), False)

@@ -42,6 +42,8 @@ _TYPE = re.compile(
     r"(?:(scalar|in|out|temp)\s+)?([a-z][a-z0-9_]*)\s*(?:\[([^]]*)\](?:\s*strides\s*\[([^]]*)\])?|<([^>]*)>)?"
 )
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+#: Characters of one size expression; what passes compute can be longer than what people write.
+MAX_SIZE_TEXT = 1 << 16
 _LOWEST, _BEYOND = -(2**63), 2**63
 
 
@@ -309,7 +311,7 @@ class _Reader:
         known = self.sizes.get(text)
         if known is None:
             try:
-                known = self.sizes[text] = parse_dim(text)
+                known = self.sizes[text] = parse_dim(text, MAX_SIZE_TEXT)
             except TesseraError as error:
                 code = "TSR0505" if error.code == "TSR0102" else "TSR0501"
                 self.source.fail(code, error.message, token, "not a size")

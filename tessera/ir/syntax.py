@@ -72,12 +72,16 @@ class Over:
 
 @dataclass(frozen=True, slots=True)
 class ParamNode:
+    """``name: type``."""
+
     name: Token
     type: Token
 
 
 @dataclass(frozen=True, slots=True)
 class ObligationNode:
+    """One row of a ``where``."""
+
     left: Token
     relation: Token
     right: Token
@@ -87,6 +91,8 @@ class ObligationNode:
 
 @dataclass(frozen=True, slots=True)
 class BlockNode:
+    """What stands between braces; ``exit`` is its ``return`` or ``yield``."""
+
     statements: tuple[Statement, ...]
     exit: Token | None
     operands: tuple[Token, ...]
@@ -109,6 +115,8 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class FunctionNode:
+    """One function or kernel."""
+
     kind: Token
     name: Token
     params: tuple[ParamNode, ...]

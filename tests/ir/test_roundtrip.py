@@ -146,3 +146,13 @@ def test_several_functions_of_one_text() -> None:
     one = "fn f(x: f32[B]) -> f32[B] {\n  return x\n}\n"
     first, second = parse_all(one + "# between\n" + one.replace(" f(", " g("))
     assert (first.name, second.name) == ("f", "g")
+
+
+def test_sizes_longer_than_people_write() -> None:
+    """Joining 300 tensors of different sizes gives a sum of 300 names, and that is still text."""
+    params = ", ".join(f"x{n}: f32[S{n}]" for n in range(300))
+    total = " + ".join(f"S{n}" for n in range(300))
+    inputs = ", ".join(f"x{n}" for n in range(300))
+    f = parse(f"fn f({params}) -> f32[{total}] {{ %y = cat({inputs}, dim=0) : f32[{total}] return %y }}")
+    assert len(str(f.outputs[0].type)) > 1000
+    assert_exact(f)

@@ -71,6 +71,7 @@ def shape_of(t: TensorType | BufferType, sizes: Mapping[str, int]) -> Shape:
 
 
 def check_shape(shape: Shape, t: DType) -> None:
+    """Raise ResourceError (TSR0608) for too many elements, ShapeError (TSR0106) for a negative size."""
     total = 1
     for n in shape:
         if n < 0:

@@ -115,7 +115,7 @@ def i0e(x: F) -> F:
     """exp(-|x|) * i0(x).
 
     >>> round(float(i0e(np.array(1.0))), 15), round(float(i0e(np.array(50.0))), 15)
-    (0.46575960759364, 0.05656163266206)
+    (0.46575960759364, 0.056561626647454)
     """
     return _bessel_scaled(x, 0)
 
