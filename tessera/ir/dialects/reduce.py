@@ -97,7 +97,9 @@ def _arg_reduction(better: Callable[[Any, Any, Any], Any], start: Callable[[DTyp
         return t.where(wins, x, state[0]), t.where(wins, index, state[1])
 
     def merge(t: Any, a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
-        wins = beats(t, b[0], a[0])
+        # Vector lanes hold interleaved positions, so that among equal values the position decides.
+        level = t.logical_and(t.logical_not(beats(t, a[0], b[0])), b[1] < a[1])
+        wins = t.logical_or(beats(t, b[0], a[0]), level)
         return t.where(wins, b[0], a[0]), t.where(wins, b[1], a[1])
 
     return Reduction(
