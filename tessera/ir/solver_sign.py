@@ -26,20 +26,20 @@ MAX_EXPONENT = 8
 
 @dataclass
 class Signs:
-    """Proves signs for one set of bounds and atoms; ``steps`` is what is left of the budget."""
+    """Proves signs for one set of bounds and atoms; ``steps`` is the budget left, shared by all subproblems."""
 
     bounds: Bounds
     atoms: Mapping[str, Atom]
-    steps: int = STEPS
+    steps: list[int] = field(default_factory=lambda: [STEPS])
     loose: dict[str, tuple[int, int | None]] = field(default_factory=dict)
 
     def positive(self, p: Poly, strict: bool = True) -> bool:
         """Is p > 0 (or >= 0 where not ``strict``) for all values within the bounds? Denominators count as positive."""
-        self.steps -= 1
-        if self.steps < 0:
+        self.steps[0] -= 1
+        if self.steps[0] < 0:
             return False
         shared = tuple((f, e) for f, e in poly.common(p) if f not in self.atoms) if p else ()
-        drop = tuple((f, e) for f, e in shared if e < 0 or self._lo(f) > 0 or (not strict and self._lo(f) == 0))
+        drop = tuple((f, e) for f, e in shared if self._lo(f) > 0 or (self._lo(f) == 0 and (e < 0 or not strict)))
         p = poly.scaled(p, poly.inverse(drop), 1) if drop else p
         if not p:
             return not strict
@@ -158,13 +158,11 @@ class Signs:
         falling = sorted({f for m, c in p.items() if c < 0 for f, _ in m if f not in self.atoms})
         for name in falling:
             lo, hi = self.bounds.get(name, (0, None))
-            if lo > 4 or (hi is not None and hi <= lo) or self.steps < 2:
+            if lo > 4 or (hi is not None and hi <= lo) or self.steps[0] < 2:
                 continue
             if not self.positive(pinned(p, name, lo), strict):
                 return False
-            return Signs({**self.bounds, name: (lo + 1, hi)}, self.atoms, self.steps // 2, self.loose).positive(
-                p, strict
-            )
+            return Signs({**self.bounds, name: (lo + 1, hi)}, self.atoms, self.steps, self.loose).positive(p, strict)
         return False
 
 

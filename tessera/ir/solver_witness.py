@@ -69,8 +69,8 @@ class Rules:
         """Assignments worth trying: small sizes first, then mixed with numbers that the forms name."""
         count = len(self.free)
         start = self.minimum
-        yield dict(zip(self.free, range(start, start + count), strict=True))
         yield dict(zip(self.free, range(start + count - 1, start - 1, -1), strict=True))
+        yield dict(zip(self.free, range(start, start + count), strict=True))
         pools = [self.pool(n, dims) for n in self.free]
         if count == 1:
             yield from ({self.free[0]: x} for x in pools[0])
