@@ -62,15 +62,6 @@ class TileType:
     dtype: DType
     axes: tuple[str, ...]
 
-    @property
-    def dims(self) -> tuple[Dim, ...]:
-        """None: a tile value is no memory."""
-        return ()
-
-    @property
-    def rank(self) -> int:
-        return 0
-
     def __str__(self) -> str:
         return f"{self.dtype}<{', '.join(self.axes)}>"
 
@@ -95,10 +86,6 @@ class BufferType:
     dims: tuple[Dim, ...]
     role: str = "in"
     strides: tuple[Dim, ...] | None = None
-
-    @property
-    def rank(self) -> int:
-        return len(self.dims)
 
     @property
     def rank(self) -> int:
