@@ -12,6 +12,7 @@ from itertools import combinations_with_replacement
 from typing import Any
 
 from tessera.diag import TraceError
+from tessera.frontend import decide
 from tessera.frontend.handles import SizeHandle, TensorHandle
 from tessera.frontend.session import Call, Session
 from tessera.frontend.tree import flatten, unflatten
@@ -82,42 +83,64 @@ def _encode(x: Any, operands: list[Any]) -> Attr:
 
 
 def _result_types(
-    session: Session,
-    function: Callable[..., Any],
-    args: list[Any],
-    kwargs: dict[str, Any],
-    types: Sequence[Type],
+    session: Session, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], types: Sequence[Type]
 ) -> tuple[list[TensorType], Any]:
-    """Result types from two runs on placeholders. Raises TraceError (TSR0404) for results that are no
-    tensors.
+    """Result types for every size; in a call for its sizes alone where the framework gives no rule for all.
+
+    Raises TraceError (TSR0404) for results that are no tensors.
     """
-    names = sorted({n for t in types for d in t.dims for n in d.names()})  # type: ignore[union-attr]
-    answers: list[list[Any]] = []
+    names = sorted({n for t in types for d in t.dims for n in d.names()})
+    try:
+        return _symbolic(session, function, args, kwargs, types, names)
+    except TypeError:
+        if session.hints is None:
+            raise
+    values = {name: decide.value(session, Dim.name(name)) for name in names}
+    leaves, tree = _described(session, function, args, kwargs, values)
+    return leaves, tree
+
+
+def _symbolic(
+    session: Session, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], types: Sequence[Type],
+    names: Sequence[str],
+) -> tuple[list[TensorType], Any]:  # fmt: skip
+    """Result types from two runs on placeholders of different sizes."""
+    answers: list[list[TensorType]] = []
     trees: list[Any] = []
     sizes: list[dict[str, int]] = []
     for primes in _PRIMES:
         values = {name: primes[n % len(primes)] + 2 * (n // len(primes)) for n, name in enumerate(names)}
-        with session.table.untouched():
-            try:
-                result = session.table.run_extern(
-                    function,
-                    tuple(_fill(a, values) for a in args),
-                    {k: _fill(v, values) for k, v in kwargs.items()},
-                )
-            except Exception as error:
-                raise TypeError(f"the call is refused: {_first_line(error)}") from None
-        leaves, tree = flatten(result, lambda x: isinstance(x, TensorType))
+        leaves, tree = _described(session, function, args, kwargs, values)
         answers.append(leaves)
         trees.append(tree)
         sizes.append(values)
-    if trees[0] != trees[1] or not all(isinstance(leaf, TensorType) for leaf in answers[0]):
-        raise TraceError("a library call with results that are no tensors", code="TSR0404")
+    if trees[0] != trees[1]:
+        raise TypeError("results whose number follows from the argument sizes")
     dims = _candidates(types)
     found = [
         TensorType(a.dtype, tuple(_match(x, y, dims, sizes) for x, y in zip(a.dims, b.dims, strict=True)))
         for a, b in zip(*answers, strict=True)
     ]
     return found, trees[0]
+
+
+def _described(
+    session: Session, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], values: Mapping[str, int]
+) -> tuple[list[TensorType], Any]:
+    """The types of the results at these sizes, and how they are nested. Raises TypeError for what is refused."""
+    with session.table.untouched():
+        try:
+            result = session.table.run_extern(
+                function,
+                tuple(_fill(a, values) for a in args),
+                {k: _fill(v, values) for k, v in kwargs.items()},
+            )
+        except Exception as error:
+            raise TypeError(f"the call is refused: {_first_line(error)}") from None
+    leaves, tree = flatten(result, lambda x: isinstance(x, TensorType))
+    if not all(isinstance(leaf, TensorType) for leaf in leaves):
+        raise TraceError("a library call with results that are no tensors", code="TSR0404")
+    return leaves, tree
 
 
 def _first_line(error: Exception) -> str:
@@ -143,7 +166,7 @@ def _fill(x: Any, values: Mapping[str, int]) -> Any:
 
 def _candidates(types: Sequence[Type]) -> list[Dim]:
     """Sizes that a result may have, simplest first: argument sizes, products and sums of two, halves."""
-    plain = list(dict.fromkeys(d for t in types for d in t.dims if not d.is_const))  # type: ignore[union-attr]
+    plain = list(dict.fromkeys(d for t in types for d in t.dims if not d.is_const))
 
     def every() -> Iterator[Dim]:
         yield from plain
