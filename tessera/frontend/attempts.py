@@ -215,7 +215,14 @@ def _usual(declared: DType | DTypeClass | None) -> DType:
 
 def _open_dtypes(spec: FunctionSpec) -> tuple[str, ...]:
     """Tensor parameters (by name) whose annotation leaves the dtype open, or a class of dtypes."""
-    return tuple(p.name for p in spec.params for a in p.hint.tensors() if not isinstance(a.dtype, DType))
+    return tuple(dict.fromkeys(p.name for p in spec.params for a in p.hint.tensors() if not isinstance(a.dtype, DType)))
+
+
+def _admits(spec: FunctionSpec, guess: Guess) -> bool:
+    """Whether the annotations allow these dtypes: a class of dtypes is a declaration, too."""
+    wanted = dict(guess)
+    declared = ((p.name, a) for p in spec.params for a in p.hint.tensors() if p.name in wanted)
+    return all(isinstance(a.dtype, DType) or a.admits(wanted[name]) for name, a in declared)
 
 
 def _with_dtypes(arguments: Arguments, table: TorchTable) -> list[Traced]:
@@ -228,11 +235,11 @@ def _with_dtypes(arguments: Arguments, table: TorchTable) -> list[Traced]:
     waiting = _guesses(best, open_)
     while open_ and _faults(best) and waiting and len(tried) < MOST_DTYPES:
         guess = waiting.pop(0)
-        if guess in tried:
+        if guess in tried or not _admits(arguments.spec, guess):
             continue
         tried.add(guess)
         traced = _paths(replace(arguments, dtypes=dict(guess)), table)
-        if _faults(traced) < _faults(best):
+        if _badness(traced) < _badness(best):
             best = traced
             waiting = _guesses(best, open_, guess) + waiting
     return best
@@ -243,6 +250,11 @@ Guess = tuple[tuple[str, DType], ...]
 
 def _faults(traced: Sequence[Traced]) -> int:
     return sum(issubclass(f.error, ShapeError | DTypeError) for t in traced for f in t.findings)
+
+
+def _badness(traced: Sequence[Traced]) -> tuple[int, int]:
+    """A guess that only trades a fault in sizes for one in dtypes is none the better for fewer faults."""
+    return sum(issubclass(f.error, DTypeError) for t in traced for f in t.findings), _faults(traced)
 
 
 def _guesses(traced: Sequence[Traced], open_: Sequence[str], known: Guess = ()) -> list[Guess]:

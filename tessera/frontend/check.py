@@ -17,7 +17,7 @@ from tessera.frontend.trace import Traced
 from tessera.ir.dim import Dim
 
 #: Numbers of leading dims that stand for `...`, and ranks for a tensor of any rank.
-LEADS = (1, 0, 2, 3)
+LEADS = (1, 2, 3)
 RANKS = (2, 3, 1, 4)
 
 
@@ -72,7 +72,7 @@ def check(spec: FunctionSpec, table: TorchTable, *, receiver: object = None) -> 
     """Trace a function with every declared size unknown and report each need of its sizes.
 
     What cannot be known before a call (a tensor of any rank, a value that Python needs) is ``deferred``. A
-    part that stands for any dims is tried with 0 to 3 of them, and only what fails with all is refuted.
+    part that stands for any dims is tried with 1 to 3 of them, and only what fails with all is refuted.
     """
     missing = _unknown(spec)
     if missing:

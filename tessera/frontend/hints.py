@@ -169,6 +169,8 @@ def resolve(text: str, scope: Mapping[str, object]) -> object:
     """
     try:
         return _value(ast.parse(text.strip(), mode="eval").body, scope, False)
+    except TesseraError:
+        raise
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise _unresolved(text, "it is no expression") from None
 

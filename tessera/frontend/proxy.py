@@ -16,7 +16,7 @@ from tessera.frontend.decide import number
 from tessera.frontend.handles import PoisonHandle, Stopped, TensorHandle
 from tessera.frontend.interop import dispatch
 from tessera.frontend.session import Session
-from tessera.frontend.size import Shape
+from tessera.frontend.size import Shape, no_such_dim
 from tessera.ir.dialects.calls import OPERATORS, REFLECTED
 from tessera.ir.graph import Value
 from tessera.ir.types import ScalarType
@@ -61,7 +61,7 @@ class Proxy(TensorHandle):
     def _axis(self, dim: int) -> int:
         rank = self.ndim
         if not -rank <= dim < rank:
-            raise IndexError(f"dim {dim} of a rank-{rank} tensor")
+            raise no_such_dim(dim, rank)
         return dim % rank
 
     @property

@@ -8,6 +8,7 @@ import operator
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from tessera.diag import Label, ShapeError, caller_span
 from tessera.frontend import decide
 from tessera.frontend.handles import SizeHandle, TensorHandle
 from tessera.ir.dim import Dim
@@ -179,5 +180,14 @@ class Shape(tuple[Any, ...]):
         return total
 
     def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, int) and not -len(self) <= key < len(self):
+            raise no_such_dim(key, len(self))
         found = tuple.__getitem__(self, key)
         return Shape(found) if isinstance(key, slice) else found
+
+
+def no_such_dim(dim: int, rank: int) -> ShapeError:
+    """The error for the size of a dim that a tensor does not have (TSR0203)."""
+    span = caller_span()
+    labels = () if span is None else (Label(span, f"of a tensor with {rank} dims", True),)
+    return ShapeError(f"dim {dim} of a tensor with {rank} dims", code="TSR0203", labels=labels)

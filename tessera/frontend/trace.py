@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
-from tessera.diag import Diagnostic, Label, ShapeError, Span, TesseraError, TraceError
+from tessera.diag import Diagnostic, Help, Label, ShapeError, Span, TesseraError, TraceError
 from tessera.diag.span import is_machinery
 from tessera.frontend import blame, extern, returns
 from tessera.frontend.annotation import Lead
@@ -33,6 +33,10 @@ from tessera.ir.types import ScalarType, TensorType
 ArgType = Any  # a TensorType, a ScalarType, a Dim (a size that stays symbolic), or any static Python value
 
 _NO_NAME = re.compile(r"[^A-Za-z0-9_]+")
+_NO_OPERAND = re.compile(
+    r"unsupported operand type\(s\) for (\S+?):? '(Proxy|Pair|tuple|list|dict|str|set)' and "
+    r"'(Proxy|Pair|tuple|list|dict|str|set)'"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,13 +287,33 @@ def python_error(session: Session, spec: FunctionSpec, error: Exception) -> tupl
     span = _user_place(error.__traceback__) or spec.span
     text = f"{type(error).__name__}: {error}".splitlines()[0]
     session.cause = error
-    unpacking = isinstance(error, ValueError) and "values to unpack" in str(error)
-    if unpacking and session.shapes_read:
-        name, rank = session.shapes_read[-1]
-        labels = () if span is None else (Label(span, f"`{name}` has {rank} dims", True),)
-        return ShapeError, Diagnostic("TSR0216", f"the shape of a rank-{rank} tensor unpacked: {error}", labels)
+    if isinstance(error, ValueError) and "values to unpack" in str(error):
+        return ShapeError, _unpacked(session, span, str(error))
+    wrong = _NO_OPERAND.search(str(error)) if isinstance(error, TypeError) else None
+    if wrong is not None and "Proxy" in wrong.groups()[1:]:
+        return TraceError, _no_operand(span, *wrong.groups())
     labels = () if span is None else (Label(span, "raised here", True),)
     return TraceError, Diagnostic("TSR0406", f"the function cannot be traced: {text}", labels)
+
+
+def _unpacked(session: Session, span: Span | None, text: str) -> Diagnostic:
+    """A sequence, mostly a shape, unpacked into another number of names."""
+    line = "" if span is None else span.source_line() or ""
+    if session.shapes_read and (".shape" in line or ".size()" in line):
+        name, rank = session.shapes_read[-1]
+        labels = () if span is None else (Label(span, f"`{name}` has {rank} dims", True),)
+        return Diagnostic("TSR0216", f"the shape of a rank-{rank} tensor unpacked: {text}", labels)
+    labels = () if span is None else (Label(span, "unpacked here", True),)
+    return Diagnostic("TSR0216", text, labels)
+
+
+def _no_operand(span: Span | None, sign: str, left: str, right: str) -> Diagnostic:
+    """A tensor combined with something that no tensor library combines it with."""
+    sides = ["a tensor" if side == "Proxy" else f"a {side.lower()}" for side in (left, right)]
+    labels = () if span is None else (Label(span, f"{sides[0]} and {sides[1]}", True),)
+    paired = "Pair" in (left, right)
+    helps = (Help("take `.values` or `.indices` of the pair"),) if paired else ()
+    return Diagnostic("TSR0404", f"`{sign}` of {sides[0]} and {sides[1]}", labels, (), helps)
 
 
 def _user_place(traceback: TracebackType | None) -> Span | None:
