@@ -6,6 +6,7 @@ from ``facts.minimum`` (2) with different names unequal. Everything else, and ev
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum
 from functools import lru_cache
 from itertools import product as combinations
@@ -16,12 +17,14 @@ from tessera.ir import dim_poly as poly
 from tessera.ir.dim import ONE, ZERO, Dim
 from tessera.ir.dim_poly import Poly
 from tessera.ir.facts import Facts, difference
+from tessera.ir.solver_canon import canonical
 from tessera.ir.solver_sign import Signs
 from tessera.ir.solver_system import System
 from tessera.ir.solver_witness import Rules, divides, equal_sizes
 
 _NO_FACTS = Facts()
 _CACHED = 8_192
+SMALLEST = 2
 MODULI = (2, 3, 4, 5, 7, 8, 9)
 MAX_RESIDUES = 600
 MAX_GRID = 2_000
@@ -260,7 +263,7 @@ def _beyond(a: Dim, b: Dim, facts: Facts) -> bool:
                 return False
         except ShapeError:
             continue
-    raw, atoms = difference(a, b)
+    raw, atoms = difference(canonical(a), canonical(b))
     bounds = {name: (edge, None)}
     return any(Signs(bounds, atoms).positive(p) for p in (raw, poly.scaled(raw, (), -1)))
 
@@ -280,8 +283,29 @@ def _judge_ge(a: Dim, b: Dim, facts: Facts) -> Verdict:
 def _positive(system: System, a: Dim, b: Dim, strict: bool) -> bool:
     """Is a > b (or >=) for all sizes of the system?"""
     left, right = system.reduce(a), system.reduce(b)
+    if _above(left, right, system, strict):
+        return True
+    if not left.atoms and not right.atoms:
+        return False
+    return any(_above_apart(left, right, system, name, strict) for name in sorted(left.names() | right.names())[:3])
+
+
+def _above(left: Dim, right: Dim, system: System, strict: bool) -> bool:
     gap = poly.accumulate(dict(left.terms), right.terms, -1)
     return Signs(system.all_bounds(gap), {**left.atoms, **right.atoms}).positive(gap, strict)
+
+
+def _above_apart(left: Dim, right: Dim, system: System, name: str, strict: bool) -> bool:
+    """The same, with the least values of one name put in by themselves: rounding matters most there."""
+    least, hi = system.bounds.get(name, (system.low, None))
+    beyond = replace(system, bounds={**system.bounds, name: (least + SMALLEST, hi)})
+    if not _above(left, right, beyond, strict):
+        return False
+    try:
+        pinned = [(left.substitute({name: x}), right.substitute({name: x})) for x in range(least, least + SMALLEST)]
+    except ShapeError:
+        return False
+    return all(_above(low, high, system, strict) for low, high in pinned)
 
 
 @lru_cache(maxsize=_CACHED)
