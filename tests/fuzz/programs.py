@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from tessera.ir.graph import Block, Function, Value
 from tessera.ir.interp import interpret
 from tessera.ir.interp.convert import Array
@@ -46,7 +44,8 @@ def run_program(program: Program, inputs: Sequence[Any], sizes: Mapping[str, int
             given = [env[v] for v in (*step.inputs, *step.scalars)]
             found = interpret(step.function, given, sizes=sizes)
             env.update(zip(step.outputs, found, strict=True))
-    return [np.asarray(env[x]) if isinstance(x, Value) else np.asarray(x.value) for x in program.outputs]
+    outputs = Function("outputs", Block((), tuple(env), program.outputs))
+    return interpret(outputs, list(env.values()), sizes=sizes)
 
 
 def compiled(f: Function) -> tuple[Function, Program]:
