@@ -57,8 +57,6 @@ def judge_eq(a: Dim, b: Dim, facts: Facts = _NO_FACTS) -> Verdict:
                 return Verdict.REFUTED
             if other.is_const:
                 return Verdict.GUARDED if other.value >= facts.minimum else Verdict.REFUTED
-            if not (a if a.is_name else b).names() <= other.names() and equal_sizes(a, b, facts, 2):
-                return Verdict.GUARDED
     return _judge_eq(a, b, facts)
 
 
@@ -108,6 +106,8 @@ def witness_eq(a: Dim, b: Dim, facts: Facts = _NO_FACTS) -> dict[str, int] | Non
 @lru_cache(maxsize=_CACHED)
 def _judge_eq(a: Dim, b: Dim, facts: Facts) -> Verdict:
     try:
+        if facts.empty and _names_something_new(a, b) and equal_sizes(a, b, facts, 2):
+            return Verdict.GUARDED
         if _always_equal(a, b, facts):
             return Verdict.PROVED
         if _never_equal(a, b, facts):
@@ -116,6 +116,11 @@ def _judge_eq(a: Dim, b: Dim, facts: Facts) -> Verdict:
         # TSR0106: the facts leave one side without a value. TSR0102: too large to decide.
         return Verdict.REFUTED if error.code == "TSR0106" else Verdict.GUARDED
     return Verdict.GUARDED
+
+
+def _names_something_new(a: Dim, b: Dim) -> bool:
+    """Is one side a plain name that the other side lacks? Then they are not always equal."""
+    return (a.is_name and not a.names() <= b.names()) or (b.is_name and not b.names() <= a.names())
 
 
 def _always_equal(a: Dim, b: Dim, facts: Facts) -> bool:
