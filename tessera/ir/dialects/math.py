@@ -260,6 +260,21 @@ BIT_OPS: tuple[OpRecord, ...] = (
 )  # fmt: skip
 
 
+def _fma_eager(torch: Any, x: Any, other: Any, addend: Any) -> Any:
+    """In f64 the product of f32 numbers is exact, so that only the sum is rounded twice."""
+    given = [v for v in (x, other, addend) if isinstance(v, torch.Tensor)]
+    if not given or not given[0].is_floating_point():
+        return x * other + addend
+    wide = [v.to(torch.float64) if isinstance(v, torch.Tensor) else v for v in (x, other, addend)]
+    return (wide[0] * wide[1] + wide[2]).to(given[0].dtype)
+
+
+FMA = elementwise_record(
+    "fma", "x: tensor, other: tensor, addend: tensor", "x * other + addend, rounded once.", ARITHMETIC, where="",
+    methods=(), eager=_fma_eager, flops=2, dtypes="f32 int32",
+)  # fmt: skip
+
+
 def _u32(types: tuple[Type, ...]) -> tuple[DType | None, ...]:
     return (uint32,) * len(types)
 
@@ -338,4 +353,4 @@ WHERE = OpRecord(
     ),
 )  # fmt: skip
 
-OPS: tuple[OpRecord, ...] = (*ARITHMETIC_OPS, *FLOAT_OPS, *BIT_OPS, MULHI, CAST, WHERE)
+OPS: tuple[OpRecord, ...] = (*ARITHMETIC_OPS, *FLOAT_OPS, *BIT_OPS, FMA, MULHI, CAST, WHERE)

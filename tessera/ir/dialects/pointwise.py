@@ -30,7 +30,7 @@ def _single(c: float) -> tuple[float, float]:
 
 def _short(c: float, bits: int) -> tuple[float, float]:
     """A constant as a multiple of 2**-bits and the rest."""
-    high = math.floor(c * 2.0**bits) / 2.0**bits
+    high = round(c * 2.0**bits) / 2.0**bits
     return high, c - high
 
 
@@ -93,7 +93,7 @@ def _gelu_erf(t: Any, x: Any) -> Any:
     return t.where(t.logical_and(x < -12.75, x > -13.5), tail, body)
 
 
-_LINEAR, _LINEAR_LOW = _short(2.0 * math.sqrt(2.0 / math.pi), 17)
+_LINEAR, _LINEAR_LOW = _short(2.0 * math.sqrt(2.0 / math.pi), 20)
 _CUBIC, _CUBIC_LOW = _single(2.0 * math.sqrt(2.0 / math.pi) * 0.044715)
 
 

@@ -133,9 +133,8 @@ def map_infer(rule: DTypeRule) -> Infer:
 
 
 def torch_names(name: str, *where: str) -> tuple[str, ...]:
-    """Dotted names under ``f`` torch.nn.functional, ``t`` torch, ``m`` torch.Tensor, ``s`` torch.special, ``l`` torch.linalg."""
-    prefix = {"t": "torch.", "m": "torch.Tensor.", "f": "torch.nn.functional.", "s": "torch.special.",
-              "l": "torch.linalg."}  # fmt: skip
+    """Dotted names under torch.nn.functional (``f``), torch (``t``), torch.Tensor (``m``) and torch.special (``s``)."""
+    prefix = {"t": "torch.", "m": "torch.Tensor.", "f": "torch.nn.functional.", "s": "torch.special."}
     return tuple(prefix[w] + name for w in where)
 
 

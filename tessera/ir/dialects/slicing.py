@@ -34,6 +34,8 @@ def _bounds(ctx: InferContext, attrs: Attrs, x: Type) -> tuple[int, Dim, Dim, Di
     limit = x.dims[axis]
     where = Blame(0, axis, f"`{limit}`")
     for low, high in ((ZERO, start), (start, stop), (stop, limit)):
+        if high is low or judge_ge(high, low, ctx.facts) is Verdict.PROVED:
+            continue
         ctx.at_least(high, low, "TSR0212", f"slice [{start}:{stop}] of dimension `{limit}`", where)
     return axis, start, stop, step
 

@@ -104,6 +104,7 @@ ROWS: Mapping[str, Row] = MappingProxyType({
     "sign": _by_kind(_sign, np.sign),
     "floor": np.floor, "ceil": np.ceil, "trunc": np.trunc, "round": np.rint,
     "rsqrt": lambda x: 1.0 / np.sqrt(x),
+    "fma": lambda x, y, z: x * y + z,
     "reciprocal": lambda x: 1.0 / np.asarray(x, np.float64),
     "bitwise_not": _bitwise_not,
     "shift_left": _shift(np.left_shift), "shift_right": _shift(np.right_shift),
