@@ -7,27 +7,25 @@ import threading
 import types
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 
 from tessera import config
 from tessera.backends.base import Target
-from tessera.backends.c.host import host_target
 from tessera.diag import (
     Diagnostic,
-    Label,
     Note,
     ResourceError,
-    ShapeError,
     TesseraError,
     TesseraWarning,
     TraceError,
     user_frames,
 )
 from tessera.driver import inspect
+from tessera.driver.guards import check_devices, check_guards, check_kinds, parse_target, serves, variant_classes
 from tessera.driver.variant import TABLE, Layout, Variant
 from tessera.frontend.binding import Bound, Leaf, bind_arguments
 from tessera.frontend.check import CheckReport, check
@@ -37,7 +35,7 @@ from tessera.frontend.spec import FunctionSpec
 from tessera.frontend.trace import Input, Run, Traced
 from tessera.frontend.tree import unflatten
 from tessera.frontend.unifying import CallTypes, call_types, check_call
-from tessera.ir.dtype import DType, f32, f64
+from tessera.ir.dtype import f32, f64
 from tessera.runtime import dispatch
 
 P = ParamSpec("P")
@@ -161,6 +159,7 @@ class Function(Generic[P, R]):
             return inline_call(self.spec, args, kwargs)
         bound = bind_arguments(self.spec, args, kwargs)
         tensors = [leaf.value for leaf in bound.tensors]
+        check_kinds(bound)
         check_devices(bound)
         sizes = check_call(self.spec, bound, [t.shape for t in tensors], [TABLE.tensor_type(t).dtype for t in tensors])
         if not self._compiles(tensors):
@@ -315,6 +314,7 @@ class Function(Generic[P, R]):
         """
         bound = bind_arguments(self.spec, args, kwargs)
         tensors = [leaf.value for leaf in bound.tensors]
+        check_kinds(bound)
         check_devices(bound)
         sizes = check_call(self.spec, bound, [t.shape for t in tensors], [TABLE.tensor_type(t).dtype for t in tensors])
         return self._resolve(bound, sizes, tensors)
@@ -411,56 +411,6 @@ def _by_name(module: str, name: str) -> Any:
     return found
 
 
-def serves(traced: Traced, kinds: CallTypes) -> bool:
-    """Do the assumptions that a compiled form was traced under hold for a call?"""
-    sizes = kinds.hints
-    for what, (value, _) in traced.specialised.items():
-        known = kinds.scalars.get(what, sizes.get(what))
-        if known != value:
-            return False
-    return all(c.true_for(sizes) for c in traced.choices) and all(holds(o, sizes) for o in traced.function.obligations)
-
-
-def holds(o: Any, sizes: Mapping[str, int]) -> bool:
-    """Is an obligation true for these sizes? A division that leaves a remainder makes it false."""
-    try:
-        left, right = o.left.evaluate(sizes, signed=True), o.right.evaluate(sizes, signed=True)
-    except ShapeError:
-        return False
-    if o.kind == "divides":
-        return left != 0 and right % left == 0
-    return left == right if o.kind == "eq" else left >= right
-
-
-def check_guards(traced: Traced, kinds: CallTypes) -> None:
-    """Refuse a call that breaks a guard, with every broken one."""
-    broken = [o for o in traced.function.obligations if not holds(o, kinds.hints)]
-    if broken:
-        at = ", ".join(
-            f"{n}={kinds.hints[n]}"
-            for n in sorted({n for o in broken for n in o.left.names() | o.right.names()})
-            if n in kinds.hints
-        )
-        raise ShapeError.from_diagnostics(
-            Diagnostic("TSR0105", f"`{o}` does not hold with {at}",
-                       () if o.span is None else (Label(o.span, o.why or "needed here", True),))
-            for o in broken
-        )  # fmt: skip
-
-
-def check_devices(bound: Bound) -> None:
-    """Refuse tensors of one call on different devices."""
-    found: dict[torch.device, Leaf] = {}
-    for leaf in bound.tensors:
-        if leaf.value.dim():  # torch lets numbers on the CPU meet tensors elsewhere
-            found.setdefault(leaf.value.device, leaf)
-    if len(found) > 1:
-        where = ", ".join(f"`{leaf.path}` on {device}" for device, leaf in found.items())
-        raise ResourceError(
-            f"tensors on different devices: {where}", code="TSR0603", helps=["move them with `.to(device)`"]
-        )
-
-
 def _is_strided(x: Any) -> bool:
     return isinstance(x, torch.Tensor) and not x.is_contiguous()
 
@@ -481,38 +431,3 @@ def _fingerprint(x: Any, depth: int) -> Any:
     if isinstance(x, torch.Tensor) or not held or depth == 0:
         return id(x)
     return (id(x), *((k, _fingerprint(v, depth - 1)) for k, v in held.items()))
-
-
-def parse_target(target: Target | str | None) -> Target | None:
-    """A target from its short name: ``cpu``, ``cuda:90``, ``hip:gfx942``. Raises ResourceError (TSR0607)."""
-    if target is None or isinstance(target, Target):
-        return target
-    kind, _, arch = target.partition(":")
-    if kind == "cpu":
-        return host_target()
-    if kind in ("cuda", "hip") and arch:
-        return Target("cuda" if kind == "cuda" else "hip", arch.removeprefix("sm_"))
-    raise ResourceError(
-        f"no target `{target}`", code="TSR0607", helps=["targets are cpu, cuda:90, cuda:80, hip:gfx942, …"]
-    )
-
-
-def variant_classes(spec: FunctionSpec, report: CheckReport) -> Iterator[inspect.VariantClass]:
-    """What makes calls need a compiled form of their own: dtypes, layout, static values, questions about sizes."""
-    for p in spec.params:
-        if p.kind in ("tensor", "optional"):
-            a = p.hint.annotation
-            if a is None or not isinstance(a.dtype, DType):
-                yield inspect.VariantClass(f"dtype of {p.name}")
-            if a is None or a.dims is None or a.lead is not None:
-                yield inspect.VariantClass(f"rank of {p.name}")
-            yield inspect.VariantClass(f"{p.name} dense or strided")
-            if p.kind == "optional":
-                yield inspect.VariantClass(f"{p.name} given or None")
-        elif p.kind == "static" and p.name not in ("self", "cls"):
-            yield inspect.VariantClass(f"value of {p.name}")
-    seen: dict[str, None] = {}
-    for traced in report.traced:
-        seen.update(dict.fromkeys(str(c) if c.holds else str(replace(c, holds=True)) for c in traced.choices))
-        seen.update(dict.fromkeys(f"value of {what}" for what in traced.specialised))
-    yield from map(inspect.VariantClass, seen)

@@ -172,9 +172,10 @@ def _lower_c(kernels: Sequence[Kernel], target: Target, calls: tuple[str, ...]) 
     made = []
     for kernel in kernels:
         program = c_backend.emit([kernel], target)
-        made.append(LoweredKernel(
-            kernel.name, kernel.form, program.kernels[0].body, print_function(kernel.function), (Stage("c", program.text),),
-        ))  # fmt: skip
+        stages = (Stage("c", program.text),)
+        made.append(
+            LoweredKernel(kernel.name, kernel.form, program.kernels[0].body, print_function(kernel.function), stages)
+        )
     return Lowered(target, "c", tuple(made), calls)
 
 

@@ -130,6 +130,7 @@ def dtype(x: object) -> DType:
 
 
 def is_dtype_name(text: str) -> bool:
+    """Does the text name a dtype, and so cannot name a dimension?"""
     return text in DTYPES or text in _ALIASES
 
 

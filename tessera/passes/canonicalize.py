@@ -69,6 +69,7 @@ class Canonicalize:
 
 
 def resolve(replaced: Mapping[Value, Operand], x: Operand) -> Operand:
+    """What stands for an operand now."""
     return replaced.get(x, x) if isinstance(x, Value) else x
 
 

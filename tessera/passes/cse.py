@@ -43,6 +43,7 @@ class CommonSubexpressions:
 
 
 def key(op: Operation) -> Hashable:
+    """Equal for operations that compute the same: record, operands, attributes and types."""
     attrs = tuple(sorted((k, attr_key(v)) for k, v in op.attrs.items()))
     operands = tuple(id(x) if isinstance(x, Value) else x for x in op.operands)
     return (op.record, operands, attrs, tuple(r.type for r in op.results))

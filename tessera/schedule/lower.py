@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -20,7 +21,6 @@ from tessera.schedule.pull import Index, Misplaced, Puller, Split, dense_strides
 from tessera.schedule.ranges import delinearize, in_order
 from tessera.schedule.split import split_reductions
 from tessera.schedule.tilebuild import Container, TileBuilder
-import itertools
 
 #: Elements of a flat map that one parallel iteration covers: long enough to hide its overhead, short enough to balance.
 MAP_CHUNK = 8192

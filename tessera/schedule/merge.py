@@ -16,6 +16,7 @@ Axes = list[tuple[str, Dim]]
 
 
 def every_op(ops: Sequence[Operation]) -> Iterator[Operation]:
+    """The operations of a nest, those of its sweeps after their owner."""
     for op in ops:
         yield op
         if op.body is not None:

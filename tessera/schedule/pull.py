@@ -310,6 +310,7 @@ class Puller:
 
 
 def dense_strides(dims: Sequence[Dim]) -> tuple[Dim, ...]:
+    """The strides, in elements, of a dense row-major array."""
     strides: list[Dim] = []
     running = ONE
     for d in reversed(dims):

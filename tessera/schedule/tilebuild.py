@@ -9,7 +9,7 @@ from typing import Any
 
 from tessera.ir.dialects import OPS
 from tessera.ir.dim import Dim
-from tessera.ir.dtype import DType, compute_dtype
+from tessera.ir.dtype import DType, compute_dtype, f32, f64
 from tessera.ir.graph import Attr, Block, Literal, Operand, Operation, Value, attr_key
 from tessera.ir.infer import InferContext
 from tessera.ir.record import OpRecord
@@ -149,6 +149,9 @@ class Namespace:
         if "dtype" in attrs:
             return self.convert(xs[0], attrs["dtype"])  # type: ignore[arg-type]
         dtype = intrinsic_dtype(record, tuple(x.type for x in xs), tuple(sorted(attrs.items())))
+        if dtype is f32 and not any(isinstance(x.type, TileType) for x in xs):
+            # Python computes with its numbers in f64: `1 - beta` of a dynamic beta must not cancel in f32.
+            dtype = f64
         wanted = operand_dtypes(record, tuple(x.type for x in xs))
         xs = tuple(x if t is None else self.build.cast(x, t) for x, t in zip(xs, wanted, strict=True))
         xs = tuple(self.weak(x, xs, dtype) for x in xs)
@@ -172,6 +175,7 @@ class Namespace:
 
 
 def unwrap(x: Any) -> Operand:
+    """The operand behind what a definition computes with; Python numbers become literals."""
     if isinstance(x, Expr):
         return x.x
     return x if isinstance(x, Value | Literal) else Literal(x)
@@ -191,6 +195,7 @@ def _as_tensor(t: Type) -> Type:
 
 @lru_cache(maxsize=4096)
 def intrinsic_dtype(record: OpRecord, types: tuple[Type, ...], attrs: tuple[tuple[str, Attr], ...]) -> DType:
+    """The dtype that an intrinsic gives on operands of these types, by its record's rule."""
     assert record.infer is not None
     if record.operands_as is not None:
         wanted = operand_dtypes(record, types)

@@ -270,9 +270,8 @@ class Body:
                 for old, dtype in zip(fold.names, fold.state, strict=True):
                     name, lane = self.fresh(), ci.lane(dtype.name)
                     turned.append(name)
-                    out.add(
-                        f"const {ci.vector_type(dtype.name)} {name} = t_turn_{'i32' if lane == 'm' else lane}({old}, {k});"
-                    )
+                    lane = "i32" if lane == "m" else lane
+                    out.add(f"const {ci.vector_type(dtype.name)} {name} = t_turn_{lane}({old}, {k});")
                 merged = self.piece(fold.merge, fold.state, [*fold.names, *turned])
                 names = [self.fresh() for _ in merged]
                 for name, dtype, text in zip(names, fold.state, merged, strict=True):
@@ -347,10 +346,12 @@ def op_makes_lanes(v: Value) -> bool:
 
 
 def is_mask(x: Operand) -> bool:
+    """Is ``x`` a bool per point?"""
     return isinstance(x, Value) and x.type.dtype.is_bool
 
 
 def dtype_of(v: Value) -> str:
+    """The name of a value's dtype."""
     return v.type.dtype.name
 
 

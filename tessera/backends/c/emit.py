@@ -256,6 +256,7 @@ def size_names(f: Function) -> tuple[str, ...]:
 
 
 def every_dim(a: object) -> Iterator[Dim]:
+    """The Dims in an attribute, nested ones included."""
     if isinstance(a, Dim):
         yield a
     elif isinstance(a, tuple):

@@ -1,0 +1,117 @@
+"""What must hold for a call: guards on sizes, kinds and devices of tensors; and what a function's forms differ by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import torch
+
+from tessera.backends.base import Target
+from tessera.backends.c.host import host_target
+from tessera.diag import Diagnostic, Label, ResourceError, ShapeError
+from tessera.driver import inspect
+from tessera.frontend.binding import Bound, Leaf
+from tessera.frontend.check import CheckReport
+from tessera.frontend.spec import FunctionSpec
+from tessera.frontend.trace import Traced
+from tessera.frontend.unifying import CallTypes
+from tessera.ir.dtype import DType
+from tessera.ir.graph import Obligation
+
+
+def serves(traced: Traced, kinds: CallTypes) -> bool:
+    """Do the assumptions that a compiled form was traced under hold for a call?"""
+    sizes = kinds.hints
+    for what, (value, _) in traced.specialised.items():
+        known = kinds.scalars.get(what, sizes.get(what))
+        if known != value:
+            return False
+    return all(c.true_for(sizes) for c in traced.choices) and all(holds(o, sizes) for o in traced.function.obligations)
+
+
+def holds(o: Obligation, sizes: Mapping[str, int]) -> bool:
+    """Is an obligation true for these sizes? A division that leaves a remainder makes it false."""
+    try:
+        left, right = o.left.evaluate(sizes, signed=True), o.right.evaluate(sizes, signed=True)
+    except ShapeError:
+        return False
+    if o.kind == "divides":
+        return left != 0 and right % left == 0
+    return left == right if o.kind == "eq" else left >= right
+
+
+def check_guards(traced: Traced, kinds: CallTypes) -> None:
+    """Refuse a call that breaks a guard, with every broken one."""
+    broken = [o for o in traced.function.obligations if not holds(o, kinds.hints)]
+    if broken:
+        at = ", ".join(
+            f"{n}={kinds.hints[n]}"
+            for n in sorted({n for o in broken for n in o.left.names() | o.right.names()})
+            if n in kinds.hints
+        )
+        raise ShapeError.from_diagnostics(
+            Diagnostic("TSR0105", f"`{o}` does not hold with {at}",
+                       () if o.span is None else (Label(o.span, o.why or "needed here", True),))
+            for o in broken
+        )  # fmt: skip
+
+
+def check_devices(bound: Bound) -> None:
+    """Refuse tensors of one call on different devices."""
+    found: dict[torch.device, Leaf] = {}
+    for leaf in bound.tensors:
+        if leaf.value.dim():  # torch lets numbers on the CPU meet tensors elsewhere
+            found.setdefault(leaf.value.device, leaf)
+    if len(found) > 1:
+        where = ", ".join(f"`{leaf.path}` on {device}" for device, leaf in found.items())
+        raise ResourceError(
+            f"tensors on different devices: {where}", code="TSR0603", helps=["move them with `.to(device)`"]
+        )
+
+
+def check_kinds(bound: Bound) -> None:
+    """Refuse tensors that are no plain arrays: sparse, nested and quantized ones."""
+    for leaf in bound.tensors:
+        x = leaf.value
+        if x.is_quantized or x.is_nested or x.layout is not torch.strided:
+            kind = "quantized" if x.is_quantized else "nested" if x.is_nested else str(x.layout).removeprefix("torch.")
+            advice = "dequantize()" if x.is_quantized else "to_dense()"
+            raise ResourceError(
+                f"argument `{leaf.path}` is a {kind} tensor", code="TSR0604", helps=[f"convert it with `.{advice}`"]
+            )
+
+
+def parse_target(target: Target | str | None) -> Target | None:
+    """A target from its short name: ``cpu``, ``cuda:90``, ``hip:gfx942``. Raises ResourceError (TSR0607)."""
+    if target is None or isinstance(target, Target):
+        return target
+    kind, _, arch = target.partition(":")
+    if kind == "cpu":
+        return host_target()
+    if kind in ("cuda", "hip") and arch:
+        return Target("cuda" if kind == "cuda" else "hip", arch.removeprefix("sm_"))
+    raise ResourceError(
+        f"no target `{target}`", code="TSR0607", helps=["targets are cpu, cuda:90, cuda:80, hip:gfx942, …"]
+    )
+
+
+def variant_classes(spec: FunctionSpec, report: CheckReport) -> Iterator[inspect.VariantClass]:
+    """What makes calls need a compiled form of their own: dtypes, layout, static values, questions about sizes."""
+    for p in spec.params:
+        if p.kind in ("tensor", "optional"):
+            a = p.hint.annotation
+            if a is None or not isinstance(a.dtype, DType):
+                yield inspect.VariantClass(f"dtype of {p.name}")
+            if a is None or a.dims is None or a.lead is not None:
+                yield inspect.VariantClass(f"rank of {p.name}")
+            yield inspect.VariantClass(f"{p.name} dense or strided")
+            if p.kind == "optional":
+                yield inspect.VariantClass(f"{p.name} given or None")
+        elif p.kind == "static" and p.name not in ("self", "cls"):
+            yield inspect.VariantClass(f"value of {p.name}")
+    seen: dict[str, None] = {}
+    for traced in report.traced:
+        seen.update(dict.fromkeys(str(c) if c.holds else str(replace(c, holds=True)) for c in traced.choices))
+        seen.update(dict.fromkeys(f"value of {what}" for what in traced.specialised))
+    yield from map(inspect.VariantClass, seen)
