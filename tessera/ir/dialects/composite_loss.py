@@ -21,6 +21,7 @@ def reduction_of(t: Any, reduction: str, size_average: Any = None, reduce: Any =
 
 
 def reduced(t: Any, loss: Any, reduction: str) -> Any:
+    """The loss as it is, or its mean or sum."""
     return loss if reduction == "none" else t.mean(loss) if reduction == "mean" else t.sum(loss)
 
 
@@ -428,7 +429,7 @@ OPS: tuple[OpRecord, ...] = (
        "x: tensor, target: tensor, var: tensor, full: bool = False, eps: tensor = 1e-06, reduction: str = 'mean'",
        "Negative log-likelihood under a normal distribution.", _gaussian_nll,
        samples(call(_X, _X, _PROBABILITY, full=True))),
-    _c("soft_margin_loss", f"x: tensor, target: tensor, {_LEGACY}", "log(1 + exp(-target x)).",
+    _c("soft_margin_loss", f"x: tensor, target: tensor, {_LEGACY}", "The logistic loss log(1 + exp(-target x)).",
        _elementwise(_soft_margin),
        samples(call(_X, _X))),
     _c("hinge_embedding_loss", f"x: tensor, target: tensor, margin: tensor = 1.0, {_LEGACY}",
@@ -438,7 +439,7 @@ OPS: tuple[OpRecord, ...] = (
        "How far two scores are from the wanted order.", _margin_ranking,
        samples(call(_X, _X, T(("B", "D"), "f32", "sign")))),
     _c("cosine_embedding_loss", f"x: tensor, x2: tensor, target: tensor, margin: tensor = 0.0, {_LEGACY}",
-       "1 - cosine for pairs that belong together, cosine above the margin for others.", _cosine_embedding,
+       "The loss 1 - cosine for pairs that belong together, cosine above the margin for others.", _cosine_embedding,
        samples(call(_X, _X, T(("B",), "f32", "sign")))),
     _c("triplet_margin_loss",
        "x: tensor, positive: tensor, negative: tensor, margin: tensor = 1.0, p: any = 2.0, eps: tensor = 1e-06, "

@@ -139,7 +139,7 @@ def _linalg_norm(t: Any, x: Any, ord: Any = None, dim: Any = None, keepdim: bool
 
 
 def _local_response_norm(t: Any, x: Any, size: int, alpha: Any = 1e-4, beta: Any = 0.75, k: Any = 1.0) -> Any:
-    """x over a power of the mean square of neighbouring channels."""
+    """Values over a power of the mean square of neighbouring channels."""
     squares = t.mul(x, x)
     rank = rank_of(t, x)
     padded = t.pad(squares, (*[0, 0] * (rank - 2), size // 2, (size - 1) // 2))
@@ -254,9 +254,9 @@ OPS: tuple[OpRecord, ...] = (
     composite("linalg_diagonal", "x: tensor, *, offset: int = 0, dim1: dim = -2, dim2: dim = -1",
        "The diagonal of the last two axes.", _linalg_diagonal,
        ("torch.linalg.diagonal",), samples(call(_X))),
-    composite("angle", "x: tensor", "0, or pi for negative numbers.", _angle, function_and_method("angle"),
+    composite("angle", "x: tensor", "The angle: 0, or pi for negative numbers.", _angle, function_and_method("angle"),
        samples(call(_M), call(T(("S",), "int32", 5))), ("angle",)),
-    composite("real", "x: tensor", "x itself: there are no complex numbers here.", lambda t, x: x,
+    composite("real", "x: tensor", "The tensor itself: there are no complex numbers here.", lambda t, x: x,
        (*function_and_method("conj", "conj_physical", "resolve_conj", "resolve_neg"), "torch.real",
         "torch.Tensor.real.__get__"), _FILL,
        ("conj", "conj_physical", "resolve_conj", "resolve_neg", "real")),
@@ -288,7 +288,7 @@ OPS: tuple[OpRecord, ...] = (
                                                      call(_X, "fro", (0, 2)))),
     composite("local_response_norm",
               "x: tensor, size: int, alpha: tensor = 0.0001, beta: tensor = 0.75, k: tensor = 1.0",
-       "x over a power of the mean square of neighbouring channels.", _local_response_norm,
+       "Values over a power of the mean square of neighbouring channels.", _local_response_norm,
        ("torch.nn.functional.local_response_norm",),
        samples(call(_IMAGE, 3), call(_IMAGE, 2, 1.0, 0.5, 2.0))),
     composite("im2col", "x: tensor, kernel_size: any, dilation: any = 1, padding: any = 0, stride: any = 1",
@@ -315,7 +315,8 @@ OPS: tuple[OpRecord, ...] = (
        _normal_fill, ("torch.Tensor.normal_",), _FILL),
     composite("exponential_fill", "x: tensor, lambd: tensor = 1.0", "Exponential numbers in the same shape.",
        _exponential_fill, ("torch.Tensor.exponential_",), _FILL),
-    composite("bernoulli_fill", "x: tensor, p: tensor = 0.5", "1 with one probability, else 0, in the same shape.",
+    composite("bernoulli_fill", "x: tensor, p: tensor = 0.5",
+              "Ones with one probability, zeros otherwise, in the same shape.",
        _bernoulli_fill, ("torch.Tensor.bernoulli_",), _FILL),
     *(composite(f"adaptive_avg_pool{n}d", "x: tensor, output_size: any", "Means of equal windows.",
                 _adaptive_avg_pool(n),

@@ -242,9 +242,10 @@ _AFFINE = "weight: tensor? = None, bias: tensor? = None"
 _IMAGE, _FOUR = T(("B", 4, 3, 2)), T((4,))
 
 OPS: tuple[OpRecord, ...] = (
-    composite("softmax", _SOFTMAX, "exp(x) over its sum along one axis.", _softmax,
+    composite("softmax", _SOFTMAX, "Exponentials over their sum along one axis.", _softmax,
        (*torch_names("softmax", "f", "t", "m", "s"),), _SOFT, ("softmax",)),
-    composite("softmin", _SOFTMAX, "softmax of -x.", _softmin, ("torch.nn.functional.softmin",), samples(call(_X, -1))),
+    composite("softmin", _SOFTMAX, "The softmax of -x.", _softmin, ("torch.nn.functional.softmin",),
+              samples(call(_X, -1))),
     composite("log_softmax", _SOFTMAX, "Logarithm of softmax, without overflow.", _log_softmax,
        torch_names("log_softmax", "f", "t", "m", "s"), _SOFT, ("log_softmax",)),
     composite("layer_norm",
@@ -258,7 +259,7 @@ OPS: tuple[OpRecord, ...] = (
        samples(call(_X, (size("D"),)), call(_H, (size("D"),), T(("D",), "bf16"), 1e-6),
                call(_X, (size("D"),), T(("D",))))),
     composite("group_norm", f"x: tensor, num_groups: size, {_AFFINE}, eps: tensor = 1e-05, cudnn_enabled: bool = True",
-       "layer_norm over groups of channels (axis 1) and what follows them.", _group_norm,
+       "A layer_norm over groups of channels (axis 1) and what follows them.", _group_norm,
        torch_names("group_norm", "f", "t"),
        samples(call(_IMAGE, 2), call(T(("B", 4, 3), "bf16"), 4, T((4,), "bf16"), T((4,), "bf16")))),
     composite("batch_norm",
@@ -273,7 +274,7 @@ OPS: tuple[OpRecord, ...] = (
        "Each channel of each example standardised.", _instance_norm, ("torch.nn.functional.instance_norm",),
        samples(call(_IMAGE), call(_IMAGE, weight=_FOUR, bias=_FOUR))),
     composite("normalize", "x: tensor, p: any = 2.0, dim: dims = 1, eps: tensor = 1e-12",
-              "x over its norm along an axis.",
+              "The tensor over its norm along an axis.",
        _normalize,
        ("torch.nn.functional.normalize",), samples(call(_X), call(_H, 1.0, -1))),
     composite("cosine_similarity", "x: tensor, x2: tensor, dim: dim = 1, eps: tensor = 1e-08",
@@ -284,7 +285,7 @@ OPS: tuple[OpRecord, ...] = (
        samples(call(_X, _X))),
     composite("scaled_dot_product_attention", "query: tensor, key: tensor, value: tensor, attn_mask: tensor? = None, "
        "dropout_p: tensor = 0.0, is_causal: bool = False, scale: tensor? = None, enable_gqa: bool = False",
-       "softmax(q kᵀ scale + mask) v.", _attention, ("torch.nn.functional.scaled_dot_product_attention",),
+       "Attention, softmax(q kᵀ scale + mask) v.", _attention, ("torch.nn.functional.scaled_dot_product_attention",),
        samples(call(T((2, "H", "S", "D")), T((2, "H", "T", "D")), T((2, "H", "T", "K"))),
                call(T((2, 4, "S", "D")), T((2, 2, "S", "D")), T((2, 2, "S", "D")), is_causal=True, enable_gqa=True),
                call(T((2, "H", "S", "D")), T((2, "H", "T", "D")), T((2, "H", "T", "K")), T(("S", "T"), "bool", "bool"),

@@ -9,7 +9,7 @@ from typing import Any
 from tessera.ir.dialects.rules import axes_of, composite, function_and_method, torch_names
 from tessera.ir.dialects.samples import T, call, samples
 from tessera.ir.dim import Dim
-from tessera.ir.dtype import DType, bool_, f32, int64
+from tessera.ir.dtype import bool_, f32, int64
 from tessera.ir.infer import Blame
 from tessera.ir.record import OpRecord
 
@@ -26,6 +26,7 @@ def need_float(t: Any, x: Any, what: str) -> None:
 
 
 def axes(t: Any, x: Any, dim: Any) -> tuple[int, ...]:
+    """The axes of x that ``dim`` means."""
     return axes_of(t.context, dim, t.type_of(x).rank)
 
 
@@ -41,17 +42,13 @@ def _mean(t: Any, x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any 
     x = x if dtype is None else t.cast(x, dtype)
     need_float(t, x, "mean")
     over = axes(t, x, dim)
-    return narrow(t, t.div(t.sum(wide(t, x), over, keepdim), count(t, x, over)), t.dtype_of(x))
+    return t.cast(t.div(t.sum(wide(t, x), over, keepdim), count(t, x, over)), t.dtype_of(x))
 
 
 def wide(t: Any, x: Any) -> Any:
     """Narrow floats continue in f32, so that a chain of steps rounds once."""
     kind = t.dtype_of(x)
     return t.cast(x, f32) if kind.is_float and kind.bits < 32 else x
-
-
-def narrow(t: Any, x: Any, kind: DType) -> Any:
-    return t.cast(x, kind)
 
 
 def centered_squares(t: Any, x: Any, over: tuple[int, ...], keepdim: bool) -> tuple[Any, Any]:
@@ -218,7 +215,7 @@ OPS: tuple[OpRecord, ...] = (
     composite("std", _MOMENT, "Standard deviation over axes.", _std, function_and_method("std"), _MOMENTS),
     composite("var_mean", _MOMENT, "Variance and mean.", _var_mean, ("torch.var_mean",), _MOMENTS, ()),
     composite("std_mean", _MOMENT, "Standard deviation and mean.", _std_mean, ("torch.std_mean",), _MOMENTS, ()),
-    composite("logsumexp", _DIMS, "log(sum(exp(x))) without overflow.", _logsumexp,
+    composite("logsumexp", _DIMS, "The logarithm of the sum of exp(x), without overflow.", _logsumexp,
        (*torch_names("logsumexp", "t", "m", "s"),), samples(call(_X, -1), call(_H, 1, True), call(_X, (0, 1)))),
     composite("norm", "x: tensor, p: any = 2.0, dim: dims = None, keepdim: bool = False, dtype: dtype = None",
        "The p-norm of the elements over axes.", _norm, function_and_method("norm"),

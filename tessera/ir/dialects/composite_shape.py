@@ -16,10 +16,12 @@ from tessera.ir.record import OpRecord
 
 
 def rank_of(t: Any, x: Any) -> int:
+    """The rank of an argument."""
     return int(t.type_of(x).rank)
 
 
 def axis_of(t: Any, x: Any, dim: Any, extra: int = 0) -> int:
+    """A non-negative axis of x, or of x with ``extra`` more axes."""
     return int(t.context.axis(int(dim), rank_of(t, x) + extra))
 
 
@@ -281,15 +283,16 @@ OPS: tuple[OpRecord, ...] = (
     composite("movedim", "x: tensor, source: dims, destination: dims", "Axes moved to other places.", _movedim,
        function_and_method("movedim", "moveaxis"),
        samples(call(_X, 0, -1), call(_X, (0, 1), (2, 0))), ("movedim", "moveaxis")),
-    composite("view", "x: tensor, *shape: size", "reshape.", _view, ("torch.Tensor.view",),
+    composite("view", "x: tensor, *shape: size", "Another name of reshape.", _view, ("torch.Tensor.view",),
               samples(call(_X, size("B"), -1))),
-    composite("view_as", "x: tensor, other: tensor", "reshape to the shape of another tensor.", _reshape_as,
+    composite("view_as", "x: tensor, other: tensor", "Reshaped to the shape of another tensor.", _reshape_as,
        ("torch.Tensor.view_as", "torch.Tensor.reshape_as"), samples(call(T(("B", 6)), T(("B", 2, 3)))),
        ("view_as", "reshape_as")),
-    composite("expand_as", "x: tensor, other: tensor", "expand to the shape of another tensor.", _expand_as,
+    composite("expand_as", "x: tensor, other: tensor", "Expanded to the shape of another tensor.", _expand_as,
        ("torch.Tensor.expand_as",),
        samples(call(T(("D",)), _X))),
-    composite("broadcast_to", "x: tensor, *shape: size", "expand.", lambda t, x, *shape: t.expand(x, *shape),
+    composite("broadcast_to", "x: tensor, *shape: size", "Another name of expand.", lambda t, x,
+              *shape: t.expand(x, *shape),
        function_and_method("broadcast_to"),
        samples(call(T(("D",)), (3, size("D"))))),
     composite("flatten", "x: tensor, start_dim: dim = 0, end_dim: dim = -1", "Adjacent axes merged.", _flatten,

@@ -22,6 +22,7 @@ def _name(rank: int, axis: int) -> str:
 
 
 def meet(a: Dim, b: Dim) -> str:
+    """The message about two sizes that are contracted and differ."""
     return f"dimension `{a}` meets `{b}` in a contraction"
 
 

@@ -21,6 +21,7 @@ Placement = Any
 
 
 def attr_dtype(attrs: Attrs) -> DType:
+    """The attribute ``dtype``."""
     found = attrs["dtype"]
     assert isinstance(found, DType)
     return found
@@ -81,7 +82,7 @@ def _iota_eager(torch: Any, start: Any, step: Any, *, size: int, dtype: Any) -> 
 
 IOTA = OpRecord(
     "iota", Kind.CREATE, "start: tensor, step: tensor, size: size, dtype: dtype",
-    "start, start + step, start + 2 step, …",
+    "The progression start, start + step, start + 2 step, ….",
     _iota_infer, define=_iota_define, eager=_iota_eager,
     samples=samples(call(0, 1, size("S"), dtype("int64")), call(0.5, 0.25, size("S"), dtype("f32"))),
 )  # fmt: skip
@@ -302,14 +303,15 @@ OPS: tuple[OpRecord, ...] = (
                "Equal steps from start to end, both included.",
                _linspace, samples_=samples(call(-1.0, 2.0, 7), call(0, 1, size("S")), call(3.0, 4.0, 1))),
     _composite("logspace", f"start: tensor, end: tensor, steps: size, base: tensor = 10.0, *, {_DTYPE}",
-               "base to the powers of a linspace.", _logspace, samples_=samples(call(-1.0, 2.0, 5))),
+               "Powers of a base to the numbers of a linspace.", _logspace, samples_=samples(call(-1.0, 2.0, 5))),
     _composite("eye", f"n: size, m: size = None, *, {_DTYPE}", "Ones on the diagonal.", _eye,
                samples_=samples(call(size("S")), call(3, 4, dtype="bool"))),
     _composite("tril", "x: tensor, diagonal: int = 0", "The lower triangle; zeros above.", _triangle(False),
                "torch.{0} torch.Tensor.{0}", ("tril",), samples(*_SQUARE)),
     _composite("triu", "x: tensor, diagonal: int = 0", "The upper triangle; zeros below.", _triangle(True),
                "torch.{0} torch.Tensor.{0}", ("triu",), samples(*_SQUARE)),
-    _composite("one_hot", "x: tensor, num_classes: size = -1", "1 at the class number along a new last axis.", _one_hot,
+    _composite("one_hot", "x: tensor, num_classes: size = -1",
+               "Zeros with a 1 at the class number, along a new last axis.", _one_hot,
                "torch.nn.functional.one_hot", samples_=samples(call(T(("B", "S"), "int64", 4), 4))),
     _composite("tensor", f"data: any, *, {_DTYPE}", "A constant from numbers.", _tensor,
                samples_=samples(call(2.5), call([1, 2, 3]), call([[True, False]]), call([[1.0], [2.0]], dtype="bf16"))),

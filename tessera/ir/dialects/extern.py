@@ -429,7 +429,7 @@ PREFIX_OPS: tuple[OpRecord, ...] = (
             lambda x, *, dim: np.cumprod(x, dim) if x.ndim else x, lambda torch, x, *, dim: torch.cumprod(x, dim),
             call_=_cumulative("cumprod"),
             torch=_tm("cumprod"), as_=_wide_ints, samples_=samples(*_FIRST)),
-    _record("logcumsumexp", "x: tensor, dim: dim", "logsumexp of all prefixes along an axis.", _like(None),
+    _record("logcumsumexp", "x: tensor, dim: dim", "The logsumexp of all prefixes along an axis.", _like(None),
             _logcumsumexp_reference,
             lambda torch, x, *, dim: torch.logcumsumexp(x, dim), call_=_cumulative("logcumsumexp"),
             torch=_tm("logcumsumexp"),

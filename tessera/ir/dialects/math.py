@@ -188,13 +188,13 @@ ARITHMETIC_OPS: tuple[OpRecord, ...] = (
     _binary("fmax", "The larger value; a NaN loses.", call=_either_way("fmax", "logical_or"), dtypes="f32 int32 bool"),
     _binary("atan2", "Angle of the point (other, x).", FLOATING, also="arctan2", flops=20),
     _binary("copysign", "Magnitude of x with the sign of other.", FLOATING),
-    _binary("hypot", "sqrt(x² + other²) without overflow in between.", _FLOATS_ONLY, flops=5),
+    _binary("hypot", "The length sqrt(x² + other²), without overflow in between.", _FLOATS_ONLY, flops=5),
     _binary("nextafter", "The next representable value from x toward other.", _FLOATS_ONLY, dtypes="f32"),
     _unary("neg", "The negative.", also="negative", rule=ARITHMETIC, dtypes="f32 bf16 int32",
            more=("torch.Tensor.__neg__",)),
     _unary("abs", "The absolute value.", also="absolute", rule=ARITHMETIC, dtypes="f32 bf16 int32",
            more=("torch.Tensor.__abs__",)),
-    _unary("sign", "-1, 0 or 1.", also="sgn", rule=ARITHMETIC, call=_sign, dtypes="f32 bf16 int32 bool"),
+    _unary("sign", "The sign: -1, 0 or 1.", also="sgn", rule=ARITHMETIC, call=_sign, dtypes="f32 bf16 int32 bool"),
     _unary("floor", "The largest integer not above.", rule=ARITHMETIC, call=_whole("floor"), dtypes="f32 bf16 int32"),
     _unary("ceil", "The smallest integer not below.", rule=ARITHMETIC, call=_whole("ceil"), dtypes="f32 bf16 int32"),
     _unary("trunc", "The integer toward zero.", also="fix", rule=ARITHMETIC, call=_whole("trunc"),
@@ -205,15 +205,15 @@ ARITHMETIC_OPS: tuple[OpRecord, ...] = (
 
 FLOAT_OPS: tuple[OpRecord, ...] = (
     _unary("sqrt", "Square root.", (0.0, 8.0), flops=4),
-    _unary("rsqrt", "1 / sqrt(x).", _POSITIVE, flops=4),
-    _unary("reciprocal", "1 / x.", _POSITIVE, flops=2),
-    _unary("exp", "e to the power x."),
-    _unary("exp2", "2 to the power x.", special="exp2"),
-    _unary("expm1", "exp(x) - 1, exact near 0.", special="expm1"),
+    _unary("rsqrt", "The reciprocal square root, 1 / sqrt(x).", _POSITIVE, flops=4),
+    _unary("reciprocal", "The reciprocal, 1 / x.", _POSITIVE, flops=2),
+    _unary("exp", "The exponential function, e to the power x."),
+    _unary("exp2", "The power 2 to the x.", special="exp2"),
+    _unary("expm1", "The difference exp(x) - 1, exact near 0.", special="expm1"),
     _unary("log", "Natural logarithm.", _POSITIVE),
     _unary("log2", "Logarithm to base 2.", _POSITIVE),
     _unary("log10", "Logarithm to base 10.", _POSITIVE),
-    _unary("log1p", "log(1 + x), exact near 0.", (-0.9, 8.0), special="log1p"),
+    _unary("log1p", "The logarithm log(1 + x), exact near 0.", (-0.9, 8.0), special="log1p"),
     _unary("sin", "Sine."),
     _unary("cos", "Cosine."),
     _unary("tan", "Tangent.", (-1.4, 1.4)),
@@ -227,15 +227,16 @@ FLOAT_OPS: tuple[OpRecord, ...] = (
     _unary("acosh", "Inverse hyperbolic cosine.", (1.0, 8.0), also="arccosh"),
     _unary("atanh", "Inverse hyperbolic tangent.", _UNIT, also="arctanh"),
     _unary("erf", "Error function.", special="erf", flops=20),
-    _unary("erfc", "1 - erf(x), exact for large x.", special="erfc", flops=20),
+    _unary("erfc", "The difference 1 - erf(x), exact for large x.", special="erfc", flops=20),
     _unary("erfinv", "Inverse of erf.", _UNIT, special="erfinv", flops=30),
     _unary("lgamma", "Logarithm of the absolute value of the gamma function.", (0.1, 8.0), special="gammaln", flops=40),
     _unary("digamma", "Derivative of lgamma.", (0.1, 8.0), special="psi digamma", flops=40),
-    _unary("sigmoid", "1 / (1 + exp(-x)).", special="expit", more=("torch.nn.functional.sigmoid",)),
+    _unary("sigmoid", "The logistic function, 1 / (1 + exp(-x)).", special="expit",
+           more=("torch.nn.functional.sigmoid",)),
     _unary("i0", "Modified Bessel function of order 0.", special="i0", flops=40),
-    _unary("i0e", "exp(-|x|) * i0(x).", where="s", methods=(), flops=40),
+    _unary("i0e", "The scaled Bessel function exp(-|x|) * i0(x).", where="s", methods=(), flops=40),
     _unary("i1", "Modified Bessel function of order 1.", where="s", methods=(), flops=40),
-    _unary("i1e", "exp(-|x|) * i1(x).", where="s", methods=(), flops=40),
+    _unary("i1e", "The scaled Bessel function exp(-|x|) * i1(x).", where="s", methods=(), flops=40),
 )  # fmt: skip
 
 _BIT_SAMPLES = samples(
@@ -270,7 +271,8 @@ def _fma_eager(torch: Any, x: Any, other: Any, addend: Any) -> Any:
 
 
 FMA = elementwise_record(
-    "fma", "x: tensor, other: tensor, addend: tensor", "x * other + addend, rounded once.", ARITHMETIC, where="",
+    "fma", "x: tensor, other: tensor, addend: tensor", "The sum x * other + addend, rounded once.", ARITHMETIC,
+    where="",
     methods=(), eager=_fma_eager, flops=2, dtypes="f32 int32",
 )  # fmt: skip
 
@@ -344,7 +346,8 @@ def _where_infer(ctx: InferContext, types: tuple[Type, ...], attrs: Mapping[str,
 
 
 WHERE = OpRecord(
-    "where", Kind.MAP, "condition: tensor, x: tensor, other: tensor", "x where the condition holds, other elsewhere.",
+    "where", Kind.MAP, "condition: tensor, x: tensor, other: tensor",
+    "Values of x where the condition holds, of other elsewhere.",
     _where_infer, _where_as, torch=("torch.where",),
     samples=samples(
         call(T(("B", "D"), "bool", "bool"), T(("B", "D")), T(("B", "D"))),

@@ -195,6 +195,7 @@ def _sized(name: str) -> Any:
 
 
 def as_dtype(x: Any) -> DType:
+    """The DType of a name; the parameters here are called ``dtype`` themselves."""
     return dtype(x)
 
 
@@ -284,7 +285,8 @@ OPS: tuple[OpRecord, ...] = (
                "Normal numbers of given mean and deviation.",
                _normal_like, ("torch.normal",), samples(call(T(("B", 3)), T(("B", 3), domain=(0.5, 2.0))),
                                                         call(1.0, 2.0, (4,)))),
-    composite("bernoulli", "x: tensor, p: tensor? = None", "1 with the given probability, else 0.", _bernoulli,
+    composite("bernoulli", "x: tensor, p: tensor? = None", "Ones with the given probability, zeros otherwise.",
+              _bernoulli,
                ("torch.bernoulli", "torch.Tensor.bernoulli"), samples(call(T(("B", 3), domain=(0.0, 1.0)))),
                ("bernoulli",)),
     composite("dropout", "x: tensor, p: tensor = 0.5, training: bool = True, inplace: bool = False",

@@ -88,6 +88,7 @@ class Size:
 
 
 def size(*factors: str | int, plus: int = 0) -> Size:
+    """A size argument: ``size("B", 3)`` is three times B."""
     return Size(factors, plus)
 
 

@@ -44,6 +44,7 @@ def dims_of(attr: Attr) -> tuple[Dim, ...]:
 
 
 def as_dim(attr: Attr) -> Dim:
+    """An attribute that holds one size."""
     assert isinstance(attr, Dim | int)
     return attr if isinstance(attr, Dim) else Dim.const(attr)
 
