@@ -62,8 +62,9 @@ def _refused(
     code, helps = suggestions(session, call, refused, operands, inner, places)
     labels: list[Label] = []
     sources = [_source(session, x, places) for x in operands]
-    for blame in refused.blame:
-        label = _label(call, blame, sources, places)
+    placed = [blame for blame in refused.blame if _has_place(blame, sources, places)]
+    for blame in placed + [blame for blame in refused.blame if blame not in placed]:
+        label = _label(call, _seen(blame, operands, sources), sources, places)
         if label is not None and all((label.span, label.text) != (old.span, old.text) for old in labels):
             labels.append(label)
     if call.span is not None and not labels:
@@ -75,7 +76,8 @@ def _refused(
         written = call.name if call.form == "operator" else f"{call.name}"
         if inner.record.name not in ("cast",) and _composite(session, call):
             notes.append(Note(f"inside `{written}`, at its `{inner.record.name}`"))
-    all_helps = [*helps, *(Help(text) for text in refused.helps if not helps)]
+    own = not helps and (inner is None or not _composite(session, call) or len(placed) == len(refused.blame))
+    all_helps = [*helps, *(Help(text) for text in refused.helps if own)]
     return Diagnostic(code or refused.code, refused.message, tuple(labels), tuple(notes), tuple(all_helps))
 
 
@@ -114,9 +116,44 @@ def _label(call: Call, blame: Blame, operands: Sequence[Operand], places: Sequen
     if call.span is None:
         return None
     place = _place_of(blame, operands, places)
-    if place is None or place.span is None:
-        return Label(call.span, blame.text)
+    if place is None:
+        return _bearer(blame, operands, places) or Label(call.span, blame.text)
+    if place.span is None:
+        return Label(call.span, _said_of(blame, place.name))
     return Label(place.span, _said_of(blame, place.name))
+
+
+def _seen(blame: Blame, operands: Sequence[Operand], sources: Sequence[Operand]) -> Blame:
+    """What is said of an operand, as it looks where the user wrote it: a composite may have turned it around."""
+    n = blame.operand
+    if n is None or blame.axis is None or not 0 <= n < len(operands) or operands[n] is sources[n]:
+        return blame
+    size, source = operands[n].type.dims[blame.axis], sources[n]
+    dims = source.type.dims if isinstance(source, Value) else ()
+    return Blame(n, dims.index(size), f"`{size}`, {_which(dims.index(size), len(dims))}") if size in dims else blame
+
+
+def _which(axis: int, rank: int) -> str:
+    return "last dim" if axis == rank - 1 else f"dim {axis}"
+
+
+def _has_place(blame: Blame, operands: Sequence[Operand], places: Sequence[Place]) -> bool:
+    place = _place_of(blame, operands, places)
+    return place is not None and place.span is not None
+
+
+def _bearer(blame: Blame, operands: Sequence[Operand], places: Sequence[Place]) -> Label | None:
+    """A label under the argument that a size came in with, for an operand that a composite made on the way."""
+    operand = operands[blame.operand] if blame.operand is not None and 0 <= blame.operand < len(operands) else None
+    if not isinstance(operand, Value) or blame.axis is None:
+        return None
+    size = operand.type.dims[blame.axis]
+    for place in places:
+        dims = place.handle._value.type.dims
+        if place.span is not None and not size.is_const and size in dims:
+            said = f"`{size}`, {_which(dims.index(size), len(dims))}"
+            return Label(place.span, said + (f" of `{place.name}`" if place.name else ""))
+    return None
 
 
 def _place_of(blame: Blame, operands: Sequence[Operand], places: Sequence[Place]) -> Place | None:
@@ -146,10 +183,24 @@ def _said_of(blame: Blame, name: str) -> str:
 def argument_places(call: Call) -> Iterator[Place]:
     """The tensor arguments of a call with their places in the source, one level of nesting deep."""
     parts = None if call.span is None else expression_parts(call.span)
+    if call.form == "subscript":
+        yield from _subscripted(call, parts)
+        return
     for n, x in enumerate(call.args):
         yield from _argument(x, _positional(call, parts, n))
     for key, x in call.kwargs.items():
         yield from _argument(x, None if parts is None else parts.keywords.get(key))
+
+
+def _subscripted(call: Call, parts: ExpressionParts | None) -> Iterator[Place]:
+    """``x[i, j]`` and ``x[i, j] = value``: the value assigned stands outside the expression that is known."""
+    x, key, *value = call.args
+    items = key if isinstance(key, tuple) else (key,)
+    spans = [] if parts is None or parts.kind != "subscript" else list(parts.operands)
+    for n, one in enumerate((x, *items)):
+        yield from _argument(one, spans[n] if n < len(spans) else None)
+    for one in value:
+        yield from _argument(one, None)
 
 
 def _argument(x: Any, span: Span | None) -> Iterator[Place]:
@@ -167,11 +218,23 @@ def _positional(call: Call, parts: ExpressionParts | None, place: int) -> Span |
     if parts is None:
         return None
     operands = list(parts.operands)
-    if call.form in ("method", "attribute") and parts.receiver is not None:
+    if parts.receiver is not None and _is_method(call, parts):
         operands = [parts.receiver, *(parts.operands if parts.kind == "call" else ())]
     elif call.form == "operator" and parts.kind not in ("binary", "unary", "compare"):
         return None
     return operands[place] if place < len(operands) else None
+
+
+def _is_method(call: Call, parts: ExpressionParts) -> bool:
+    """Whether the receiver in the source is the first argument, and not a module that the function is in."""
+    if parts.kind != "call" or parts.receiver is None:
+        return True
+    given, written = len(call.args) + len(call.kwargs), len(parts.operands) + len(parts.keywords)
+    words = (parts.receiver.text() or "").split(".")
+    if call.code is None or not all(map(str.isidentifier, words)):
+        return given != written
+    known = (*call.code.co_varnames, *call.code.co_cellvars, *call.code.co_freevars)
+    return words[0] in known and given != written
 
 
 def name_at(span: Span | None, handle: TensorHandle) -> str:

@@ -111,9 +111,12 @@ class TraceContext(InferContext):
 
 @dataclass
 class TryContext(InferContext):
-    """Judges without consequences; an anonymous size never fits by itself."""
+    """Judges without consequences: only what holds for all sizes holds."""
 
     flexible: set[str] = field(default_factory=set)
+
+    def holds(self, kind: str, left: Dim, right: Dim, why: str = "") -> bool:
+        return left is right or _JUDGES[kind](left, right, self.facts) is Verdict.PROVED
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ place.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -18,8 +18,9 @@ from tessera.frontend.handles import PoisonHandle, SizeHandle, TensorHandle
 from tessera.frontend.invert import invert
 from tessera.frontend.session import Call, Session, current
 from tessera.frontend.spec import FunctionSpec
+from tessera.frontend.suggest import exchange, reshape_help
 from tessera.ir.dim import Dim
-from tessera.ir.types import TensorType
+from tessera.ir.types import TensorType, Type
 
 #: Tessera functions that call each other deeper than this do not end.
 DEEPEST = 200
@@ -48,10 +49,10 @@ def inline_call(spec: FunctionSpec, args: Sequence[Any], kwargs: Mapping[str, An
     session = current()
     if session is None:
         raise TraceError(f"`{spec.name}` is called with a value of a trace that has ended", code="TSR0406")
-    call = session.site(spec.name, "function", (*args, *kwargs.values()), {})
+    call = session.site(spec.name, "function", args, kwargs)
     if len(session.scopes) > DEEPEST:
         raise TraceError(f"`{spec.name}` calls itself without end", code="TSR0406")
-    if any(isinstance(x, PoisonHandle) for x in call.args):
+    if any(isinstance(x, PoisonHandle) for x in (*args, *kwargs.values())):
         return session.poison
     bound = bind_arguments(spec, args, kwargs, _is_traced(session))
     edge = _Boundary(session, spec, call, {}, {}, [x for x in bound.leaves if x.kind == "tensor"])
@@ -173,50 +174,66 @@ def _equal(edge: _Boundary, leaf: Leaf, handle: TensorHandle, declared: Dim, kno
         message = f"`{leaf.path}` of {edge.spec.name} has `{declared}` in dim {axis}, the argument has `{have}`"
     else:
         message = f"`{declared}` of {edge.spec.name} is `{known}` and `{have}`"
-    _fault(edge, leaf, handle, message)
+    _fault(edge, leaf, handle, message, known=known)
 
 
-def _fault(edge: _Boundary, leaf: Leaf, handle: TensorHandle, message: str, code: str = "TSR0211") -> None:
+def _fault(
+    edge: _Boundary, leaf: Leaf, handle: TensorHandle, message: str, code: str = "TSR0211", known: Dim | None = None
+) -> None:
     edge.faults += 1
+    helps = repairs(edge)
+    if edge.faults > 1 and helps:
+        return  # told already, with the same advice
     session = edge.session
     given = _argument_span(edge.call, handle)
     labels = [] if given is None else [Label(given, f"a {handle._value.type}", True)]
     if leaf.param.span is not None:
         labels.append(Label(leaf.param.span, f"declared {leaf.annotation}"))
-    names = dict.fromkeys(n for d in handle._value.type.dims for n in sorted(d.names()))  # type: ignore[union-attr]
+    dims = (() if known is None else (known,)) + handle._value.type.dims
+    names = dict.fromkeys(n for d in dims for n in sorted(d.names()))
     notes: list[Note] = [note for name in names if (note := origin(session, name)) is not None]
     error = DTypeError if code == "TSR0108" else ShapeError
-    session.fail(error, Diagnostic(code, message, tuple(labels), tuple(notes[:3]), tuple(swaps(edge))))
+    session.fail(error, Diagnostic(code, message, tuple(labels), tuple(notes[:3]), tuple(helps)))
 
 
 def _argument_span(call: Call, handle: TensorHandle) -> Span | None:
     return next((p.span for p in argument_places(call) if p.handle is handle and p.span is not None), call.span)
 
 
-def swaps(edge: _Boundary) -> list[Help]:
-    """A help when exchanging two tensor arguments makes every annotation fit."""
-    leaves = edge.leaves
+def repairs(edge: _Boundary) -> list[Help]:
+    """A help when exchanging two tensor arguments, or turning one around, makes every annotation fit."""
+    leaves = [x for x in edge.leaves if isinstance(x.value, TensorHandle) and x.annotation is not None]
+    types = [x.value._value.type for x in leaves]
     for one, other in combinations(range(len(leaves)), 2):
-        changed = list(leaves)
-        first, second = leaves[one], leaves[other]
-        changed[one] = replace(first, value=second.value)
-        changed[other] = replace(second, value=first.value)
-        if _fits(edge, changed):
-            return [Help(f"the arguments for `{first.path}` and `{second.path}` fit in the other order")]
+        changed = list(types)
+        changed[one], changed[other] = types[other], types[one]
+        if _fits(leaves, changed):
+            first, second = leaves[one], leaves[other]
+            text = f"the arguments for `{first.path}` and `{second.path}` fit in the other order"
+            given = [p.span for p in argument_places(edge.call) if p.handle is first.value or p.handle is second.value]
+            return [exchange(text, edge.call.span, [span for span in given if span is not None])]
+    for n, (leaf, type_) in enumerate(zip(leaves, types, strict=True)):
+        if not isinstance(type_, TensorType) or type_.rank < 2:
+            continue
+        turned = type_.with_dims((*type_.dims[:-2], type_.dims[-1], type_.dims[-2]))
+        if _fits(leaves, [*types[:n], turned, *types[n + 1 :]]):
+            place = next((p for p in argument_places(edge.call) if p.handle is leaf.value), None)
+            return [] if place is None else [reshape_help(place, ".T" if type_.rank == 2 else ".mT", turned)]
     return []
 
 
-def _fits(edge: _Boundary, leaves: Sequence[Leaf]) -> bool:
-    """Whether plain names and numbers of all annotations agree with these arguments."""
+def _fits(leaves: Sequence[Leaf], types: Sequence[Type]) -> bool:
+    """Whether plain names and numbers of all annotations agree with arguments of these types."""
     bound: dict[str, Dim] = {}
-    for leaf in leaves:
-        a, value = leaf.annotation, leaf.value
-        if a is None or a.dims is None or a.lead is not None or not isinstance(value, TensorHandle):
+    for leaf, found in zip(leaves, types, strict=True):
+        a = leaf.annotation
+        if a is None or a.dims is None:
             continue
-        found = value._value.type
-        if not isinstance(found, TensorType) or found.rank != len(a.dims) or not a.admits(found.dtype):
+        extra = (found.rank if isinstance(found, TensorType) else 0) - len(a.fixed)
+        if not isinstance(found, TensorType) or extra < 0 or (extra and a.lead is None) or not a.admits(found.dtype):
             return False
-        for d, have in zip(a.fixed, found.dims, strict=True):
+        at = next((n for n, d in enumerate(a.dims) if isinstance(d, Lead)), 0)
+        for d, have in zip(a.fixed, (*found.dims[:at], *found.dims[at + extra :]), strict=True):
             if d.is_name and bound.setdefault(next(iter(d.names())), have) is not have:
                 return False
             if d.is_const and d is not have:

@@ -152,6 +152,7 @@ class Session:
     def __post_init__(self) -> None:
         self.ops = TraceOps(self.builder, self.table.records)
         self.counts: dict[tuple[CodeType, int], int] = {}
+        self.dropped: dict[Value, Dropped] = {}
         self.poison: Any = PoisonHandle(self)
         self.open = True
 
@@ -169,8 +170,12 @@ class Session:
         """Append ``record`` called as the user called it; gives traced objects, or poison after an error."""
         call = self.site(name or record.name, form, args, kwargs, function)
         result = self.perform(call, lambda a, k: self.ops.invoke(record, *a, **k))
-        if isinstance(result, TensorHandle) and "keepdim" in record.attr_names:
-            result._dropped = _dropped(call, result)
+        if "keepdim" in record.attr_names:
+            for one in result if isinstance(result, tuple) else (result,):
+                if isinstance(one, TensorHandle):
+                    one._dropped = _dropped(call, one)
+                    if one._dropped is not None:
+                        self.dropped[one._value] = one._dropped
         return result
 
     def site(

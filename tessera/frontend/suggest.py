@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tessera.diag import Help, TesseraError
+from tessera.diag import Help, Span, TesseraError, expression_parts
 from tessera.frontend.handles import Dropped
 from tessera.frontend.session import Call, InnerRefused, Session
 from tessera.ir.dim import Dim
@@ -42,21 +42,34 @@ def suggestions(
         place = by_value.get(operand) if isinstance(operand, Value) else None
         if place is None or not isinstance(types[number], TensorType):
             continue
-        dropped = place.handle._dropped
-        if (
-            dropped is not None
-            and (kept := _kept(types[number], dropped)) is not None
-            and fits(_with(types, number, kept))
-        ):
-            return "TSR0217", [_keepdim_help(dropped)]
+        dropped = place.handle._dropped or _dropped_before(session, place.handle._value)
         widest = max(len(t.dims) for t in types if isinstance(t, TensorType))
-        for text, new in _reshaped(place.name, types[number]):
+        kept = None if dropped is None else _kept(types[number], dropped)
+        if dropped is not None and kept is not None and kept.rank <= widest and fits(_with(types, number, kept)):
+            return "TSR0217", [_keepdim_help(dropped)]
+        for after, new in _reshaped(types[number]):
             if new.rank <= widest and fits(_with(types, number, new)) is not None:
-                found.append(Help(f"`{text}` has type {new} and fits"))
+                found.append(reshape_help(place, after, new))
                 break
     if inner.record.kind is Kind.CONTRACT and len(types) == 2 and fits([types[1], types[0]]) is not None:
-        found.append(Help("the arguments fit in the other order"))
+        found.append(_order_help(call, inner, places))
     return "", found[:3]
+
+
+def _dropped_before(session: Session, value: Value) -> Dropped | None:
+    """A reduction that dropped a dim and whose result went through elementwise work since."""
+    makers = {result: op for op in session.builder.ops for result in op.results}
+    while value not in session.dropped:
+        op = makers.get(value)
+        whole = [] if op is None else [x for x in op.operands if isinstance(x, Value) and _rank(x) == _rank(value)]
+        if op is None or op.record.kind is not Kind.MAP or len(whole) != 1:
+            return None
+        value = whole[0]
+    return session.dropped[value]
+
+
+def _rank(x: Value) -> int:
+    return len(x.type.dims)  # type: ignore[union-attr]
 
 
 def _with(types: Sequence[Type], number: int, new: Type) -> list[Type]:
@@ -92,16 +105,49 @@ def _kept(t: Type, dropped: Dropped) -> TensorType | None:
 
 def _keepdim_help(dropped: Dropped) -> Help:
     axes = ", ".join(map(str, dropped.axes))
-    return Help(f"`{dropped.name}` dropped dim {axes}; with `keepdim=True` it stays as size 1 and broadcasts")
+    text = f"`{dropped.name}` dropped dim {axes}; with `keepdim=True` it stays as size 1 and broadcasts"
+    span = dropped.span
+    written = span.text() if isinstance(span, Span) else None
+    if not isinstance(span, Span) or written is None or not written.endswith(")") or "keepdim" in written:
+        return Help(text)
+    line, column = span.end_line, span.end_column - 1
+    return Help(text, Span(span.file, line, column, line, column), ", keepdim=True")
 
 
-def _reshaped(name: str, t: Any) -> Iterator[tuple[str, TensorType]]:
-    """Ways to give a tensor another shape without changing what it holds."""
-    shown = name if name.isidentifier() or not name else f"({name})"
+def _reshaped(t: Any) -> Iterator[tuple[str, TensorType]]:
+    """Ways to give a tensor another shape without changing what it holds, as what is written behind it."""
     if t.rank >= 2:
         *lead, a, b = t.dims
-        yield f"{shown}.{'T' if t.rank == 2 else 'mT'}", t.with_dims((*lead, b, a))
+        yield ".T" if t.rank == 2 else ".mT", t.with_dims((*lead, b, a))
     if t.rank >= 1:
-        yield f"{shown}.unsqueeze(-1)", t.with_dims((*t.dims, Dim.const(1)))
+        yield ".unsqueeze(-1)", t.with_dims((*t.dims, Dim.const(1)))
     if t.rank >= 2:
-        yield f"{shown}.unsqueeze(-2)", t.with_dims((*t.dims[:-1], Dim.const(1), t.dims[-1]))
+        yield ".unsqueeze(-2)", t.with_dims((*t.dims[:-1], Dim.const(1), t.dims[-1]))
+
+
+def reshape_help(place: Place, after: str, new: TensorType) -> Help:
+    """Advice to write something behind an operand; in brackets unless it binds as tightly."""
+    written = None if place.span is None else place.span.text()
+    if place.span is None or written is None:
+        return Help(f"`{place.name}{after}` has type {new} and fits")
+    parts = expression_parts(place.span)
+    tight = written.isidentifier() or (parts is not None and parts.kind in ("call", "subscript", "attribute"))
+    fixed = f"{written}{after}" if tight else f"({written}){after}"
+    said = f"`{fixed}` has" if place.name else f"with `{after}` it has"
+    return Help(f"{said} type {new} and fits", place.span, fixed)
+
+
+def _order_help(call: Call, inner: InnerRefused, places: Sequence[Place]) -> Help:
+    """Advice to exchange the two operands, spelled out where they stand side by side."""
+    spans = [p.span for x in inner.operands for p in places if p.handle._value is x and p.span is not None]
+    return exchange("the arguments fit in the other order", call.span, spans)
+
+
+def exchange(text: str, whole: Span | None, spans: Sequence[Span]) -> Help:
+    """Advice to exchange two parts of an expression; with the fix when all of it is on one line."""
+    lines = {n for s in (*spans, whole) if s is not None for n in (s.line, s.end_line)}
+    if whole is None or len(spans) != 2 or len(lines) != 1:
+        return Help(text)
+    (first, second), written = sorted(spans, key=lambda s: s.column), whole.text() or ""
+    a, b, c, d = (n - whole.column for n in (first.column, first.end_column, second.column, second.end_column))
+    return Help(text, whole, written[:a] + written[c:d] + written[b:c] + written[a:b] + written[d:])
