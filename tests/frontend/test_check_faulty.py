@@ -300,6 +300,8 @@ def test_text_of_a_contraction() -> None:
         'note: `D` comes from x: Tensor["B", "S", "D"] at FILE',
         'note: `F` comes from w: Tensor["F", "D"] at FILE',
         "help: `w.T` has type f32[D, F] and fits",
+        "|     return x @ w.T",
+        "|                ~~~",
     ]
 
 

@@ -93,7 +93,8 @@ def test_both_sides_are_named() -> None:
     assert [(label.span.text(), label.text) for label in found.labels] == [
         ("g", "a f32[T]"), ('Tensor["D"]', 'declared Tensor["D"]'),
     ]  # fmt: skip
-    assert [n.text for n in found.notes] == ['`T` comes from q: Tensor["A", "T", "E"]']
+    origin = 'comes from q: Tensor["A", "T", "E"]'
+    assert [n.text for n in found.notes] == [f"`E` {origin}", f"`T` {origin}"]
 
 
 def test_rank_and_dtype() -> None:
