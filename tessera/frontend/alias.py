@@ -282,7 +282,7 @@ def _undo(session: Session, step: Operation, before: Value, after: Value) -> Val
         order = [int(n) for n in step.attrs["dims"]]  # type: ignore[union-attr,arg-type]
         return ops.permute(part, [order.index(n) for n in range(len(order))]).value
     if name in _DENSE:
-        return ops.reshape(part, before.type.dims).value  # type: ignore[union-attr]
+        return ops.reshape(part, before.type.dims).value
     if name == "slice":
         at = step.attrs
         return ops.slice_update(whole, part, at["dim"], at["start"], at["stop"], at["step"]).value

@@ -136,7 +136,9 @@ class Arguments:
 
     def _param(self, p: ParamSpec, inputs: list[Any], anonymous: list[str]) -> Tree:
         if p.how != "plain":
-            return Tree("tuple" if p.how == "args" else "dict")
+            several = 2 if p.how == "args" and p.hint.tensors() else 0
+            members = [self._hinted(p.hint, f"{p.name}_{n}", inputs, anonymous) for n in range(several)]
+            return Tree("tuple" if p.how == "args" else "dict", tuple(members))
         if p.name == "self" and p.kind == "static" and p.default is EMPTY:
             inputs.append(self.receiver)
             return LEAF

@@ -255,7 +255,7 @@ def _dims(refused: Refused, operands: Sequence[Operand]) -> list[Dim]:
         if blame.operand is None or not 0 <= blame.operand < len(operands):
             continue
         operand = operands[blame.operand]
-        dims = operand.type.dims if isinstance(operand, Value) else ()  # type: ignore[union-attr]
+        dims = operand.type.dims if isinstance(operand, Value) else ()
         found.extend(dims if blame.axis is None else dims[blame.axis : blame.axis + 1 or None])
     return found
 

@@ -20,15 +20,16 @@ class TraceContext(InferContext):
     """An ``InferContext`` that knows which names are anonymous, and the actual sizes once there are any.
 
     ``flexible`` holds the names of sizes that no annotation names: two of them may be equal, and whether
-    they are is decided when there are ``hints``. ``stand_ins`` are numbers that stand for a name during a
-    check. ``open`` lists what could not be decided without them. ``choices`` are the answers that Python
-    code was given about sizes; they become guards.
+    they are is decided when there are ``hints``; ``numbers`` are those that an int argument gives.
+    ``stand_ins`` are numbers that stand for a name during a check. ``open`` lists what could not be decided
+    without them. ``choices`` are the answers that Python code was given about sizes; they become guards.
     """
 
     hints: Mapping[str, int] | None = None
     flexible: set[str] = field(default_factory=set)
     open: list[Obligation] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
+    numbers: frozenset[str] = frozenset()
     named: set[str] = field(default_factory=set)
     stand_ins: Mapping[int, str] = field(default_factory=dict)
     refuted: tuple[str, Dim, Dim] | None = None
@@ -45,6 +46,9 @@ class TraceContext(InferContext):
         if self.flexible.isdisjoint(names):
             self.refuted = (kind, left, right)
             return False
+        if self.hints is None and kind == "eq" and self._never(left, right):
+            self.refuted = (kind, left, right)
+            return False
         if self.hints is None:
             self.open.append(Obligation(kind, left, right, "open", why, self.span))
             return True
@@ -55,6 +59,13 @@ class TraceContext(InferContext):
         if kind == "eq":
             self.facts = self.facts.with_eq(left, right)
         return True
+
+    def _never(self, left: Dim, right: Dim) -> bool:
+        """Whether an int argument, which may be any size of at least 2, cannot make two sizes equal."""
+        if not (left.names() | right.names()) & self.flexible <= self.numbers:
+            return False
+        sides = (judge_ge(left, right, self.facts), judge_ge(right, left, self.facts))
+        return Verdict.REFUTED in sides
 
     def _stands_apart(self, left: Dim, right: Dim) -> bool:
         """Whether a stand-in number meets another name: these are different sizes."""

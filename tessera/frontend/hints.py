@@ -7,6 +7,7 @@ from __future__ import annotations
 import ast
 import builtins
 import dataclasses
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -101,10 +102,7 @@ def _union(members: tuple[object, ...], scope: Mapping[str, object], depth: int,
     rest = [h for h in hints if h.kind != "none"]
     optional = len(rest) < len(hints)
     if len(rest) == 1:
-        one = rest[0]
-        if one.kind in ("static", "scalar"):
-            return dataclasses.replace(one, optional=optional)
-        return dataclasses.replace(one, optional=optional)
+        return dataclasses.replace(rest[0], optional=optional)
     if any(h.tensors() for h in rest):
         return Hint("union", members=tuple(rest), optional=optional)
     if any(h.kind == "scalar" for h in rest) and not isinstance(whole, Union):
@@ -129,7 +127,7 @@ def _generic(origin: object, args: tuple[object, ...], scope: Mapping[str, objec
 
 def _fields(cls: type, depth: int) -> Hint:
     """A dataclass or named tuple; plain Python value when no field holds a tensor."""
-    scope = vars(__import__("sys").modules.get(cls.__module__, builtins))
+    scope = vars(sys.modules.get(cls.__module__, builtins))
     if dataclasses.is_dataclass(cls):
         given: dict[str, object] = {f.name: f.type for f in dataclasses.fields(cls)}
     else:
@@ -209,20 +207,10 @@ def _value(node: ast.expr, scope: Mapping[str, object], in_tensor: bool) -> obje
 
 
 def _subscript(node: ast.expr, base: object, index: ast.expr, scope: Mapping[str, object]) -> object:
-    tensor = base is Tensor
-    items = _value(index, scope, tensor)
-    if not tensor and isinstance(items, tuple):
-        items = tuple(item.members if isinstance(item, Union) and False else item for item in items)
+    items = _value(index, scope, base is Tensor)
     try:
-        return base[_unioned(items)]  # type: ignore[index]
+        return base[items]  # type: ignore[index]
     except TesseraError:
         raise
     except Exception as error:
         raise _unresolved(ast.unparse(node), str(error)) from None
-
-
-def _unioned(items: object) -> object:
-    """Our own unions as typing's, for subscripts of typing's generics."""
-    if isinstance(items, tuple):
-        return tuple(_unioned(item) for item in items)
-    return items

@@ -87,7 +87,10 @@ def _unify(edge: _Boundary, leaves: Sequence[Leaf]) -> None:
             continue
         handle = leaf.value if isinstance(leaf.value, TensorHandle) else edge.session.capture(leaf.value)
         if isinstance(handle._value.type, TensorType):
+            known, faults = set(edge.bound), edge.faults
             _tensor(edge, leaf, handle, leaf.annotation, handle._value.type, later)
+            if edge.faults > faults:  # what a wrong argument binds says nothing about the others
+                edge.bound = {name: size for name, size in edge.bound.items() if name in known}
     _expressions(edge, later)
 
 
@@ -152,7 +155,7 @@ def _expressions(edge: _Boundary, later: list[tuple[Leaf, TensorHandle, Dim, int
     while pending:
         rest = []
         for leaf, handle, d, axis in pending:
-            have = handle._value.type.dims[axis]  # type: ignore[union-attr]
+            have = handle._value.type.dims[axis]
             unknown = d.names() - edge.bound.keys()
             if not unknown:
                 _equal(edge, leaf, handle, d, d.substitute(edge.bound), have, axis)

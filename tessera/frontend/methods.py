@@ -96,13 +96,19 @@ def _zero(self: TensorHandle) -> Any:
     return _fill(self, 0)
 
 
+def _new_tensor(self: TensorHandle, data: Any, dtype: Any = None, **_: Any) -> Any:
+    session = self._session
+    dtype = self._value.type.dtype if dtype is None else dtype
+    return session.apply(session.table.records["tensor"], (data,), {"dtype": dtype}, "method", "new_tensor")
+
+
 def _unbind(self: TensorHandle, dim: int = 0) -> Any:
     """The slices of one axis. How many there are is a size that Python needs to know."""
     return tuple(alias.view(self, "select", (dim, n), {}) for n in range(int(_size(self, dim))))
 
 
 def _size(self: TensorHandle, dim: int) -> Any:
-    dims = self._value.type.dims  # type: ignore[union-attr]
+    dims = self._value.type.dims
     if not -len(dims) <= dim < len(dims):
         return 0
     return self._session.size(dims[dim])
@@ -161,7 +167,7 @@ def _stride(self: TensorHandle, dim: int | None = None) -> Any:
 OWN: Mapping[str, Method] = MappingProxyType({
     **{name: (lambda self, _d=dtype, **_: cast(self, _d)) for name, dtype in _CASTS.items()},
     "to": _to, "type_as": _to, "type": _type, "clone": _clone, "contiguous": _contiguous, "detach": alias.same,
-    "unbind": _unbind, "split": _split, "cpu": _same_device, "cuda": _same_device,
+    "unbind": _unbind, "split": _split, "new_tensor": _new_tensor, "cpu": _same_device, "cuda": _same_device,
     "requires_grad_": _mutating_setting, "detach_": _mutating_setting, "retain_grad": _mutating_setting,
     "register_hook": _mutating_setting, "view": _view, "view_as": lambda self, other: _view(self, other.shape),
     "reshape_as": _as("reshape"), "expand_as": _as("expand"), "copy_": _copy, "fill_": _fill, "zero_": _zero,

@@ -7,22 +7,40 @@ one table look-up an operation, needs no source text and never guesses from line
 from __future__ import annotations
 
 import dis
-from functools import lru_cache
+from collections.abc import Callable
 from types import CodeType
+from typing import Final, Generic, TypeVar
+
+T = TypeVar("T")
 
 _STORES = ("STORE_FAST", "STORE_NAME", "STORE_DEREF", "STORE_GLOBAL")
 _SKIPPED = ("COPY", "SWAP", "EXTENDED_ARG", "CACHE", "NOP")
 
 
-@lru_cache(maxsize=1024)
-def targets(code: CodeType) -> dict[int, tuple[str, ...]]:
+class PerCode(Generic[T]):
+    """Remembers what ``make`` finds in each code object. Keyed by identity: a code object's hash reads all of it."""
+
+    def __init__(self, make: Callable[[CodeType], T], most: int = 4096) -> None:
+        self._make, self._most = make, most
+        self._known: dict[int, tuple[CodeType, T]] = {}
+
+    def __call__(self, code: CodeType) -> T:
+        found = self._known.get(id(code))
+        if found is None:
+            if len(self._known) >= self._most:
+                self._known.clear()
+            found = self._known[id(code)] = (code, self._make(code))
+        return found[1]
+
+
+def stored_names(code: CodeType) -> dict[int, tuple[str, ...]]:
     """For each instruction whose value is stored at once: its byte offset and the names it goes to.
 
     >>> def f(x):
     ...     y = x + 1
     ...     a, b = divmod(y, 2)
     ...     return a
-    >>> list(targets(f.__code__).values())
+    >>> list(stored_names(f.__code__).values())
     [('y',), ('a', 'b')]
     """
     found: dict[int, tuple[str, ...]] = {}
@@ -34,6 +52,9 @@ def targets(code: CodeType) -> dict[int, tuple[str, ...]]:
         if names:
             found[instruction.offset] = names
     return found
+
+
+targets: Final = PerCode(stored_names)
 
 
 def _stored_after(instructions: list[dis.Instruction], place: int) -> tuple[str, ...]:

@@ -6,12 +6,14 @@ says what to write instead.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NoReturn
 
 from tessera.diag import Diagnostic, Help, Label, TraceError, caller_span
 from tessera.frontend import alias, methods
+from tessera.frontend.classes import asks
 from tessera.frontend.decide import number
 from tessera.frontend.handles import PoisonHandle, Stopped, TensorHandle
 from tessera.frontend.interop import dispatch
@@ -32,6 +34,10 @@ class Proxy(TensorHandle):
     __array_ufunc__ = None  # NumPy's scalars leave `scalar * tensor` to the tensor
     __hash__ = object.__hash__
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return self._session.table.tensor_class if asks(sys._getframe(1)) else type(self)
+
     @classmethod
     def __torch_function__(
         cls,
@@ -47,7 +53,7 @@ class Proxy(TensorHandle):
     @property
     def shape(self) -> Shape:
         session = self._session
-        dims = self._value.type.dims  # type: ignore[union-attr]
+        dims = self._value.type.dims
         session.shapes_read.append((self._value.name, len(dims)))
         del session.shapes_read[:-4]
         return Shape(session.size(d) for d in dims)
@@ -66,7 +72,7 @@ class Proxy(TensorHandle):
 
     @property
     def ndim(self) -> int:
-        return self._value.type.rank  # type: ignore[union-attr]
+        return self._value.type.rank
 
     def dim(self) -> int:
         """The rank."""
@@ -248,7 +254,10 @@ def _operator(record: str, swap: bool) -> Callable[..., Any]:
 
 
 def _is_operand(x: Any) -> bool:
-    return not isinstance(x, str | bytes | dict | list | tuple | set | type(None))
+    return isinstance(x, TensorHandle) or not isinstance(x, _NO_OPERANDS)
+
+
+_NO_OPERANDS = (str, bytes, dict, list, tuple, set, type(None))
 
 
 def _update(record: str) -> Callable[[Any, Any], Any]:
@@ -272,6 +281,10 @@ class Scalar(Proxy):
 
     __slots__ = ()
     __hash__ = object.__hash__
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return float if asks(sys._getframe(1)) else Scalar
 
     def __float__(self) -> float:
         return self._session.scalar_value(self)
@@ -317,6 +330,10 @@ class Poison(PoisonHandle):
     __slots__ = ()
     __array_priority__ = 2000
     __hash__ = object.__hash__
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return self._session.table.tensor_class if asks(sys._getframe(1)) else Poison
 
     @classmethod
     def __torch_function__(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from tessera.diag import Diagnostic, DTypeError, Label, Note, ShapeError, Span
+from tessera.diag import Diagnostic, DTypeError, Label, Note, ShapeError, Span, expression_parts
 from tessera.frontend.annotation import Lead, TensorAnnotation
 from tessera.frontend.handles import PoisonHandle, SizeHandle, TensorHandle
 from tessera.frontend.hints import Hint
@@ -52,64 +53,77 @@ def check(session: Session, spec: FunctionSpec, result: Any, args: Sequence[Any]
     compare(session, spec, result, own_scope(session, spec, args))
 
 
+@dataclass(frozen=True, slots=True)
+class _At:
+    """Where a part of the result is annotated and made, and the dim names in its annotation."""
+
+    span: Span | None
+    made: Span | None
+    names: tuple[str, ...]
+
+
 def compare(session: Session, spec: FunctionSpec, result: Any, scope: Scope) -> None:
     """As ``check``, with the names meaning what ``scope`` says."""
     if spec.returns.kind == "any":
         return
-    place = returned_at(session) or spec.returns_span
-    pending: list[tuple[Any, Hint, str]] = [(result, spec.returns, "")]
+    pending: list[tuple[Any, Hint, str, Span | None]] = [(result, spec.returns, "", spec.returns_span)]
     while pending:
-        value, hint, path = pending.pop()
+        value, hint, path, place = pending.pop()
+        at = _At(place, _made_at(session, spec, value), tuple(n for a in hint.tensors() for n in a.names))
         if isinstance(value, PoisonHandle):
             continue
         if hint.kind == "union":
-            _any_of(session, spec, value, hint, scope, place)
+            _any_of(session, spec, value, hint, scope, at)
             continue
         if hint.kind == "tensor" and hint.annotation is not None:
-            _tensor(session, spec, value, hint, path, scope, place)
+            _tensor(session, spec, value, hint, path, scope, at)
             continue
         found = None if isinstance(value, TensorHandle | SizeHandle) else parts(value)
         if found is None or not hint.members:
             if hint.kind == "tuple" and hint.tensors():
-                _wrong(session, spec, f"one value where {len(hint.members)} are annotated", "one value", place)
+                _wrong(session, spec, f"one value where {len(hint.members)} are annotated", "one value", at)
             continue
         kind, keys, members = found
+        places = _members(place, len(members))
         if hint.kind == "tuple" and not hint.variadic and len(members) != len(hint.members):
             _wrong(
                 session,
                 spec,
                 f"{len(members)} results where {len(hint.members)} are annotated",
                 f"{len(members)} results",
-                place,
+                at,
             )
             continue
         for n, member in reversed(list(enumerate(members))):
             key = keys[n] if keys else n
-            pending.append(
-                (
-                    member,
-                    hint.part(key, n),
-                    f"{path}.{key}" if kind in ("named", "data") else f"{path}[{key!r}]",
-                )
-            )
+            where = f"{path}.{key}" if kind in ("named", "data") else f"{path}[{key!r}]"
+            pending.append((member, hint.part(key, n), where, places[n]))
 
 
-def returned_at(session: Session) -> Span | None:
-    """Where the result was written; the session does not see the return statement, so this is the last
-    operation's place.
-    """
-    return None
+def _members(place: Span | None, count: int) -> list[Span | None]:
+    """Where the annotations of a tuple's members stand."""
+    parts = None if place is None else expression_parts(place)
+    items = parts.operands[1:] if parts is not None and parts.kind == "subscript" else ()
+    return [items[n] if len(items) == count else place for n in range(count)]
 
 
-def _any_of(session: Session, spec: FunctionSpec, value: Any, hint: Hint, scope: Scope, place: Span | None) -> None:
+def _made_at(session: Session, spec: FunctionSpec, value: Any) -> Span | None:
+    """The expression of the function itself that a result comes from."""
+    if not isinstance(value, TensorHandle):
+        return None
+    made = next((op.span for op in reversed(session.builder.ops) if value._value in op.results), None)
+    return made if made is not None and made.function == spec.function.__qualname__ else None
+
+
+def _any_of(session: Session, spec: FunctionSpec, value: Any, hint: Hint, scope: Scope, at: _At) -> None:
     ranks = []
     for member in hint.members:
         a = member.annotation
         if a is None or not isinstance(value, TensorHandle):
             return
         type_ = value._value.type
-        if a.dims is None or a.lead is not None or len(a.dims) == type_.rank:  # type: ignore[union-attr]
-            _tensor(session, spec, value, member, "", scope, place)
+        if a.dims is None or a.lead is not None or len(a.dims) == type_.rank:
+            _tensor(session, spec, value, member, "", scope, at)
             return
         ranks.append(str(len(a.dims)))
     _wrong(
@@ -117,13 +131,11 @@ def _any_of(session: Session, spec: FunctionSpec, value: Any, hint: Hint, scope:
         spec,
         f"a result of rank {value._value.type.rank} where {' or '.join(ranks)} is annotated",
         f"a {value._value.type}",
-        place,
+        at,
     )
 
 
-def _tensor(
-    session: Session, spec: FunctionSpec, value: Any, hint: Hint, path: str, scope: Scope, place: Span | None
-) -> None:
+def _tensor(session: Session, spec: FunctionSpec, value: Any, hint: Hint, path: str, scope: Scope, at: _At) -> None:
     a = hint.annotation
     assert a is not None
     if not isinstance(value, TensorHandle):
@@ -134,7 +146,7 @@ def _tensor(
             spec,
             f"a result of type {type(value).__name__} where a tensor is annotated",
             f"a {type(value).__name__}",
-            place,
+            at,
         )
         return
     type_ = value._value.type
@@ -142,16 +154,9 @@ def _tensor(
         type_ = TensorType(type_.dtype, ())
     where = f"result{path}"
     if not a.admits(type_.dtype):
-        _wrong(
-            session,
-            spec,
-            f"{where} is {type_.dtype} where {a.dtype} is annotated",
-            f"a {type_}",
-            place,
-            dtype=True,
-        )
+        _wrong(session, spec, f"{where} is {type_.dtype} where {a.dtype} is annotated", f"a {type_}", at, dtype=True)
     if a.dims is not None:
-        _dims(session, spec, a, type_, where, scope, place)
+        _dims(session, spec, a, type_, where, scope, at)
 
 
 def _dims(
@@ -161,12 +166,12 @@ def _dims(
     found: TensorType,
     where: str,
     scope: Scope,
-    place: Span | None,
+    at: _At,
 ) -> None:
     wanted = _expanded(a, found, scope)
     if wanted is None or len(wanted) != found.rank:
         text = f"{where} has rank {found.rank} where {a} is annotated"
-        _wrong(session, spec, text, f"a {found}", place)
+        _wrong(session, spec, text, f"a {found}", at)
         return
     bad: list[str] = []
     for axis, (want, have) in enumerate(zip(wanted, found.dims, strict=True)):
@@ -179,13 +184,7 @@ def _dims(
         if not session.context.holds("eq", known, have, f"{where}, dim {axis}"):
             bad.append(f"dim {axis} is `{have}`, annotated `{want}`")
     if bad:
-        _wrong(
-            session,
-            spec,
-            f"{where} is [{', '.join(map(str, found.dims))}]: {'; '.join(bad)}",
-            f"a {found}",
-            place,
-        )
+        _wrong(session, spec, f"{where} is [{', '.join(map(str, found.dims))}]: {'; '.join(bad)}", f"a {found}", at)
 
 
 def _expanded(a: TensorAnnotation, found: TensorType, scope: Scope) -> list[Dim] | None:
@@ -207,20 +206,13 @@ def _expanded(a: TensorAnnotation, found: TensorType, scope: Scope) -> list[Dim]
     return list(a.expand(scope.leads[lead.name]))
 
 
-def _wrong(
-    session: Session, spec: FunctionSpec, message: str, label: str, place: Span | None, dtype: bool = False
-) -> None:
+def _wrong(session: Session, spec: FunctionSpec, message: str, label: str, at: _At, dtype: bool = False) -> None:
     labels: list[Label] = []
-    if spec.returns_span is not None:
-        labels.append(Label(spec.returns_span, f"the body gives {label}", True))
-    notes = []
-    annotation = next(iter(spec.returns.tensors()), None)
-    if annotation is not None:
-        for name in annotation.names:
-            note = spec.origin(name)
-            if note is not None:
-                notes.append(note)
-    del place
+    if at.span is not None:
+        labels.append(Label(at.span, f"the body gives {label}", True))
+    if at.made is not None:
+        labels.append(Label(at.made, label))
+    notes = [note for name in dict.fromkeys(at.names) if (note := spec.origin(name)) is not None]
     session.fail(
         DTypeError if dtype else ShapeError,
         Diagnostic("TSR0305" if dtype else "TSR0210", message, tuple(labels), tuple(notes[:3])),

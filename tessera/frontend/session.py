@@ -349,7 +349,7 @@ def _dropped(call: Call, result: TensorHandle) -> Dropped | None:
     source = call.args[0] if call.args else None
     if not isinstance(source, TensorHandle):
         return None
-    rank, left = source._value.type.rank, result._value.type.rank  # type: ignore[union-attr]
+    rank, left = source._value.type.rank, result._value.type.rank
     dim = call.kwargs.get("dim", call.kwargs.get("axis", call.args[1] if len(call.args) > 1 else None))
     axes = (dim,) if isinstance(dim, int) else dim
     if not isinstance(axes, tuple | list) or left != rank - len(axes):

@@ -5,11 +5,13 @@ force a value.
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from tessera.diag import Label, ShapeError, caller_span
 from tessera.frontend import decide
+from tessera.frontend.classes import asks
 from tessera.frontend.handles import SizeHandle, TensorHandle
 from tessera.ir.dim import Dim
 
@@ -67,8 +69,8 @@ class Size(SizeHandle):
     """A size whose value is not known, or must not be looked at.
 
     It claims the framework's own class of symbolic sizes, so that factories such as ``ones(S, S)`` accept
-    it and reach the tracer. Everything that needs the number itself (``range(S)``, ``int(S)``,
-    ``math.sqrt(S)``) specialises the call on it.
+    it and reach the tracer; Python's ``isinstance`` takes it for an int. Everything that needs the number
+    itself (``range(S)``, ``int(S)``, ``math.sqrt(S)``) specialises the call on it.
     """
 
     __slots__ = ()
@@ -86,7 +88,7 @@ class Size(SizeHandle):
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
-        return self._session.table.size_class
+        return int if asks(sys._getframe(1)) else self._session.table.size_class
 
     def __hash__(self) -> int:
         return hash(self._dim)

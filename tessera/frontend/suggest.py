@@ -69,7 +69,7 @@ def _dropped_before(session: Session, value: Value) -> Dropped | None:
 
 
 def _rank(x: Value) -> int:
-    return len(x.type.dims)  # type: ignore[union-attr]
+    return len(x.type.dims)
 
 
 def _with(types: Sequence[Type], number: int, new: Type) -> list[Type]:

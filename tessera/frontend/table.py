@@ -26,6 +26,10 @@ class TorchTable(Protocol):
         through.
         """
 
+    @property
+    def tensor_class(self) -> type:
+        """The framework's class of tensors, which traced ones pass for where Python code asks."""
+
     def meaning(self, function: object) -> tuple[OpRecord | None, str]:
         """The record of a framework function or method (None when there is none) and its last name, such as
         ``add_``.

@@ -180,7 +180,11 @@ class Run:
     def _session(self) -> Session:
         wide = any(isinstance(x, TensorType) and x.dtype is f64 for x in self.inputs)
         context = TraceContext(
-            self.facts or Facts(), hints=self.hints, flexible=set(self.flexible), stand_ins=self.stand_ins
+            self.facts or Facts(),
+            hints=self.hints,
+            flexible=set(self.flexible),
+            numbers=frozenset(p.name for p in self.spec.params),
+            stand_ins=self.stand_ins,
         )
         builder = Builder(self.table.records["cast"], context)
         session = Session(

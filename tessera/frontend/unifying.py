@@ -175,8 +175,14 @@ def _history(sizes: Sizes) -> str:
 def _second_pass(
     sizes: Sizes, findings: list[Finding], spec: FunctionSpec, later: list[tuple[Leaf, Dim, int, int]]
 ) -> None:
-    """Expressions: checked when every name is known, solved when one is not."""
+    """Expressions: checked when every name is known, solved when one is not.
+
+    A product of names that nothing else fixes counts as one size: all of its names but one are taken as 1. When that leaves
+    a contradiction, the annotations cannot be solved (TSR0110).
+    """
     pending = later
+    opaque: tuple[Leaf, Dim] | None = None
+    settled = len(findings)
     while pending:
         rest: list[tuple[Leaf, Dim, int, int]] = []
         for leaf, d, size, axis in pending:
@@ -202,8 +208,15 @@ def _second_pass(
             else:
                 rest.append((leaf, d, size, axis))
         if len(rest) == len(pending):
-            return  # products of two unknown names stay unchecked until the body fixes one
+            leaf, d, _, axis = rest[0]
+            opaque, settled = opaque or (leaf, d), settled if opaque else len(findings)
+            for name in sorted(d.names() - sizes.names.keys())[:-1]:
+                sizes.names[name], sizes.source[name] = 1, f"`{leaf.path}`, dim {axis} = {d}"
         pending = rest
+    if opaque is not None and len(findings) > settled:
+        leaf, d = opaque
+        text = f"no sizes can be told from `{d}` and the other dims of this call"
+        findings[settled:] = [_finding(ShapeError, "TSR0110", leaf, text, f"`{d}` has several unknown names")]
 
 
 def _check_expression(sizes: Sizes, findings: list[Finding], leaf: Leaf, d: Dim, size: int, axis: int) -> None:

@@ -31,7 +31,10 @@ def test_functions_have_names_and_docs() -> None:
         (lambda: tf.mean(X, axis=1, keepdims=True), lambda: X.mean(1, keepdim=True)),
         (lambda: tf.exp(X), lambda: torch.exp(X)),
         (lambda: tf.matmul(X, X.T), lambda: X @ X.T),
-        (lambda: tf.gather(torch.arange(12.0).reshape(6, 2), torch.tensor([1, 5])), lambda: torch.arange(12.0).reshape(6, 2)[[1, 5]]),
+        (
+            lambda: tf.gather(torch.arange(12.0).reshape(6, 2), torch.tensor([1, 5])),
+            lambda: torch.arange(12.0).reshape(6, 2)[[1, 5]],
+        ),
         (lambda: tf.gather(X, torch.tensor([[0], [1]]), dim=1), lambda: X.gather(1, torch.tensor([[0], [1]]))),
         (lambda: tf.cast(X, bf16), lambda: X.bfloat16()),
         (lambda: tf.zeros(2, 3, dtype=int8), lambda: torch.zeros(2, 3, dtype=torch.int8)),

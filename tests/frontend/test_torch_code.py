@@ -135,10 +135,35 @@ def scalars_of_numpy(x: Tensor["B", "S", "D"]) -> Any:
     return x * np.float32(2.0) + np.sqrt(2.0), np.float64(math.pi) * x
 
 
+def asks_for_classes(x: Tensor["B", "S", "D"], scale: float = 2.0) -> Any:
+    """A wrong answer here would be silent: the other branch computes something else."""
+    if not isinstance(x, torch.Tensor) or not torch.is_tensor(x):
+        return x * 0
+    if not isinstance(x.shape[0], int) or not isinstance(scale, float | int) or isinstance(x, list | str):
+        return x * 1
+    match x:
+        case list():
+            return x - 1
+        case torch.Tensor():
+            return x * scale
+    return x + 1
+
+
+def shapes_of_other_tensors(x: Tensor["B", "S", "D"]) -> Any:
+    h = x.view(*x.shape[:-1], 2, -1).transpose(-3, -2)
+    assert x.shape == (x.size(0), x.size(1), x.size(2)) and len(x.shape) == 3
+    return h.flatten(-2), x.new_tensor([1.0]), math.prod(x.shape), x.masked_fill(x > 0, torch.finfo(x.dtype).min)
+
+
+def any_number(*xs: Tensor["B", "S", "D"], **named: float) -> Any:
+    return torch.cat(xs, dim=-1) * named.get("scale", 1.0)
+
+
 CASES: tuple[tuple[Callable[..., Any], tuple[Any, ...]], ...] = (
     (attention, (X, X + 1, X - 1)), (attention_scale, (X, X * 2)), (heads, (X,)), (rope, (X,)), (dtypes, (X,)),
     (factories, (X,)), (indexing, (X, IDS)), (reductions, (X,)), (layers, (X, W)), (loss, (X, IDS)), (joins, (X,)),
-    (numbers, (X,)), (numbers, (X, 0.5)), (python_sizes, (X,)), (library, (X,)), (scalars_of_numpy, (X,)),
+    (numbers, (X,)), (numbers, (X, 0.5)), (python_sizes, (X,)), (library, (X,)), (asks_for_classes, (X,)),
+    (shapes_of_other_tensors, (X,)), (any_number, (X, X + 1, X * 2)), (scalars_of_numpy, (X,)),
 )  # fmt: skip
 
 

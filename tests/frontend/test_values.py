@@ -12,9 +12,8 @@ from tessera.diag import TesseraError
 from tessera.frontend.annotation import Tensor
 from tessera.frontend.names import targets
 from tessera.ir.dim import Dim
-from tessera.ir.dtype import int64
+from tessera.ir.dtype import f32, int64
 from tessera.ir.types import ScalarType
-from tessera.ir.dtype import f32
 from tests.frontend.harness import T, checked, run, trace_call, traced
 
 
@@ -54,7 +53,7 @@ def test_targets_of_stores() -> None:
         a = x.one()
         b, c = x.two()
         x.three().attr = x
-        return x.four()
+        return a, b, c, x.four()
 
     assert {names for names in targets(f.__code__).values() if names} == {("a",), ("b", "c")}
 
@@ -172,12 +171,19 @@ def test_size_arithmetic_stays_symbolic() -> None:
 
 
 FACTORIES = {
-    "ones": lambda s: torch.ones(s, s), "ones of a tuple": lambda s: torch.ones((s, 2)), "zeros": lambda s: torch.zeros(2, s),
-    "full": lambda s: torch.full((s, s), 1.0), "eye": lambda s: torch.eye(s), "arange": lambda s: torch.arange(s),
-    "arange from": lambda s: torch.arange(1, s), "empty": lambda s: torch.empty(s, s), "rand": lambda s: torch.rand(s, s),
-    "randn": lambda s: torch.randn(s, 2), "linspace": lambda s: torch.linspace(0, 1, s),
+    "ones": lambda s: torch.ones(s, s),
+    "ones of a tuple": lambda s: torch.ones((s, 2)),
+    "zeros": lambda s: torch.zeros(2, s),
+    "full": lambda s: torch.full((s, s), 1.0),
+    "eye": lambda s: torch.eye(s),
+    "arange": lambda s: torch.arange(s),
+    "arange from": lambda s: torch.arange(1, s),
+    "empty": lambda s: torch.empty(s, s),
+    "rand": lambda s: torch.rand(s, s),
+    "randn": lambda s: torch.randn(s, 2),
+    "linspace": lambda s: torch.linspace(0, 1, s),
     "bool": lambda s: torch.ones(s, s, dtype=torch.bool),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("make", FACTORIES.values(), ids=FACTORIES.keys())

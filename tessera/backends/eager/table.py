@@ -65,6 +65,10 @@ class TorchTable:
     def size_class(self) -> type:
         return torch.SymInt
 
+    @property
+    def tensor_class(self) -> type:
+        return torch.Tensor
+
     @cached_property
     def _meanings(self) -> dict[object, tuple[OpRecord | None, str]]:
         found: dict[object, tuple[OpRecord | None, str]] = {}
@@ -106,6 +110,11 @@ class TorchTable:
         return self._methods.get(name)
 
     @cached_property
+    def _tensor_functions(self) -> frozenset[object]:
+        """What torch lets others override: functions of tensors, none that touch files or run code."""
+        return frozenset(f for every in torch.overrides.get_overridable_functions().values() for f in every)
+
+    @cached_property
     def _names(self) -> dict[object, str]:
         found: dict[object, str] = {}
         for where, module in _modules():
@@ -119,6 +128,8 @@ class TorchTable:
         return found
 
     def name_of(self, function: object) -> str:
+        if function not in self._tensor_functions:
+            raise TypeError(f"`{getattr(function, '__name__', function)}` is no tensor function")
         found = self._names.get(function)
         if found is None:
             found = f"torch.Tensor.{getattr(function, '__name__', 'call')}"
