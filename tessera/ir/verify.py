@@ -191,7 +191,10 @@ class _Names:
     def _reads(self, op: Operation, within: set[Value]) -> Iterator[Problem]:
         """The operands of a group are exactly the values it reads from outside."""
         assert op.body is not None
-        read = {v for inner in _readers(op.body) for v in inner.inputs if v not in within}
+        readers = list(_readers(op.body))
+        own = {v for inner in readers if inner.body for v in (*inner.body.params, *inner.results)}
+        own.update(r for inner in readers for r in inner.results)
+        read = {v for inner in readers for v in inner.inputs if v not in within and v not in own}
         given = set(op.inputs)
         for v in sorted(read - given, key=lambda v: v.name):
             yield Problem(op, f"`%{v.name}` is read inside and not an operand", about="name")

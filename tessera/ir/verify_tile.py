@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from tessera.diag import TesseraError
 from tessera.ir.dim import Dim
-from tessera.ir.dtype import DType
+from tessera.ir.dtype import DType, f32, f64
 from tessera.ir.graph import Attr, Function, Operation, Value
 from tessera.ir.infer import InferContext, Refused
 from tessera.ir.record import Kind
@@ -168,7 +168,9 @@ def _element(op: Operation) -> Iterator[Found]:
         yield op, f"`{op.name}` does not take these operands and attributes ({type(error).__name__})", None
         return
     found = op.result.type.dtype
-    if found is not wanted.dtype:
+    # What no element takes part in is arithmetic of Python numbers, which may be carried out in f64.
+    weak = not any(isinstance(x.type, TileType) for x in op.operands)
+    if found is not wanted.dtype and not (weak and found is f64 and wanted.dtype is f32):
         yield op, f"`%{op.result.name}` is {found} where `{op.name}` gives {wanted.dtype}", None
 
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from tessera.ir.dialects.samples import SIZES
-from tessera.ir.graph import Function
+from tessera.ir.dtype import f32, f64
+from tessera.ir.graph import Function, walk
 from tessera.ir.interp import interpret
+from tessera.ir.interp.convert import Array
 from tessera.ir.parser import parse
 from tessera.ir.printer import print_function
 from tessera.ir.record import Kind
@@ -45,24 +47,28 @@ def sound(f: Function) -> None:
 def same_results(case: Case, seen: list[Function], program: Program) -> None:
     inputs = case.inputs()
     wanted = interpret(case.function, inputs, sizes=SIZES)
-    found = [interpret(f, inputs, sizes=SIZES) for f in seen[1:]]
-    for results in (*found, run_program(program, inputs, SIZES)):
-        for got, want in zip(results, wanted, strict=True):
-            assert got.shape == want.shape
-            scale = float(np.max(np.abs(want), initial=0.0, where=np.isfinite(want))) if want.size else 0.0
-            rtol = rounding(case.function)
-            np.testing.assert_allclose(got, want, rtol=rtol, atol=max(rtol * scale, 1e-300))
+    for f in seen[1:]:
+        close(interpret(f, inputs, sizes=SIZES), wanted, rounding(f))
+    found = run_program(program, inputs, SIZES)
+    close(found, wanted, max(rounding(f) for f in (case.function, *(k.function for k in program.kernels))))
+
+
+def close(found: list[Array], wanted: list[Array], rtol: float) -> None:
+    for got, want in zip(found, wanted, strict=True):
+        assert got.shape == want.shape
+        scale = float(np.max(np.abs(want), initial=0.0, where=np.isfinite(want))) if want.size else 0.0
+        np.testing.assert_allclose(got, want, rtol=rtol, atol=max(rtol * scale, 1e-300))
 
 
 def rounding(f: Function) -> float:
-    """How far a stage may be from the function as built.
+    """How far a stage may be from the function as built: by the casts in it, which round.
 
-    A kernel rounds to f32 where a constant or a random number is made, and to a narrow type where the tensor form,
-    which rounds only at casts, shows none.
+    A kernel computes with constants in f64 and casts to f32; and it casts to a narrow type where the tensor form has a
+    narrow result without a cast.
     """
-    values = [v for op in f.ops for v in (*op.results, *op.inputs)]
-    narrow = [v.type.dtype for v in values if v.type.dtype.is_float and v.type.dtype.bits < 32]
+    kinds = [v.type.dtype for op in walk(f.body) for v in (*op.results, *op.inputs)]
+    narrow = [t for t in kinds if t.is_float and t.bits < 32]
     if narrow:
         return 4 * max(t.eps for t in narrow)
     made = any(op.record.kind in (Kind.CREATE, Kind.RANDOM) for op in f.ops)
-    return 1e-6 if made else 1e-12
+    return 1e-6 if made or {f32, f64} <= set(kinds) else 1e-12

@@ -12,6 +12,8 @@ from tessera.ir.dim import Dim
 from tessera.ir.dtype import f32
 from tessera.ir.graph import Block, Function, Literal, Obligation, Operation, Value
 from tessera.ir.parser import parse
+from tessera.ir.printer import print_function
+from tessera.ir.record import Kind, OpRecord
 from tessera.ir.types import ScalarType, TensorType, TileType
 from tessera.ir.verify import problems, verify
 
@@ -249,3 +251,36 @@ def test_broken_kernels(text: str, message: str) -> None:
 def test_scalars_are_values_of_a_kernel() -> None:
     f = parse(kernel(sweep="%t = add(%v, e) : f32<i, j>"))
     assert isinstance(f.params[-1].type, ScalarType)
+
+
+# -- bodies with parameters and values of their own
+
+
+LOOP = OpRecord("loop", Kind.CONTROL, "xs: tensors", "Repeat a body; for these tests only.")
+
+
+def loop(inner: Operation, result: Value) -> Operation:
+    p = value("p")
+    body = Block((replace(inner, operands=(p,)),), (p,), inner.results)
+    return Operation(LOOP, (x,), (result,), body=body)
+
+
+def test_what_a_control_body_defines_ends_with_it() -> None:
+    op = loop(call("exp", (x,), y), z)
+    assert verify(function((op,), z, params=(x,)))
+    broken(function((op,), y, params=(x,)), "read outside the group that defines it")
+    broken(function((op, call("exp", (y,), value("u"))), z, params=(x,)), "read outside the group that defines it")
+    group = call("map", (x,), z, body=Block((op,)))
+    assert verify(function((group,), z, params=(x,)))
+
+
+def test_a_control_body_prints_its_parameters_and_yields() -> None:
+    op = loop(call("exp", (x,), y), z)
+    assert print_function(function((op,), z, params=(x,))).splitlines()[1:-1] == [
+        "  %z = loop(x) : f32[B, D] {",
+        "    ^(p: f32[B, D])",
+        "    %y = exp(p) : f32[B, D]",
+        "    yield %y",
+        "  }",
+        "  return %z",
+    ]
