@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -143,6 +143,25 @@ _LIBRARY: dict[str, Callable[..., torch.Tensor]] = {
 }
 
 
+def _compared(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Comparisons give bools, not values of their operands' type."""
+
+    def run(self: Any, left: Any, right: Any, op: Any) -> Any:
+        out = original(self, left, right, op)
+        return Handle(out.data, tl.int1) if out.data.dtype == np.bool_ else out
+
+    return run
+
+
+class _Patched:
+    """A scope that keeps its patches, and the globals of a function that uses the whole language."""
+
+    __globals__: ClassVar[dict[str, Any]] = {"tl": tl, "core": tl.core}
+
+    def restore(self) -> None:
+        pass
+
+
 def _quiet(original: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         with np.errstate(all="ignore"):
@@ -158,10 +177,14 @@ def install() -> None:
     cast = _cast(Builder.cast_impl)
     Builder.cast_impl = cast
     Builder.create_fp_to_fp = cast
+    Builder.binary_op = _compared(Builder.binary_op)
     interpreter.ReduceOps.generic_reduce = _reduce
     for name, function in _LIBRARY.items():
         setattr(libdevice, name, _in_double(function))
     interpreter.GridExecutor.__call__ = _quiet(interpreter.GridExecutor.__call__)
+    # The language is patched at every call of every function; here nothing ever needs it unpatched.
+    interpreter._patch_lang(_Patched())
+    interpreter._patch_lang = lambda fn: _Patched()
     # Assertions on indices are part of what is tested.
     options = interpreter.interpreter_builder.options
     interpreter.interpreter_builder.options = dataclasses.replace(options, debug=True, sanitize_overflow=False)

@@ -16,7 +16,7 @@ from tessera.backends.triton.expr import bound_parts
 from tessera.ir.dialects.tile import LOAD, STORE
 from tessera.ir.dim import Dim, dim_max, dim_min, product
 from tessera.ir.dim_range import coefficient
-from tessera.ir.graph import Operation, Value
+from tessera.ir.graph import Attr, Operation, Value
 from tessera.ir.record import Kind
 from tessera.schedule.plan import ONE, ZERO, Unschedulable
 
@@ -117,7 +117,7 @@ def tiling(nest: Operation) -> Tiling:
     """Lay one nest over programs."""
     assert nest.body is not None
     axes, extents, ops = unchunked(_names(nest.attrs["axes"]), _dims(nest.attrs["extents"]), nest.body.ops)
-    steps = standing(ops)
+    steps = standing([without_units(op) for op in ops])
     sweeps = [s for s in steps if isinstance(s, Sweep)]
     bounded = {n for s in sweeps for e in (*s.lo, *s.hi) for n in e.names()}
     last = bool(sweeps and axes) and down_columns(sweeps, axes[-1], nest.attrs["vector"] in axes)
@@ -238,6 +238,27 @@ def _without_piece(lo: Dim, hi: Dim, piece: str) -> tuple[Dim, Dim] | None:
     for e in rest:
         end = dim_min(end, e)
     return first, end
+
+
+def without_units(op: Operation) -> Operation:
+    """A sweep without those of several axes that have one point."""
+    if op.body is None:
+        return op
+    axes, lo, hi = _names(op.attrs["axes"]), _dims(op.attrs["lo"]), _dims(op.attrs["hi"])
+    at = {a: first for a, first, end in zip(axes, lo, hi, strict=True) if end - first is ONE}
+    if not at or len(axes) == 1:
+        return op
+    kept = [n for n, a in enumerate(axes) if a not in at] or [len(axes) - 1]
+    gone = {a: first for a, first in at.items() if axes.index(a) not in kept}
+    body = tuple(replace(o, attrs={k: _fixed(v, gone) for k, v in o.attrs.items()}) for o in op.body.ops)
+    chosen = {k: tuple(v[n] for n in kept) for k, v in (("axes", axes), ("lo", lo), ("hi", hi))}
+    return replace(op, attrs={**op.attrs, **chosen}, body=replace(op.body, ops=body))
+
+
+def _fixed(a: Attr, at: Mapping[str, Dim]) -> Attr:
+    if isinstance(a, Dim):
+        return a.substitute(at)
+    return tuple(_fixed(x, at) for x in a) if isinstance(a, tuple) else a
 
 
 def standing(ops: Sequence[Operation]) -> tuple[Operation | Sweep, ...]:
