@@ -98,6 +98,10 @@ class Function(Generic[P, R]):
 
     def _prove(self) -> None:
         report = self.check()
+        if self.strict:
+            untraceable = [f for t in report.traced for f in t.findings if issubclass(f.error, TraceError)]
+            if untraceable:
+                raise error_of(untraceable)
         if report.ok:
             return
         if config.current().shapes == "warn":

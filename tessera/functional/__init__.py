@@ -21,6 +21,9 @@ def __getattr__(name: str) -> Callable[..., Any]:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = sorted(FUNCTIONS)
+#: Rooms of the package: a function of such a name would hide the room.
+_ROOMS = frozenset({"diag", "config", "ir", "passes", "schedule", "backends", "runtime", "driver", "cli", "ops", "nn"})
+
+__all__ = sorted(FUNCTIONS.keys() - _ROOMS)
 # Names such as `sum` and `abs` hide Python's own from here on: nothing may follow.
 globals().update(FUNCTIONS)

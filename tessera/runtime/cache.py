@@ -285,8 +285,12 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-@lru_cache(maxsize=1)
 def default_cache() -> ArtifactCache:
-    """The cache of this process, as TESSERA_CACHE and TESSERA_CACHE_DIR say."""
+    """The cache of this process for TESSERA_CACHE and TESSERA_CACHE_DIR as they are now."""
     settings = config.current()
-    return ArtifactCache(settings.cache_dir, settings.cache)
+    return _cache_for(settings.cache_dir, settings.cache)
+
+
+@lru_cache(maxsize=16)
+def _cache_for(folder: Path, mode: str) -> ArtifactCache:
+    return ArtifactCache(folder, mode)

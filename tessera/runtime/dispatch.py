@@ -10,6 +10,7 @@ its results and enters the kernels, and does nothing else.
 from __future__ import annotations
 
 import ctypes
+import math
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 
 from tessera import config
-from tessera.diag import BoundsError, TesseraError
+from tessera.diag import BoundsError, ResourceError, TesseraError
 from tessera.runtime import memory
 
 Sizes = Mapping[str, int]
@@ -94,6 +95,9 @@ def failed(code: int, name: str) -> TesseraError | ZeroDivisionError | NoAddress
 def bind(plan: Plan, sizes: Sizes, alone: bool = False) -> Runner:
     """The plan for one set of sizes. It gives the outputs as a list; ``alone`` asks for the only one by itself."""
     allocs = [(a.slot, tuple(f(sizes) for f in a.shape), a.dtype) for a in plan.allocs]
+    for _, shape, dtype in allocs:
+        if math.prod(shape) * dtype.itemsize >= 2**63:
+            raise ResourceError(f"a tensor of shape {list(shape)} is larger than memory can be addressed", code="TSR0608")
     steps = [_bound(step, sizes) for step in plan.steps]
     if len(steps) == 1 and isinstance(plan.steps[0], KernelStep) and steps[0].simple:
         runner = _single(plan, plan.steps[0], allocs, sizes, alone)

@@ -194,13 +194,9 @@ def test_the_layer_in_memory_is_bounded(tmp_path: Path) -> None:
 
 
 def test_the_configured_cache(tmp_path: Path) -> None:
-    default_cache.cache_clear()
-    try:
-        with config.override(cache_dir=tmp_path / "configured", cache="on"):
-            default_cache().put(packed())
-        assert (tmp_path / "configured" / "artifacts" / f"{KEY}.artifact").is_file()
-    finally:
-        default_cache.cache_clear()
+    with config.override(cache_dir=tmp_path / "configured", cache="on"):
+        default_cache().put(packed())
+    assert (tmp_path / "configured" / "artifacts" / f"{KEY}.artifact").is_file()
 
 
 parts = st.recursive(
