@@ -45,6 +45,20 @@ def _check_classes(t: Any, x: Any, target: Any) -> None:
                helps=["cast them with `.long()`"])  # fmt: skip
 
 
+def _check_probabilities(t: Any, x: Any, target: Any) -> None:
+    """A float target has the shape of the scores; one without the class axis was meant as class numbers."""
+    dims, have, dtype = t.dims(x), t.dims(target), t.dtype_of(target)
+    if len(have) == len(dims) - 1:
+        t.fail("TSR0304", f"class targets of dtype `{dtype}`", Blame(1, None, f"is {dtype}"),
+               helps=["cast class numbers with `.long()`; probabilities have one for each class"])  # fmt: skip
+    if len(have) != len(dims):
+        t.fail("TSR0204", f"class probabilities of rank {len(have)} for scores of rank {len(dims)}",
+               Blame(1, None, f"has rank {len(have)}"), Blame(0, None, f"has rank {len(dims)}"))  # fmt: skip
+    for n, (a, b) in enumerate(zip(dims, have, strict=True)):
+        t.context.equal(a, b, "TSR0215", f"targets of size `{b}` for scores of size `{a}`", Blame(1, n, f"`{b}`"),
+                        Blame(0, n, f"`{a}`"))  # fmt: skip
+
+
 def _pick(t: Any, x: Any, target: Any, axis: int) -> Any:
     return t.squeeze(t.gather(x, axis, t.unsqueeze(target, axis)), axis)
 
@@ -103,6 +117,7 @@ def _cross_entropy(
     reduction = reduction_of(t, reduction, size_average, reduce)
     kind, axis, scores = t.dtype_of(x), _class_axis(t, x), wide(t, x)
     if t.dtype_of(target).is_float:
+        _check_probabilities(t, x, target)
         return t.cast(_soft_targets(t, scores, target, weight, reduction, label_smoothing, axis), kind)
     _check_classes(t, x, target)
     safe = t.where(t.ne(target, ignore_index), target, 0)

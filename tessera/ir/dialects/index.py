@@ -35,7 +35,7 @@ def _gather_infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[Tensor
     need_integers(ctx, types, 1)
     if x.rank != index.rank:
         ctx.fail("TSR0215", f"gather from rank {x.rank} with an index of rank {index.rank}",
-                 Blame(0, None, f"has rank {x.rank}"), Blame(1, None, f"has rank {index.rank}"),
+                 Blame(1, None, f"has rank {index.rank}"), Blame(0, None, f"has rank {x.rank}"),
                  helps=["the index needs as many dims: `unsqueeze` it"])  # fmt: skip
     axis = ctx.axis(axis_attr(attrs), x.rank)
     for n, (d, i) in enumerate(zip(x.dims, index.dims, strict=True)):
