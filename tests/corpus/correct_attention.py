@@ -72,15 +72,14 @@ def sliding_window(scores: Tensor["B", "H", "S", "S"], window: int = 4) -> Tenso
 
 
 @correct("proved")
-def key_padding(
-    scores: Tensor["B", "H", "S", "T"], padding: Tensor["B", "T", bool_]
-) -> Tensor["B", "H", "S", "T"]:
+def key_padding(scores: Tensor["B", "H", "S", "T"], padding: Tensor["B", "T", bool_]) -> Tensor["B", "H", "S", "T"]:
     return scores.masked_fill(padding[:, None, None, :], -1e9).softmax(dim=-1)
 
 
 @correct("proved")
 def optional_mask(
-    scores: Tensor["B", "H", "S", "T"], mask: Optional[Tensor["S", "T", bool_]] = None  # noqa: UP045
+    scores: Tensor["B", "H", "S", "T"],
+    mask: Optional[Tensor["S", "T", bool_]] = None,  # noqa: UP045
 ) -> Tensor["B", "H", "S", "T"]:
     if mask is not None:
         scores = scores.masked_fill(mask.logical_not(), -1e9)
@@ -198,7 +197,9 @@ def rope_interleaved(
 
 
 @correct("proved", sizes={"seq_len": 5, "dim": 6})
-def rope_tables(seq_len: int, dim: int, theta: float = 10000.0) -> tuple[Tensor["seq_len", "dim/2"], Tensor["seq_len", "dim/2"]]:  # noqa: E501
+def rope_tables(
+    seq_len: int, dim: int, theta: float = 10000.0
+) -> tuple[Tensor["seq_len", "dim/2"], Tensor["seq_len", "dim/2"]]:
     inverse = 1.0 / (theta ** (torch.arange(0, dim, 2).float() / dim))
     angles = torch.outer(torch.arange(seq_len).float(), inverse)
     return angles.cos(), angles.sin()
@@ -219,9 +220,7 @@ def alibi_bias(H: int, S: int) -> Tensor["H", "S", "S"]:
 
 
 @correct("proved")
-def append_to_cache(
-    keys: Tensor["B", "H", "T", "D"], new: Tensor["B", "H", 1, "D"]
-) -> Tensor["B", "H", "T+1", "D"]:
+def append_to_cache(keys: Tensor["B", "H", "T", "D"], new: Tensor["B", "H", 1, "D"]) -> Tensor["B", "H", "T+1", "D"]:
     return torch.cat([keys, new], dim=2)
 
 

@@ -1,5 +1,7 @@
 """Layers, norms and losses."""
 
+# ruff: noqa: F722
+
 from __future__ import annotations
 
 import torch

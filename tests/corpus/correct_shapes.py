@@ -147,7 +147,9 @@ def dequantize(q: Tensor["N", "D", int8], scale: Tensor["N", 1, f32]) -> Tensor[
 
 
 @correct("proved")
-def dequantized_matmul(x: Tensor["B", "D", f32], q: Tensor["F", "D", int8], scale: Tensor["F", f32]) -> Tensor["B", "F"]:
+def dequantized_matmul(
+    x: Tensor["B", "D", f32], q: Tensor["F", "D", int8], scale: Tensor["F", f32]
+) -> Tensor["B", "F"]:
     return (x @ q.to(x.dtype).T) * scale
 
 
@@ -212,7 +214,9 @@ def lstm_cell(
 
 
 @correct("proved")
-def gru_cell(x: Tensor["B", "E"], h: Tensor["B", "D"], wi: Tensor["E", "3*D"], wh: Tensor["D", "3*D"]) -> Tensor["B", "D"]:  # noqa: E501
+def gru_cell(
+    x: Tensor["B", "E"], h: Tensor["B", "D"], wi: Tensor["E", "3*D"], wh: Tensor["D", "3*D"]
+) -> Tensor["B", "D"]:
     xr, xz, xn = torch.chunk(x @ wi, 3, dim=1)
     hr, hz, hn = torch.chunk(h @ wh, 3, dim=1)
     z = torch.sigmoid(xz + hz)
@@ -270,12 +274,16 @@ def split_heads(x: Tensor["B", "S", "H*K"], H: int) -> Tensor["B", "H", "S", "K"
 
 
 @tessera.function
-def attend(q: Tensor["B", "H", "S", "D"], k: Tensor["B", "H", "T", "D"], v: Tensor["B", "H", "T", "D"]) -> Tensor["B", "H", "S", "D"]:  # noqa: E501
+def attend(
+    q: Tensor["B", "H", "S", "D"], k: Tensor["B", "H", "T", "D"], v: Tensor["B", "H", "T", "D"]
+) -> Tensor["B", "H", "S", "D"]:
     return torch.softmax(q @ k.mT * q.shape[-1] ** -0.5, dim=-1) @ v
 
 
 @correct("proved")
-def calls_linear(x: Tensor["B", "S", "D"], w1: Tensor["F", "D"], b1: Tensor["F"], w2: Tensor["D", "F"]) -> Tensor["B", "S", "D"]:  # noqa: E501
+def calls_linear(
+    x: Tensor["B", "S", "D"], w1: Tensor["F", "D"], b1: Tensor["F"], w2: Tensor["D", "F"]
+) -> Tensor["B", "S", "D"]:
     return x + linear(F.gelu(linear(x, w1, b1)), w2)
 
 
@@ -296,7 +304,9 @@ def calls_by_keyword(a: Tensor["B", "I"], b: Tensor["O", "I"]) -> Tensor["B", "O
 
 
 @correct("proved")
-def calls_twice(x: Tensor["B", "D"], y: Tensor["B", "S", "E"], wx: Tensor["F", "D"], wy: Tensor["F", "E"]) -> Tensor["B", "S", "F"]:  # noqa: E501
+def calls_twice(
+    x: Tensor["B", "D"], y: Tensor["B", "S", "E"], wx: Tensor["F", "D"], wy: Tensor["F", "E"]
+) -> Tensor["B", "S", "F"]:
     return linear(y, wy) + linear(x, wx).unsqueeze(1)
 
 

@@ -44,12 +44,14 @@ class Correct:
 
 @dataclass(frozen=True)
 class Faulty:
-    """A program with one fault: the codes that may name it, and the source text under the first label."""
+    """A program with one fault: the codes that may name it, the source text under the first label, whether
+    a repair is offered, and how many faults are told."""
 
     function: Callable[..., Any]
     codes: tuple[str, ...]
     at: str
-    helps: bool | None = None
+    helps: bool = False
+    faults: int = 1
 
     @property
     def name(self) -> str:

@@ -1,0 +1,69 @@
+"""Every program of the corpus: faults are refuted when the function is defined, under the right expression; correct
+programs are never refused and compute what torch computes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+import tessera
+from tests.corpus.table import CORRECT, FAULTY, Correct, Faulty, arguments
+
+for _room in ("correct_attention", "correct_layers", "correct_shapes"):
+    importlib.import_module(f"tests.corpus.{_room}")
+for _room in ("faulty_attention", "faulty_layers", "faulty_shapes", "faulty_calls"):
+    importlib.import_module(f"tests.corpus.{_room}")
+
+_ORDER = ("proved", "guarded", "deferred", "refuted")
+
+
+def _tensors(x: Any) -> Iterator[Any]:
+    """The leaves of a result."""
+    members = x.values() if isinstance(x, dict) else x if isinstance(x, tuple | list) else None
+    if members is None:
+        yield x
+        return
+    for member in members:
+        yield from _tensors(member)
+
+
+@pytest.mark.parametrize("case", FAULTY, ids=lambda c: c.name)
+def test_fault_is_refuted_at_definition(case: Faulty) -> None:
+    with pytest.raises(tessera.TesseraError) as raised:
+        tessera.function(case.function)
+    found = raised.value.diagnostics[0]
+    assert found.code in case.codes, str(raised.value)
+    assert found.primary is not None and found.primary.span.text() == case.at, str(raised.value)
+    assert found.primary.span.file == case.function.__code__.co_filename
+    assert len(raised.value.diagnostics) == case.faults, str(raised.value)
+    assert not case.helps or found.helps, str(raised.value)
+
+
+@pytest.mark.parametrize("case", CORRECT, ids=lambda c: c.name)
+def test_correct_program_is_accepted(case: Correct) -> None:
+    report = tessera.function(case.function).check()
+    assert _ORDER.index(report.verdict) <= _ORDER.index(case.verdict), str(report)
+
+
+@pytest.mark.parametrize("case", CORRECT, ids=lambda c: c.name)
+def test_correct_program_runs_compiled(case: Correct) -> None:
+    f: Any = tessera.function(case.function)
+    owner = () if case.owner is None else (case.owner(),)
+    given = arguments(case)
+    expected = list(_tensors(f.eager(*owner, **given)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", tessera.TesseraWarning)
+        found = list(_tensors(f(*owner, **given)))
+    assert f.cache_info().eager == 0
+    assert len(found) == len(expected)
+    for have, want in zip(found, expected, strict=True):
+        if isinstance(want, torch.Tensor):
+            torch.testing.assert_close(have, want, rtol=case.tolerance, atol=case.tolerance)
+        else:
+            assert have == want
