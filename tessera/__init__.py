@@ -55,4 +55,4 @@ __all__ = [
     "ShapeError", "Tensor", "TesseraError", "TesseraWarning", "TraceError", "VerifyError", "backend", "backends",
     "bf16", "bool_", "compare", "f16", "f32", "f64", "floating", "fp8", "fp8_e4m3", "fp8_e5m2", "function", "int16",
     "int32", "int64", "int8", "integer", "manual_seed", "memory_stats", "parse", "uint8", *_functions,
-]  # fmt: skip  # noqa: PLE0604
+]  # fmt: skip

@@ -177,8 +177,8 @@ def _second_pass(
 ) -> None:
     """Expressions: checked when every name is known, solved when one is not.
 
-    A product of names that nothing else fixes counts as one size: all of its names but one are taken as 1. When that leaves
-    a contradiction, the annotations cannot be solved (TSR0110).
+    A product of names that nothing else fixes counts as one size: all of its names but one are taken as 1. When
+    that leaves a contradiction, the annotations cannot be solved (TSR0110).
     """
     pending = later
     opaque: tuple[Leaf, Dim] | None = None

@@ -121,7 +121,7 @@ def dtype(x: object) -> DType:
     if isinstance(x, DType):
         return x
     if x in (bool, int, float):
-        return {bool: bool_, int: int64, float: f32}[x]  # type: ignore[index]
+        return {bool: bool_, int: int64, float: f32}[x]
     text = str(x).removeprefix("torch.").removeprefix("<class 'numpy.").removesuffix("'>")
     found = DTYPES.get(_ALIASES.get(text, text))
     if found is None:

@@ -30,12 +30,14 @@ class Fuse:
         ops = _Writer(f, grouping).write()
         forms = [op.name for op in ops]
         text = ", ".join(f"{forms.count(n)} {n}" for n in _RECORDS if n in forms) or "no region"
-        details = tuple(
-            f"{op.name} region: {', '.join(o.name for o in op.body.ops)} -> {', '.join('%' + r.name for r in op.results)}"
-            for op in ops
-            if op.body is not None
-        )
+        details = tuple(describe(op) for op in ops)
         return f.with_ops(tuple(ops)).with_note(Note(self.name, 0.0, text, details))
+
+
+def describe(op: Operation) -> str:
+    """A region in one line: what is in it and what it gives."""
+    inside = ", ".join(o.name for o in op.body.ops) if op.body is not None else op.name
+    return f"{op.name} region: {inside} -> {', '.join('%' + r.name for r in op.results)}"
 
 
 @dataclass

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from tessera import config
 from tessera.backends.base import Packed
@@ -292,5 +293,5 @@ def default_cache() -> ArtifactCache:
 
 
 @lru_cache(maxsize=16)
-def _cache_for(folder: Path, mode: str) -> ArtifactCache:
+def _cache_for(folder: Path, mode: Literal["on", "off", "readonly"]) -> ArtifactCache:
     return ArtifactCache(folder, mode)

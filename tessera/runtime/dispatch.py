@@ -97,7 +97,7 @@ def bind(plan: Plan, sizes: Sizes, alone: bool = False) -> Runner:
     allocs = [(a.slot, tuple(f(sizes) for f in a.shape), a.dtype) for a in plan.allocs]
     for _, shape, dtype in allocs:
         if math.prod(shape) * dtype.itemsize >= 2**63:
-            raise ResourceError(f"a tensor of shape {list(shape)} is larger than memory can be addressed", code="TSR0608")
+            raise ResourceError(f"a tensor of shape {list(shape)} is too large to be addressed", code="TSR0608")
     steps = [_bound(step, sizes) for step in plan.steps]
     if len(steps) == 1 and isinstance(plan.steps[0], KernelStep) and steps[0].simple:
         runner = _single(plan, plan.steps[0], allocs, sizes, alone)

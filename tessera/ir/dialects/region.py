@@ -9,7 +9,8 @@ from __future__ import annotations
 from tessera.ir.record import Kind, OpRecord
 
 REGION_OPS: tuple[OpRecord, ...] = (
-    OpRecord("map", Kind.REGION, "xs: tensors", "One kernel with parallel axes only: any chain, any broadcast, many outputs."),
+    OpRecord("map", Kind.REGION, "xs: tensors",
+             "One kernel with parallel axes only: any chain, any broadcast, many outputs."),
     OpRecord("row", Kind.REGION, "xs: tensors, over: sizes = None",
              "One kernel that reduces over one (merged) axis, with elementwise work before, between and after."),
     OpRecord("column", Kind.REGION, "xs: tensors, over: sizes = None",

@@ -18,21 +18,19 @@ NEST = OpRecord(
 )  # fmt: skip
 SWEEP = OpRecord(
     "sweep", Kind.TILE, "axes: any, lo: sizes, hi: sizes",
-    "Iterations over further axes inside a nest, row-major. Reduce ops inside fold over these axes; their results and `keep`t "
-    "values are read after it.",
+    "Iterations over further axes inside a nest, row-major. Reduce ops inside fold over these axes; a later sweep over "
+    "the same range may read what this one computed.",
 )  # fmt: skip
 LOAD = OpRecord(
     "load", Kind.TILE, "buffer: tensor, lookups: tensors, index: sizes, guard: any = None",
-    "One element of a buffer per point. `guard` is a tuple of (expression, lo, hi): outside of it nothing is read and the "
-    "value is 0.",
+    "One element of a buffer per point. `guard` is a tuple of (expression, lo, hi): outside of it nothing is read and "
+    "the value is 0.",
 )  # fmt: skip
 STORE = OpRecord("store", Kind.TILE, "buffer: tensor, value: tensor, index: sizes, guard: any = None",
                  "Write one element per point, cast to the buffer's dtype; skipped outside the guard.")  # fmt: skip
 INDEX = OpRecord("position", Kind.TILE, "of: size", "The value of an index expression at each point, int64.")
-LOOKUP = OpRecord("lookup", Kind.TILE, "x: tensor, size: size",
-                  "An index read from memory made usable: negative counts from the end, outside [-size, size) is an error.")  # fmt: skip
-KEEP = OpRecord(
-    "keep", Kind.TILE, "x: tensor", "Hold a value of a sweep so that a later sweep of the same axes can read it."
-)
-
-TILE_OPS: tuple[OpRecord, ...] = (NEST, SWEEP, LOAD, STORE, INDEX, LOOKUP, KEEP)
+LOOKUP = OpRecord(
+    "lookup", Kind.TILE, "x: tensor, size: size",
+    "An index read from memory made usable: negative counts from the end, outside [-size, size) is an error.",
+)  # fmt: skip
+TILE_OPS: tuple[OpRecord, ...] = (NEST, SWEEP, LOAD, STORE, INDEX, LOOKUP)
