@@ -210,7 +210,7 @@ def _own(op: Operation, nest: _Nest) -> Iterator[Found]:
         if op.name == "load" and op.result.type.dtype is not kind.dtype:
             yield op, f"`%{op.result.name}` is {op.result.type.dtype}, the buffer {kind.dtype}", None
         yield from _guard(op)
-    wanted: Mapping[str, int] = {"load": 1, "store": 0, "position": 1, "lookup": 1, "keep": 1}
+    wanted: Mapping[str, int] = {"load": 1, "store": 0, "position": 1, "lookup": 1}
     if len(op.results) != wanted.get(op.name, len(op.results)):
         yield op, f"`{op.name}` has {wanted[op.name]} results", None
     for r in op.results:

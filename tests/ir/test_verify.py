@@ -200,7 +200,6 @@ SOUND = [
     kernel(nest="%p = position(of=`i`) : int64<i>"),
     kernel(sweep="store(y, %v, index=[D*i + j])"),
     kernel(second="%w = load(x, index=[i, j], guard=([j, 0, 3],)) : f32<i, j>"),
-    kernel(sweep=f"{FOLD} %k = keep(%v) : f32<i, j>"),
     kernel(sweep="%t = add(%v, e) : f32<i, j>"),
 ]
 

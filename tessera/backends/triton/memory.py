@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from tessera.backends.triton.expr import Expressions, Sizes
 from tessera.backends.triton.statements import Statements, dim, dims
 from tessera.backends.triton.tiling import Mode, Tiling
-from tessera.ir.dialects.tile import INDEX, KEEP, LOAD, LOOKUP, STORE
+from tessera.ir.dialects.tile import INDEX, LOAD, LOOKUP, STORE
 from tessera.ir.dim import Dim
 from tessera.ir.dim_range import bounds
 from tessera.ir.dtype import int64
@@ -85,8 +85,6 @@ class Memory(Statements):
             self.store(op)
         elif op.record is LOOKUP:
             self.lookup(op)
-        elif op.record is KEEP:
-            self.values[op.result] = self.text(op.operands[0])
         elif op.record is INDEX:
             text = f"tl.cast({self.exprs.text(dim(op.attrs['of']))}, tl.int64)"
             self.values[op.result] = self.define("at", text)

@@ -237,9 +237,6 @@ class TileMachine:
             x = np.where(level.mask, x, 0)
         return [(wrapped(np.asarray(x), n, op), level.axes)]
 
-    def keep(self, op: Operation, level: Level) -> list[tuple[Any, tuple[str, ...]]]:
-        return [(self.read(op.operands[0], level, op.operands[0].type.dtype), level.axes)]
-
 
 _Run = Callable[[TileMachine, Operation, Level], list[tuple[Any, tuple[str, ...]]]]
 
@@ -251,7 +248,6 @@ _RUN: Mapping[str | Kind, _Run] = {
     "store": TileMachine.store,
     "position": TileMachine.position,
     "lookup": TileMachine.lookup,
-    "keep": TileMachine.keep,
 }
 
 
