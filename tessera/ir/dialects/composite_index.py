@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tessera.ir.dialects.composite_shape import axis_of, rank_of
+from tessera.ir.dialects.composite_shape import axis_of, need_rank, rank_of
 from tessera.ir.dialects.rules import composite, function_and_method
 from tessera.ir.dialects.samples import T, call, samples
 from tessera.ir.dialects.slicing import slice_bounds, slice_size
@@ -189,6 +189,7 @@ def _embedding(
 ) -> Any:
     if max_norm is not None:
         t.not_covered("embedding that renormalises its table")
+    need_rank(t, weight, 2, "embedding from a table", 1)
     return t.take(weight, x, 0)
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from tessera.ir.dialects.calls import flat
-from tessera.ir.dialects.composite_shape import axis_of, rank_of
+from tessera.ir.dialects.composite_shape import axis_of, rank_of, real_axis
 from tessera.ir.dialects.rules import composite, function_and_method
 from tessera.ir.dialects.samples import T, call, samples
 from tessera.ir.dialects.shape import ZERO
@@ -52,6 +52,8 @@ def _atleast(rank: int) -> Any:
 
 
 def _hstack(t: Any, tensors: Sequence[Any]) -> Any:
+    if not tensors:
+        t.fail("TSR0206", "hstack of no tensors", Blame(None))
     given = [_at_least(t, x, 1, 1) for x in tensors]
     return t.cat(given, 0 if rank_of(t, given[0]) == 1 else 1)
 
@@ -79,7 +81,7 @@ def _cuts(t: Any, x: Any, at: int, parts: Sequence[Any]) -> tuple[Any, ...]:
 
 def _split(t: Any, x: Any, split_size: Any, dim: int = 0) -> Any:
     """Parts of one size, the last one possibly smaller; or of the listed sizes, which must add up."""
-    at = axis_of(t, x, dim)
+    at = real_axis(t, x, dim)
     total = t.dims(x)[at]
     if isinstance(split_size, tuple | list):
         parts = [t.size(s) for s in split_size]
@@ -110,7 +112,7 @@ def _split(t: Any, x: Any, split_size: Any, dim: int = 0) -> Any:
 
 def _chunk(t: Any, x: Any, chunks: int, dim: int = 0) -> Any:
     """Equal parts; the size must divide, unlike in torch, where the last one may be short."""
-    at, n = axis_of(t, x, dim), int(chunks)
+    at, n = real_axis(t, x, dim), int(chunks)
     total = t.dims(x)[at]
     if n < 1:
         t.fail("TSR0208", f"chunk into {n} parts", Blame(0, at))
@@ -121,7 +123,7 @@ def _chunk(t: Any, x: Any, chunks: int, dim: int = 0) -> Any:
 
 
 def _tensor_split(t: Any, x: Any, indices_or_sections: Any, dim: int = 0) -> Any:
-    at = axis_of(t, x, dim)
+    at = real_axis(t, x, dim)
     total = t.dims(x)[at]
     if t.is_tensor(indices_or_sections):
         t.not_covered("tensor_split at positions in a tensor")
@@ -136,7 +138,7 @@ def _tensor_split(t: Any, x: Any, indices_or_sections: Any, dim: int = 0) -> Any
 
 
 def _unbind(t: Any, x: Any, dim: int = 0) -> Any:
-    at = axis_of(t, x, dim)
+    at = real_axis(t, x, dim)
     total = t.dims(x)[at]
     if not total.is_const:
         t.fail(

@@ -85,6 +85,8 @@ def _rrelu(
 
 def _diff(t: Any, x: Any, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None) -> Any:
     axis = axis_of(t, x, dim)
+    if n < 0:
+        t.fail("TSR0212", f"differences of order {n}", Blame(0))
     if n == 0:
         return x
     parts = [p for p in (prepend, x, append) if p is not None]

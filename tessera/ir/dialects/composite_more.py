@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from tessera.ir.dialects.composite_reduce import need_float, wide
-from tessera.ir.dialects.composite_shape import axis_of, rank_of
+from tessera.ir.dialects.composite_shape import axis_of, need_rank, rank_of
 from tessera.ir.dialects.extern_conv import per_axis
 from tessera.ir.dialects.rules import composite, function_and_method
 from tessera.ir.dialects.samples import T, call, samples, size
@@ -76,6 +76,8 @@ def _cov(t: Any, x: Any, *, correction: Any = 1, fweights: Any = None, aweights:
     """Rows are variables, columns observations."""
     if fweights is not None or aweights is not None:
         t.not_covered("cov with weights")
+    if rank_of(t, x) > 2:
+        need_rank(t, x, 2, "cov")
     rows = t.reshape(x, 1, -1) if rank_of(t, x) < 2 else x
     kind = t.dtype_of(rows) if t.dtype_of(rows).is_float else f32
     rows = wide(t, t.cast(rows, kind))
@@ -214,6 +216,14 @@ def _adaptive_avg_pool(axes: int) -> Any:
     def define(t: Any, x: Any, output_size: Any) -> Any:
         given = output_size if isinstance(output_size, tuple | list) else (output_size,)
         wanted = tuple(given) * axes if len(given) == 1 else tuple(given)
+        if len(wanted) != axes or rank_of(t, x) not in (axes + 1, axes + 2):
+            t.fail(
+                "TSR0204",
+                f"pooling of rank {rank_of(t, x)} to {len(wanted)} sizes",
+                Blame(0, None, f"has rank {rank_of(t, x)}"),
+            )
+        if any(isinstance(w, int) and w < 1 for w in wanted):
+            t.not_covered("adaptive pooling to nothing")
         first = rank_of(t, x) - axes
         for n, w in enumerate(wanted):
             d = t.dims(x)[first + n]

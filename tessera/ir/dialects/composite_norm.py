@@ -57,6 +57,8 @@ def _log_softmax(t: Any, x: Any, dim: Any = None, dtype: Any = None, _stacklevel
 def _trailing(t: Any, x: Any, normalized_shape: Any, what: str) -> tuple[int, ...]:
     """The axes that ``normalized_shape`` names, which must be the last ones."""
     wanted = t.sizes((normalized_shape,))
+    if not wanted:
+        t.fail("TSR0204", f"{what} over no dims", Blame(1))
     dims = t.dims(x)
     if len(wanted) > len(dims):
         t.fail(

@@ -189,6 +189,10 @@ def _allclose(t: Any, x: Any, other: Any, rtol: Any = 1e-5, atol: Any = 1e-8, eq
 
 
 def _trace(t: Any, x: Any) -> Any:
+    if t.type_of(x).rank != 2:
+        t.fail(
+            "TSR0204", f"trace of a rank-{t.type_of(x).rank} tensor", Blame(0, None, f"has rank {t.type_of(x).rank}")
+        )
     return t.sum(t.diagonal(x))
 
 

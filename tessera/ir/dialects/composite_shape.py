@@ -25,6 +25,20 @@ def axis_of(t: Any, x: Any, dim: Any, extra: int = 0) -> int:
     return int(t.context.axis(int(dim), rank_of(t, x) + extra))
 
 
+def real_axis(t: Any, x: Any, dim: Any) -> int:
+    """An axis that has a size: a tensor of rank 0 has none (TSR0203)."""
+    if rank_of(t, x) == 0:
+        t.fail("TSR0203", f"dim {dim} of a rank-0 tensor", Blame(0, None, "has rank 0"))
+    return axis_of(t, x, dim)
+
+
+def need_rank(t: Any, x: Any, rank: int, what: str, number: int = 0) -> None:
+    """Refuse other ranks than one (TSR0204)."""
+    if rank_of(t, x) != rank:
+        t.fail("TSR0204", f"{what} of a rank-{rank_of(t, x)} tensor",
+               Blame(number, None, f"has rank {rank_of(t, x)}, not {rank}"))  # fmt: skip
+
+
 def _transpose(t: Any, x: Any, dim0: int, dim1: int) -> Any:
     a, b = axis_of(t, x, dim0), axis_of(t, x, dim1)
     order = list(range(rank_of(t, x)))
@@ -121,8 +135,9 @@ def _ravel(t: Any, x: Any) -> Any:
 
 
 def _narrow(t: Any, x: Any, dim: int, start: Any, length: Any) -> Any:
-    at = axis_of(t, x, dim)
+    at = real_axis(t, x, dim)
     if t.is_tensor(start):
+        need_rank(t, start, 0, "narrow from a start", 2)
         return t.take(x, t.add(t.reshape(start), t.arange(length)), at)
     first, total = t.size(start), t.dims(x)[at]
     first = total + first if first.is_const and first.value < 0 else first
@@ -131,7 +146,7 @@ def _narrow(t: Any, x: Any, dim: int, start: Any, length: Any) -> Any:
 
 def _select(t: Any, x: Any, dim: int, index: Any) -> Any:
     """One position of an axis, which goes away."""
-    at = axis_of(t, x, dim)
+    at = real_axis(t, x, dim)
     total = t.dims(x)[at]
     first = t.size(index)
     place = total + first if first.is_const and first.value < 0 else first
@@ -177,7 +192,7 @@ def _repeat_interleave(t: Any, x: Any, repeats: Any, dim: int | None = None, *, 
         )
     if dim is None:
         x, dim = t.reshape(x, -1), 0
-    at, k = axis_of(t, x, dim), t.size(repeats)
+    at, k = real_axis(t, x, dim), t.size(repeats)
     dims = t.dims(x)
     wide = t.expand(t.unsqueeze(x, at + 1), *dims[: at + 1], k, *dims[at + 1 :])
     return t.reshape(wide, *dims[:at], dims[at] * k, *dims[at + 1 :])
@@ -187,8 +202,11 @@ def _roll(t: Any, x: Any, shifts: Any, dims: Any = None) -> Any:
     """The last ``shift`` positions come first."""
     if dims is None:
         return t.reshape(_roll(t, t.reshape(x, -1), shifts, 0), *t.dims(x))
-    for shift, dim in zip(flat((shifts,)), flat((dims,)), strict=True):
-        at = axis_of(t, x, dim)
+    pairs = flat((shifts,)), flat((dims,))
+    if len(pairs[0]) != len(pairs[1]) or not pairs[0]:
+        t.fail("TSR0203", f"{len(pairs[0])} shifts along {len(pairs[1])} dims", Blame(None))
+    for shift, dim in zip(*pairs, strict=True):
+        at = real_axis(t, x, dim)
         total, k = t.dims(x)[at], t.size(shift)
         if k is ZERO or total is ZERO:
             continue
@@ -201,6 +219,8 @@ def _roll(t: Any, x: Any, shifts: Any, dims: Any = None) -> Any:
 
 
 def _rot90(t: Any, x: Any, k: int = 1, dims: Sequence[int] = (0, 1)) -> Any:
+    if len(dims) != 2 or axis_of(t, x, dims[0]) == axis_of(t, x, dims[1]):
+        t.fail("TSR0203", f"rot90 in dims {tuple(dims)}", Blame(0), helps=["name two different dims"])
     a, b = dims
     turn = k % 4
     if turn == 0:
@@ -211,6 +231,8 @@ def _rot90(t: Any, x: Any, k: int = 1, dims: Sequence[int] = (0, 1)) -> Any:
 
 
 def _diag(t: Any, x: Any, diagonal: int = 0) -> Any:
+    if rank_of(t, x) != 1:
+        need_rank(t, x, 2, "diag")
     return t.diagonal(x, diagonal) if rank_of(t, x) == 2 else _diag_embed(t, x, diagonal)
 
 

@@ -142,6 +142,8 @@ def _arange(
 def _count(t: Any, start: Any, end: Any, step: Any) -> Dim:
     if any(isinstance(v, float) for v in (start, end, step)):
         lo, hi, by = (float(t.static(v)) if not isinstance(v, float) else v for v in (start, end, step))
+        if not math.isfinite(hi - lo) or by == 0 or by != by:
+            t.fail("TSR0106", f"arange from {lo} to {hi} by {by}", Blame(None))
         count = math.ceil((hi - lo) / by)
         if count < 0:
             t.fail("TSR0106", f"arange from {lo} to {hi} by {by}", Blame(None))

@@ -9,6 +9,7 @@ import numpy as np
 
 from tessera.ir.dialects.calls import flat
 from tessera.ir.dialects.composite_reduce import Extreme
+from tessera.ir.dialects.composite_shape import need_rank
 from tessera.ir.dialects.rules import arithmetic
 from tessera.ir.dialects.samples import T, call, samples
 from tessera.ir.dialects.shape import Attrs, Types, dims_of, ints
@@ -110,6 +111,14 @@ def _conv_eager(
     return function(x, weight, bias, stride, padding, dilation, groups)
 
 
+def _batched(t: Any, x: Any, axes: int) -> tuple[Any, bool]:
+    """x with a batch axis, and whether that was added."""
+    lone = t.type_of(x).rank == axes + 1
+    x = t.unsqueeze(x, 0) if lone else x
+    need_rank(t, x, axes + 2, f"{axes}-dimensional convolution")
+    return x, lone
+
+
 def _conv(axes: int) -> Any:
     def define(
         t: Any,
@@ -121,8 +130,8 @@ def _conv(axes: int) -> Any:
         dilation: Any = 1,
         groups: int = 1,
     ) -> Any:
-        lone = t.type_of(x).rank == axes + 1
-        x = t.unsqueeze(x, 0) if lone else x
+        need_rank(t, weight, axes + 2, f"{axes}-dimensional convolution", 1)
+        x, lone = _batched(t, x, axes)
         steps, spread = per_axis(stride, axes), per_axis(dilation, axes)
         if padding == "same":
             x, padding = _same(t, x, weight, spread), 0
@@ -209,8 +218,8 @@ def _transposed(axes: int) -> Any:
         groups: int = 1,
         dilation: Any = 1,
     ) -> Any:
-        lone = t.type_of(x).rank == axes + 1
-        x = t.unsqueeze(x, 0) if lone else x
+        need_rank(t, weight, axes + 2, f"{axes}-dimensional convolution", 1)
+        x, lone = _batched(t, x, axes)
         names = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
         attrs = {name: per_axis(value, axes) for name, value in names.items()}
         operands = (x, weight) if bias is None else (x, weight, bias)
@@ -280,6 +289,8 @@ def _max_pool(axes: int) -> Any:
         return_indices: bool = False,
     ) -> Any:
         kernel = per_axis(kernel_size, axes)
+        if t.type_of(x).rank != axes + 1:
+            need_rank(t, x, axes + 2, f"{axes}-dimensional pooling")
         values, places = t.emit("max_pool", (x,), kernel_size=kernel, stride=_strides(stride, kernel, axes),
                                 padding=per_axis(padding, axes), dilation=per_axis(dilation, axes),
                                 ceil_mode=bool(ceil_mode))  # fmt: skip
