@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from tessera.ir.dim import Dim, ceildiv, product
+from tessera.ir.dtype import compute_dtype, f32, f64
 from tessera.ir.graph import Operation, Value
 from tessera.ir.infer import ONE
 from tessera.ir.record import Kind
@@ -53,6 +54,9 @@ def _split(op: Operation) -> tuple[Operation, ...]:
     dims = tuple(int(a) for a in op.attrs["dim"])  # type: ignore[union-attr, arg-type]
     name = f"{op.result.name}_parts"
     dtype = op.result.type.dtype
+    assert op.record.reduction is not None
+    if op.record.reduction.additive and compute_dtype(dtype) is f32:
+        dtype = f64  # rounding the parts of a sum would show where they cancel
     kept = [d for a, d in enumerate(kind.dims) if a not in dims]
     if len(dims) == kind.rank and kind.rank > 1:
         parts = Value(name, TensorType(dtype, kind.dims[:-1]))

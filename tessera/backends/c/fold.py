@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tessera.ir.dim import Dim
-from tessera.ir.dtype import DType, compute_dtype, f32, int64
+from tessera.ir.dtype import DType, compute_dtype, f32, f64, int64
 from tessera.ir.graph import Literal, Operand, Operation, Value
 from tessera.ir.types import TileType
 from tessera.schedule.tilebuild import Container, Expr, Namespace, TileBuilder, unwrap
@@ -56,7 +56,8 @@ def plan_fold(op: Operation) -> Fold:
     )
     merge = _piece((*states, *others), state, lambda t, v: reduction.merge(t, v[: len(state)], v[len(state) :]))
     results = tuple(r.type.dtype for r in op.results)
-    finish = _piece(states, results, lambda t, v: reduction.finish(t, v))
+    ends = _values("a", results) if wide and results == (f64,) else states
+    finish = _piece(ends, results, lambda t, v: reduction.finish(t, v))
     position = op.attrs["position"]
     assert isinstance(position, Dim)
     return Fold(op, state, reduction.init(dtype), step, merge, finish, position, wide)

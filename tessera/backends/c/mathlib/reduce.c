@@ -94,23 +94,29 @@ T_FN t_carry t_carry_add(t_carry s, vf32 x) {
     s.high += t_up(T_PART1(x));
     return s;
 }
-T_FN vf32 t_carry_lanes(t_carry s) { return T_JOIN(t_down(s.low), t_down(s.high)); }
-T_FN vf32 t_carry_total(t_carry s) {
+T_FN vf64 t_carry_lanes_f64(t_carry s) { return T_JOIN(s.low, s.high); }
+T_FN vf32 t_carry_lanes_f32(t_carry s) { return T_JOIN(t_down(s.low), t_down(s.high)); }
+T_FN f64 t_carry_whole(t_carry s) {
     pf64 v = s.low + s.high;
     for (int k = T_PART / 2; k; k /= 2)
         for (int i = 0; i < k; i++) v[i] += v[i + k];
-    return (vf32){} + (f32)v[0];
+    return v[0];
 }
 #else
 T_FN t_carry t_carry_add(t_carry s, vf32 x) {
     s.low += t_up(x);
     return s;
 }
-T_FN vf32 t_carry_lanes(t_carry s) { return t_down(s.low); }
-T_FN vf32 t_carry_total(t_carry s) {
+T_FN vf64 t_carry_lanes_f64(t_carry s) { return s.low; }
+T_FN vf32 t_carry_lanes_f32(t_carry s) { return t_down(s.low); }
+T_FN f64 t_carry_whole(t_carry s) {
     pf64 v = s.low;
     for (int k = T_PART / 2; k; k /= 2)
         for (int i = 0; i < k; i++) v[i] += v[i + k];
-    return (vf32){} + (f32)v[0];
+    return v[0];
 }
 #endif
+
+T_FN vf32 t_carry_total_f32(t_carry s) { return (vf32){} + (f32)t_carry_whole(s); }
+
+T_FN vf64 t_carry_total_f64(t_carry s) { return (vf64){} + t_carry_whole(s); }
