@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -26,6 +27,22 @@ from tessera.schedule.tilebuild import Container, TileBuilder
 MAP_CHUNK = 8192
 #: How often a nest is built again with one more cut before its shape is declared unschedulable.
 ATTEMPTS = 64
+
+
+_AXIS = re.compile(r"(?:i\d+|c|k)(_*)")
+
+
+def axis_mark(ops: Sequence[Operation]) -> str:
+    """What must end the names of loop axes so that they differ from every size name: nothing, or underscores."""
+    taken = [
+        len(m[1])
+        for op in ops
+        for v in (*op.inputs, *op.results)
+        for d in v.type.dims
+        for n in d.names()
+        if (m := _AXIS.fullmatch(n))
+    ]
+    return "_" * (max(taken) + 1) if taken else ""
 
 
 def stride_name(tensor: str, axis: int) -> str:
@@ -133,7 +150,7 @@ class NestLowering:
         raise Unschedulable("a concatenation has too many parts")
 
     def attempt(self, cuts: Sequence[Dim], splittable: bool) -> Operation:
-        loops = Loops.of(self.plan.signature)
+        loops = Loops.of(self.plan.signature, axis_mark(self.analysis.ops))
         top = Container()
         build = TileBuilder(top, self.names)
         # A value stored by an earlier nest is loaded; one stored by this nest is computed and shared.
@@ -266,12 +283,14 @@ class Loops:
     kept_index: Index
     position: Dim
     dims: tuple[Dim, ...]
+    mark: str = ""
 
     @staticmethod
-    def of(s: Signature) -> Loops:
+    def of(s: Signature, mark: str = "") -> Loops:
+        """The loops of a signature. ``mark`` ends every axis name, so that none is the name of a size."""
         if s.chunk:
-            return Loops._chunked(s)
-        names = tuple(f"i{a}" for a in range(len(s.dims)))
+            return Loops._chunked(s, mark)
+        names = tuple(f"i{a}{mark}" for a in range(len(s.dims)))
         index = tuple(ZERO if d is ONE else Dim.name(n) for n, d in zip(names, s.dims, strict=True))
         ranges = {n: (ZERO, d) for n, d in zip(names, s.dims, strict=True)}
         sweep = tuple(names[a] for a in s.folded) if s.folded else names[-1:]
@@ -283,26 +302,28 @@ class Loops:
             position = position + index[a] * stride
         kept = tuple(n not in inside for n in names)
         return Loops(names, s.dims, kept, sweep, ranges, index,
-                     tuple(e for e, k in zip(index, kept, strict=True) if k), position, s.dims)  # fmt: skip
+                     tuple(e for e, k in zip(index, kept, strict=True) if k), position, s.dims, mark)  # fmt: skip
 
     @staticmethod
-    def _chunked(s: Signature) -> Loops:
+    def _chunked(s: Signature, mark: str) -> Loops:
         """The folded dims as one axis ``k``, cut into pieces numbered by the parallel axis ``c``."""
+        piece, inner = f"c{mark}", f"k{mark}"
         folded = [s.dims[a] for a in s.folded]
         total = product(folded)
         size = Dim.const(s.chunk)
-        start = Dim.name("c") * size
+        start = Dim.name(piece) * size
         kept_axes = [a for a in range(len(s.dims)) if a not in s.folded]
-        names = ("c", *(f"i{a}" for a in kept_axes), "k")
+        names = (piece, *(f"i{a}{mark}" for a in kept_axes), inner)
         extents = (ceildiv(total, size), *(s.dims[a] for a in kept_axes), total)
         ranges = {n: (ZERO, e) for n, e in zip(names, extents, strict=True)}
-        ranges["k"] = (start, dim_min(start + size, total))
-        parts = iter(delinearize(Dim.name("k"), folded))
+        ranges[inner] = (start, dim_min(start + size, total))
+        parts = iter(delinearize(Dim.name(inner), folded))
         at = {a: next(parts) for a in s.folded}
-        index = tuple(at[a] if a in at else (ZERO if d is ONE else Dim.name(f"i{a}")) for a, d in enumerate(s.dims))
-        kept_index = (Dim.name("c"), *(index[a] for a in kept_axes))
-        kept = tuple(n != "k" for n in names)
-        return Loops(names, extents, kept, ("k",), ranges, index, kept_index, Dim.name("k"), s.dims)
+        own = {a: ZERO if d is ONE else Dim.name(f"i{a}{mark}") for a, d in enumerate(s.dims)}
+        index = tuple(at.get(a, own[a]) for a in own)
+        kept_index = (Dim.name(piece), *(index[a] for a in kept_axes))
+        kept = tuple(n != inner for n in names)
+        return Loops(names, extents, kept, (inner,), ranges, index, kept_index, Dim.name(inner), s.dims, mark)
 
     def index_for(self, dims: tuple[Dim, ...]) -> Index:
         """The position at which a value of the nest's space, up to dims of size 1, stands."""
@@ -317,21 +338,23 @@ def finish(loops: Loops, top: Container) -> Operation:
     axes, ops, sweep = merge_axes([(n, hi) for n, _, hi in parallel], tuple(top.ops), loops.sweep)
     folds = any(o.record.kind is Kind.REDUCE for op in ops if op.body is not None for o in op.body.ops)
     if not axes and not folds:
-        axes, ops = chunked(ops, sweep)
+        axes, ops = chunked(ops, sweep, f"c{loops.mark}")
     names = tuple(n for n, _ in axes)
     extents = tuple(e for _, e in axes)
     attrs: dict[str, Attr] = {"axes": names, "extents": extents, "vector": vector_axis(names, ops)}
     return Operation(OPS["nest"], (), (), attrs, body=Block(ops))
 
 
-def chunked(ops: tuple[Operation, ...], sweep: Sequence[str]) -> tuple[list[tuple[str, Dim]], tuple[Operation, ...]]:
-    """Cut the sweeps of a nest without parallel axes into pieces of MAP_CHUNK elements."""
+def chunked(
+    ops: tuple[Operation, ...], sweep: Sequence[str], piece: str
+) -> tuple[list[tuple[str, Dim]], tuple[Operation, ...]]:
+    """Cut the sweeps of a nest without parallel axes into pieces of MAP_CHUNK elements, numbered by ``piece``."""
     sweeps = [op for op in ops if op.body is not None]
     if not sweeps or len(sweep) != 1:
         return [], ops
     (total,) = sweeps[-1].dims("hi")
     size = Dim.const(MAP_CHUNK)
-    start = Dim.name("c") * size
+    start = Dim.name(piece) * size
     out: list[Operation] = []
     for op in ops:
         if op.body is None:
@@ -341,7 +364,7 @@ def chunked(ops: tuple[Operation, ...], sweep: Sequence[str]) -> tuple[list[tupl
         first = start if lo is ZERO else _max(lo, start)
         attrs = {**op.attrs, "lo": (first,), "hi": (dim_min(hi, start + size),)}
         out.append(Operation(op.record, op.operands, op.results, attrs, op.span, op.origin, op.body))
-    return [("c", ceildiv(total, size))], tuple(out)
+    return [(piece, ceildiv(total, size))], tuple(out)
 
 
 def _max(a: Dim, b: Dim) -> Dim:

@@ -9,6 +9,7 @@ the threads in contiguous parts, so results do not depend on how many there are.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,9 @@ from tessera.ir.graph import Function, Literal, Operation, Value, walk
 from tessera.ir.record import Kind
 from tessera.ir.types import BufferType, ScalarType
 from tessera.schedule.plan import ONE
+
+#: How an index expression names the value of a lookup operand.
+LOOKUP_NAME = re.compile(r"_l\d+")
 
 #: Below this many elements the threads cost more than they save.
 PARALLEL_FROM = 16384
@@ -251,7 +255,7 @@ def size_names(f: Function) -> tuple[str, ...]:
             bound.update(op.words("axes"))
         for value in (*op.attrs.values(), *(x.value for x in op.operands if isinstance(x, Literal))):
             for d in every_dim(value):
-                found |= {n for n in d.names() if not n.startswith("_l")}
+                found |= {n for n in d.names() if not LOOKUP_NAME.fullmatch(n)}
     return tuple(sorted(found - bound))
 
 
