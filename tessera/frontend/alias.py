@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tessera.diag import Diagnostic, DTypeError, Help, Label, ShapeError, TesseraError, TraceError
+from tessera.frontend import strides
 from tessera.frontend.handles import PoisonHandle, SizeHandle, Storage, TensorHandle
 from tessera.frontend.session import Call, Session
 from tessera.ir.dialects.calls import Sym
@@ -21,13 +22,14 @@ from tessera.ir.graph import Operation, Value
 from tessera.ir.record import Kind, OpRecord
 from tessera.ir.types import TensorType
 
-#: torch functions and methods whose result shares memory with their first argument.
+#: torch functions and methods whose result may share memory with their first argument: views, and functions
+#: that sometimes give the argument itself.
 VIEWS = frozenset({
     "T", "adjoint", "atleast_1d", "atleast_2d", "atleast_3d", "broadcast_to", "chunk", "detach", "diagonal",
-    "dsplit", "expand", "expand_as", "flatten", "getitem", "hsplit", "mT", "moveaxis", "movedim", "narrow",
-    "permute", "ravel", "reshape", "reshape_as", "select", "split", "split_with_sizes", "squeeze", "swapaxes",
-    "swapdims", "t", "tensor_split", "transpose", "unbind", "unflatten", "unfold", "unsqueeze", "view", "view_as",
-    "vsplit",
+    "dropout", "dropout1d", "dropout2d", "dropout3d", "dsplit", "expand", "expand_as", "flatten", "getitem",
+    "hsplit", "mT", "moveaxis", "movedim", "narrow", "permute", "positive", "ravel", "reshape", "reshape_as",
+    "select", "split", "split_with_sizes", "squeeze", "swapaxes", "swapdims", "t", "tensor_split", "transpose",
+    "unbind", "unflatten", "unfold", "unsqueeze", "view", "view_as", "vsplit",
 })  # fmt: skip
 #: Those that copy when the memory is not laid out right for them.
 _MAY_COPY = frozenset({"flatten", "ravel", "reshape", "reshape_as"})
@@ -53,7 +55,7 @@ def linked(
     whole = session.read(self)
     mark = len(ops)
     result = session.apply(record, args, kwargs, form, name)
-    if name in _MAY_COPY and not is_dense(self):
+    if name in _MAY_COPY and _copies(self, result):
         return result
     made = {op.results[0]: op for op in ops[mark:] if len(op.results) == 1}
     for one in result if isinstance(result, tuple | list) else (result,):
@@ -98,9 +100,23 @@ def same(self: TensorHandle) -> Any:
     return other
 
 
+def _layout(self: TensorHandle) -> strides.Strides | None:
+    """The strides of a traced tensor; results of operations are taken to be dense row-major blocks."""
+    base = self._value if self._storage is None else self._storage.value
+    return strides.of_view(base.type.dims, self._steps)
+
+
+def _copies(self: TensorHandle, result: Any) -> bool:
+    """Whether a reshape needs memory of its own, because the view's is not laid out for it."""
+    found = _layout(self)
+    if found is None or not isinstance(result, TensorHandle):
+        return True
+    return strides.reshaped(self._value.type.dims, found, result._value.type.dims) is None
+
+
 def is_dense(self: TensorHandle) -> bool:
-    """Whether a view is a dense row-major block; results of operations are taken to be."""
-    return all(step.record.name in _DENSE for step in self._steps)
+    """Whether a traced tensor is a dense row-major block."""
+    return strides.is_dense(self._value.type.dims, _layout(self))
 
 
 # ---- reading and writing elements ------------------------------------------------------------------------
@@ -153,6 +169,16 @@ def update(
         return result
     assign(self, result, call)
     return self
+
+
+def overwrite(self: TensorHandle, result: Any, name: str) -> Any:
+    """Write the result of an operation to the memory of ``self``. Gives ``self``, or poison after an error."""
+    call = self._session.site(name, "method", (self,), {})
+    if isinstance(result, TensorHandle):
+        if _writable(self, call):
+            assign(self, result, call)
+        return self
+    return result
 
 
 def assign(self: TensorHandle, result: TensorHandle, call: Call) -> None:

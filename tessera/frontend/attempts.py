@@ -9,6 +9,7 @@ from typing import Any
 
 from tessera.diag import Diagnostic, DTypeError, ShapeError, Span
 from tessera.frontend.annotation import DTypeClass
+from tessera.frontend.handles import UNKNOWN
 from tessera.frontend.hints import Hint
 from tessera.frontend.session import Finding, Path
 from tessera.frontend.spec import EMPTY, FunctionSpec, ParamSpec, lead_dims
@@ -140,7 +141,7 @@ class Arguments:
             members = [self._hinted(p.hint, f"{p.name}_{n}", inputs, anonymous) for n in range(several)]
             return Tree("tuple" if p.how == "args" else "dict", tuple(members))
         if p.name == "self" and p.kind == "static" and p.default is EMPTY:
-            inputs.append(self.receiver)
+            inputs.append(UNKNOWN if self.receiver is None else self.receiver)
             return LEAF
         if p.binds:
             inputs.append(self._size(p.name))
@@ -317,7 +318,7 @@ def _with_numbers(arguments: Arguments, table: TorchTable, deferred: Traced) -> 
     """
     assert deferred.deferred is not None
     name = deferred.deferred.what
-    if not name.isidentifier():
+    if not name.isidentifier() or name == "self":
         return deferred
     first: Traced | None = None
     for size in TRIED_SIZES:

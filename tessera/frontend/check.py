@@ -120,7 +120,8 @@ def _report(spec: FunctionSpec, attempt: Attempt, bare: bool) -> CheckReport:
         verdict = {"proved": "proved", "open": "deferred"}.get(o.verdict, "guarded")
         items.append(Item(verdict, f"{o}{f' ({o.why})' if o.why else ''}", o.span))
     if not attempt.findings and spec.returns.kind != "any":
-        items.insert(0, Item("proved" if not bare else "deferred", f"returns {_returned(spec)}", spec.returns_span))
+        open_ = bare or any(t.deferred is not None for t in attempt.traced)
+        items.insert(0, Item("deferred" if open_ else "proved", f"returns {_returned(spec)}", spec.returns_span))
     items += attempt.deferred
     if bare:
         items.append(Item("deferred", "tensors of any rank: checked at the first call", spec.span))

@@ -23,9 +23,10 @@ from tessera.ir.dtype import DType
 from tessera.ir.graph import Attr
 from tessera.ir.types import ScalarType, TensorType, Type
 
+#: Sizes to ask with. In no order, so that sums and differences of two do not fit both rows by accident.
 _PRIMES = (
-    (11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53),
-    (59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107),
+    (29, 11, 43, 17, 53, 23, 37, 13, 47, 31, 19, 41),
+    (61, 97, 71, 107, 59, 89, 101, 73, 83, 67, 103, 79),
 )
 
 
@@ -178,13 +179,18 @@ def _candidates(types: Sequence[Type]) -> list[Dim]:
     return list(every())
 
 
+#: Result sizes may be this far, less one, from a candidate: windows without padding, ends added.
+_MOST_SHIFT = 8
+
+
 def _match(first: Dim, second: Dim, candidates: Sequence[Dim], sizes: Sequence[Mapping[str, int]]) -> Dim:
     if first is second:
         return first
-    for d in candidates:
-        if d.evaluate(sizes[0]) == first.value and d.evaluate(sizes[1]) == second.value:
+    answers = [(d, d.evaluate(sizes[0]), d.evaluate(sizes[1])) for d in candidates]
+    for d, a, b in answers:
+        if (a, b) == (first.value, second.value):
             return d
-        shift = first.value - d.evaluate(sizes[0])
-        if shift == second.value - d.evaluate(sizes[1]) and abs(shift) < 8:
-            return d + shift
+    for d, a, b in answers:
+        if first.value - a == second.value - b and abs(first.value - a) < _MOST_SHIFT:
+            return d + (first.value - a)
     raise TypeError(f"a result size ({first}, {second}) that does not follow from the argument sizes")

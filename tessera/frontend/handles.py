@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tessera.ir.dim import Dim
 from tessera.ir.graph import Operation, Value
@@ -85,6 +85,10 @@ class PoisonHandle:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+
+
+#: Given as ``self`` where no object is known: whatever is read from it is unknown, too.
+UNKNOWN: Final = object()
 
 
 class Stopped(BaseException):

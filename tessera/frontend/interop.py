@@ -98,15 +98,13 @@ def _apply(
     in_place = kwargs.pop("inplace", False) is True
     first = args[0] if args else None
     if isinstance(first, TensorHandle):
-        if session.table.method(name) is function or name in methods.OWN:
-            found = methods.find(session.table, name)
-            if found is not None:
-                return found(*args, **kwargs)
-        if name in ("__getitem__", "__setitem__"):
-            return alias.getitem(first, args[1]) if name == "__getitem__" else alias.setitem(first, *args[1:])
+        if session.table.method(name) is function:
+            return getattr(first, name)(*args[1:], **kwargs)
+        if name in methods.OWN:
+            return methods.OWN[name](*args, **kwargs)
     record, _ = session.table.meaning(function)
     if record is None:
-        return extern.call(session, function, args, kwargs)
+        return _library(session, function, name, args, kwargs, out if out is not None else first if in_place else None)
     if (in_place or _updates(name)) and isinstance(first, TensorHandle):
         return alias.update(first, record.name, args, kwargs, "function", name)
     if isinstance(out, TensorHandle):
@@ -117,6 +115,16 @@ def _apply(
     if name in alias.VIEWS and isinstance(first, TensorHandle):
         return alias.linked(first, record, args, kwargs, "function", name)
     return session.apply(record, args, kwargs, "function", name, function)
+
+
+def _library(
+    session: Session, function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any], into: Any
+) -> Any:
+    """A function without a record; ``into`` is the tensor that its result goes to."""
+    if _updates(name):
+        raise TypeError(f"`{name}` updates its argument and has no record")
+    result = extern.call(session, function, args, kwargs)
+    return alias.overwrite(into, result, name) if isinstance(into, TensorHandle) else result
 
 
 def _updates(name: str) -> bool:

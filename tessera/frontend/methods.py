@@ -191,9 +191,22 @@ def find(table: TorchTable, name: str) -> Method | None:
         plain = table.by_method(name[:-1])
         if plain is not None:
             return lambda self, *args, **kwargs: alias.update(self, plain.name, (self, *args), kwargs, "method", name)
+        return _library_update(table, name)
     if table.method(name) is not None:
         return lambda self, *args, **kwargs: extern.method(self, name, args, kwargs)
     return None
+
+
+def _library_update(table: TorchTable, name: str) -> Method | None:
+    """``lgamma_`` of a function without a record: the plain library call, written to the tensor's memory."""
+    plain = table.method(name[:-1])
+    if plain is None:
+        return None
+
+    def method(self: TensorHandle, *args: Any, **kwargs: Any) -> Any:
+        return alias.overwrite(self, extern.method(self, name[:-1], args, kwargs), name)
+
+    return method
 
 
 def drop_settings(table: TorchTable, kwargs: Mapping[str, Any]) -> dict[str, Any]:

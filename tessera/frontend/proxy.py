@@ -383,6 +383,20 @@ class Poison(PoisonHandle):
         return "<result of an operation with an error>"
 
 
+class Receiver(Poison):
+    """The unknown object that a method belongs to, when the method is checked without one."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        session = self._session
+        session.specialised.setdefault("self", (0, caller_span()))
+        return session.poison
+
+
 def _swallow(self: Poison, *_: Any) -> Any:
     return self
 
@@ -396,4 +410,4 @@ def make(session: Session, value: Value) -> TensorHandle:
     return (Scalar if isinstance(value.type, ScalarType) else Proxy)(session, value)
 
 
-__all__ = ["Poison", "Proxy", "Scalar", "make", "number"]
+__all__ = ["Poison", "Proxy", "Receiver", "Scalar", "make", "number"]

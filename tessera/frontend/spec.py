@@ -81,7 +81,7 @@ class FunctionSpec:
             _param(plain, place, p, hints.get(p.name), names) for place, p in enumerate(signature.parameters.values())
         )
         return cls(
-            getattr(plain, "__qualname__", plain.__name__),
+            plain.__qualname__.rpartition("<locals>.")[2],
             plain,
             params,
             hints.get("return", ANY),

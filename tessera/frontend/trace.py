@@ -15,9 +15,9 @@ from tessera.diag.span import is_machinery
 from tessera.frontend import blame, extern, returns
 from tessera.frontend.annotation import Lead
 from tessera.frontend.context import Choice, TraceContext
-from tessera.frontend.handles import Deferred, PoisonHandle, SizeHandle, Stopped, Storage, TensorHandle
+from tessera.frontend.handles import UNKNOWN, Deferred, PoisonHandle, SizeHandle, Stopped, Storage, TensorHandle
 from tessera.frontend.interop import dispatch
-from tessera.frontend.proxy import Poison, make
+from tessera.frontend.proxy import Poison, Receiver, make
 from tessera.frontend.session import Finding, Path, Session, enter, error_of
 from tessera.frontend.size import Size
 from tessera.frontend.spec import FunctionSpec
@@ -145,6 +145,8 @@ class Run:
         leaves, params, sources = self._arguments(session, tree)
         args, kwargs = arguments(self.spec, unflatten(tree, leaves))
         result, deferred = execute(session, self.spec, args, kwargs)
+        if deferred is None and "self" in session.specialised:
+            deferred = Deferred("self", session.specialised["self"][1])
         outputs: list[Operand] = []
         out_tree: Tree = LEAF
         described: list[Output] = []
@@ -216,6 +218,9 @@ class Run:
         for number, (given, path) in enumerate(zip(self.inputs, paths, strict=True)):
             if isinstance(given, Dim):
                 leaves.append(session.size(given))
+                continue
+            if given is UNKNOWN:
+                leaves.append(Receiver(session))
                 continue
             if not isinstance(given, TensorType | ScalarType):
                 leaves.append(given)

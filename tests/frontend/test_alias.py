@@ -107,6 +107,14 @@ def pieces(x: Tensor["A", "B", "C"]) -> Any:
     return y, a, b
 
 
+def library_update(x: Tensor["A", "B", "C"]) -> Any:
+    y = x + 1
+    v = y[1]
+    v.mvlgamma_(1)
+    torch.special.zeta(y, 2.0, out=y)
+    return y
+
+
 CASES: tuple[Callable[..., Any], ...] = (
     view_sees_base,
     base_sees_view,
@@ -120,6 +128,7 @@ CASES: tuple[Callable[..., Any], ...] = (
     inplace_function,
     copied,
     pieces,
+    library_update,
 )
 
 
@@ -142,6 +151,12 @@ _VIEWS: tuple[Callable[[Any], Any], ...] = (
     lambda v: v.permute(*reversed(range(v.ndim))),
     lambda v: v.detach(),
     lambda v: v[..., None],
+    lambda v: v.reshape(-1),
+    lambda v: v.reshape(v.shape[0], -1) if v.ndim else v,
+    lambda v: v.flatten(0, 1) if v.ndim > 1 else v,
+    lambda v: v.contiguous(),
+    lambda v: torch.dropout(v, 0.5, False),
+    lambda v: v.expand(*v.shape) if v.ndim else v,
     lambda v: v.unflatten(-1, (2, -1)) if v.ndim and v.shape[-1] % 2 == 0 else v,
 )
 _UPDATES: tuple[Callable[[Any, Any], Any], ...] = (
@@ -182,7 +197,7 @@ def execute(program: list[Step], x: Any) -> Any:
     return tuple(alive)
 
 
-@settings(max_examples=150)
+@settings(max_examples=250)
 @given(programs())
 def test_random_programs_agree_with_torch(program: list[Step]) -> None:
     def f(x: Tensor) -> Any:
