@@ -149,14 +149,15 @@ class Namespace:
         if "dtype" in attrs:
             return self.convert(xs[0], attrs["dtype"])  # type: ignore[arg-type]
         dtype = intrinsic_dtype(record, tuple(x.type for x in xs), tuple(sorted(attrs.items())))
-        if dtype is f32 and not any(isinstance(x.type, TileType) for x in xs):
-            # Python computes with its numbers in f64: `1 - beta` of a dynamic beta must not cancel in f32.
-            dtype = f64
+        # Python computes with its numbers in f64: `1 - beta` of a dynamic beta must not cancel in f32.
+        numbers = dtype is f32 and not any(isinstance(x.type, TileType) for x in xs)
+        dtype = f64 if numbers else dtype
         wanted = operand_dtypes(record, tuple(x.type for x in xs))
         xs = tuple(x if t is None else self.build.cast(x, t) for x, t in zip(xs, wanted, strict=True))
         xs = tuple(self.weak(x, xs, dtype) for x in xs)
         hint = self.source.results[0].name if self.source is not None and self.source.record is record else ""
-        return self.build.emit(record, xs, dtype, attrs, hint=hint, source=self.source)
+        value = self.build.emit(record, xs, dtype, attrs, hint=hint, source=self.source)
+        return self.build.cast(value, f32) if numbers else value
 
     def weak(self, x: Operand, xs: tuple[Operand, ...], dtype: DType) -> Operand:
         """A dynamic scalar takes the dtype that the op computes in."""
