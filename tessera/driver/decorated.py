@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import threading
-import types
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -306,7 +305,7 @@ class Function(Generic[P, R]):
     # -- methods ---------------------------------------------------------------------------------------------------
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
-        return self if instance is None else types.MethodType(self, instance)
+        return self if instance is None else Method(self, instance)
 
     def eager(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """The undecorated function: every operation through torch."""
@@ -403,6 +402,39 @@ _transforms = torch._C._functorch.peek_interpreter_stack
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _function_modes = torch._C._len_torch_function_stack
 _TENSOR, _PARAMETER, _STRIDED = torch.Tensor, torch.nn.Parameter, torch.strided
+
+
+class Method:
+    """A compiled method of one object; ``check``, ``ir``, ``lower`` and the others know the object."""
+
+    def __init__(self, function: Function[Any, Any], instance: object) -> None:
+        self.__func__, self.__self__ = function, instance
+        self.__name__, self.__doc__ = function.fn.__name__, function.fn.__doc__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.__func__(self.__self__, *args, **kwargs)
+
+    def check(self) -> CheckReport:
+        """As ``Function.check``, with what the object holds."""
+        return check(self.__func__.spec, TABLE, receiver=self.__self__)
+
+    def ir(self, stage: str = "fused", *args: Any, **kwargs: Any) -> str:
+        """As ``Function.ir``."""
+        return self.__func__.ir(stage, *self._given(args), **kwargs)
+
+    def _given(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (self.__self__, *args) if args else ()
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.__func__, name)
+        if name not in ("eager", "resolve", "lower", "explain", "cost"):
+            return found
+        if name == "eager":
+            return functools.partial(found, self.__self__)
+        return lambda *args, **kwargs: found(*self._given(args), **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<tessera.function {self.__func__.spec.name} of {self.__self__!r}>"
 
 
 def _by_name(module: str, name: str) -> Any:
