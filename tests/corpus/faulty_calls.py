@@ -233,8 +233,8 @@ class Layer:
 
     @faulty("TSR0201", "q")
     def scaled_scores(self, q: Tensor["B", "S", "D"], k: Tensor["B", "T", "D"]) -> Any:
-        q = q * self.scale
-        return q @ k
+        scale = self.scale * 2.0
+        return torch.softmax((q @ k) / scale, dim=-1)
 
     @faulty("TSR0217", "x")
     def centred(self, x: Tensor["B", "S", "D"]) -> Any:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import tessera
+from tessera import Tensor
 from tests.corpus.table import CORRECT, FAULTY, Correct, Faulty, arguments
 
 for _room in ("correct_attention", "correct_layers", "correct_shapes"):
@@ -67,3 +68,19 @@ def test_correct_program_runs_compiled(case: Correct) -> None:
             torch.testing.assert_close(have, want, rtol=case.tolerance, atol=case.tolerance)
         else:
             assert have == want
+
+
+def test_a_method_of_an_object_is_checked_with_what_the_object_holds() -> None:
+    class Scores:
+        def __init__(self, width: int) -> None:
+            self.weight = torch.zeros(width, width)
+            self.scale = 0.5
+
+        @tessera.function
+        def of(self, x: Tensor["B", "S", 8], y: Tensor["B", "T", 8]) -> Tensor["B", "S", "T"]:
+            return (x @ self.weight) * self.scale @ y.mT
+
+    assert Scores.__dict__["of"].check().verdict == "deferred"
+    assert Scores(8).of.check().verdict == "proved"
+    (found,) = Scores(7).of.check().diagnostics
+    assert found.code == "TSR0201" and found.primary is not None and found.primary.span.text() == "x"
