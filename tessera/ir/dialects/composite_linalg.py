@@ -61,6 +61,14 @@ def _scaled(t: Any, x: Any, by: Any) -> Any:
     return x if isinstance(by, int | float) and by == 1 else t.mul(x, by)
 
 
+def _addr(t: Any, x: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
+    """beta * x + alpha * (an outer product)."""
+    if not t.dtype_of(x).is_float or (isinstance(beta, int | float) and beta == 0):
+        return _added(_outer)(t, x, a, b, beta=beta, alpha=alpha)
+    _ranks(t, "outer", (a, 1), (b, 1))
+    return t.fma(_scaled(t, t.unsqueeze(a, 1), alpha), t.unsqueeze(b, 0), _scaled(t, x, beta))
+
+
 def _added(multiply: Any) -> Any:
     """beta * x + alpha * (a product)."""
 
@@ -132,7 +140,7 @@ def _cross(t: Any, x: Any, other: Any, dim: int | None = None) -> Any:
     def turned(v: Any, by: int) -> Any:
         return t.roll(v, -by, axis)
 
-    return t.sub(t.mul(turned(x, 1), turned(other, 2)), t.mul(turned(x, 2), turned(other, 1)))
+    return t.fma(turned(x, 1), turned(other, 2), t.neg(t.mul(turned(x, 2), turned(other, 1))))
 
 
 def _multi_dot(t: Any, *tensors: Any) -> Any:
@@ -207,7 +215,7 @@ OPS: tuple[OpRecord, ...] = (
        samples(call(T(("B", "S", "K")), _A, _B, beta=0.5))),
     composite("addbmm", _ADD, "The sum of beta x and alpha times the products of a stack.", _added(_addbmm_product),
        function_and_method("addbmm"), samples(call(T(("S", "K")), _A, _B))),
-    composite("addr", _ADD, "The sum of beta x and alpha times an outer product.", _added(_outer),
+    composite("addr", _ADD, "The sum of beta x and alpha times an outer product.", _addr,
               function_and_method("addr"),
        samples(call(_N, _V, _W, alpha=0.5))),
     composite("linear", "x: tensor, weight: tensor, bias: tensor? = None",

@@ -180,9 +180,8 @@ def _normalize(t: Any, x: Any, p: Any = 2.0, dim: Any = 1, eps: Any = 1e-12) -> 
 
 def _cosine_similarity(t: Any, x: Any, x2: Any, dim: int = 1, eps: Any = 1e-8) -> Any:
     a, b = t.broadcast_tensors(wide(t, x), wide(t, x2))
-    inner = t.sum(t.mul(a, b), dim)
-    one, two = (t.maximum(t.norm(v, 2.0, dim), eps) for v in (a, b))
-    return t.cast(t.div(t.div(inner, one), two), t.dtype_of(x))
+    one, two = (t.div(v, t.maximum(t.norm(v, 2.0, dim, True), eps)) for v in (a, b))
+    return t.cast(t.sum(t.mul(one, two), dim), t.dtype_of(x))
 
 
 def _pairwise_distance(t: Any, x: Any, x2: Any, p: Any = 2.0, eps: Any = 1e-6, keepdim: bool = False) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from tessera.ir.dialects.rules import axes_of, composite, function_and_method, torch_names
 from tessera.ir.dialects.samples import T, call, samples
 from tessera.ir.dim import Dim
-from tessera.ir.dtype import bool_, f32, int64
+from tessera.ir.dtype import bool_, f32, f64, int64
 from tessera.ir.infer import Blame
 from tessera.ir.record import OpRecord
 
@@ -71,7 +71,8 @@ def _moments(t: Any, x: Any, dim: Any, unbiased: Any, correction: Any, keepdim: 
     need_float(t, x, what)
     dim, correction = _correction(dim, unbiased, correction)
     over = axes(t, x, dim)
-    mean, squares = centered_squares(t, wide(t, x), over, keepdim)
+    # In f64: the root of a sum of squares is in range where the squares of f32 are not.
+    mean, squares = centered_squares(t, t.cast(x, f64), over, keepdim)
     size = count(t, x, over)
     below = t.maximum(t.sub(t.full((), size, dtype=t.dtype_of(squares)), correction), 0.0) if correction else size
     return t.div(squares, below), mean if keepdim else t.squeeze(mean, over) if over else mean

@@ -79,6 +79,9 @@ def _accumulated(torch: Any, function: Any, operands: Sequence[Any], accumulate:
 
 
 def _matmul_eager(torch: Any, x: Any, other: Any, *, accumulate_dtype: Any = None) -> Any:
+    if x.ndim == 2 and other.ndim == 2 and x.shape[0] == 1 and other.shape[1] == 1:
+        # One row times one column: a library's dot product is more accurate than its matrix product.
+        return _accumulated(torch, torch.dot, (x[0], other[:, 0]), accumulate_dtype).reshape(1, 1)
     return _accumulated(torch, torch.matmul, (x, other), accumulate_dtype)
 
 

@@ -195,8 +195,8 @@ def _sinc(t: Any, x: Any) -> Any:
 
 
 def _lerp(t: Any, start: Any, end: Any, weight: Any) -> Any:
-    step = end - start
-    return t.where(t.abs(weight) < 0.5, start + weight * step, end - step * (1.0 - weight))
+    step, near = end - start, t.abs(weight) < 0.5
+    return t.fma(step, t.where(near, weight, weight - 1.0), t.where(near, start, end))
 
 
 def _nan_to_num(t: Any, x: Any, nan: Any, posinf: Any, neginf: Any) -> Any:
@@ -334,7 +334,7 @@ POINTWISE: tuple[OpRecord, ...] = (
                        _FLOAT_PARTS, _lerp,
                        flops=6),
     elementwise_record("addcmul", "x: tensor, tensor1: tensor, tensor2: tensor, value: tensor = 1",
-                       "The sum x + value * tensor1 * tensor2.", ARITHMETIC, lambda t, x, a, b, v: x + v * a * b,
+                       "The sum x + value * tensor1 * tensor2.", ARITHMETIC, lambda t, x, a, b, v: t.fma(v * a, b, x),
                        flops=3,
                        eager=lambda torch, x, a, b, v: torch.addcmul(x, a, b, value=v),
                        samples=samples(call(T(("B", "D")), T(("B", "D")), T(("D",)), value=0.5))),
