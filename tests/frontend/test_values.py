@@ -277,3 +277,40 @@ def test_results_that_are_no_tensors() -> None:
     found = traced(f, T("B", "S", dtype=int64))
     assert [o.kind for o in found.outputs] == ["tensor", "size", "static", "static", "static"]
     assert found.outputs[1].value is Dim.name("B") * 2
+
+
+# ---- tensors from outside the function -------------------------------------------------------------------
+
+OUTSIDE = torch.arange(4.0)
+
+
+def reads_outside(x: Tensor["B"]) -> Any:
+    return x * OUTSIDE.sum().item()
+
+
+def branches_outside(x: Tensor["B"]) -> Any:
+    return x if OUTSIDE.sum() > 3 else -x
+
+
+def writes_outside(x: Tensor["B"]) -> Any:
+    OUTSIDE.add_(1)
+    return x
+
+
+@pytest.mark.parametrize(
+    ("f", "code"), [(reads_outside, "TSR0402"), (branches_outside, "TSR0401"), (writes_outside, "TSR0403")]
+)
+def test_the_content_of_outside_tensors_is_not_baked_in(f: Any, code: str) -> None:
+    with pytest.raises(TesseraError) as caught:
+        trace_call(f, torch.ones(4))
+    assert caught.value.codes == (code,)
+    assert OUTSIDE.tolist() == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_outside_tensors_are_hidden_arguments() -> None:
+    def f(x: Tensor["B"]) -> Any:
+        return x * OUTSIDE.shape[0] + OUTSIDE[:2].sum() + (OUTSIDE - 1) * 2
+
+    _, _, found = trace_call(f, torch.ones(4))
+    assert [s.kind for s in found.inputs] == ["leaf", "capture"]
+    assert run(f, torch.ones(4)).tolist() == [3.0, 5.0, 7.0, 9.0]
