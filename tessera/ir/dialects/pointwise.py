@@ -64,8 +64,8 @@ _LARGE = 1e30
 
 def _mish(t: Any, x: Any) -> Any:
     e, scale = _tail_exp(t, x)
-    below, above = e * (e + 2.0), 1.0 + 2.0 * e
-    return t.where(x < 0.0, (x * (e * (e + 2.0))) / (below + 2.0) * scale, x * above / (above + 2.0 * e * e))
+    below, above, square = e * (e + 2.0), 1.0 + 2.0 * e, 2.0 * e * e
+    return t.where(x < 0.0, (x * (e * (e + 2.0))) / (below + 2.0) * scale, x * (1.0 - square / (above + square)))
 
 
 def _gelu(t: Any, x: Any, *, approximate: str) -> Any:
