@@ -6,8 +6,9 @@ import torch
 
 #: How much larger than eager's an error may be.
 RATIO = 1.05
-#: Results of fewer elements say little about an error on average: there one rounding is what it may be at most.
-FEW = 256
+#: Fewer elements say little about an error on average, and eager may be lucky: there the bound is three roundings, or
+#: three times the error of eager. That the ratio holds is seen on larger tensors.
+FEW, FEW_RATIO = 256, 3.0
 
 
 def difference(got: torch.Tensor, eager: torch.Tensor | None, exact: torch.Tensor) -> str | None:
@@ -31,7 +32,11 @@ def difference(got: torch.Tensor, eager: torch.Tensor | None, exact: torch.Tenso
 
 
 def _floats(got: torch.Tensor, eager: torch.Tensor | None, exact: torch.Tensor) -> str | None:
+    if got.dtype.itemsize == 1:
+        return None if bool((got.float() == exact.to(got.dtype).float()).logical_or(got.isnan() & exact.isnan()).all()) else "8-bit floats differ"
     rounded = exact.to(got.dtype)
+    if eager is not None and _is_lost(eager, exact):
+        return None
     kinds = _kind(got) == _kind(rounded)
     if eager is not None:
         kinds = kinds | (_kind(got) == _kind(eager))
@@ -41,16 +46,26 @@ def _floats(got: torch.Tensor, eager: torch.Tensor | None, exact: torch.Tensor) 
     here = got.isfinite() & exact.isfinite() & rounded.isfinite()
     error = _norm(got, exact, here)
     floor = _norm(rounded, exact, here)
-    if got.numel() < FEW:
-        floor = max(floor, _half_ulps(exact, got.dtype, here))
+    ratio = RATIO
+    once = _half_ulps(exact, got.dtype, here)
+    floor = max(floor, once * 3**-0.5)  # what rounding makes on average, also where `exact` needs none
+    if got.numel() < FEW or got.dtype == torch.float64:  # float64 is no judge of itself
+        floor, ratio = max(floor, once), FEW_RATIO
     allowed = floor
     if eager is not None:
-        # Where eager overflows or underflows to NaN its error is not a number; there the floor decides.
-        allowed = max(allowed, _norm(eager, exact, here & eager.isfinite()))
-    if error <= RATIO * allowed or error == 0.0:
+        allowed = max(allowed, _norm(eager, exact, here))
+    if error <= ratio * allowed or error == 0.0:
         return None
     scale = _norm(exact, torch.zeros_like(exact), here)
     return f"relative error {error / scale if scale else error:.3g}, allowed {allowed / scale if scale else allowed:.3g}"
+
+
+def _is_lost(eager: torch.Tensor, exact: torch.Tensor) -> bool:
+    """Has eager itself no digit right, as where a square overflows? Then nothing can be asked."""
+    here = exact.isfinite()
+    if not bool(eager.isfinite()[here].all()):
+        return bool(exact[here].abs().max() <= torch.finfo(eager.dtype).max)
+    return _norm(eager, exact, here) > 0.5 * _norm(exact, torch.zeros_like(exact), here) > 0.0
 
 
 def _kind(x: torch.Tensor) -> torch.Tensor:
