@@ -10,7 +10,7 @@ from tessera.ir.dialects.rules import composite, function_and_method, torch_name
 from tessera.ir.dialects.samples import T, call, samples, size
 from tessera.ir.dialects.shape import ZERO
 from tessera.ir.dialects.slicing import proved_ge
-from tessera.ir.dim import Dim, product
+from tessera.ir.dim import Dim, dim_max, product
 from tessera.ir.infer import ONE, Blame
 from tessera.ir.record import OpRecord
 
@@ -211,7 +211,7 @@ def _roll(t: Any, x: Any, shifts: Any, dims: Any = None) -> Any:
         if k is ZERO or total is ZERO:
             continue
         if not (proved_ge(t, k, ZERO) and proved_ge(t, total, k)):
-            k = k % total
+            k = k % dim_max(total, ONE)  # an empty axis has nothing to move
         cut = total - k
         x = t.cat([t.emit("slice", (x,), dim=at, start=cut, stop=total, step=ONE),
                    t.emit("slice", (x,), dim=at, start=ZERO, stop=cut, step=ONE)], at)  # fmt: skip

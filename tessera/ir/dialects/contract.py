@@ -133,7 +133,9 @@ def _contract_infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[Tens
 
 
 def _contract_eager(torch: Any, x: Any, other: Any, *, equation: str, accumulate_dtype: Any = None) -> Any:
-    return _accumulated(torch, lambda a, b: torch.einsum(equation, a, b), (x, other), accumulate_dtype)
+    whole = x.ndim == other.ndim == 1 and equation.endswith("->") and x.shape == other.shape
+    product = torch.dot if whole and equation[0] == equation[2] else lambda a, b: torch.einsum(equation, a, b)
+    return _accumulated(torch, product, (x, other), accumulate_dtype)
 
 
 def _contract_reference(x: Any, other: Any, *, equation: str, **_: Any) -> Any:
