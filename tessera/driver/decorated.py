@@ -176,6 +176,9 @@ class Function(Generic[P, R]):
         named = resolved.types.hints
         given = [self._input(i, bound) for i in resolved.variant.traced.inputs]
         flat = [x for x in given if isinstance(x, torch.Tensor)]
+        if not self._compiles(flat):  # a captured tensor may need what an argument did not
+            self._counters.eager += 1
+            return self.fn(*args, **kwargs)
         numbers = [x for x in given if not isinstance(x, torch.Tensor)]
         finish = self._finisher(resolved, named)
         runner = dispatch.bind(plan, resolved.variant.sizes(named, flat), alone=finish is None)
@@ -275,7 +278,7 @@ class Function(Generic[P, R]):
 
     def _trace(self, bound: Bound, kinds: CallTypes) -> Traced:
         """Trace with the actual sizes at hand. Raises what the function's code got wrong."""
-        run = Run(self.spec, kinds.inputs, TABLE, kinds.hints, bound.tree, kinds.flexible, kinds.scalars)
+        run = Run(self.spec, kinds.inputs, TABLE, kinds.hints, bound.tree, kinds.flexible, kinds.scalars, leads=kinds.leads)
         traced = run.trace()
         if traced.findings:
             raise error_of(traced.findings)
