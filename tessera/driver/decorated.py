@@ -278,7 +278,9 @@ class Function(Generic[P, R]):
 
     def _trace(self, bound: Bound, kinds: CallTypes) -> Traced:
         """Trace with the actual sizes at hand. Raises what the function's code got wrong."""
-        run = Run(self.spec, kinds.inputs, TABLE, kinds.hints, bound.tree, kinds.flexible, kinds.scalars, leads=kinds.leads)
+        run = Run(
+            self.spec, kinds.inputs, TABLE, kinds.hints, bound.tree, kinds.flexible, kinds.scalars, leads=kinds.leads
+        )
         traced = run.trace()
         if traced.findings:
             raise error_of(traced.findings)

@@ -1,4 +1,6 @@
-"""Sample calls of the records at several sizes and with several kinds of numbers, and what eager torch makes of them."""
+"""Sample calls of the records at several sizes and with several kinds of numbers, and what eager torch makes of
+them.
+"""
 
 from __future__ import annotations
 

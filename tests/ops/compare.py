@@ -33,7 +33,11 @@ def difference(got: torch.Tensor, eager: torch.Tensor | None, exact: torch.Tenso
 
 def _floats(got: torch.Tensor, eager: torch.Tensor | None, exact: torch.Tensor) -> str | None:
     if got.dtype.itemsize == 1:
-        return None if bool((got.float() == exact.to(got.dtype).float()).logical_or(got.isnan() & exact.isnan()).all()) else "8-bit floats differ"
+        return (
+            None
+            if bool((got.float() == exact.to(got.dtype).float()).logical_or(got.isnan() & exact.isnan()).all())
+            else "8-bit floats differ"
+        )
     rounded = exact.to(got.dtype)
     if eager is not None and _is_lost(eager, exact):
         return None
@@ -42,7 +46,9 @@ def _floats(got: torch.Tensor, eager: torch.Tensor | None, exact: torch.Tensor) 
         kinds = kinds | (_kind(got) == _kind(eager))
     if not bool(kinds.all()):
         at = tuple(int(i) for i in (~kinds).nonzero()[0])
-        return f"{float(got[at])} where float64 has {float(exact[at])}" + (f" and eager {float(eager[at])}" if eager is not None else "")
+        return f"{float(got[at])} where float64 has {float(exact[at])}" + (
+            f" and eager {float(eager[at])}" if eager is not None else ""
+        )
     here = got.isfinite() & exact.isfinite() & rounded.isfinite()
     error = _norm(got, exact, here)
     floor = _norm(rounded, exact, here)
@@ -57,7 +63,9 @@ def _floats(got: torch.Tensor, eager: torch.Tensor | None, exact: torch.Tensor) 
     if error <= ratio * allowed or error == 0.0:
         return None
     scale = _norm(exact, torch.zeros_like(exact), here)
-    return f"relative error {error / scale if scale else error:.3g}, allowed {allowed / scale if scale else allowed:.3g}"
+    return (
+        f"relative error {error / scale if scale else error:.3g}, allowed {allowed / scale if scale else allowed:.3g}"
+    )
 
 
 def _is_lost(eager: torch.Tensor, exact: torch.Tensor) -> bool:
