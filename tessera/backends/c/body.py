@@ -256,9 +256,9 @@ class Body:
     def finish(self, fold: Fold, across: bool) -> None:
         out = self.lines
         if fold.wide:
-            dtype = fold.finish.inputs[0].type.dtype.name
+            kind = fold.finish.inputs[0].type.dtype.name
             name = self.fresh()
-            out.add(f"const v{dtype} {name} = t_carry_{'total' if across else 'lanes'}_{dtype}({fold.names[0]});")
+            out.add(f"const v{kind} {name} = t_carry_{'total' if across else 'lanes'}_{kind}({fold.names[0]});")
             (result,) = self.piece(fold.finish, [r.type.dtype for r in fold.op.results], [name])
             self.define(fold.op.results[0], result)
             return
