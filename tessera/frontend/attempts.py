@@ -47,11 +47,14 @@ class Item:
 
 
 def line_of(d: Diagnostic) -> int:
+    """The line that a diagnostic points at; 0 without a place."""
     return d.primary.span.line if d.primary is not None else 0
 
 
 @dataclass(frozen=True)
 class Attempt:
+    """What came out of tracing a function in every way that is followed."""
+
     findings: tuple[Finding, ...]
     obligations: tuple[Obligation, ...]
     deferred: tuple[Item, ...]
@@ -59,6 +62,7 @@ class Attempt:
 
 
 def attempt(spec: FunctionSpec, table: TorchTable, count: int, receiver: object) -> Attempt:
+    """Trace a function with ``count`` dims for each variadic part, along every variant, dtype and way."""
     findings: dict[tuple[str, str, object], Finding] = {}
     obligations: dict[tuple[str, Dim, Dim], Obligation] = {}
     deferred: dict[str, Item] = {}

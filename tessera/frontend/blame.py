@@ -76,7 +76,8 @@ def _refused(
         written = call.name if call.form == "operator" else f"{call.name}"
         if inner.record.name not in ("cast",) and _composite(session, call):
             notes.append(Note(f"inside `{written}`, at its `{inner.record.name}`"))
-    own = not helps and (inner is None or not _composite(session, call) or len(placed) == len(refused.blame))
+    tried = inner is not None and inner.record.kind is Kind.CONTRACT
+    own = not helps and not tried and (not _composite(session, call) or len(placed) == len(refused.blame))
     all_helps = [*helps, *(Help(text) for text in refused.helps if own)]
     return Diagnostic(code or refused.code, refused.message, tuple(labels), tuple(notes), tuple(all_helps))
 

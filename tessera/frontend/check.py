@@ -95,7 +95,12 @@ def check(spec: FunctionSpec, table: TorchTable, *, receiver: object = None) -> 
 
 
 def _unknown(spec: FunctionSpec) -> str:
-    """The first parameter about which nothing is known: no hint, or a Python type without a default."""
+    """The first parameter about which nothing is known: no hint, or a Python type without a default.
+
+    Of ``*args`` alone not even the number is known; beside other parameters they are taken as empty.
+    """
+    if spec.params and all(p.how != "plain" and p.kind == "any" for p in spec.params):
+        return spec.params[0].name
     for p in spec.params:
         if p.how != "plain" or p.default is not EMPTY:
             continue

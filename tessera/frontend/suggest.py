@@ -37,7 +37,8 @@ def suggestions(
     types = [x.type for x in operands]
     fits = _tester(session, inner)
     by_value = {place.handle._value: place for place in places}
-    found: list[Help] = []
+    found: list[tuple[tuple[int, int], Help]] = []
+    contraction = inner.record.kind is Kind.CONTRACT
     for number, operand in enumerate(operands):
         place = by_value.get(operand) if isinstance(operand, Value) else None
         if place is None or not isinstance(types[number], TensorType):
@@ -45,15 +46,24 @@ def suggestions(
         dropped = place.handle._dropped or _dropped_before(session, place.handle._value)
         widest = max(len(t.dims) for t in types if isinstance(t, TensorType))
         kept = None if dropped is None else _kept(types[number], dropped)
-        if dropped is not None and kept is not None and kept.rank <= widest and fits(_with(types, number, kept)):
+        here = dropped is not None and _same_function(dropped.span, call.span)
+        small = here and kept is not None and kept.rank <= widest
+        if dropped is not None and kept is not None and small and fits(_with(types, number, kept)):
             return "TSR0217", [_keepdim_help(dropped)]
         for after, new in _reshaped(types[number]):
             if new.rank <= widest and fits(_with(types, number, new)) is not None:
-                found.append(reshape_help(place, after, new))
+                # Weights stand second in a product; elsewhere it is the smaller operand that is to be fitted in.
+                likely = -number if contraction else len(types[number].dims)
+                found.append(((likely, len(found)), reshape_help(place, after, new)))
                 break
-    if inner.record.kind is Kind.CONTRACT and len(types) == 2 and fits([types[1], types[0]]) is not None:
-        found.append(_order_help(call, inner, places))
-    return "", found[:3]
+    helps = [help_ for _, help_ in sorted(found, key=lambda one: one[0])]
+    if contraction and len(types) == 2 and fits([types[1], types[0]]) is not None:
+        helps.append(_order_help(call, inner, places))
+    return "", helps[:3]
+
+
+def _same_function(one: object, other: Span | None) -> bool:
+    return isinstance(one, Span) and other is not None and (one.file, one.function) == (other.file, other.function)
 
 
 def _dropped_before(session: Session, value: Value) -> Dropped | None:

@@ -427,7 +427,7 @@ def chunks_of_two(x: Tensor["B", "S", "D"]) -> Tensor["B", "S/2", 2, "D"]:
     return x.view(b, s // 2, 2, d)
 
 
-@correct("proved")
+@correct("guarded")
 def flip_and_roll(x: Tensor["B", "S"]) -> Tensor["B", "S"]:
     return x.flip(-1) + torch.roll(x, shifts=1, dims=-1)
 

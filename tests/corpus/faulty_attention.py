@@ -13,7 +13,7 @@ from tessera import Tensor, bool_, f32, int64
 from tests.corpus.table import faulty
 
 
-@faulty("TSR0201", "q")
+@faulty("TSR0201", "q", helps=True)
 def scores_without_transpose(
     q: Tensor["B", "H", "S", "D"], k: Tensor["B", "H", "T", "D"]
 ) -> Tensor["B", "H", "S", "T"]:
@@ -26,7 +26,7 @@ def wrong_axes_transposed(q: Tensor["B", "H", "S", "D"], k: Tensor["B", "H", "T"
     return q @ k.transpose(1, 2)
 
 
-@faulty("TSR0201", "weights")
+@faulty("TSR0201", "weights", helps=True)
 def values_turned(
     q: Tensor["B", "H", "S", "D"], k: Tensor["B", "H", "T", "D"], v: Tensor["B", "H", "T", "D"]
 ) -> Tensor["B", "H", "S", "D"]:
@@ -35,7 +35,7 @@ def values_turned(
     return weights @ v.mT
 
 
-@faulty("TSR0201", "scores.softmax(dim=-1)")
+@faulty("TSR0201", "scores.softmax(dim=-1)", helps=True)
 def keys_for_values(
     q: Tensor["B", "H", "S", "D"], k: Tensor["B", "H", "T", "D"], v: Tensor["B", "H", "S", "D"]
 ) -> Tensor["B", "H", "S", "D"]:
@@ -106,7 +106,7 @@ def forgot_to_move_heads_back(attended: Tensor["B", "H", "S", "K"], wo: Tensor["
     return attended.flatten(2) @ wo
 
 
-@faulty("TSR0201", "q")
+@faulty("TSR0201", "q", helps=True)
 def packed_in_two(x: Tensor["B", "S", "D"], w: Tensor["3*D", "D"], wq: Tensor["D", "D"]) -> Any:
     q = x @ wq
     k, v, _ = F.linear(x, w).split(x.shape[-1], dim=-1)
@@ -147,7 +147,7 @@ def rope_tables_of_full_width(
     return torch.cat([x1 * cos - x2 * cos, x2 * sin + x1 * sin], dim=-1)
 
 
-@faulty("TSR0202", "x1")
+@faulty("TSR0202", "x1", helps=True)
 def rope_tables_without_head_axis(
     x: Tensor["B", "S", "H", "2*K"], cos: Tensor["S", "K"], sin: Tensor["S", "K"]
 ) -> Tensor["B", "S", "H", "2*K"]:
@@ -177,7 +177,7 @@ def rope_over_an_odd_width(x: Tensor["B", "S", "2*K+1"]) -> Any:
     return torch.cat([-x2, x1], dim=-1)
 
 
-@faulty("TSR0202", "scores")
+@faulty("TSR0202", "scores", helps=True)
 def alibi_slopes_on_keys(scores: Tensor["B", "H", "S", "S"], slopes: Tensor["H"]) -> Tensor["B", "H", "S", "S"]:
     i = torch.arange(scores.shape[-1])
     bias = slopes[:, None] * (i[None, :] - i[:, None])[0]

@@ -41,7 +41,7 @@ def pair(x: Tensor["N", "D"]) -> tuple[Tensor["N", "D"], Tensor["N"]]:
     return x * 2, x.sum(-1)
 
 
-@faulty("TSR0211", "w")
+@faulty("TSR0211", "w", helps=True)
 def calls_with_a_turned_weight(x: Tensor["B", "S", "D"], w: Tensor["D", "F"]) -> Tensor["B", "S", "F"]:
     return linear(x, w)
 
@@ -61,7 +61,7 @@ def calls_with_three_dims(x: Tensor["B", "S", "D"], weight: Tensor["B"]) -> Any:
     return scale_rows(x, weight)
 
 
-@faulty("TSR0211", "weight")
+@faulty("TSR0211", "weight", helps=True)
 def calls_with_swapped_arguments(x: Tensor["B", "F"], weight: Tensor["B"]) -> Any:
     return scale_rows(weight, x)
 
@@ -73,7 +73,7 @@ def calls_with_other_layouts(
     return attend(q, k, v)
 
 
-@faulty("TSR0211", "v")
+@faulty("TSR0211", "v", helps=True)
 def calls_with_keys_that_differ(q: Tensor["B", "H", "S", "D"], k: Tensor["B", "H", "T", "D"]) -> Any:
     v = q * 2
     return attend(q, k, v)
@@ -84,13 +84,13 @@ def calls_with_float_ids(ids: Tensor["B", "S", f32], table: Tensor["V", "D"]) ->
     return embed(ids, table)
 
 
-@faulty("TSR0217", "x")
+@faulty("TSR0202", "x", helps=True)
 def uses_a_result_wrongly(x: Tensor["N", "D"]) -> Any:
     doubled, total = pair(x)
     return x * total + doubled
 
 
-@faulty("TSR0201", "linear(x, w)")
+@faulty("TSR0201", "linear(x, w)", helps=True)
 def result_of_a_call_contracted_wrongly(x: Tensor["B", "D"], w: Tensor["F", "D"], u: Tensor["D", "F"]) -> Any:
     return linear(x, w) @ u
 
@@ -150,7 +150,7 @@ def tables_of_half_width(seq_len: int, dim: int) -> Tensor["seq_len", "dim"]:
     return torch.outer(torch.arange(seq_len).float(), torch.arange(0, dim, 2).float())
 
 
-@faulty("TSR0202", "torch.zeros(B, S)")
+@faulty("TSR0202", "torch.zeros(B, S)", helps=True)
 def factories_of_other_shapes(B: int, S: int, x: Tensor["S", "B"]) -> Any:
     return torch.zeros(B, S) + x
 
@@ -170,7 +170,7 @@ def fraction_as_dim(x: Tensor["B", 1.5]) -> Any:
     return x
 
 
-@faulty("TSR0202", "x")
+@faulty("TSR0202", "x", helps=True)
 def name_reused_for_the_transpose(x: Tensor["B", "S"], y: Tensor["B", "S"]) -> Any:
     x = x.transpose(0, 1)
     return x + y
@@ -193,19 +193,19 @@ def layers_of_a_list(x: Tensor["B", "D"], w: list[Tensor["F", "D"]]) -> Any:
     return h
 
 
-@faulty("TSR0202", "x")
+@faulty("TSR0202", "x", helps=True)
 def only_in_one_branch(x: Tensor["B", "S"], y: Tensor["S", "B"], turned: bool) -> Any:
     if turned:
         return x + y.T
     return x + y
 
 
-@faulty("TSR0202", "x")
+@faulty("TSR0202", "x", helps=True)
 def only_when_absent(x: Tensor["B", "S"], y: Tensor["S", "B"], w: Tensor["B", "S"] | None = None) -> Any:
     return x * w if w is not None else x * y
 
 
-@faulty("TSR0202", "x")
+@faulty("TSR0202", "x", helps=True)
 def only_for_long_sequences(x: Tensor["B", "S"], y: Tensor["S"], z: Tensor["B"]) -> Any:
     if x.shape[1] > 1024:
         return x + z
@@ -227,20 +227,20 @@ class Layer:
         self.weight = torch.randn(10, 8)
         self.scale = 0.5
 
-    @faulty("TSR0201", "q")
+    @faulty("TSR0201", "q", helps=True)
     def scores(self, q: Tensor["B", "S", "D"], k: Tensor["B", "T", "D"]) -> Any:
         return q @ k * self.scale
 
-    @faulty("TSR0201", "q")
+    @faulty("TSR0201", "q", helps=True)
     def scaled_scores(self, q: Tensor["B", "S", "D"], k: Tensor["B", "T", "D"]) -> Any:
         scale = self.scale * 2.0
         return torch.softmax((q @ k) / scale, dim=-1)
 
-    @faulty("TSR0217", "x")
+    @faulty("TSR0217", "x", helps=True)
     def centred(self, x: Tensor["B", "S", "D"]) -> Any:
         return x - x.mean(-1)
 
     @staticmethod
-    @faulty("TSR0202", "x")
+    @faulty("TSR0202", "x", helps=True)
     def shift(x: Tensor["B", "S", "D"], by: Tensor["S"]) -> Any:
         return x + by

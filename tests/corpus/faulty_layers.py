@@ -20,7 +20,7 @@ def rms_norm_without_keepdim(x: Tensor["B", "S", "D"], weight: Tensor["D"], eps:
     return x * tessera.rsqrt(tessera.mean(x**2, dim=-1) + eps) * weight
 
 
-@faulty("TSR0202", "x * tessera.rsqrt(tessera.mean(x**2, dim=-1, keepdim=True) + 1e-6)")
+@faulty("TSR0202", "x * tessera.rsqrt(tessera.mean(x**2, dim=-1, keepdim=True) + 1e-6)", helps=True)
 def rms_norm_weight_of_positions(x: Tensor["B", "S", "D"], weight: Tensor["S"]) -> Tensor["B", "S", "D"]:
     return x * tessera.rsqrt(tessera.mean(x**2, dim=-1, keepdim=True) + 1e-6) * weight
 
@@ -91,7 +91,7 @@ def linear_weight_turned(x: Tensor["B", "D"], w1: Tensor["D", "F"], b1: Tensor["
     return F.relu(F.linear(x, w1, b1))
 
 
-@faulty("TSR0201", "F.relu(F.linear(x, w1))")
+@faulty("TSR0201", "F.relu(F.linear(x, w1))", helps=True)
 def second_layer_turned(x: Tensor["B", "D"], w1: Tensor["F", "D"], w2: Tensor["O", "F"]) -> Tensor["B", "O"]:
     return F.relu(F.linear(x, w1)) @ w2
 
@@ -106,7 +106,7 @@ def gate_and_up_of_other_widths(x: Tensor["B", "D"], gate: Tensor["D", "F"], up:
     return F.silu(x @ gate) * (x @ up)
 
 
-@faulty("TSR0201", "F.silu(x @ gate) * (x @ up)")
+@faulty("TSR0201", "F.silu(x @ gate) * (x @ up)", helps=True)
 def down_projection_turned(
     x: Tensor["B", "D"], gate: Tensor["D", "F"], up: Tensor["D", "F"], down: Tensor["D", "F"]
 ) -> Tensor["B", "D"]:
@@ -164,18 +164,18 @@ def squeezed_the_batch(logits: Tensor["N", "V"], target: Tensor["N", int64]) -> 
     return logp.gather(1, target[:, None]).squeeze(0)
 
 
-@faulty("TSR0202", "x")
+@faulty("TSR0202", "x", helps=True)
 def masked_mean_without_unsqueeze(x: Tensor["B", "S", "D"], mask: Tensor["B", "S", bool]) -> Tensor["B", "D"]:
     return (x * mask.float()).sum(1)
 
 
-@faulty("TSR0217", "(x * m).sum(dim=1)")
+@faulty("TSR0217", "(x * m).sum(dim=1)", helps=True)
 def masked_mean_count_of_positions(x: Tensor["B", "S", "D"], mask: Tensor["B", "S", bool]) -> Tensor["B", "D"]:
     m = mask.unsqueeze(-1).to(x.dtype)
     return (x * m).sum(dim=1) / mask.sum(dim=1)
 
 
-@faulty("TSR0202", "x")
+@faulty("TSR0202", "x", helps=True)
 def mse_of_other_shapes(x: Tensor["B", "D"], y: Tensor["D", "B"]) -> Tensor[()]:
     return ((x - y) ** 2).mean()
 
@@ -185,7 +185,7 @@ def loss_not_reduced(x: Tensor["B", "D"], y: Tensor["B", "D"]) -> Tensor[()]:
     return ((x - y) ** 2).mean(dim=-1)
 
 
-@faulty("TSR0201", "a")
+@faulty("TSR0201", "a", helps=True)
 def contrastive_without_transpose(a: Tensor["B", "D"], b: Tensor["B", "D"]) -> Any:
     logits = a @ b / 0.07
     return F.cross_entropy(logits, torch.arange(a.shape[0]))
@@ -247,14 +247,14 @@ def embedding_arguments_swapped(ids: Tensor["B", "S", int64], table: Tensor["V",
     return F.embedding(table, ids)
 
 
-@faulty("TSR0202", "F.embedding(ids, table)")
+@faulty("TSR0202", "F.embedding(ids, table)", helps=True)
 def embedding_with_turned_positions(
     ids: Tensor["B", "S", int64], table: Tensor["V", "D"], pos: Tensor["D", "S"]
 ) -> Any:
     return F.embedding(ids, table) + pos
 
 
-@faulty("TSR0201", "h")
+@faulty("TSR0201", "h", helps=True)
 def tied_logits_without_transpose(ids: Tensor["B", "S", int64], table: Tensor["V", "D"]) -> Tensor["B", "S", "V"]:
     h = table[ids]
     return h @ table
@@ -316,7 +316,7 @@ def film_on_the_wrong_axes(x: Tensor["B", "C", "H", "W"], scale: Tensor["B", "C"
     return x * (1 + scale[None, :, :, None])
 
 
-@faulty("TSR0201", "F.relu(s @ w1)")
+@faulty("TSR0201", "F.relu(s @ w1)", helps=True)
 def squeeze_excite_weights_alike(x: Tensor["B", "C", "H", "W"], w1: Tensor["C", "R"], w2: Tensor["C", "R"]) -> Any:
     s = x.mean(dim=(2, 3))
     return torch.sigmoid(F.relu(s @ w1) @ w2)

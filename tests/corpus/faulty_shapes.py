@@ -135,7 +135,7 @@ def class_token_not_expanded(x: Tensor["B", "S", "D"], token: Tensor[1, 1, "D"])
     return torch.cat([token, x], dim=1)
 
 
-@faulty("TSR0206", "x")
+@faulty("TSR0206", "x", helps=True)
 def joined_of_other_ranks(x: Tensor["B", "S", "D"], y: Tensor["B", "D"]) -> Any:
     return torch.cat((x, y), dim=1)
 
@@ -273,13 +273,13 @@ def gate_scaled_by_tokens(x: Tensor["N", "D"], router: Tensor["D", "E"]) -> Any:
     return (router * x.mean(dim=1)).softmax(dim=-1)
 
 
-@faulty("TSR0202", "torch.softmax(x @ router, dim=-1)")
+@faulty("TSR0202", "torch.softmax(x @ router, dim=-1)", helps=True)
 def gate_not_unsqueezed(x: Tensor["N", "D"], router: Tensor["D", "E"], w: Tensor["E", "D", "F"]) -> Tensor["N", "F"]:
     outputs = torch.einsum("nd,edf->nef", x, w)
     return (torch.softmax(x @ router, dim=-1) * outputs).sum(dim=1)
 
 
-@faulty("TSR0202", "q.float()")
+@faulty("TSR0202", "q.float()", helps=True)
 def scale_of_columns(q: Tensor["N", "D", int8], scale: Tensor["N", f32]) -> Any:
     return q.float() * scale
 

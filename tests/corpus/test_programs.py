@@ -5,8 +5,12 @@ programs are never refused and compute what torch computes.
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import sys
 import warnings
 from collections.abc import Iterator
+from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,6 +48,25 @@ def test_fault_is_refuted_at_definition(case: Faulty) -> None:
     assert found.primary.span.file == case.function.__code__.co_filename
     assert len(raised.value.diagnostics) == case.faults, str(raised.value)
     assert not case.helps or found.helps, str(raised.value)
+
+
+@pytest.mark.parametrize("case", [c for c in FAULTY if c.helps], ids=lambda c: c.name)
+def test_the_first_repair_makes_the_program_correct(case: Faulty, tmp_path: Path) -> None:
+    with pytest.raises(tessera.TesseraError) as raised:
+        tessera.function(case.function)
+    repair = next(h for h in raised.value.diagnostics[0].helps if h.replacement is not None)
+    assert repair.span is not None and repair.replacement is not None
+    lines = Path(repair.span.file).read_text(encoding="utf-8").splitlines()
+    line, start, end = repair.span.line - 1, repair.span.column, repair.span.end_column
+    lines[line] = lines[line][:start] + repair.replacement + lines[line][end:]
+    path = tmp_path / f"repaired_{case.function.__name__}.py"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    repaired = attrgetter(case.name)(module)
+    assert tessera.function(repaired).check().ok
 
 
 @pytest.mark.parametrize("case", CORRECT, ids=lambda c: c.name)
