@@ -50,7 +50,7 @@ def compiled(case: Case, target: str, worker: Worker) -> list[TritonArtifact]:
             for axis, s in enumerate(getattr(p.type, "strides", None) or ()):
                 last = axis == len(p.type.dims) - 1
                 sizes[str(s)] = 1 if last else p.type.dims[-1].evaluate(case.large) + 64
-        bound = source.bind(sizes, 64 if kind == "hip" else 32)
+        bound = source.bind(sizes)
         out.append(compile_aot(source, target, bound, worker=worker))
     return out
 

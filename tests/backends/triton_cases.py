@@ -187,7 +187,7 @@ _BOOL_PAIRS = ("logical_and", "logical_or", "logical_xor", "bitwise_and", "bitwi
 
 
 def float_pairs(t: Any, x: Any, y: Any) -> tuple[Any, ...]:
-    return _every(t, _FLOAT_PAIRS, x, y)
+    return (*_every(t, _FLOAT_PAIRS, x, y), t.emit("fma", (x, y, x)))
 
 
 def int_pairs(t: Any, x: Any, y: Any) -> tuple[Any, ...]:

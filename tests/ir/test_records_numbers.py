@@ -297,7 +297,7 @@ def test_variance_does_not_cancel() -> None:
     f = function(lambda t, x: t.var(x, 0), f32)
     x = torch.randn(4096, generator=torch.Generator().manual_seed(0)) + 1e4
     (found,) = interpret(f, [x.double().numpy()])
-    assert abs(found - x.double().var().item()) < 1e-9
+    assert abs(found - x.double().var().item()) < 1e-7
     assert abs(run_function(f, [x])[0].item() - found) < 1e-3
 
 

@@ -83,4 +83,6 @@ def emit_function(f: Function, target: Target) -> TritonSource:
             texts.append(one.run())
             functions[mode] = one.function()
         nests.append(Nest(laid, functions))
-    return TritonSource(parts.text(texts), tuple(nests), tuple(dtypes), tuple(scalars))
+    return TritonSource(
+        parts.text(texts), tuple(nests), tuple(dtypes), tuple(scalars), 64 if target.kind == "hip" else 32
+    )

@@ -100,12 +100,14 @@ class TritonSource:
 
     Buffers are numbered as in the kernel's parameters (inputs, outputs, temps), scalars likewise. Each
     nest is one launch, in order; so ``len(nests)`` is the number of launches.
+    ``wave`` is the number of lanes of a warp on the target.
     """
 
     text: str
     nests: tuple[Nest, ...]
     dtypes: tuple[DType, ...]
     scalars: tuple[DType, ...]
+    wave: int = 32
 
     @property
     def functions(self) -> tuple[KernelFunction, ...]:
@@ -116,11 +118,11 @@ class TritonSource:
         """Whether some function checks an index read from memory."""
         return any(f.looks_up for f in self.functions)
 
-    def bind(self, sizes: Mapping[str, int], wave: int = 32) -> tuple[Bound, ...]:
+    def bind(self, sizes: Mapping[str, int]) -> tuple[Bound, ...]:
         """The launches for given sizes; those with an empty grid are left out."""
         out = []
         for nest in self.nests:
-            config = configure(nest.tiling, sizes, wave)
+            config = configure(nest.tiling, sizes, self.wave)
             function = nest.functions[config.mode]
             values = tuple(
                 a.dim.evaluate(sizes, signed=True) for a in function.arguments if a.kind == "size" and a.dim is not None

@@ -15,10 +15,11 @@ from typing import Literal
 from tessera.backends.triton.expr import bound_parts
 from tessera.ir.dialects.tile import LOAD, STORE
 from tessera.ir.dim import Dim, dim_max, dim_min, product
-from tessera.ir.dim_range import coefficient
+from tessera.ir.dim_range import bounds, coefficient
 from tessera.ir.graph import Attr, Operation, Value
 from tessera.ir.record import Kind
 from tessera.schedule.plan import ONE, ZERO, Unschedulable
+from tessera.schedule.ranges import provably_ge
 
 #: ``tile``: nothing is folded, tiles of the sweep are programs. ``hold``: a tile covers the whole sweep
 #: and stays in registers.
@@ -29,6 +30,8 @@ Mode = Literal["tile", "hold", "loop"]
 MAP_TILE = 1024
 #: Longest sweep that is held in registers, by the values held an element: up to 2, up to 4, more.
 HOLD_LIMITS = (32768, 16384, 8192)
+#: The same where nothing is read again, so that holding only saves the loop.
+SINGLE_LIMIT = 8192
 #: The same down columns.
 COLUMN_LIMIT = 512
 #: Sides of a tile that reads along both.
@@ -129,7 +132,7 @@ def tiling(nest: Operation) -> Tiling:
     modes: tuple[Mode, ...] = ("tile",) if not folds else ("hold", "loop") if one_axis else ("loop",)
     span = None
     for s in sweeps:
-        length = span_bound(s.lo[-1], s.hi[-1], set(axes))
+        length = span_bound(s.lo[-1], s.hi[-1], dict(zip(axes, extents, strict=True)))
         span = length if span is None else dim_max(span, length)
     single = tuple(a for a in axes if a not in tiled)
     return Tiling(
@@ -173,10 +176,14 @@ def down_columns(sweeps: Sequence[Sweep], points: str, wanted: bool) -> bool:
     return wanted if votes == 0 else votes > 0
 
 
-def span_bound(lo: Dim, hi: Dim, axes: set[str]) -> Dim:
+def span_bound(lo: Dim, hi: Dim, extents: Mapping[str, Dim]) -> Dim:
     """A bound of ``hi - lo`` that names no axis. Raises Unschedulable where there is none."""
-    found = [p - q for p in bound_parts(hi, "min") for q in bound_parts(lo, "max")]
-    free = [e for e in found if not e.names() & axes]
+    low, high = bound_parts(lo, "max"), bound_parts(hi, "min")
+    found = [p - q for p in high for q in low]
+    least, _ = bounds(low[0], {a: (ZERO, e) for a, e in extents.items()})
+    if least is not None and provably_ge(least, ZERO):
+        found += high
+    free = [e for e in found if not e.names() & extents.keys()]
     if not free:
         raise Unschedulable(f"the sweep from `{lo}` to `{hi}` has no length that is known before it runs")
     out = free[0]
@@ -370,6 +377,8 @@ def _hold_limit(t: Tiling) -> int:
     """Longest sweep that is held. Down columns it is short, so that enough columns stand side by side."""
     if t.last or t.crossed:
         return COLUMN_LIMIT
+    if len(t.sweeps) == 1:
+        return SINGLE_LIMIT
     return HOLD_LIMITS[0 if t.held <= 2 else 1 if t.held <= 4 else 2]
 
 

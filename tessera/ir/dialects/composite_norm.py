@@ -199,7 +199,9 @@ def _attention(
     scale: Any = None,
     enable_gqa: bool = False,
 ) -> Any:
-    """softmax(q kᵀ * scale + mask) v; a row whose every position is masked gives 0."""
+    """softmax(q kᵀ * scale + mask) v; a fully masked row gives 0, and narrow floats round once, at the end."""
+    kind = t.dtype_of(query)
+    query, key, value = (wide(t, x) for x in (query, key, value))
     if enable_gqa:
         key, value = (_grouped(t, query, x) for x in (key, value))
     scale = t.rsqrt(_size_scalar(t, t.dims(query)[-1])) if scale is None else scale
@@ -210,9 +212,9 @@ def _attention(
     if attn_mask is not None and t.dtype_of(attn_mask).is_bool:
         scores = t.where(attn_mask, scores, -math.inf)
     elif attn_mask is not None:
-        scores = t.add(scores, attn_mask)
-    weights = t.cast(_masked_softmax(t, wide(t, scores)), t.dtype_of(value))
-    return t.matmul(t.dropout(weights, dropout_p), value)
+        scores = t.add(scores, wide(t, attn_mask))
+    weights = _masked_softmax(t, scores)
+    return t.cast(t.matmul(t.dropout(weights, dropout_p), value), kind)
 
 
 def _size_scalar(t: Any, d: Any) -> Any:
