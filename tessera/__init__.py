@@ -1,6 +1,7 @@
 """Tessera: tensor code with named dimensions, proved before any data and compiled to few kernels."""
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from tessera.diag import (
     BoundsError,
@@ -44,6 +45,12 @@ from tessera.ir.dtype import (
     uint8,
 )
 from tessera.runtime.memory import memory_stats
+
+
+def __getattr__(name: str) -> Any:
+    """For type checkers, which do not see the functions that come from the table of records."""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 try:
     __version__ = version("tessera-dsl")

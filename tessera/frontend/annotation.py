@@ -6,12 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tessera.diag import DTypeError, ShapeError
 from tessera.ir.dim import Dim
 from tessera.ir.dim_parse import parse_dim
 from tessera.ir.dtype import DTYPES, DType, dtype, is_dtype_name
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,18 +136,33 @@ class _TensorMeta(type):
         return "Tensor"
 
 
-class Tensor(metaclass=_TensorMeta):
-    """The annotation of a tensor argument or result.
+#: mypy takes this name for true: it then leaves the items of an annotation alone.
+MYPY = False
 
-    Items are dim names (``"B"``), expressions (``"D/2"``), ints, ``"..."`` for any leading dims, and a
-    dtype or dtype class at the end. ``Tensor`` alone allows any rank and dtype, ``Tensor[()]`` only rank 0.
-    Raises ShapeError (TSR0101, TSR0102, TSR0104) and DTypeError (TSR0103).
+if MYPY:
+    Tensor: Any
+elif TYPE_CHECKING:
 
-    >>> Tensor["B", 1, "D/2"]
-    Tensor["B", 1, "D/2"]
-    >>> Tensor["...", "D"].lead
-    Lead(name='...')
-    """
+    class Tensor(torch.Tensor, Protocol):  # pyright: ignore
+        """For editors: a torch tensor, whatever stands in the brackets."""
+
+        @classmethod
+        def __class_getitem__(cls, item: object) -> type[Tensor]: ...
+
+else:
+
+    class Tensor(metaclass=_TensorMeta):
+        """The annotation of a tensor argument or result.
+
+        Items are dim names (``"B"``), expressions (``"D/2"``), ints, ``"..."`` for any leading dims, and a
+        dtype or dtype class at the end. ``Tensor`` alone allows any rank and dtype, ``Tensor[()]`` only rank 0.
+        Raises ShapeError (TSR0101, TSR0102, TSR0104) and DTypeError (TSR0103).
+
+        >>> Tensor["B", 1, "D/2"]
+        Tensor["B", 1, "D/2"]
+        >>> Tensor["...", "D"].lead
+        Lead(name='...')
+        """
 
 
 def annotation(items: Sequence[object]) -> TensorAnnotation:

@@ -72,6 +72,10 @@ class TorchTable(Protocol):
         function raises.
         """
 
+    @property
+    def default_device(self) -> object:
+        """The device of traced tensors where nothing says another."""
+
     def setting(self, name: str) -> object:
         """A named setting of the framework, such as the layout ``strided``."""
 

@@ -196,7 +196,8 @@ class Run:
             self.hints,
             self.path,
             f64 if wide else f32,
-            self.device,
+            # Code may ask for `x.device.type`, at definition too, where no tensor says.
+            self.device or self.table.default_device,
             make,
             Size,
             blame.report,

@@ -116,7 +116,9 @@ def test_no_user_frame_gives_no_span() -> None:
     everything.__path__ = ["/"]
     sys.modules["every_frame"] = everything
     try:
-        assert caller_span(("every_frame",)) is None or sys.platform == "win32"
+        found = caller_span(("every_frame",))
+        # A process that was started by `python -c`, as a test worker is, has a frame without a file.
+        assert found is None or found.file == "<string>"
     finally:
         del sys.modules["every_frame"]
 

@@ -171,6 +171,10 @@ class TorchTable:
     def is_setting(self, x: object) -> bool:
         return isinstance(x, _SETTINGS)
 
+    @property
+    def default_device(self) -> torch.device:
+        return torch.device("cpu")
+
     def setting(self, name: str) -> object:
         return getattr(torch, name)
 

@@ -58,6 +58,7 @@ def ast_source(function: Any, signature: Mapping[str, str], constants: Mapping[s
 
 
 def gpu_target(name: str) -> GPUTarget:
+    """Triton's target for a short name such as ``cuda:90``."""
     kind, _, arch = name.partition(":")
     return GPUTarget("cuda", int(arch), 32) if kind == "cuda" else GPUTarget("hip", arch, 64)
 
@@ -139,6 +140,7 @@ def serve(read: Callable[[], str], write: Callable[[str], object]) -> None:
 
 
 def main() -> None:
+    """Answer one JSON request a line until standard input ends."""
     # What compilers print must not land between the replies.
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
