@@ -18,6 +18,9 @@ from tessera.ir.types import BufferType, ScalarType, TileType
 from tessera.schedule.plan import ONE, ZERO
 from tessera.schedule.tilebuild import literal_dtype
 
+#: Bytes that a contiguous load asks for ahead of itself.
+AHEAD = 1024
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -147,6 +150,9 @@ class Body:
             how, extra = ("", "") if step == "1" else ("_step", f", {step}")
             part, count = ("_part", ", n") if self.partial else ("", "")
             self.define(op.result, f"t_load{how}{part}_{kind}({buffer} + {offset}{extra}{count})")
+            if step == "1" and not self.partial:
+                # Work as long as an exponential leaves the processor too few loads in flight to hide memory.
+                self.lines.add(f"t_prefetch({buffer} + {offset} + {AHEAD} / (i64)sizeof({kind}));")
 
     def store(self, op: Operation) -> None:
         buffer, kind = self.buffer(op)
