@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -17,7 +17,6 @@ from tessera.frontend.spec import FunctionSpec
 from tessera.frontend.trace import Traced
 from tessera.frontend.unifying import CallTypes
 from tessera.ir.dtype import DType
-from tessera.ir.graph import Obligation
 
 
 def serves(traced: Traced, kinds: CallTypes) -> bool:
@@ -27,23 +26,12 @@ def serves(traced: Traced, kinds: CallTypes) -> bool:
         known = kinds.scalars.get(what, sizes.get(what))
         if known != value:
             return False
-    return all(c.true_for(sizes) for c in traced.choices) and all(holds(o, sizes) for o in traced.function.obligations)
-
-
-def holds(o: Obligation, sizes: Mapping[str, int]) -> bool:
-    """Is an obligation true for these sizes? A division that leaves a remainder makes it false."""
-    try:
-        left, right = o.left.evaluate(sizes, signed=True), o.right.evaluate(sizes, signed=True)
-    except ShapeError:
-        return False
-    if o.kind == "divides":
-        return left != 0 and right % left == 0
-    return left == right if o.kind == "eq" else left >= right
+    return all(c.true_for(sizes) for c in traced.choices) and all(o.holds(sizes) for o in traced.function.obligations)
 
 
 def check_guards(traced: Traced, kinds: CallTypes) -> None:
     """Refuse a call that breaks a guard, with every broken one."""
-    broken = [o for o in traced.function.obligations if not holds(o, kinds.hints)]
+    broken = [o for o in traced.function.obligations if not o.holds(kinds.hints)]
     if broken:
         at = ", ".join(
             f"{n}={kinds.hints[n]}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from tessera.diag import Span
+from tessera.diag import ShapeError, Span
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, bool_, f32, int64
 from tessera.ir.types import ScalarType, Type
@@ -144,6 +144,16 @@ class Obligation:
         if self.kind == "divides":
             return f"{self.right} % {self.left} == 0" if self.right.is_name else f"({self.right}) % ({self.left}) == 0"
         return f"{self.left} {'==' if self.kind == 'eq' else '>='} {self.right}"
+
+    def holds(self, sizes: Mapping[str, int]) -> bool:
+        """Whether it is true for these sizes; a division that leaves a remainder makes it false."""
+        try:
+            left, right = self.left.evaluate(sizes, signed=True), self.right.evaluate(sizes, signed=True)
+        except ShapeError:
+            return False
+        if self.kind == "divides":
+            return left != 0 and right % left == 0
+        return left == right if self.kind == "eq" else left >= right
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from tessera.ir.dialects import OPS
 from tessera.ir.dim import Dim
-from tessera.ir.dtype import DType, compute_dtype, f32, f64
+from tessera.ir.dtype import DType, compute_dtype, f64
 from tessera.ir.graph import Attr, Block, Literal, Operand, Operation, Value, attr_key
 from tessera.ir.infer import InferContext
 from tessera.ir.record import OpRecord
@@ -148,16 +148,24 @@ class Namespace:
             return unwrap(result)
         if "dtype" in attrs:
             return self.convert(xs[0], attrs["dtype"])  # type: ignore[arg-type]
-        dtype = intrinsic_dtype(record, tuple(x.type for x in xs), tuple(sorted(attrs.items())))
-        # Python computes with its numbers in f64: `1 - beta` of a dynamic beta must not cancel in f32.
-        numbers = dtype is f32 and not any(isinstance(x.type, TileType) for x in xs)
-        dtype = f64 if numbers else dtype
+        key = tuple(sorted(attrs.items()))
+        meant = dtype = intrinsic_dtype(record, tuple(x.type for x in xs), key)
+        if not any(isinstance(x.type, TileType) for x in xs):
+            xs = tuple(self.number(x) for x in xs)
+            dtype = intrinsic_dtype(record, tuple(x.type for x in xs), key)
         wanted = operand_dtypes(record, tuple(x.type for x in xs))
         xs = tuple(x if t is None else self.build.cast(x, t) for x, t in zip(xs, wanted, strict=True))
         xs = tuple(self.weak(x, xs, dtype) for x in xs)
         hint = self.source.results[0].name if self.source is not None and self.source.record is record else ""
         value = self.build.emit(record, xs, dtype, attrs, hint=hint, source=self.source)
-        return self.build.cast(value, f32) if numbers else value
+        return self.build.cast(value, compute_dtype(meant))
+
+    def number(self, x: Operand) -> Value:
+        """A dynamic scalar or literal among its like, as Python computes with it: ``1 - beta`` of a dynamic beta
+        must not cancel in f32.
+        """
+        dtype = f64 if x.type.dtype.is_float else x.type.dtype
+        return self.build.emit(OPS["cast"], (x,), dtype, {"dtype": dtype})
 
     def weak(self, x: Operand, xs: tuple[Operand, ...], dtype: DType) -> Operand:
         """A dynamic scalar takes the dtype that the op computes in."""

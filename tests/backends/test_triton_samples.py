@@ -39,7 +39,8 @@ def steps(label: str, f: Function, inputs: list[Any], sizes: Mapping[str, int]) 
         scalars = [env[s] for s in step.scalars]
         found = interpret(step.function, [*given, *scalars], sizes=sizes)
         numbers = [int(s) if np.asarray(s).dtype.kind in "iub" else float(s) for s in scalars]
-        yield from kernel_runs(label, step, given, numbers, found, sizes)
+        rounded = interpret(step.function, [*given, *scalars], sizes=sizes, dtype_mode="storage")
+        yield from kernel_runs(label, step, given, numbers, found, sizes, rounded)
         env.update(zip(step.outputs, found, strict=True))
 
 

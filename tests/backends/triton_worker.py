@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import triton.language as tl
 import triton_check
 import triton_shim
+from triton.runtime.interpreter import TensorHandle
 
 TORCH = {
     "f64": torch.float64,
@@ -53,6 +55,12 @@ def buffer(spec: dict[str, Any], arrays: Any) -> torch.Tensor:
     return out.copy_(values)
 
 
+def scalar(x: float | int) -> tl.tensor:
+    """A number with the type that the kernel's signature gives it; left to itself Triton makes floats f32."""
+    kind, dtype = (tl.float64, np.float64) if isinstance(x, float) else (tl.int64, np.int64)
+    return tl.tensor(TensorHandle(np.array([x], dtype), kind), kind)
+
+
 def run(number: int, job: dict[str, Any], arrays: Any, folder: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     path = folder / f"kernel_{number}.py"
     path.write_text(job["text"], encoding="utf-8")
@@ -63,7 +71,7 @@ def run(number: int, job: dict[str, Any], arrays: Any, folder: Path) -> tuple[di
     buffers = [buffer(b, arrays) for b in job["buffers"]]
     complaints: list[str] = []
     for launch in job["launches"]:
-        given = {"b": buffers, "s": job["scalars"]}
+        given = {"b": buffers, "s": [scalar(x) for x in job["scalars"]]}
         args = [given[kind][value] if kind in given else value for kind, value in launch["args"]]
         named = {f"b{n}": b for n, b in enumerate(buffers)}
         with triton_check.watching(named) as watch:

@@ -36,14 +36,14 @@ _DTYPES = [*_FLOATS, *(DTYPES[n] for n in ("int64", "int32", "bool"))]
 
 _ELEMENTWISE = [
     r for r in OPS.values()
-    if r.kind is Kind.MAP and all(p.is_operand for p in r.params) and len(r.params) <= 3
+    if r.kind is Kind.MAP and r.torch and all(p.is_operand for p in r.params) and len(r.params) <= 3
 ]  # fmt: skip
 _FOLDS = [r for r in OPS.values() if r.kind is Kind.REDUCE]
 _COMPOSITES = [OPS[n] for n in ("softmax", "mean", "logsumexp", "sigmoid", "silu") if n in OPS]
 
 numbers = st.one_of(
     st.integers(-5, 5),
-    st.floats(-4, 4, allow_nan=False),
+    st.floats(-4, 4, allow_nan=False, allow_subnormal=False, width=32),
     st.sampled_from([0.0, -0.0, 1e-30, float("inf"), float("-inf"), float("nan"), True, False]),
     st.sampled_from(_DIMS),
 )
@@ -75,14 +75,18 @@ class _Grower:
         return self.draw(st.sampled_from([x for x in self.pool if self.ops.is_tensor(x)] or self.pool))
 
     def step(self) -> None:
-        """One more call; what the rules refuse leaves nothing behind."""
+        """One more call; what the rules refuse, or what would not run with SIZES, leaves nothing behind."""
         builder = self.ops.builder
-        before = len(builder.ops)
+        before, asked = len(builder.ops), dict(builder.context.obligations)
         builder.context.span = self.draw(spans)
         try:
             found = self.draw(st.sampled_from([self.elementwise, self.fold, self.view, self.composite]))()
         except (Refused, TesseraError, TypeError, ValueError, AssertionError):
             del builder.ops[before:]
+            return
+        if not all(o.holds(SIZES) for o in builder.context.obligations.values()):
+            del builder.ops[before:]
+            builder.context.obligations = asked
             return
         self.pool.extend(x for x in (found if isinstance(found, tuple | list) else [found]) if isinstance(x, Sym))
 

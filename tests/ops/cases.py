@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from tessera.backends.eager import run_function
-from tessera.driver.guards import holds
 from tessera.ir.dialects.samples import SIZES, Size, T
 from tessera.ir.dtype import DType, is_dtype_name
 from tessera.ir.dtype import dtype as as_dtype
@@ -58,7 +57,7 @@ def altered(x: Array, t: DType, kind: str, rng: np.random.Generator) -> Array:
 
 def admits(function: Function, sizes: Mapping[str, int]) -> bool:
     """Do the sizes keep what the function was traced under?"""
-    return all(holds(o, sizes) for o in function.obligations)
+    return all(o.holds(sizes) for o in function.obligations)
 
 
 def tensors(function: Function, arrays: Sequence[Any]) -> list[Any]:

@@ -48,8 +48,7 @@ def bind_sizes(
 
 def _check(o: Obligation, sizes: Mapping[str, int]) -> None:
     left, right = size_of(o.left, sizes), size_of(o.right, sizes)
-    holds = {"eq": left == right, "ge": left >= right, "divides": left != 0 and right % left == 0}[o.kind]
-    if not holds:
+    if not o.holds(sizes):
         raise ShapeError(
             f"`{o}` does not hold", code="TSR0105", notes=[f"`{o.left}` is {left}, `{o.right}` is {right}"]
         )
