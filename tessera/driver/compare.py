@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from tessera.diag import TraceError
+from tessera.driver import devices
 from tessera.driver.decorated import Function
 from tessera.driver.inspect import cost
-from tessera.driver.variant import TABLE
+from tessera.driver.layout import TABLE
 from tessera.frontend.tree import flatten
 from tessera.ir.interp import interpret
 from tessera.ir.types import ScalarType
@@ -138,7 +139,15 @@ def compare(f: Function[..., Any], *args: Any, **kwargs: Any) -> Comparison:
     outputs = tuple(
         _error(name, a, b, c) for name, a, b, c in zip(names, fused_leaves, eager_leaves, exact, strict=True)
     )
-    seconds = interleaved([lambda: f(*args, **kwargs), lambda: f.eager(*args, **kwargs)])
+    def fused_side() -> None:
+        f(*args, **kwargs)
+        devices.wait(variant.device)
+
+    def eager_side() -> None:
+        f.eager(*args, **kwargs)
+        devices.wait(variant.device)
+
+    seconds = interleaved([fused_side, eager_side])
     report = cost(variant, f.spec.name)
     return Comparison(
         f.spec.name, outputs, seconds[0], seconds[1], report.fused.kernels, report.eager.kernels,

@@ -23,9 +23,10 @@ from tessera.diag import (
     TraceError,
     user_frames,
 )
-from tessera.driver import inspect
+from tessera.driver import devices, inspect
 from tessera.driver.guards import check_devices, check_guards, check_kinds, parse_target, serves, variant_classes
-from tessera.driver.variant import TABLE, Layout, Variant
+from tessera.driver.layout import TABLE
+from tessera.driver.variant import Layout, Variant
 from tessera.frontend.binding import Bound, Leaf, bind_arguments
 from tessera.frontend.check import CheckReport, check
 from tessera.frontend.inline import inline_call
@@ -126,13 +127,10 @@ class Function(Generic[P, R]):
         for a in given:
             t = type(a)
             if t is _TENSOR or t is _PARAMETER:
-                if (
-                    not a.is_cpu
-                    or a.layout is not _STRIDED
-                    or a.is_neg()
-                    or (a.requires_grad and torch.is_grad_enabled())
-                ):
+                if a.layout is not _STRIDED or a.is_neg() or (a.requires_grad and torch.is_grad_enabled()):
                     return self._slow(args, kwargs)
+                if not a.is_cpu:
+                    key.append(a.device)
                 key.append(a.shape)
                 key.append(a.dtype if a.is_contiguous() else (a.dtype, a.stride()))
                 tensors.append(a)
@@ -150,7 +148,7 @@ class Function(Generic[P, R]):
         self._counters.hits += 1
         try:
             return entry(tensors, scalars)
-        except dispatch.NoAddressError:
+        except (dispatch.NoAddressError, ResourceError):
             return self._slow(args, kwargs)
 
     @user_frames
@@ -176,19 +174,22 @@ class Function(Generic[P, R]):
         named = resolved.types.hints
         given = [self._input(i, bound) for i in resolved.variant.traced.inputs]
         flat = [x for x in given if isinstance(x, torch.Tensor)]
-        if not self._compiles(flat):  # a captured tensor may need what an argument did not
+        # A captured tensor may need what an argument did not, or live elsewhere.
+        if not self._compiles(flat) or devices.device_of(flat) != resolved.variant.device:
             self._counters.eager += 1
             return self.fn(*args, **kwargs)
         numbers = [x for x in given if not isinstance(x, torch.Tensor)]
         finish = self._finisher(resolved, named)
-        runner = dispatch.bind(plan, resolved.variant.sizes(named, flat), alone=finish is None)
-        if key is not None and self._memorable(resolved, bound):
-            defaults = numbers[sum(type(a) is float for a in args) :]
-            self._memos[config.current().backend].put(key, _entry(runner, finish, defaults))
+        runner = plan.bind(resolved.variant.sizes(named, flat), alone=finish is None)
         try:
             made = runner(flat, numbers)
         except dispatch.NoAddressError:
             return self.fn(*args, **kwargs)
+        except ResourceError as error:  # code for a GPU is made when it is first launched
+            return self._eagerly(error, args, kwargs)
+        if key is not None and self._memorable(resolved, bound):
+            defaults = numbers[sum(type(a) is float for a in args) :]
+            self._memos[config.current().backend].put(key, _entry(runner, finish, defaults))
         return made if finish is None else finish(made)
 
     def _compiles(self, tensors: Sequence[torch.Tensor]) -> bool:
@@ -196,15 +197,15 @@ class Function(Generic[P, R]):
         wanted = config.current().backend
         if wanted == "eager" or dispatch.intercepted():
             return False
-        if wanted == "triton" and all(t.is_cpu for t in tensors):
-            raise ResourceError("backend `triton` needs tensors on a GPU", code="TSR0607")
+        if not devices.usable(tensors, wanted):
+            return False
         if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
             return False
         return all(dispatch.plain(t) for t in tensors)
 
     def _eagerly(self, error: TesseraError, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Run the Python function as it is, with one warning that says why; or refuse."""
-        explicit = isinstance(error, ResourceError) and config.current().backend == "c"
+        explicit = isinstance(error, ResourceError) and config.current().backend in ("c", "triton")
         if explicit or (self.strict and isinstance(error, TraceError)):
             raise error
         if not self._warned:
@@ -244,7 +245,11 @@ class Function(Generic[P, R]):
         scalar = f64 if f64 in dtypes else f32
         kinds = call_types(self.spec, bound, sizes, [t.shape for t in tensors], dtypes, scalar)
         dense = tuple(t.is_contiguous() for t in tensors)
-        key = (bound.key, tuple(dtypes), tuple(t.dim() for t in tensors), kinds.ones, dense, _fingerprints(bound))
+        device = devices.device_of(tensors)
+        if device.type not in devices.ACCELERATORS:
+            device = devices.CPU
+        ranks = tuple(t.dim() for t in tensors)
+        key = (bound.key, device, tuple(dtypes), ranks, kinds.ones, dense, _fingerprints(bound))
         with self._lock:
             known = self._variants.setdefault(key, [])
             for variant in known:
@@ -252,9 +257,9 @@ class Function(Generic[P, R]):
                     variant.calls += 1
                     return Resolved(bound, kinds, variant, tensors)
             if key in self._refused:
-                raise self._refused[key]
+                raise self._refused[key].with_traceback(None)
             try:
-                variant = self._compile(bound, kinds)
+                variant = self._compile(bound, kinds, device)
             except (TraceError, ResourceError) as error:
                 # The same call would fail again, and slowly.
                 self._refused[key] = error
@@ -262,25 +267,26 @@ class Function(Generic[P, R]):
             known.append(variant)
             return Resolved(bound, kinds, variant, tensors)
 
-    def _compile(self, bound: Bound, kinds: CallTypes) -> Variant:
+    def _compile(self, bound: Bound, kinds: CallTypes, device: torch.device) -> Variant:
         """Trace and compile a form for a call."""
-        traced = self._trace(bound, kinds)
+        traced = self._trace(bound, kinds, device)
         strided = frozenset(
             p.name
             for p, source in zip(traced.function.params, traced.inputs, strict=True)
             if source.kind != "seed" and _is_strided(self._input(source, bound))
         )
-        variant = Variant(traced, Layout(strided), calls=1)
+        variant = Variant(traced, Layout(strided), device, calls=1)
         variant.plan()
         self._counters.compiles += not variant.from_cache
         self._counters.from_cache += variant.from_cache
         return variant
 
-    def _trace(self, bound: Bound, kinds: CallTypes) -> Traced:
+    def _trace(self, bound: Bound, kinds: CallTypes, device: torch.device) -> Traced:
         """Trace with the actual sizes at hand. Raises what the function's code got wrong."""
         run = Run(
-            self.spec, kinds.inputs, TABLE, kinds.hints, bound.tree, kinds.flexible, kinds.scalars, leads=kinds.leads
-        )
+            self.spec, kinds.inputs, TABLE, kinds.hints, bound.tree, kinds.flexible, kinds.scalars, device=device,
+            leads=kinds.leads,
+        )  # fmt: skip
         traced = run.trace()
         if traced.findings:
             raise error_of(traced.findings)
@@ -355,11 +361,10 @@ class Function(Generic[P, R]):
     ) -> inspect.Lowered:
         """The kernels for a backend (``c``, ``triton``, ``eager``) and a target such as ``"cuda:90"``.
 
+        Left out, they are those of the device that the arguments are on.
         Works for targets that this machine does not have. Raises ResourceError (TSR0607) for an unknown backend.
         """
         wanted = parse_target(target)
-        if backend is None:
-            backend = "triton" if wanted is not None and wanted.kind != "cpu" else "c"
         if not (args or kwargs):
             return inspect.lower(self._form((), {}), backend, wanted)
         resolved = self.resolve(*args, **kwargs)

@@ -14,6 +14,7 @@ from tessera.backends.triton.aot import available as triton_available
 from tessera.backends.triton.aot import compile_aot
 from tessera.backends.triton.emit import emit as triton_emit
 from tessera.diag import ResourceError, ShapeError
+from tessera.driver.devices import ACCELERATORS
 from tessera.driver.variant import Variant
 from tessera.ir.dim import Dim
 from tessera.ir.graph import Function, Note
@@ -152,13 +153,20 @@ def ir(variant: Variant, stage: str) -> str:
     return print_function(stages[stage])
 
 
-def lower(variant: Variant, backend: str, target: Target | None, sizes: Mapping[str, int] | None = None) -> Lowered:
-    """The kernels of a compiled form for a backend and target.
+def lower(
+    variant: Variant, backend: str | None, target: Target | None, sizes: Mapping[str, int] | None = None
+) -> Lowered:
+    """The kernels of a compiled form for a backend and target; those it was made for, where they are left out.
 
     With ``sizes`` they are compiled too, where a compiler for the target is installed.
     """
     program = variant.program
     calls = tuple(s.op.name for s in program.steps if isinstance(s, Call))
+    there = ACCELERATORS.get(variant.device.type)
+    if target is None and there is not None and backend in (None, "triton"):
+        target = there.target(variant.device)
+    if backend is None:
+        backend = "triton" if target is not None and target.kind != "cpu" else "c"
     if backend == "eager":
         return Lowered(target or host_target(), backend, (), tuple(op.name for op in variant.traced.function.ops))
     if backend == "c":

@@ -11,23 +11,21 @@ import torch
 
 from tessera import config
 from tessera.backends.c import backend as c_backend
-from tessera.backends.eager.run import run_op
-from tessera.backends.eager.table import TorchTable
+from tessera.driver.devices import ACCELERATORS, CPU, Accelerator
+from tessera.driver.layout import Places, lay_out
 from tessera.frontend.trace import Traced
-from tessera.ir.dim import Dim
-from tessera.ir.graph import Function, Literal, Operand, Value
-from tessera.ir.types import ScalarType, TensorType
+from tessera.ir.graph import Function, Value
+from tessera.ir.types import TensorType
 from tessera.ir.verify import verify
 from tessera.passes.base import run_pipeline
 from tessera.passes.pipeline import PIPELINE
-from tessera.runtime import dispatch
+from tessera.runtime import dispatch, gpu
 from tessera.runtime.cache import default_cache
 from tessera.runtime.keys import content_key, environment_parts
 from tessera.schedule.lower import stride_name
-from tessera.schedule.plan import Call, Kernel, Program
+from tessera.schedule.plan import Kernel, Program
 from tessera.schedule.schedule import schedule
 
-TABLE = TorchTable()
 Sizes = Mapping[str, int]
 
 
@@ -52,10 +50,11 @@ class Variant:
 
     traced: Traced
     layout: Layout = Layout()
+    device: torch.device = CPU
     calls: int = 0
     seconds: float = 0.0
     from_cache: bool = False
-    _plan: dispatch.Plan | None = field(default=None, repr=False)
+    _plan: dispatch.Plan | gpu.DevicePlan | None = field(default=None, repr=False)
 
     @cached_property
     def stages(self) -> dict[str, Function]:
@@ -79,25 +78,43 @@ class Variant:
         """The kernels as C."""
         return c_backend.emit(self.program.kernels)
 
-    def plan(self) -> dispatch.Plan:
-        """Compile, or load from the cache, and lay out. Raises ResourceError (TSR0601, TSR0602)."""
+    def plan(self) -> dispatch.Plan | gpu.DevicePlan:
+        """Compile, or load from the cache, and lay out. Raises ResourceError (TSR0601, TSR0602, TSR0607).
+
+        On a GPU kernels are compiled when a launch first needs them, for its sizes.
+        """
         if self._plan is None:
-            entries: list[Callable[[bytes], int]] = []
-            if self.program.kernels:
-                native = self.native
-                key = content_key(*native.key_parts(), *environment_parts())
-                built: list[bool] = []
-
-                def build() -> Any:
-                    built.append(True)
-                    return c_backend.CArtifact(key, native.text, native.compile().library).pack()
-
-                packed = default_cache().get_or_build(key, build)
-                self.from_cache = not built
-                library = c_backend.CArtifact.unpack(packed).load()
-                entries = [dispatch.native(library.address(k.entry)) for k in native.kernels]
-            self._plan = lay_out(self.program, self.native.kernels if entries else (), entries)
+            there = ACCELERATORS.get(self.device.type)
+            self._plan = self._host_plan() if there is None else self._device_plan(there)
         return self._plan
+
+    def _host_plan(self) -> dispatch.Plan:
+        entries: list[Callable[[bytes], int]] = []
+        if self.program.kernels:
+            native = self.native
+            key = content_key(*native.key_parts(), *environment_parts())
+            built: list[bool] = []
+
+            def build() -> Any:
+                built.append(True)
+                return c_backend.CArtifact(key, native.text, native.compile().library).pack()
+
+            packed = default_cache().get_or_build(key, build)
+            self.from_cache = not built
+            library = c_backend.CArtifact.unpack(packed).load()
+            entries = [dispatch.native(library.address(k.entry)) for k in native.kernels]
+        return lay_out(self.program, self.native.kernels if entries else (), entries)
+
+    def _device_plan(self, there: Accelerator) -> gpu.DevicePlan:
+        def kernel(step: Kernel, places: Places[gpu.LaunchStep]) -> gpu.LaunchStep:
+            launcher = there.launcher(step, self.device)
+            return gpu.LaunchStep(launcher.at, places.buffers(step), places.numbers(step), step.name)
+
+        laid = Places(self.program, self.device, kernel)
+        return gpu.DevicePlan(
+            self.device, there.platform, laid.inputs, len(laid.slots), tuple(laid.allocs), tuple(laid.steps),
+            tuple(laid.outputs),
+        )  # fmt: skip
 
     def sizes(self, named: Sizes, tensors: Sequence[torch.Tensor]) -> Sizes:
         """The sizes of a call with the strides that strided kernels read."""
@@ -113,97 +130,3 @@ class Variant:
     @cached_property
     def tensor_params(self) -> tuple[Value, ...]:
         return tuple(p for p in self.traced.function.params if isinstance(p.type, TensorType))
-
-
-def torch_dtype(value: Value) -> torch.dtype:
-    """The torch dtype of a value in memory."""
-    found = TABLE.from_dtype(value.type.dtype)
-    assert isinstance(found, torch.dtype), f"{value!r} has no torch dtype"
-    return found
-
-
-def lay_out(
-    program: Program, sources: Sequence[c_backend.CSource], entries: Sequence[Callable[[bytes], int]]
-) -> dispatch.Plan:
-    """Slots for every tensor, allocations for what kernels write, and the steps in order."""
-    params = program.function.params
-    slots = {v: n for n, v in enumerate(p for p in params if isinstance(p.type, TensorType))}
-    scalars = {v: n for n, v in enumerate(p for p in params if isinstance(p.type, ScalarType))}
-    inputs = len(slots)
-    allocs: list[dispatch.Alloc] = []
-    steps: list[dispatch.KernelStep | dispatch.CallStep] = []
-    native = iter(zip(sources, entries, strict=True))
-    for step in program.steps:
-        if isinstance(step, Call):
-            for v in step.outputs:
-                slots[v] = len(slots)
-            steps.append(_call_step(step, slots, scalars))
-            continue
-        for v in (*step.outputs, *step.temps):
-            slots[v] = len(slots)
-            shape = tuple(_evaluator(d) for d in v.type.dims)
-            allocs.append(dispatch.Alloc(slots[v], shape, torch_dtype(v)))
-        source, entry = next(native)
-        steps.append(_kernel_step(step, source, entry, slots, scalars))
-    outputs: list[int] = []
-    for x in program.outputs:
-        if isinstance(x, Value) and x in slots:
-            outputs.append(slots[x])
-        else:
-            outputs.append(len(slots))
-            slots[Value("constant", ScalarType(x.type.dtype))] = len(slots)
-            steps.append(_constant(x, outputs[-1], scalars))
-    return dispatch.Plan(inputs, len(slots), tuple(allocs), tuple(steps), tuple(outputs))
-
-
-def _evaluator(d: Dim) -> Callable[[Sizes], int]:
-    return d.evaluator()
-
-
-def _kernel_step(
-    step: Kernel, source: c_backend.CSource, entry: Callable[[bytes], int], slots: Mapping[Value, int],
-    scalars: Mapping[Value, int],
-) -> dispatch.KernelStep:  # fmt: skip
-    return dispatch.KernelStep(
-        entry,
-        tuple(slots[v] for v in (*step.inputs, *step.outputs, *step.temps)),
-        tuple(Dim.name(n).evaluator(signed=True) for n in source.sizes),
-        tuple((scalars[v], v.type.dtype.is_float) for v in step.scalars),
-        _evaluator(source.scratch),
-        _evaluator(step.cost.written),
-        step.name,
-    )
-
-
-def _operand(x: Operand, slots: Mapping[Value, int], scalars: Mapping[Value, int]) -> Callable[..., Any]:
-    """How a library call gets one operand from the slots, the scalars and the sizes."""
-    if isinstance(x, Literal):
-        value = x.value
-        if isinstance(value, Dim):
-            size = value.evaluator(signed=True)
-            return lambda tensors, numbers, sizes: size(sizes)
-        return lambda tensors, numbers, sizes: value
-    if x in scalars:
-        number = scalars[x]
-        return lambda tensors, numbers, sizes: numbers[number]
-    slot = slots[x]
-    return lambda tensors, numbers, sizes: tensors[slot]
-
-
-def _call_step(step: Call, slots: Mapping[Value, int], scalars: Mapping[Value, int]) -> dispatch.CallStep:
-    op = step.op
-    reads = tuple(dict.fromkeys(slots[v] for v in op.inputs if v in slots))
-    local = {v: reads.index(slots[v]) for v in op.inputs if v in slots}
-    getters = [_operand(x, local, scalars) for x in op.operands]
-
-    def run(tensors: Sequence[torch.Tensor], numbers: Sequence[float], sizes: Sizes) -> Sequence[torch.Tensor]:
-        return run_op(op, [g(tensors, numbers, sizes) for g in getters], sizes)
-
-    return dispatch.CallStep(run, reads, tuple(slots[v] for v in op.results))
-
-
-def _constant(x: Operand, slot: int, scalars: Mapping[Value, int]) -> dispatch.CallStep:
-    """A number that the function returns, as a tensor of rank 0."""
-    getter = _operand(x, {}, scalars)
-    dtype = TABLE.from_dtype(x.type.dtype)
-    return dispatch.CallStep(lambda t, n, s: (torch.tensor(getter(t, n, s), dtype=dtype),), (), (slot,))  # type: ignore[arg-type]

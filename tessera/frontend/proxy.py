@@ -106,7 +106,11 @@ class Proxy(TensorHandle):
     def is_sparse(self) -> bool:
         return False
 
-    is_cuda = is_quantized = is_nested = is_mkldnn = is_meta = is_sparse
+    is_quantized = is_nested = is_mkldnn = is_meta = is_sparse
+
+    @property
+    def is_cuda(self) -> bool:
+        return getattr(self.device, "type", "cpu") == "cuda"
 
     @property
     def layout(self) -> Any:
@@ -130,7 +134,8 @@ class Proxy(TensorHandle):
         return alias.is_dense(self)
 
     def get_device(self) -> int:
-        return -1
+        index = getattr(self.device, "index", None)
+        return -1 if index is None else index
 
     # ---- what has no value yet ---------------------------------------------------------------------------
 

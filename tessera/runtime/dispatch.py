@@ -78,6 +78,10 @@ class Plan:
     steps: tuple[KernelStep | CallStep, ...]
     outputs: tuple[int, ...]
 
+    def bind(self, sizes: Sizes, alone: bool = False) -> Runner:
+        """The plan for one set of sizes; as the function ``bind``."""
+        return bind(self, sizes, alone)
+
 
 class NoAddressError(Exception):
     """An argument has elements but no memory (a tensor that torch has not filled in, or whose storage was freed)."""
@@ -94,10 +98,7 @@ def failed(code: int, name: str) -> TesseraError | ZeroDivisionError | NoAddress
 
 def bind(plan: Plan, sizes: Sizes, alone: bool = False) -> Runner:
     """The plan for one set of sizes. It gives the outputs as a list; ``alone`` asks for the only one by itself."""
-    allocs = [(a.slot, tuple(f(sizes) for f in a.shape), a.dtype) for a in plan.allocs]
-    for _, shape, dtype in allocs:
-        if math.prod(shape) * dtype.itemsize >= 2**63:
-            raise ResourceError(f"a tensor of shape {list(shape)} is too large to be addressed", code="TSR0608")
+    allocs = sized(plan.allocs, sizes)
     steps = [_bound(step, sizes) for step in plan.steps]
     if len(steps) == 1 and isinstance(plan.steps[0], KernelStep) and steps[0].simple:
         runner = _single(plan, plan.steps[0], allocs, sizes, alone)
@@ -115,6 +116,15 @@ def bind(plan: Plan, sizes: Sizes, alone: bool = False) -> Runner:
         return [slots[o] for o in outputs]
 
     return (lambda tensors, scalars: run(tensors, scalars)[0]) if alone else run
+
+
+def sized(allocs: Sequence[Alloc], sizes: Sizes) -> list[tuple[int, tuple[int, ...], torch.dtype]]:
+    """Slots, shapes and dtypes for one set of sizes. Raises ResourceError (TSR0608) for what no address reaches."""
+    found = [(a.slot, tuple(f(sizes) for f in a.shape), a.dtype) for a in allocs]
+    for _, shape, dtype in found:
+        if math.prod(shape) * dtype.itemsize >= 2**63:
+            raise ResourceError(f"a tensor of shape {list(shape)} is too large to be addressed", code="TSR0608")
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,12 +246,11 @@ class Memo:
 
 
 def plain(x: torch.Tensor) -> bool:
-    """May the memory of ``x`` be read through its address? Only ordinary strided CPU tensors without pending work
-    may.
+    """May the memory of ``x`` be read through its address, by code for its device? Only ordinary strided tensors
+    without pending work may.
     """
     return (
         type(x) in _PLAIN
-        and x.is_cpu
         and x.layout is torch.strided
         and not x.is_neg()
         and not x.is_conj()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,7 +12,6 @@ from tessera.backends.base import Target
 from tessera.backends.triton import intrinsics
 from tessera.backends.triton.emit import emit, emit_function
 from tessera.backends.triton.helpers import HELPERS
-from tessera.backends.triton.launch import Launcher
 from tessera.backends.triton.source import Bound, TritonSource
 from tessera.backends.triton.tiling import power
 from tessera.ir.dialects import OPS
@@ -178,50 +175,6 @@ def test_literals_keep_their_precision() -> None:
     assert intrinsics.literal(0.1, DTYPES["f64"]) == "tl.full([], 0.1, tl.float64)"
     assert intrinsics.literal(float("-inf"), DTYPES["f32"]) == 'float("-inf")'
     assert intrinsics.literal(True, DTYPES["bool"]) == "True"
-
-
-class Recorded:
-    """Stands for a compiled kernel; remembers how it was launched."""
-
-    function, packed_metadata = "function", "metadata"
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[Any, ...]] = []
-
-    def run(self, *args: Any) -> None:
-        self.calls.append(args)
-
-
-class Buffer:
-    def __init__(self, address: int) -> None:
-        self.address = address
-
-    def data_ptr(self) -> int:
-        return self.address
-
-
-def test_a_launcher_compiles_once_a_class_and_launches_directly() -> None:
-    made: list[tuple[Bound, dict[str, str], Recorded]] = []
-
-    def compile_(module: Any, b: Bound, signature: Any) -> Recorded:
-        made.append((b, dict(signature), Recorded()))
-        return made[-1][2]
-
-    def load(text: str, folder: Path) -> str:
-        return text
-
-    launcher = Launcher(source("rms_norm"), compile_, load)
-    x, w, y = Buffer(4096), Buffer(8192), Buffer(16)
-    for tokens in (64, 96, 128):
-        assert launcher([x, w, y], {"B": 2, "S": tokens, "D": 4096}, [1e-6], 7) == 1
-    assert len(made) == 1
-    b, signature, compiled = made[0]
-    assert signature["b0"] == "*bf16:16" and b.config.cols == 4096
-    grid, _, _, stream, function, metadata, *rest = compiled.calls[2]
-    assert (grid, stream, function, metadata) == (256, 7, "function", "metadata")
-    assert rest == [None, None, None, x, w, y, 256, 4096, 1e-6, 1, 4096]
-    launcher([Buffer(4098), w, y], {"B": 2, "S": 64, "D": 4096}, [1e-6], 7)
-    assert len(made) == 2 and made[1][1]["b0"] == "*bf16"
 
 
 def test_powers_of_two() -> None:

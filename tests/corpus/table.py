@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tessera.driver.variant import TABLE
+from tessera.driver.layout import TABLE
 from tessera.frontend.annotation import TensorAnnotation
 from tessera.frontend.spec import EMPTY, FunctionSpec, ParamSpec
 from tessera.ir.dtype import DType

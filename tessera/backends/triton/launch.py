@@ -7,26 +7,21 @@ kernel.
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any, Protocol
 
+from tessera import config
 from tessera.backends.triton.aot import available
 from tessera.backends.triton.source import Bound, TritonSource
 from tessera.diag import ResourceError
-
-#: Sizes and alignments that a launcher remembers; beyond it starts anew.
-REMEMBERED = 1024
-
-
-class Tensor(Protocol):
-    """What a buffer argument must offer, as torch's tensors do."""
-
-    def data_ptr(self) -> int: ...
 
 
 class Compiled(Protocol):
@@ -66,7 +61,7 @@ def load_here(text: str, folder: Path) -> ModuleType:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One launch with everything but the tensors and scalars filled in."""
+    """One launch with everything but the addresses and scalars filled in."""
 
     compiled: Compiled
     run: Callable[..., object]
@@ -74,64 +69,111 @@ class Planned:
     fill: tuple[tuple[str, int], ...]
 
 
+def never() -> bool:
+    """No stream is being captured."""
+    return False
+
+
 @dataclass
 class Launcher:
-    """Runs one kernel. Keeps every compiled kernel alive, since Triton unloads the code of those that are
-    dropped.
+    """Runs one kernel on the device that is current when it is first used. Keeps every compiled kernel alive, since
+    Triton unloads the code of those that are dropped.
 
-    Raises ResourceError (TSR0607) when Triton is missing.
+    ``capturing`` says whether the current stream is being captured in a graph, when no code can be loaded.
     """
 
     source: TritonSource
     compile: Compile = compile_here
     load: Callable[[str, Path], Any] = load_here
-    _plans: dict[tuple[object, ...], tuple[Planned, ...]] = field(default_factory=dict)
-    _compiled: dict[tuple[object, ...], Compiled] = field(default_factory=dict)
+    capturing: Callable[[], bool] = never
+    _compiled: dict[tuple[object, ...], tuple[Compiled, Callable[..., object]]] = field(default_factory=dict)
+    _refused: dict[tuple[object, ...], ResourceError] = field(default_factory=dict)
     _module: Any = None
-    _folder: TemporaryDirectory[str] | None = None
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def __call__(
-        self, buffers: Sequence[Tensor], sizes: Mapping[str, int], scalars: Sequence[float | int], stream: int
-    ) -> int:
-        """Launch every nest on ``stream``, in order; gives the number of launches.
-
-        ``buffers`` are inputs, outputs and temporaries in the kernel's order, ``sizes`` binds every size
-        and stride name.
-        """
-        aligned = tuple(b.data_ptr() % 16 == 0 for b in buffers)
-        key = (tuple(sizes.items()), aligned)
-        plans = self._plans.get(key)
-        if plans is None:
-            plans = self.plan(key, sizes, frozenset(n for n, yes in enumerate(aligned) if yes))
-        for p in plans:
-            args = [buffers[n] if kind == "buffer" else scalars[n] if kind == "scalar" else n for kind, n in p.fill]
-            run, made = p.run, p.compiled
-            run(p.grid, 1, 1, stream, made.function, made.packed_metadata, None, None, None, *args)
-        return len(plans)
-
-    def plan(self, key: tuple[object, ...], sizes: Mapping[str, int], aligned: frozenset[int]) -> tuple[Planned, ...]:
-        """Choose functions and blocks for these sizes, compile what is new, and remember."""
-        with self._lock:
-            if self._module is None:
-                if not available() and self.load is load_here:
-                    raise ResourceError("Triton is not installed", code="TSR0607", helps=["pip install triton"])
-                self._folder = TemporaryDirectory(prefix="tessera-triton-")
-                self._module = self.load(self.source.text, Path(self._folder.name))
-            planned = tuple(self.one(b, aligned) for b in self.source.bind(sizes))
-            if len(self._plans) >= REMEMBERED:
-                self._plans.clear()
-            self._plans[key] = planned
-            return planned
+    def at(self, sizes: Mapping[str, int]) -> Launch:
+        """The kernel at fixed sizes; ``sizes`` binds every size and stride name. Nothing is compiled yet."""
+        return Launch(self, self.source.bind(sizes))
 
     def one(self, bound: Bound, aligned: frozenset[int]) -> Planned:
+        """A launch that is compiled and loaded for the current device, now or earlier.
+
+        Raises ResourceError (TSR0607) when Triton is missing or refuses, at once when it refused before.
+        """
         signature = bound.signature(aligned)
         key = (bound.function.name, bound.config.warps, *bound.constants.items(), *signature.items())
-        made = self._compiled.get(key)
-        if made is None:
-            made = self._compiled[key] = self.compile(self._module, bound, signature)
+        with self._lock:
+            if key in self._refused:
+                raise self._refused[key].with_traceback(None)
+            known = self._compiled.get(key)
+            if known is None:
+                known = self._compiled[key] = self._make(key, bound, signature)
         values = iter(bound.sizes)
         fill = [(a.kind, next(values) if a.kind == "size" else a.number) for a in bound.function.arguments]
         # Block sizes are compiled in, but keep their places.
         blocks = [("size", bound.constants[b]) for b in bound.function.blocks]
-        return Planned(made, made.run, bound.config.grid, (*fill, *blocks))
+        return Planned(*known, bound.config.grid, (*fill, *blocks))
+
+    def _make(
+        self, key: tuple[object, ...], bound: Bound, signature: Mapping[str, str]
+    ) -> tuple[Compiled, Callable[..., object]]:
+        if self.capturing():
+            raise ResourceError(
+                f"the code of `{bound.function.name}` cannot be loaded while a graph is captured", code="TSR0607",
+                helps=["call the function once with tensors of these sizes before the capture"],
+            )  # fmt: skip
+        try:
+            made = self.compile(self._loaded(), bound, signature)
+            return made, made.run
+        except ResourceError as e:
+            self._refused[key] = e
+            raise
+        except Exception as e:
+            # Whatever a compiler or a driver says; their exceptions share no class.
+            said = next(iter(str(e).strip().splitlines()), "")
+            why = f"Triton refused `{bound.function.name}`: {type(e).__name__}: {said[:200]}"
+            self._refused[key] = ResourceError(why, code="TSR0607")
+            raise self._refused[key] from e
+
+    def _loaded(self) -> Any:
+        """The module of the text."""
+        if self._module is None:
+            if not available() and self.load is load_here:
+                raise ResourceError("Triton is not installed", code="TSR0607", helps=["pip install triton"])
+            # Triton reads the text of its functions back, so it stays as long as they may be called.
+            folder = tempfile.mkdtemp(prefix="tessera-triton-", dir=config.temporary_folder())
+            weakref.finalize(self, _remove, folder, os.getpid())
+            self._module = self.load(self.source.text, Path(folder))
+        return self._module
+
+
+def _remove(folder: str, owner: int) -> None:
+    """A forked child inherits the launcher but not the folder."""
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass
+class Launch:
+    """One kernel at fixed sizes. Which addresses divide by 16 decides what code serves a call."""
+
+    launcher: Launcher
+    bound: Sequence[Bound]
+    _plans: dict[tuple[bool, ...], tuple[Planned, ...]] = field(default_factory=dict)
+
+    def __call__(self, addresses: Sequence[int], scalars: Sequence[float | int], stream: int) -> int:
+        """Launch every nest on ``stream``, in order; gives the number of launches.
+
+        ``addresses`` are those of inputs, outputs and temporaries in the kernel's order. Raises ResourceError
+        (TSR0607) before anything is launched when the code cannot be made.
+        """
+        aligned = tuple([a & 15 == 0 for a in addresses])
+        plans = self._plans.get(aligned)
+        if plans is None:
+            known = frozenset(n for n, yes in enumerate(aligned) if yes)
+            plans = self._plans[aligned] = tuple(self.launcher.one(b, known) for b in self.bound)
+        for p in plans:
+            args = [addresses[n] if kind == "buffer" else scalars[n] if kind == "scalar" else n for kind, n in p.fill]
+            made = p.compiled
+            p.run(p.grid, 1, 1, stream, made.function, made.packed_metadata, None, None, None, *args)
+        return len(plans)

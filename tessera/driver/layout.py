@@ -1,0 +1,149 @@
+"""From a scheduled program to a plan's slots: a place for every tensor, what is allocated, the steps in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from tessera.backends.c.emit import CSource
+from tessera.backends.eager.run import run_op
+from tessera.backends.eager.table import TorchTable
+from tessera.driver.devices import CPU
+from tessera.ir.dim import Dim
+from tessera.ir.graph import Literal, Operand, Value
+from tessera.ir.types import ScalarType, TensorType
+from tessera.runtime import dispatch
+from tessera.runtime.dispatch import Sizes
+from tessera.schedule.plan import Call, Kernel, Program
+
+TABLE = TorchTable()
+S = TypeVar("S")
+
+
+@dataclass
+class Places(Generic[S]):
+    """A program laid out for one device. ``kernel`` makes the step of a kernel once its buffers have their slots."""
+
+    program: Program
+    device: torch.device
+    kernel: Callable[[Kernel, Places[S]], S]
+    slots: dict[Value, int] = field(default_factory=dict)
+    scalars: dict[Value, int] = field(default_factory=dict)
+    allocs: list[dispatch.Alloc] = field(default_factory=list)
+    steps: list[S | dispatch.CallStep] = field(default_factory=list)
+    outputs: list[int] = field(default_factory=list)
+    inputs: int = 0
+
+    def __post_init__(self) -> None:
+        params = self.program.function.params
+        self.slots.update({v: n for n, v in enumerate(p for p in params if isinstance(p.type, TensorType))})
+        self.scalars.update({v: n for n, v in enumerate(p for p in params if isinstance(p.type, ScalarType))})
+        self.inputs = len(self.slots)
+        for step in self.program.steps:
+            self.add(step)
+        for x in self.program.outputs:
+            self.give(x)
+
+    def add(self, step: Kernel | Call) -> None:
+        if isinstance(step, Call):
+            for v in step.outputs:
+                self.slots[v] = len(self.slots)
+            self.steps.append(self.call(step))
+            return
+        for v in (*step.outputs, *step.temps):
+            self.slots[v] = len(self.slots)
+            shape = tuple(d.evaluator() for d in v.type.dims)
+            self.allocs.append(dispatch.Alloc(self.slots[v], shape, torch_dtype(v)))
+        self.steps.append(self.kernel(step, self))
+
+    def give(self, x: Operand) -> None:
+        """One output: a tensor that has a slot, or a number that becomes a tensor of rank 0."""
+        if not (isinstance(x, Value) and x in self.slots):
+            slot = len(self.slots)
+            self.slots[Value("constant", ScalarType(x.type.dtype))] = slot
+            self.steps.append(self.constant(x, slot))
+            self.outputs.append(slot)
+        else:
+            self.outputs.append(self.slots[x])
+
+    def buffers(self, step: Kernel) -> tuple[int, ...]:
+        """The slots of a kernel's buffers, in its order."""
+        return tuple(self.slots[v] for v in (*step.inputs, *step.outputs, *step.temps))
+
+    def numbers(self, step: Kernel) -> tuple[tuple[int, bool], ...]:
+        """Which of the call's numbers a kernel takes, and whether each is a float."""
+        return tuple((self.scalars[v], v.type.dtype.is_float) for v in step.scalars)
+
+    def call(self, step: Call) -> dispatch.CallStep:
+        op = step.op
+        reads = tuple(dict.fromkeys(self.slots[v] for v in op.inputs if v in self.slots))
+        local = {v: reads.index(self.slots[v]) for v in op.inputs if v in self.slots}
+        getters = [_operand(x, local, self.scalars) for x in op.operands]
+
+        def run(tensors: Sequence[torch.Tensor], numbers: Sequence[float], sizes: Sizes) -> Sequence[torch.Tensor]:
+            return run_op(op, [g(tensors, numbers, sizes) for g in getters], sizes)
+
+        def make(tensors: Sequence[torch.Tensor], numbers: Sequence[float], sizes: Sizes) -> Sequence[torch.Tensor]:
+            with self.device:
+                return run(tensors, numbers, sizes)
+
+        # With a tensor among the operands torch knows the device by itself.
+        elsewhere = not reads and self.device != CPU
+        return dispatch.CallStep(make if elsewhere else run, reads, tuple(self.slots[v] for v in op.results))
+
+    def constant(self, x: Operand, slot: int) -> dispatch.CallStep:
+        getter = _operand(x, {}, self.scalars)
+        dtype = torch_dtype(x)
+        if self.device == CPU:
+            return dispatch.CallStep(lambda t, n, s: (torch.tensor(getter(t, n, s), dtype=dtype),), (), (slot,))
+        # Filled there: a copy from the CPU would wait for the device.
+        return dispatch.CallStep(
+            lambda t, n, s: (torch.full((), getter(t, n, s), dtype=dtype, device=self.device),), (), (slot,)
+        )
+
+
+def torch_dtype(x: Operand) -> torch.dtype:
+    """The torch dtype of a value in memory."""
+    found = TABLE.from_dtype(x.type.dtype)
+    assert isinstance(found, torch.dtype), f"{x!r} has no torch dtype"
+    return found
+
+
+def lay_out(
+    program: Program, sources: Sequence[CSource], entries: Sequence[Callable[[bytes], int]]
+) -> dispatch.Plan:
+    """The plan of a program on the CPU, from the C text of its kernels and their loaded entries, in order."""
+    native = iter(zip(sources, entries, strict=True))
+
+    def kernel(step: Kernel, places: Places[dispatch.KernelStep]) -> dispatch.KernelStep:
+        source, entry = next(native)
+        return dispatch.KernelStep(
+            entry,
+            places.buffers(step),
+            tuple(Dim.name(n).evaluator(signed=True) for n in source.sizes),
+            places.numbers(step),
+            source.scratch.evaluator(),
+            step.cost.written.evaluator(),
+            step.name,
+        )
+
+    laid = Places(program, CPU, kernel)
+    return dispatch.Plan(laid.inputs, len(laid.slots), tuple(laid.allocs), tuple(laid.steps), tuple(laid.outputs))
+
+
+def _operand(x: Operand, slots: Mapping[Value, int], scalars: Mapping[Value, int]) -> Callable[..., Any]:
+    """How a library call gets one operand from the slots, the scalars and the sizes."""
+    if isinstance(x, Literal):
+        value = x.value
+        if isinstance(value, Dim):
+            size = value.evaluator(signed=True)
+            return lambda tensors, numbers, sizes: size(sizes)
+        return lambda tensors, numbers, sizes: value
+    if x in scalars:
+        number = scalars[x]
+        return lambda tensors, numbers, sizes: numbers[number]
+    slot = slots[x]
+    return lambda tensors, numbers, sizes: tensors[slot]

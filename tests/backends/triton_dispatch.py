@@ -1,0 +1,199 @@
+"""A process that calls decorated functions as on a GPU, with Triton's interpreter in the place of the device:
+``python triton_dispatch.py``, with TRITON_INTERPRET=1. Prints one JSON object: name to what went wrong.
+
+Only the compiler and the driver are stand-ins: CPU tensors count as those of a GPU, and "compiled" kernels run
+their text in the interpreter on the addresses, numbers and grid that a launch hands over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import triton.language as tl
+import triton_shim
+from triton.runtime.interpreter import TensorHandle
+
+import tessera
+from benchmarks.cases import CASES
+from tessera import Tensor
+from tessera.backends.base import Target
+from tessera.backends.triton.source import Bound
+from tessera.driver import devices
+from tessera.runtime import gpu
+
+STREAM = 7
+
+
+class Interpreted:
+    """A kernel that runs in the interpreter with the arguments of a launch."""
+
+    function = packed_metadata = None
+
+    def __init__(self, module: Any, bound: Bound, signature: Mapping[str, str]) -> None:
+        self.kernel, self.bound, self.signature = getattr(module, bound.function.name), bound, signature
+
+    def run(self, grid: int, y: int, z: int, stream: int, *rest: Any) -> None:
+        function, metadata, launch, before, after, *args = rest
+        assert (y, z, stream, function, metadata, launch, before, after) == (1, 1, STREAM, None, None, None, None, None)
+        constants = self.bound.constants
+        given = [self.value(name, x, constants) for name, x in zip(self.kernel.arg_names, args, strict=True)]
+        self.kernel[(grid,)](*given)
+
+    def value(self, name: str, x: Any, constants: Mapping[str, int]) -> Any:
+        """One argument, of the type that the signature promises, after checking what it promises."""
+        if name in constants:
+            assert x == constants[name], (name, x)
+            return x
+        kind, _, divides = self.signature[name].partition(":")
+        assert not divides or x % 16 == 0, (name, x)
+        if kind.startswith("*"):
+            pointer = tl.str_to_ty(kind, None)
+            return tl.tensor(TensorHandle(np.array([x], np.uint64), pointer), pointer)
+        number = {"fp64": (tl.float64, np.float64), "i64": (tl.int64, np.int64), "i32": (tl.int32, np.int32)}
+        to, dtype = number[kind]
+        return tl.tensor(TensorHandle(np.array([x], dtype), to), to)
+
+
+def interpreted() -> devices.Accelerator:
+    """The GPU that is none."""
+    platform = gpu.Platform(
+        lambda shape, dtype, device: torch.full(shape, float("nan") if dtype.is_floating_point else 1).to(dtype),
+        lambda index: STREAM,
+        lambda: 0,
+        lambda index: contextlib.nullcontext(),
+    )
+    return dataclasses.replace(
+        devices.ACCELERATORS["cuda"],
+        platform=platform,
+        target=lambda device: Target("cuda", "90"),
+        capturing=lambda: False,
+        compile=Interpreted,
+    )
+
+
+# -- functions beyond those of the benchmarks ----------------------------------------------------------------------
+
+
+@tessera.function
+def feed_forward(x: Tensor["N", "D"], w: Tensor["H", "D"], b: Tensor["H"]) -> Tensor["N", "H"]:
+    return torch.softmax(torch.relu(x @ w.T + b), dim=-1)
+
+
+@tessera.function
+def scaled(x: Tensor["N", "D"], a: float, n: int = 3) -> tuple[Tensor["N", "D"], Tensor["D"]]:
+    return x * a + n, (x * a).sum(dim=0)
+
+
+@tessera.function
+def positions(x: Tensor["N", "D"]) -> tuple[Tensor["N", "D"], Tensor["D"]]:
+    return x + torch.arange(x.shape[1]), torch.full((x.shape[1],), 2.5)
+
+
+@tessera.function
+def numbers(x: Tensor["N", "D"]) -> tuple[Tensor["N", "D"], Tensor[()]]:
+    return -x, torch.tensor(1.5)
+
+
+@tessera.function
+def sums(x: Tensor["N", "D"]) -> tuple[Tensor["N"], Tensor["D"], Tensor[()]]:
+    return x.sum(dim=1), x.mean(dim=0), x.amax()
+
+
+@tessera.function
+def looked_up(table: Tensor["V", "D"], at: Tensor["N", tessera.int64]) -> Tensor["N", "D"]:
+    return table[at] * 2
+
+
+@tessera.function
+def sorted_rows(x: Tensor["N", "D"]) -> tuple[Tensor["N", "D"], Tensor["N", "D", tessera.int64]]:
+    values, order = torch.sort(x * 2, dim=-1)
+    return values + 1, order
+
+
+@tessera.function
+def scores(x: Tensor["N", "D", tessera.bf16], w: Tensor["D", tessera.bf16]) -> Tensor["N", "D", tessera.bf16]:
+    return torch.nn.functional.silu(x) * w
+
+
+def calls() -> list[tuple[str, Any, tuple[Any, ...]]]:
+    x = torch.randn(9, 40)
+    wide = torch.randn(40, 9).T
+    odd = torch.randn(361)[1:].view(9, 40)  # an address that 16 does not divide
+    extra: list[tuple[str, Any, tuple[Any, ...]]] = [
+        ("feed_forward", feed_forward, (x, torch.randn(24, 40), torch.randn(24))),
+        ("scaled", scaled, (x, 0.3)),
+        ("scaled_again", scaled, (torch.randn(5, 40), 1.7, 4)),
+        ("transposed", scaled, (wide, 0.3)),
+        ("unaligned", scaled, (odd, 0.3)),
+        ("stride_0", scaled, (torch.randn(1, 40).expand(9, 40), 0.3)),
+        ("positions", positions, (x,)),
+        ("numbers", numbers, (x,)),
+        ("sums", sums, (x,)),
+        ("sums_of_ones", sums, (torch.randn(1, 1),)),
+        ("looked_up", looked_up, (torch.randn(7, 12), torch.tensor([0, 6, -1, 3]))),
+        ("sorted_rows", sorted_rows, (x,)),
+        ("scores", scores, (x.bfloat16(), torch.randn(40).bfloat16())),
+        ("empty", scaled, (torch.randn(0, 40), 0.3)),
+        ("empty_sums", feed_forward, (torch.randn(3, 0), torch.randn(24, 0), torch.randn(24))),
+    ]
+    return [(c.name, c.function, c.make(quick=True)) for c in CASES.values()] + extra
+
+
+def tensors(result: Any) -> Sequence[torch.Tensor]:
+    return (result,) if isinstance(result, torch.Tensor) else tuple(result)
+
+
+def widened(x: Any) -> Any:
+    return x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+
+
+def complaints(function: Any, args: tuple[Any, ...]) -> list[str]:
+    """What is wrong with a cold and two warm calls."""
+    said: list[str] = []
+    wanted = tensors(function.eager(*map(widened, args)))
+    eager, hits = function.cache_info().eager, function.cache_info().hits
+    for _ in range(3):
+        found = tensors(function(*args))
+        for n, (got, want) in enumerate(zip(found, wanted, strict=True)):
+            said += differs(n, got, want)
+    info = function.cache_info()
+    if info.eager != eager:
+        said.append("ran eagerly")
+    if info.hits - hits < 2:
+        said.append(f"{info.hits - hits} warm calls of 2")
+    return said
+
+
+def differs(n: int, got: torch.Tensor, want: torch.Tensor) -> list[str]:
+    if got.shape != want.shape:
+        return [f"result {n} has shape {tuple(got.shape)} for {tuple(want.shape)}"]
+    if not got.is_floating_point():
+        return [] if torch.equal(got, want) else [f"result {n} differs"]
+    error = (got.double() - want.double()).norm() / (want.double().norm() + 1e-300)
+    limit = 4e-3 if got.dtype is torch.bfloat16 else 1e-6
+    return [] if error <= limit else [f"result {n} is off by {float(error):.2e}"]
+
+
+def main() -> None:
+    triton_shim.install()
+    torch.manual_seed(0)
+    devices.ACCELERATORS["cpu"] = interpreted()
+    warnings.simplefilter("error")
+    found: dict[str, list[str]] = {}
+    for name, function, args in calls():
+        try:
+            found[name] = complaints(function, args)
+        except Exception as e:
+            found[name] = [f"{type(e).__name__}: {e}"]
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
