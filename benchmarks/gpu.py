@@ -1,9 +1,9 @@
 """Everything that needs a GPU, in one command: `python -m benchmarks.gpu`.
 
-Every function of the table is run on the GPU, checked against float64 computed there, and timed in turns
-with eager torch and `torch.compile`; the emitted kernels are listed with their resources. The result is a
-table and a JSON file with date, device and versions. Without a GPU the command says so and ends with
-status 1.
+Every function of the table is called with tensors on the GPU, as any program would call it. Every result
+of its kernels is checked against float64 computed there, calls are timed in turns with eager torch and
+`torch.compile`, and the kernels are listed with their resources. The result is a table and a JSON file with
+date, device and versions. Without a GPU or without Triton the command says so and ends with status 1.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from benchmarks.progress import Progress
 from benchmarks.speed import rotated
 from benchmarks.stats import paired
 from benchmarks.table import number, render
+from tessera import ResourceError
+from tessera.driver.devices import ACCELERATORS
 
 RESULTS = Path(__file__).resolve().parent / "results"
 #: Calls that are timed together: one alone is shorter than the clock's grain.
@@ -50,7 +52,11 @@ def arguments_on(device: str, case: Case, sizes: Sizes) -> tuple[object, ...]:
 
 
 def check(case: Case, arguments: tuple[object, ...]) -> list[dict[str, Any]]:
-    """A row for each result: relative errors against float64, and whether the call really ran compiled."""
+    """A row for each result: relative errors against float64, and whether the call really ran compiled.
+
+    `ratio` is Tessera's error over the larger of eager's and that of rounding once; for a single number, whose
+    error is chance, over the distance to its neighbour where that is larger still.
+    """
     before = case.function.cache_info().eager  # type: ignore[attr-defined]
     fused = facts.tensors(case.function(*arguments))
     ran_eagerly = case.function.cache_info().eager > before  # type: ignore[attr-defined]
@@ -60,7 +66,7 @@ def check(case: Case, arguments: tuple[object, ...]) -> list[dict[str, Any]]:
     for place, (reference, ours, theirs) in enumerate(zip(references, fused, eager, strict=True)):
         error, other = facts.relative_error(ours, reference), facts.relative_error(theirs, reference)
         floor = facts.relative_error(reference.to(ours.dtype), reference)
-        limit = max(other, floor)
+        limit = max(other, floor, torch.finfo(ours.dtype).eps if ours.numel() == 1 else 0.0)
         rows.append(
             {
                 "case": case.name,
@@ -75,10 +81,9 @@ def check(case: Case, arguments: tuple[object, ...]) -> list[dict[str, Any]]:
     return rows
 
 
-def emitted(case: Case, arguments: tuple[object, ...], target: str) -> list[dict[str, Any]]:
-    """A row for each Triton kernel of a case: its form and what the compiler says it takes."""
-    host = tuple(a.cpu() if isinstance(a, torch.Tensor) else a for a in arguments)
-    lowered = case.function.lower(*host, backend="triton", target=target)  # type: ignore[attr-defined]
+def emitted(case: Case, arguments: tuple[object, ...]) -> list[dict[str, Any]]:
+    """A row for each Triton kernel of a case: its form and what the compiler says it takes on that device."""
+    lowered = case.function.lower(*arguments, backend="triton")  # type: ignore[attr-defined]
     return [{"case": case.name, "kernel": k.name, "form": k.form, **k.resources} for k in lowered.kernels]
 
 
@@ -127,14 +132,17 @@ def _copy(device: str, moved: int) -> peers.Call:
     return lambda: target.copy_(source)
 
 
-def measure(case: Case, sizes: Sizes, target: str, rounds: int) -> dict[str, Any]:
+def measure(case: Case, sizes: Sizes, rounds: int) -> dict[str, Any]:
     """Everything about one case on the GPU: `errors`, `kernels`, `speed`, `failures`."""
     arguments = arguments_on("cuda", case, sizes)
     calls, failures = peers.prepare(("tessera", "eager", "compile"), case, arguments)
     found: dict[str, Any] = {"errors": [], "kernels": [], "speed": [], "failures": failures}
     if "tessera" in calls:
         found["errors"] = check(case, arguments)
-        found["kernels"] = emitted(case, arguments, target)
+        try:
+            found["kernels"] = emitted(case, arguments)
+        except ResourceError as error:
+            failures["kernels"] = str(error).strip().splitlines()[0][:200]
         calls["copy"] = _copy("cuda", case.least(sizes))
         found["speed"] = [speed_row(case.name, interleave(calls, rounds), case.least(sizes))]
     return found
@@ -154,10 +162,7 @@ def device_description() -> dict[str, str | int | float]:
 
 def target_name() -> str:
     """The first GPU as a target: `cuda:90`, or `hip:gfx942`."""
-    properties = torch.cuda.get_device_properties(0)
-    if torch.version.hip:
-        return f"hip:{properties.gcnArchName.split(':')[0]}"
-    return f"cuda:{properties.major}{properties.minor}"
+    return ACCELERATORS["cuda"].target(torch.device("cuda", 0)).name
 
 
 def tables(doc: Mapping[str, Any]) -> str:
@@ -218,12 +223,21 @@ def run(names: Sequence[str], quick: bool, factor: int, rounds: int) -> document
     with Progress("GPU", len(names)) as progress:
         for name in names:
             case = CASES[name]
-            found = measure(case, case.quick if quick else scaled(case.sizes, factor), target_name(), rounds)
+            found = measure(case, case.quick if quick else scaled(case.sizes, factor), rounds)
             for key in ("speed", "errors", "kernels"):
                 doc[key] += found[key]
             doc["failures"] += [{"case": name, "what": p, "why": why} for p, why in found["failures"].items()]
             progress.step(name)
     return doc
+
+
+def what_is_missing() -> str:
+    """Why nothing can be measured here; empty where it can."""
+    if not torch.cuda.is_available():
+        return "no GPU: torch finds none on this machine, or was installed without support for it"
+    if not ACCELERATORS["cuda"].ready():
+        return "no Triton: kernels for the GPU cannot be compiled without it"
+    return ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -235,11 +249,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--output", type=Path, default=RESULTS / "local" / "gpu.json")
     options = parser.parse_args(arguments)
-    if not torch.cuda.is_available():
-        print(
-            "no GPU: torch finds none on this machine, or was installed without support for it",
-            file=sys.stderr,
-        )
+    missing = what_is_missing()
+    if missing:
+        print(missing, file=sys.stderr)
         return 1
     doc = run(options.only or list(CASES), options.quick, options.scale, options.rounds)
     print(tables(doc))

@@ -21,7 +21,8 @@ import triton_shim
 from triton.runtime.interpreter import TensorHandle
 
 import tessera
-from benchmarks.cases import CASES
+from benchmarks import gpu as bench
+from benchmarks.cases import CASES, Case
 from tessera import Tensor
 from tessera.backends.base import Target
 from tessera.backends.triton.source import Bound
@@ -181,6 +182,12 @@ def differs(n: int, got: torch.Tensor, want: torch.Tensor) -> list[str]:
     return [] if error <= limit else [f"result {n} is off by {float(error):.2e}"]
 
 
+def measured(case: Case) -> list[str]:
+    """What the benchmark for GPUs would say about the errors of a case."""
+    rows = bench.check(case, bench.arguments_on("cpu", case, case.quick))
+    return [str(r) for r in rows if not r["compiled"] or r["ratio"] > 1.05]
+
+
 def main() -> None:
     triton_shim.install()
     torch.manual_seed(0)
@@ -192,6 +199,7 @@ def main() -> None:
             found[name] = complaints(function, args)
         except Exception as e:
             found[name] = [f"{type(e).__name__}: {e}"]
+    found |= {f"benchmark {case.name}": measured(case) for case in CASES.values()}
     print(json.dumps(found))
 
 
