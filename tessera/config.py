@@ -250,7 +250,7 @@ class Settings:
         "TESSERA_CC", _COMMAND, lambda: None, "the first of cc, gcc, clang found", "The C compiler."
     )
     cflags_opt = Option[int](
-        "TESSERA_CFLAGS_OPT", _LEVEL, lambda: 3, "3", "Optimisation level of the C compiler, as in -O3."
+        "TESSERA_CFLAGS_OPT", _LEVEL, lambda: 2, "2", "Optimisation level of the C compiler, as in -O2."
     )
     compile_timeout = Option[float](
         "TESSERA_COMPILE_TIMEOUT",

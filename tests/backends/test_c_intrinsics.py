@@ -55,7 +55,7 @@ ONLY_F64 = {name: _torch(name) for name in ("erf", "erfc", "erfinv", "lgamma", "
 #: Largest error in ulp; everything not named keeps 0.502.
 F32_ULP = {
     "exp": 0.76, "exp2": 0.76, "expm1": 1.1, "log": 0.9, "log1p": 1.1, "tanh": 0.85, "erf": 0.9,
-    "sigmoid": 1.5, "rsqrt": 1.5, "erfinv": 0.65, "erfc": 0.51,
+    "sigmoid": 2.3, "rsqrt": 1.5, "erfinv": 0.65, "erfc": 0.51,
 }  # fmt: skip
 F64_ULP = {"erfc": 5, "erfinv": 4}
 BINARY = {"pow": np.power, "atan2": np.arctan2, "hypot": np.hypot, "logaddexp": np.logaddexp}

@@ -21,6 +21,9 @@ from tessera.schedule.tilebuild import literal_dtype
 #: Bytes that a contiguous load asks for ahead of itself.
 AHEAD = 1024
 
+#: Bytes of a row up to which the next row is asked for while this one is read again: both fit the nearer caches.
+NEXT_ROW = 1 << 18
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -52,6 +55,8 @@ class Body:
     block: bool = False
     partial: bool = False
     streams: bool = False
+    read: set[tuple[Operand, Dim]] = field(default_factory=set)
+    asked: set[tuple[Operand, Dim]] = field(default_factory=set)
 
     def fresh(self) -> str:
         self.counter += 1
@@ -80,7 +85,8 @@ class Body:
             return self.operand(op.operands[0], op.result.type.dtype)
         dtype = intrinsic_dtype(op)
         args = [self.operand(x, x.type.dtype if is_mask(x) else dtype) for x in op.operands]
-        return ci.expression(op.name, dtype.name, args)
+        number = op.operands[-1].value if isinstance(op.operands[-1], Literal) else None
+        return ci.expression(op.name, dtype.name, args, isinstance(number, int | float) and number == number)
 
     def operand(self, x: Operand, dtype: DType) -> str:
         """The C text of an operand, converted to ``dtype``."""
@@ -151,8 +157,22 @@ class Body:
             part, count = ("_part", ", n") if self.partial else ("", "")
             self.define(op.result, f"t_load{how}{part}_{kind}({buffer} + {offset}{extra}{count})")
             if step == "1" and not self.partial:
-                # Work as long as an exponential leaves the processor too few loads in flight to hide memory.
-                self.lines.add(f"t_prefetch({buffer} + {offset} + {AHEAD} / (i64)sizeof({kind}));")
+                self.lines.add(f"t_prefetch({buffer} + {offset} + {self.ahead(op, kind)});")
+
+    def ahead(self, op: Operation, kind: str) -> str:
+        """How many elements ahead of a contiguous load to ask for.
+
+        Work as long as an exponential leaves the processor too few loads in flight to hide memory. A row that an
+        earlier sweep has read is near: while it is read again, memory can bring the next one.
+        """
+        near = f"{AHEAD} / (i64)sizeof({kind})"
+        here = place(op)
+        again = here in self.read and here not in self.asked
+        step = coefficient(here[1], self.axes[-1]) if again and self.axes else None
+        if step is None:
+            return near
+        row = c_index(step, self.names)
+        return f"({row} * (i64)sizeof({kind}) <= {NEXT_ROW} ? {row} : {near})"
 
     def store(self, op: Operation) -> None:
         buffer, kind = self.buffer(op)
@@ -312,12 +332,14 @@ class Body:
         kept = Kept(v, sweep.words("axes"), lo, spans, self.scratch, "i32" if lane == "m" else lane)
         total = ONE
         for size in spans:
-            total = total * self.widest(size)
+            bound = self.widest(size)
+            assert bound is not None, f"no bound for `{size}`"
+            total = total * bound
         points = total if self.vector in kept.axes else total * self.lanes
         self.scratch = self.scratch + (points + self.lanes) * width
         return kept
 
-    def widest(self, span: Dim) -> Dim:
+    def widest(self, span: Dim) -> Dim | None:
         """A bound of a span that does not depend on parallel axes: a chunked sweep is at most one chunk long."""
         if not span.names() & set(self.axes):
             return span
@@ -327,7 +349,7 @@ class Body:
                     rest = span - dim_min(*atom.args) + arg
                     if not rest.names() & set(self.axes):
                         return rest
-        raise AssertionError(f"no bound for `{span}`")
+        return None
 
     def slot(self, kept: Kept) -> str:
         position = ZERO
@@ -349,6 +371,12 @@ class Body:
 def op_makes_lanes(v: Value) -> bool:
     """Is ``v`` a value per point, as opposed to a buffer or a scalar?"""
     return isinstance(v.type, TileType)
+
+
+def place(op: Operation) -> tuple[Operand, Dim]:
+    """The buffer and offset of a load or store."""
+    (offset,) = op.dims("index")
+    return op.operands[0], offset
 
 
 def is_mask(x: Operand) -> bool:

@@ -1,10 +1,8 @@
 """Tile IR to C: one function a kernel, every value a vector of L lanes.
 
 The vector axis of a nest is walked L points at a time; the last, shorter step runs the same statements with partial
-loads
-and stores. Values that do not vary along the vector axis have equal lanes. Parallel axes are one flat range, shared
-out to
-the threads in contiguous parts, so results do not depend on how many there are.
+loads and stores. Values that do not vary along the vector axis have equal lanes. Parallel axes are one flat range,
+shared out to the threads in contiguous parts, so results do not depend on how many there are.
 """
 
 from __future__ import annotations
@@ -14,9 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tessera.backends.c import intrinsics as ci
-from tessera.backends.c.body import Body
+from tessera.backends.c.body import Body, place
 from tessera.backends.c.fold import Fold, plan_fold
 from tessera.backends.c.source import HELPERS, c_index
+from tessera.ir.dialects.tile import LOAD
 from tessera.ir.dim import Dim, product
 from tessera.ir.graph import Function, Literal, Operation, Value, walk
 from tessera.ir.record import Kind
@@ -100,6 +99,7 @@ class Emitter(Body):
     def nest(self, op: Operation) -> None:
         axes, extents = op.words("axes"), op.dims("extents")
         self.axes, self.vector, self.kept, self.streams = axes, str(op.attrs["vector"]), {}, False
+        self.read, self.asked = set(), set()
         assert op.body is not None
         self.plan_kept(op)
         out = self.lines
@@ -165,13 +165,13 @@ class Emitter(Body):
             out.close()
 
     def swept(self, nest: Operation) -> Dim:
-        """How many points one parallel iteration visits."""
+        """How many points one parallel iteration visits at most."""
         assert nest.body is not None
         best = ONE
         for op in nest.body.ops:
             if op.body is not None:
-                spans = [hi - lo for lo, hi in zip(op.dims("lo"), op.dims("hi"), strict=True)]
-                size = product(d for d in spans if not d.names() & set(nest.words("axes")))
+                spans = (self.widest(hi - lo) for lo, hi in zip(op.dims("lo"), op.dims("hi"), strict=True))
+                size = product(d for d in spans if d is not None)
                 best = size if best is ONE else best + size
         return best
 
@@ -203,6 +203,9 @@ class Emitter(Body):
             out.close()
         for fold in folds:
             self.finish(fold, across=self.vector in axes)
+        found = {place(inner) for inner in op.body.ops if inner.record is LOAD}
+        self.asked |= self.read & found
+        self.read |= found
 
     def steps(self, op: Operation, folds: Sequence[Fold], name: str) -> None:
         """The whole vectors of a sweep, then what is left."""

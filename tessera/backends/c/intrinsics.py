@@ -49,7 +49,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
@@ -77,7 +77,8 @@ class Row:
 
     ``forms`` gives per lane kind (``f64 f32 i64 i32 u64 u32 m``) a template over ``{0} {1} {2}``. ``wraps``
     says that the result may leave the range of a small integer and is brought back, ``mask`` that it is a
-    bool, and ``checks_divisor`` that the integer forms report a zero divisor.
+    bool, and ``checks_divisor`` that the integer forms report a zero divisor. ``against_number`` are shorter
+    forms for a second operand that is a number other than NaN.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Row:
     wraps: bool = False
     mask: bool = False
     checks_divisor: bool = False
+    against_number: Mapping[str, str] = field(default_factory=dict)
 
     def lanes(self) -> tuple[str, ...]:
         """The lane kinds that the intrinsic exists for."""
@@ -175,8 +177,10 @@ def _arithmetic() -> list[Row]:
         Row("sign", 1, {**_calls("sign", 1, FLOATS + _SIGNED), **_UNSIGNED_SIGN, "m": "{0}"}),
         Row("reciprocal", 1, {"f32": "(1.0f / {0})", "f64": "(1.0 / {0})"}),
         Row("rsqrt", 1, {"f32": "(1.0f / t_sqrt_f32({0}))", "f64": "(1.0 / t_sqrt_f64({0}))"}),
-        Row("maximum", 2, _calls("maximum", 2, NUMBERS) | {"m": "({0} | {1})"}),
-        Row("minimum", 2, _calls("minimum", 2, NUMBERS) | {"m": "({0} & {1})"}),
+        Row("maximum", 2, _calls("maximum", 2, NUMBERS) | {"m": "({0} | {1})"},
+            against_number=_calls("atleast", 2, ("f32",))),
+        Row("minimum", 2, _calls("minimum", 2, NUMBERS) | {"m": "({0} & {1})"},
+            against_number=_calls("atmost", 2, ("f32",))),
         Row("fmax", 2, _calls("fmax", 2, FLOATS) | _calls("maximum", 2, INTS) | {"m": "({0} | {1})"}),
         Row("fmin", 2, _calls("fmin", 2, FLOATS) | _calls("minimum", 2, INTS) | {"m": "({0} & {1})"}),
         Row("fma", 3, _calls("fma", 3, FLOATS) | dict.fromkeys(INTS, "({0} * {1} + {2})"), wraps=True),
@@ -249,20 +253,24 @@ INTRINSICS: Final[Mapping[str, Row]] = MappingProxyType(
 )
 
 
-def expression(name: str, dtype: str, args: Sequence[str]) -> str:
+def expression(name: str, dtype: str, args: Sequence[str], against_number: bool = False) -> str:
     """The C expression of an intrinsic on operands of ``dtype`` (for ``where`` that of its second operand).
 
     ``args`` are C expressions that stand alone: names, calls or parenthesised text. A comparison or test
-    gives a mask, anything else a value of ``dtype``; a narrow float is not rounded, see ``cast``. Raises
+    gives a mask, anything else a value of ``dtype``; a narrow float is not rounded, see ``cast``. With
+    ``against_number`` the second operand is known to be a number in every lane, not NaN. Raises
     KeyError for an intrinsic or a dtype that the table lacks, ValueError for a wrong number of operands.
 
     >>> expression("floordiv", "int32", ["a", "b"])
     't_floordiv_i32(a, b, t_live, t_err)'
+    >>> expression("minimum", "f32", ["a", "b"]), expression("minimum", "f32", ["a", "b"], against_number=True)
+    ('t_minimum_f32(a, b)', 't_atmost_f32(a, b)')
     """
     row = INTRINSICS[name]
     if len(args) != row.arity:
         raise ValueError(f"`{name}` takes {row.arity} operands, got {len(args)}")
-    text = row.forms[lane(dtype)].format(*args)
+    forms = {**row.forms, **row.against_number} if against_number else row.forms
+    text = forms[lane(dtype)].format(*args)
     if not (row.wraps and dtype in _SMALL_INTS):
         return text
     inner = text[1:-1] if text.startswith("(") and _closes_at_end(text) else text

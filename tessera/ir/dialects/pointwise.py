@@ -18,7 +18,7 @@ from tessera.ir.record import OpRecord
 _LOG2E = 1.4426950408889634
 _SQRT_HALF = 0.7071067811865476
 _TWO_OVER_SQRT_PI = 1.1283791670955126
-_SHIFT = 24.0
+_FAR, _SHIFT = 64.0, 24.0
 _UNSHIFT = math.exp(-_SHIFT)
 
 
@@ -34,28 +34,20 @@ def _short(c: float, bits: int) -> tuple[float, float]:
     return high, c - high
 
 
-def _tail_exp(t: Any, x: Any) -> tuple[Any, Any]:
-    """exp(-|x|) as a factor and a scale: the factor stays a normal number where the product is a denormal one.
+def _silu(t: Any, x: Any) -> Any:
+    far = x < -_FAR
+    return _gated(t, x, t.exp(t.where(far, x + _SHIFT, -t.abs(x))), far)
 
+
+def _gated(t: Any, x: Any, e: Any, far: Any) -> Any:
+    """x * e / (1 + e) below 0, and x less that above, where the rounding of the small term hardly counts.
+
+    Where ``far`` holds, e is too large by ``exp(24)``: it stays a normal number where the result is a denormal one.
     Adding 24 to a number below -64 is exact, so nothing is lost by it.
     """
-    n = -t.abs(x)
-    far = n < -64.0
-    return t.exp(t.where(far, n + _SHIFT, n)), t.where(far, _UNSHIFT, 1.0)
-
-
-def _silu(t: Any, x: Any) -> Any:
-    e, scale = _tail_exp(t, x)
-    return _gated(t, x, e, scale)
-
-
-def _gated(t: Any, x: Any, e: Any, scale: Any) -> Any:
-    """x / (1 + e) for x >= 0 and (x * e) / (1 + e) * scale below, by one division.
-
-    Above 0 it is x - x * e / (1 + e): the rounding of the small second term hardly counts.
-    """
-    part = t.minimum(x, _LARGE) * (e / (1.0 + e))
-    return t.where(x <= 0.0, part * scale, x - part)
+    part = t.minimum(x, _LARGE) * e / (1.0 + e)
+    y = t.where(x < 0.0, part, x - part)
+    return t.where(far, y * _UNSHIFT, y)
 
 
 #: Above it infinity would meet a factor of 0.
@@ -63,9 +55,11 @@ _LARGE = 1e30
 
 
 def _mish(t: Any, x: Any) -> Any:
-    e, scale = _tail_exp(t, x)
+    far = x < -_FAR
+    e = t.exp(t.where(far, x + _SHIFT, -t.abs(x)))
     below, above, square = e * (e + 2.0), 1.0 + 2.0 * e, 2.0 * e * e
-    return t.where(x < 0.0, (x * (e * (e + 2.0))) / (below + 2.0) * scale, x * (1.0 - square / (above + square)))
+    y = t.where(x < 0.0, (x * below) / (below + 2.0), x * (1.0 - square / (above + square)))
+    return t.where(far, y * _UNSHIFT, y)
 
 
 def _gelu(t: Any, x: Any, *, approximate: str) -> Any:
@@ -95,6 +89,8 @@ def _gelu_erf(t: Any, x: Any) -> Any:
 
 _LINEAR, _LINEAR_LOW = _short(2.0 * math.sqrt(2.0 / math.pi), 20)
 _CUBIC, _CUBIC_LOW = _single(2.0 * math.sqrt(2.0 / math.pi) * 0.044715)
+#: u is 66 at the first; at the second exp(-u) is 0 in f32.
+_FAR_TANH, _ZERO_BEYOND = 9.0, 15.0
 
 
 def _gelu_tanh(t: Any, x: Any) -> Any:
@@ -102,17 +98,15 @@ def _gelu_tanh(t: Any, x: Any) -> Any:
 
     The rounding errors of u are collected by fused multiply-adds and put into the exponential by one Taylor term.
     """
-    m = t.abs(x)
+    m = t.minimum(t.abs(x), _ZERO_BEYOND)
     square = m * m
     slope = t.fma(_CUBIC, square, _LINEAR)
     u = m * slope
-    missed = t.fma(_CUBIC, square, _LINEAR - slope) + (
-        t.fma(_CUBIC, t.fma(m, m, -square), _LINEAR_LOW) + _CUBIC_LOW * square
-    )
-    error = t.where(u < 200.0, t.fma(m, slope, -u) + m * missed, 0.0)
-    far = u > 64.0
+    lost = t.fma(_CUBIC_LOW, square, t.fma(_CUBIC, t.fma(m, m, -square), _LINEAR_LOW))
+    error = t.fma(m, t.fma(_CUBIC, square, _LINEAR - slope) + lost, t.fma(m, slope, -u))
+    far = x < -_FAR_TANH
     e = t.exp(t.where(far, _SHIFT - u, -u))
-    return _gated(t, x, e - e * error, t.where(far, _UNSHIFT, 1.0))
+    return _gated(t, x, t.fma(-e, error, e), far)
 
 
 def _softplus(t: Any, x: Any, beta: Any, threshold: Any) -> Any:

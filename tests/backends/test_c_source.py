@@ -1,0 +1,42 @@
+"""What the C text says about threads and memory."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+import tessera
+from tessera import Tensor
+
+
+@tessera.function
+def product(a: Tensor["N", "D"], b: Tensor["N", "D"]) -> Tensor["N", "D"]:
+    return a * b
+
+
+@tessera.function
+def softmax(x: Tensor["N", "D"]) -> Tensor["N", "D"]:
+    return torch.softmax(x, -1)
+
+
+def source(f: tessera.Function, *args: torch.Tensor) -> str:
+    (kernel,) = f.lower(*args, backend="c").kernels
+    return str(kernel.source)
+
+
+@pytest.mark.parametrize(("f", "count"), [(product, 2), (softmax, 1)])
+@pytest.mark.parametrize(("n", "d"), [(4096, 2816), (64, 256), (8, 8), (1, 1 << 20)])
+def test_threads_share_what_has_enough_points(f: tessera.Function, count: int, n: int, d: int) -> None:
+    (condition,) = re.findall(r"parallel if \(\((.*)\) >= (\d+) &&", source(f, *[torch.zeros(3, 5)] * count))
+    expression, enough = condition
+    points = eval(expression, {"x_cdiv": lambda a, b: -(-a // b), "x_min": min, "n0": n, "n1": d})
+    assert (points >= int(enough)) == (n * d >= int(enough))
+
+
+def test_a_row_that_is_read_again_brings_the_next_one() -> None:
+    text = source(softmax, torch.zeros(3, 5))
+    first, again = re.findall(r"t_prefetch\((.*)\);", text)
+    assert "?" not in first
+    assert re.search(r"<= \d+ \? n0 : ", again)
