@@ -25,6 +25,10 @@ AHEAD = 1024
 NEXT_ROW = 1 << 18
 
 
+#: The buffer and offset of an access, and what its sweep runs over.
+Place = tuple[Operand, Dim, tuple[Dim, ...]]
+
+
 @dataclass(frozen=True)
 class Kept:
     """A value that a sweep leaves for later ones: a row of scratch memory, ``offset`` bytes into the thread's part."""
@@ -55,8 +59,10 @@ class Body:
     block: bool = False
     partial: bool = False
     streams: bool = False
-    read: set[tuple[Operand, Dim]] = field(default_factory=set)
-    asked: set[tuple[Operand, Dim]] = field(default_factory=set)
+    together: dict[str, list[str]] | None = None
+    span: tuple[Dim, ...] = ()
+    read: set[Place] = field(default_factory=set)
+    asked: set[Place] = field(default_factory=set)
 
     def fresh(self) -> str:
         self.counter += 1
@@ -157,22 +163,23 @@ class Body:
             part, count = ("_part", ", n") if self.partial else ("", "")
             self.define(op.result, f"t_load{how}{part}_{kind}({buffer} + {offset}{extra}{count})")
             if step == "1" and not self.partial:
-                self.lines.add(f"t_prefetch({buffer} + {offset} + {self.ahead(op, kind)});")
+                self.ask(op, f"{buffer} + {offset}", kind)
 
-    def ahead(self, op: Operation, kind: str) -> str:
-        """How many elements ahead of a contiguous load to ask for.
+    def ask(self, op: Operation, pointer: str, kind: str) -> None:
+        """Prefetch for a contiguous load.
 
         Work as long as an exponential leaves the processor too few loads in flight to hide memory. A row that an
         earlier sweep has read is near: while it is read again, memory can bring the next one.
         """
-        near = f"{AHEAD} / (i64)sizeof({kind})"
-        here = place(op)
-        again = here in self.read and here not in self.asked
-        step = coefficient(here[1], self.axes[-1]) if again and self.axes else None
+        ahead = f"t_prefetch({pointer} + {AHEAD} / (i64)sizeof({kind}));"
+        here = (*place(op), self.span)
+        step = coefficient(here[1], self.axes[-1]) if here in self.read and self.axes else None
         if step is None:
-            return near
-        row = c_index(step, self.names)
-        return f"({row} * (i64)sizeof({kind}) <= {NEXT_ROW} ? {row} : {near})"
+            self.lines.add(ahead)
+        elif here not in self.asked and step != ZERO:
+            row = c_index(step, self.names)
+            self.lines.add(f"if ({row} * (i64)sizeof({kind}) <= {NEXT_ROW}) t_prefetch({pointer} + {row});")
+            self.lines.add(f"else {ahead}")
 
     def store(self, op: Operation) -> None:
         buffer, kind = self.buffer(op)
@@ -267,6 +274,9 @@ class Body:
         if fold.wide:
             x = self.operand(fold.op.operands[0], f32)
             x = ci.expression("where", "f32", ["t_live", x, "(vf32){}"]) if masked else x
+            if self.together is not None:
+                self.together.setdefault(fold.names[0], []).append(x)
+                return
             self.lines.add(f"{fold.names[0]} = t_carry_add({fold.names[0]}, {x});")
             return
         needed = {v for op in fold.step.ops for v in op.inputs} | {r for r in fold.step.results if isinstance(r, Value)}
@@ -278,6 +288,19 @@ class Body:
         for old, name, dtype in zip(fold.names, names, fold.state, strict=True):
             text = ci.expression("where", dtype.name, ["t_live", name, old]) if masked else name
             self.lines.add(f"{old} = {text};")
+
+    def merge(self, fold: Fold, others: Sequence[str]) -> None:
+        """Fold another accumulator into the one that ``fold`` names."""
+        out = self.lines
+        if fold.wide:
+            out.add(f"{fold.names[0]} = t_carry_merge({fold.names[0]}, {others[0]});")
+            return
+        merged = self.piece(fold.merge, fold.state, [*fold.names, *others])
+        names = [self.fresh() for _ in merged]
+        for name, dtype, text in zip(names, fold.state, merged, strict=True):
+            out.add(f"const {ci.vector_type(dtype.name)} {name} = {text};")
+        for old, name in zip(fold.names, names, strict=True):
+            out.add(f"{old} = {name};")
 
     def finish(self, fold: Fold, across: bool) -> None:
         out = self.lines
@@ -298,12 +321,7 @@ class Body:
                     turned.append(name)
                     lane = "i32" if lane == "m" else lane
                     out.add(f"const {ci.vector_type(dtype.name)} {name} = t_turn_{lane}({old}, {k});")
-                merged = self.piece(fold.merge, fold.state, [*fold.names, *turned])
-                names = [self.fresh() for _ in merged]
-                for name, dtype, text in zip(names, fold.state, merged, strict=True):
-                    out.add(f"const {ci.vector_type(dtype.name)} {name} = {text};")
-                for old, name in zip(fold.names, names, strict=True):
-                    out.add(f"{old} = {name};")
+                self.merge(fold, turned)
                 out.close()
                 k //= 2
         dtypes = [r.type.dtype for r in fold.op.results]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tessera.backends.c import intrinsics as ci
 from tessera.backends.c.body import Body, place
@@ -24,6 +24,10 @@ from tessera.schedule.plan import ONE
 
 #: How an index expression names the value of a lookup operand.
 LOOKUP_NAME = re.compile(r"_l\d+")
+
+#: A sweep of so little work does not hide the latency of its folds; so many vectors at a time do. In a longer one
+#: as many are added in f32 before their sum is carried in f64, which saves conversions.
+BRIEF, SEVERAL = 4, 4
 
 #: Below this many elements the threads cost more than they save.
 PARALLEL_FROM = 16384
@@ -177,6 +181,7 @@ class Emitter(Body):
 
     def sweep(self, op: Operation) -> None:
         axes, lo, hi = op.words("axes"), op.dims("lo"), op.dims("hi")
+        self.span = (*lo, *hi)
         out = self.lines
         assert op.body is not None
         folds = [plan_fold(inner) for inner in op.body.ops if inner.record.kind is Kind.REDUCE]
@@ -203,13 +208,17 @@ class Emitter(Body):
             out.close()
         for fold in folds:
             self.finish(fold, across=self.vector in axes)
-        found = {place(inner) for inner in op.body.ops if inner.record is LOAD}
+        found = {(*place(inner), self.span) for inner in op.body.ops if inner.record is LOAD}
         self.asked |= self.read & found
         self.read |= found
 
     def steps(self, op: Operation, folds: Sequence[Fold], name: str) -> None:
-        """The whole vectors of a sweep, then what is left."""
+        """The whole vectors of a sweep, several at a time where a fold would wait for itself, then what is left."""
         out = self.lines
+        assert op.body is not None
+        brief = sum(inner.record.flops for inner in op.body.ops) <= BRIEF
+        if folds and (brief or all(f.wide for f in folds)):
+            self.several(op, folds, name, brief)
         out.open(f"for (; {name} + L <= end; {name} += L)")
         self.partial = False
         self.body(op, folds)
@@ -222,6 +231,30 @@ class Emitter(Body):
         out.add("t_live = ~(vm){};")
         out.close()
         self.partial = False
+
+    def several(self, op: Operation, folds: Sequence[Fold], name: str, apart: bool) -> None:
+        """SEVERAL vectors a step: with ``apart`` each into accumulators of its own, that are merged at the end, else
+        added up before they are carried.
+        """
+        out, axis = self.lines, op.words("axes")[-1]
+        rows = [folds, *([replace(f, names=[]) if apart else f for f in folds] for _ in range(1, SEVERAL))]
+        for fold in (f for row in rows[1:] for f in row if apart):
+            self.declare(fold)
+        out.open(f"for (; {name} + {SEVERAL} * L <= end; {name} += {SEVERAL} * L)")
+        self.partial, self.together = False, None if apart else {}
+        for n, row in enumerate(rows):
+            self.names[axis] = f"({name} + {n} * L)" if n else name
+            self.body(op, row)
+        self.names[axis] = name
+        for carry, terms in (self.together or {}).items():
+            while len(terms) > 1:
+                terms = [f"({' + '.join(terms[n : n + 2])})" for n in range(0, len(terms), 2)]
+            out.add(f"{carry} = t_carry_add({carry}, {terms[0]});")
+        self.together = None
+        out.close()
+        for row in rows[1:] if apart else ():
+            for fold, other in zip(folds, row, strict=True):
+                self.merge(fold, other.names)
 
     def body(self, op: Operation, folds: Sequence[Fold]) -> None:
         assert op.body is not None

@@ -50,7 +50,7 @@ _SEMANTICS = (
 )
 
 #: Position-independent code of which only the marked entry points are visible. `-pipe` is worth 2 ms.
-_SHAPE = ("-ftree-vectorize", "-fPIC", "-fvisibility=hidden", "-g0", "-pipe", "-w")
+_SHAPE = ("-ftree-vectorize", "-fPIC", "-fvisibility=hidden", "-g0", "-pipe", "-w", "-Wno-psabi")
 
 #: Options a caller may add by beginning; anything else could change the meaning or name a file.
 _EXTRA_ALLOWED = ("-mprefer-vector-width=", "-funroll-loops", "-fno-tree-", "-ftree-", "-fno-math-errno")

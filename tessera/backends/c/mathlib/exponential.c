@@ -34,8 +34,9 @@ T_FN vf32 t_exp_scale(vf32 p, vf32 t) {
 }
 
 #if (defined(__AVX512F__) && L == 16) || (defined(__AVX2__) && L == 8)
-// e^x = 2^(n / L) e^r with |r| <= ln(2) / (2 L). One register holds the powers 2^(k / L), another what
-// rounding them lost; e^r - 1 is a cubic in 16 lanes (2^-29.2) and a quartic in 8 (2^-30).
+// e^x = 2^n e^r with n a multiple of 1 / L and |r| <= ln(2) / (2 L). One register holds the powers
+// 2^(k / L), another what rounding them lost; e^r - 1 is a cubic in 16 lanes (2^-29.2) and a quartic in 8
+// (2^-30).
 #if L == 16
 #define T_POWERS                                                                                     \
     ((vf32){0x1p+0f, 0x1.0b5586p+0f, 0x1.172b84p+0f, 0x1.2387a6p+0f, 0x1.306fep+0f, 0x1.3dea64p+0f,   \
@@ -48,7 +49,7 @@ T_FN vf32 t_exp_scale(vf32 p, vf32 t) {
             0x1.52486cp-27f})
 #define t_look_up(table, i) ((vf32)__builtin_ia32_permvarsf512_mask(table, i, (vf32){}, (u16)-1))
 #define t_exp_quadratic(r) T_H(T_K(0x1.555752p-3f), r, 0x1.00022p-1f)
-#define t_exp_power(p, t, n) ((vf32)__builtin_ia32_scalefps512_mask(p, (n) * 0.0625f, (vf32){}, (u16)-1, 4))
+#define t_exp_power(p, t, n) ((vf32)__builtin_ia32_scalefps512_mask(p, n, (vf32){}, (u16)-1, 4))
 #else
 #define T_POWERS                                                                                     \
     ((vf32){0x1p+0f, 0x1.172b84p+0f, 0x1.306fep+0f, 0x1.4bfdaep+0f, 0x1.6a09e6p+0f, 0x1.8ace54p+0f,   \
@@ -59,16 +60,15 @@ T_FN vf32 t_exp_scale(vf32 p, vf32 t) {
 #define t_look_up(table, i) __builtin_ia32_permvarsf256(table, i)
 #define t_exp_quadratic(r) T_H(T_H(T_K(0x1.555556p-5f), r, 0x1.555556p-3f), r, 0.5f)
 T_FN vf32 t_exp_power(vf32 p, vf32 t, vf32 n) {
-    vi32 m = ((vi32)t - 0x4b400000) >> 3, h = m >> 1;
+    vi32 m = ((vi32)t - 0x49c00000) >> 3, h = m >> 1;
     return (vf32)((vi32)p + (h << 23)) * (vf32)((m - h + 127) << 23);
 }
 #endif
 
 T_FN vf32 t_exp_f32(vf32 x) {
     x = t_atmost_f32(t_atleast_f32(x, T_K(-104.0f)), T_K(89.0f));
-    vf32 t = T_H(x, T_K(0x1.715476p+0f * L), 0x1.8p+23f), n = t - 0x1.8p+23f;
-    vf32 r = t_fma_f32(n, T_K(-0x1.62e43p-1f / L), x);
-    r = t_fma_f32(n, T_K(0x1.05c61p-29f / L), r);
+    vf32 t = T_H(x, T_K(0x1.715476p+0f), 0x1.8p+23f / L), n = t - 0x1.8p+23f / L;
+    vf32 r = t_fma_f32(n, T_K(0x1.05c61p-29f), t_fma_f32(n, T_K(-0x1.62e43p-1f), x));
     vf32 high = t_look_up(T_POWERS, (vi32)t), low = t_look_up(T_POWERS_LOW, (vi32)t);
     vf32 w = t_fma_f32(r * r, t_exp_quadratic(r), r);
     return t_exp_power(high + t_fma_f32(high, w, low), t, n);

@@ -94,6 +94,11 @@ T_FN t_carry t_carry_add(t_carry s, vf32 x) {
     s.high += t_up(T_PART1(x));
     return s;
 }
+T_FN t_carry t_carry_merge(t_carry s, t_carry o) {
+    s.low += o.low;
+    s.high += o.high;
+    return s;
+}
 T_FN vf64 t_carry_lanes_f64(t_carry s) { return T_JOIN(s.low, s.high); }
 T_FN vf32 t_carry_lanes_f32(t_carry s) { return T_JOIN(t_down(s.low), t_down(s.high)); }
 T_FN f64 t_carry_whole(t_carry s) {
@@ -105,6 +110,10 @@ T_FN f64 t_carry_whole(t_carry s) {
 #else
 T_FN t_carry t_carry_add(t_carry s, vf32 x) {
     s.low += t_up(x);
+    return s;
+}
+T_FN t_carry t_carry_merge(t_carry s, t_carry o) {
+    s.low += o.low;
     return s;
 }
 T_FN vf64 t_carry_lanes_f64(t_carry s) { return s.low; }
