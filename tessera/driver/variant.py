@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import torch
 
 from tessera import config
+from tessera.backends.base import Packed
 from tessera.backends.c import backend as c_backend
+from tessera.backends.c.load import SharedObject
+from tessera.diag import ResourceError
 from tessera.driver.devices import ACCELERATORS, CPU, Accelerator
 from tessera.driver.layout import Places, lay_out
 from tessera.frontend.trace import Traced
@@ -91,19 +93,30 @@ class Variant:
     def _host_plan(self) -> dispatch.Plan:
         entries: list[Callable[[bytes], int]] = []
         if self.program.kernels:
-            native = self.native
-            key = content_key(*native.key_parts(), *environment_parts())
-            built: list[bool] = []
-
-            def build() -> Any:
-                built.append(True)
-                return c_backend.CArtifact(key, native.text, native.compile().library).pack()
-
-            packed = default_cache().get_or_build(key, build)
-            self.from_cache = not built
-            library = c_backend.CArtifact.unpack(packed).load()
-            entries = [dispatch.native(library.address(k.entry)) for k in native.kernels]
+            try:
+                library = self._library()
+            except OSError as failure:  # no room or no folder for what the compiler reads and writes
+                raise ResourceError(
+                    f"the kernels cannot be compiled: {failure.strerror}", code="TSR0602", notes=[str(failure)],
+                    helps=["free space in the folder for temporary files, or set TMPDIR"],
+                ) from failure  # fmt: skip
+            entries = [dispatch.native(library.address(k.entry)) for k in self.native.kernels]
         return lay_out(self.program, self.native.kernels if entries else (), entries)
+
+    def _library(self) -> SharedObject:
+        """The kernels compiled and loaded, or loaded from the cache."""
+        native = self.native
+        key = content_key(*native.key_parts(), *environment_parts())
+        built: list[SharedObject] = []
+
+        def build() -> Packed:
+            artifact = c_backend.CArtifact(key, native.text, native.compile().library)
+            built.append(artifact.load())  # what cannot be loaded is not kept
+            return artifact.pack()
+
+        packed = default_cache().get_or_build(key, build)
+        self.from_cache = not built
+        return built[0] if built else c_backend.CArtifact.unpack(packed).load()
 
     def _device_plan(self, there: Accelerator) -> gpu.DevicePlan:
         def kernel(step: Kernel, places: Places[gpu.LaunchStep]) -> gpu.LaunchStep:
