@@ -59,6 +59,7 @@ class Body:
     block: bool = False
     partial: bool = False
     streams: bool = False
+    keeps: bool = False
     together: dict[str, list[str]] | None = None
     span: tuple[Dim, ...] = ()
     read: set[Place] = field(default_factory=set)
@@ -178,7 +179,9 @@ class Body:
             self.lines.add(ahead)
         elif here not in self.asked and step != ZERO:
             row = c_index(step, self.names)
-            self.lines.add(f"if ({row} * (i64)sizeof({kind}) <= {NEXT_ROW}) t_prefetch({pointer} + {row});")
+            # What this sweep keeps should not be pushed out of the nearest cache.
+            how = "t_prefetch_far" if self.keeps else "t_prefetch"
+            self.lines.add(f"if ({row} * (i64)sizeof({kind}) <= {NEXT_ROW}) {how}({pointer} + {row});")
             self.lines.add(f"else {ahead}")
 
     def store(self, op: Operation) -> None:

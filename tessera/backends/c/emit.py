@@ -184,6 +184,7 @@ class Emitter(Body):
         self.span = (*lo, *hi)
         out = self.lines
         assert op.body is not None
+        self.keeps = any(r in self.kept for inner in op.body.ops for r in inner.results)
         folds = [plan_fold(inner) for inner in op.body.ops if inner.record.kind is Kind.REDUCE]
         for fold in folds:
             self.declare(fold)

@@ -155,6 +155,7 @@ T_FN void t_stream_$T($T *p, $V x) { t_store_$T(p, x); }
 #endif
 
 #define t_prefetch(p) __builtin_prefetch(p, 0, 3)
+#define t_prefetch_far(p) __builtin_prefetch(p, 0, 2)
 
 // One value in every lane; x - 0 keeps the sign of a zero.
 // for T in f64 f32 i64 i32 u64 u32
