@@ -1,0 +1,56 @@
+"""The call that a function serves again and again, recognised at once.
+
+torch keeps a compiled check of tensors for its own compiler: in one call it compares type, dtype, device, sizes,
+strides, gradients and every dispatch key (those of modes, transforms, autocast, negation and conjugation too) with
+those of the tensors that it was made for. It is not a public interface; where a torch lacks it, or it does not say yes
+to the very tensors it was made for, calls take the general way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+_TensorGuards: Any = getattr(getattr(getattr(torch._C, "_dynamo", None), "guards", None), "TensorGuards", None)
+
+
+class Recent:
+    """A signature that came twice in a row, and what serves it.
+
+    ``check(*args)`` tells whether a call has it; ``count`` is the number of its arguments, all tensors, and
+    ``settings`` were in force.
+    """
+
+    __slots__ = ("check", "count", "entry", "settings")
+
+    def __init__(self, check: Callable[..., bool], count: int, entry: Callable[..., Any], settings: object) -> None:
+        self.check = check
+        self.count = count
+        self.entry = entry
+        self.settings = settings
+
+
+def recent_call(tensors: Sequence[torch.Tensor], entry: Callable[..., Any], settings: object) -> Recent | None:
+    """What recognises calls with tensors like these; None where torch cannot, or gradients are asked for.
+
+    >>> import torch
+    >>> x, y = torch.ones(3), torch.zeros(3)
+    >>> found = recent_call([x, y], lambda tensors, numbers: "served", None)
+    >>> found.check(x, y), found.check(y, x), found.check(x, y[:2]), found.check(x, y.double())
+    (True, True, False, False)
+
+    One tensor given twice is not recognised.
+    """
+    if _TensorGuards is None or not tensors or any(t.requires_grad for t in tensors):
+        return None
+    try:
+        check = _TensorGuards(
+            *tensors,
+            dynamic_dims_sizes=[list(t.shape) for t in tensors],
+            dynamic_dims_strides=[list(t.stride()) for t in tensors],
+        ).check
+        return Recent(check, len(tensors), entry, settings) if check(*tensors) is True else None
+    except (RuntimeError, TypeError, ValueError):
+        return None
