@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 import warnings
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
+import torch.autograd.forward_ad as fwd
 
 from tessera import config
 from tessera.backends.base import Target
@@ -24,10 +27,19 @@ from tessera.diag import (
     user_frames,
 )
 from tessera.driver import devices, inspect
-from tessera.driver.guards import check_devices, check_guards, check_kinds, parse_target, serves, variant_classes
+from tessera.driver.guards import (
+    check_devices,
+    check_guards,
+    check_kinds,
+    check_memory,
+    parse_target,
+    serves,
+    variant_classes,
+)
 from tessera.driver.layout import TABLE
+from tessera.driver.method import Method, by_name, fingerprints, is_plain
 from tessera.driver.variant import Layout, Variant
-from tessera.frontend.binding import Bound, Leaf, bind_arguments
+from tessera.frontend.binding import Bound, bind_arguments
 from tessera.frontend.check import CheckReport, check
 from tessera.frontend.inline import inline_call
 from tessera.frontend.session import current, error_of
@@ -37,6 +49,7 @@ from tessera.frontend.tree import unflatten
 from tessera.frontend.unifying import CallTypes, call_types, check_call
 from tessera.ir.dtype import f32, f64
 from tessera.runtime import dispatch
+from tessera.runtime.recent import Recent, recent_call
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -85,8 +98,11 @@ class Function(Generic[P, R]):
         self.strict = strict
         self.spec = FunctionSpec.of(fn)
         self._lock = threading.RLock()
+        _functions.add(self)
         self._variants: dict[Any, list[Variant]] = {}
         self._memos: dict[str, dispatch.Memo] = defaultdict(dispatch.Memo)
+        self._latest: Any = None
+        self._recent: Recent | None = None
         self._counters = Counters()
         self._warned = False
         self._refused: dict[Any, TesseraError] = {}
@@ -118,16 +134,32 @@ class Function(Generic[P, R]):
     # -- calls -----------------------------------------------------------------------------------------------------
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        if kwargs or _transforms() is not None or _dispatch_modes() or _function_modes():
+        recent = self._recent
+        if (
+            recent is not None and not kwargs and len(args) == recent.count
+            and recent.settings is config.current() and not _function_modes() and fwd._current_level < 0
+            and recent.check(*args)
+        ):  # fmt: skip
+            self._counters.hits += 1
+            try:
+                return recent.entry(args, [])
+            except (dispatch.NoAddressError, ResourceError):
+                return self._slow(args, kwargs)
+        return self._general(args, kwargs)
+
+    def _general(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """A call that is not like the one before: by its exact signature, or the slow way."""
+        if kwargs or _transforms() is not None or _dispatch_modes() or _function_modes() or fwd._current_level >= 0:
             return self._slow(args, kwargs)
         key: list[Any] = []
         tensors: list[Any] = []
         scalars: list[float] = []
-        given: tuple[Any, ...] = args
-        for a in given:
+        for a in args:
             t = type(a)
             if t is _TENSOR or t is _PARAMETER:
-                if a.layout is not _STRIDED or a.is_neg() or (a.requires_grad and torch.is_grad_enabled()):
+                if a.layout is not _STRIDED or a.is_neg() or a.is_nested:
+                    return self._slow(args, kwargs)
+                if a.requires_grad and torch.is_grad_enabled():
                     return self._slow(args, kwargs)
                 if not a.is_cpu:
                     key.append(a.device)
@@ -146,6 +178,9 @@ class Function(Generic[P, R]):
         if entry is None:
             return self._slow(args, kwargs, found)
         self._counters.hits += 1
+        if entry is self._latest and len(tensors) == len(args):
+            self._recent = recent_call(tensors, entry, config.current())
+        self._latest = entry
         try:
             return entry(tensors, scalars)
         except (dispatch.NoAddressError, ResourceError):
@@ -184,6 +219,7 @@ class Function(Generic[P, R]):
         try:
             made = runner(flat, numbers)
         except dispatch.NoAddressError:
+            check_memory(flat)
             return self.fn(*args, **kwargs)
         except ResourceError as error:  # code for a GPU is made when it is first launched
             return self._eagerly(error, args, kwargs)
@@ -193,7 +229,9 @@ class Function(Generic[P, R]):
         return made if finish is None else finish(made)
 
     def _compiles(self, tensors: Sequence[torch.Tensor]) -> bool:
-        """May this call run compiled kernels? Gradients, transformed and extraordinary tensors go through torch."""
+        """May this call run compiled kernels? Gradients, transformed and extraordinary tensors go through torch, and
+        tensors without elements, which torch reduces to what it likes or refuses.
+        """
         wanted = config.current().backend
         if wanted == "eager" or dispatch.intercepted():
             return False
@@ -201,7 +239,7 @@ class Function(Generic[P, R]):
             return False
         if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
             return False
-        return all(dispatch.plain(t) for t in tensors)
+        return all(dispatch.plain(t) and t.numel() for t in tensors)
 
     def _eagerly(self, error: TesseraError, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Run the Python function as it is, with one warning that says why; or refuse."""
@@ -232,7 +270,7 @@ class Function(Generic[P, R]):
         """May later calls of the same signature skip the binding of arguments?"""
         simple = all(i.kind == "leaf" for i in resolved.variant.traced.inputs)
         order = [i.leaf for i in resolved.variant.traced.inputs]
-        known = all(leaf.kind in ("tensor", "scalar") or _is_plain(leaf) for leaf in bound.leaves)
+        known = all(leaf.kind in ("tensor", "scalar") or is_plain(leaf) for leaf in bound.leaves)
         floats = all(type(leaf.value) is float for leaf in bound.leaves if leaf.kind == "scalar")
         tensors = [n for n, leaf in enumerate(bound.leaves) if leaf.kind == "tensor"]
         scalars = [n for n, leaf in enumerate(bound.leaves) if leaf.kind == "scalar"]
@@ -249,7 +287,7 @@ class Function(Generic[P, R]):
         if device.type not in devices.ACCELERATORS:
             device = devices.CPU
         ranks = tuple(t.dim() for t in tensors)
-        key = (bound.key, device, tuple(dtypes), ranks, kinds.ones, dense, _fingerprints(bound))
+        key = (bound.key, device, tuple(dtypes), ranks, kinds.ones, dense, fingerprints(bound))
         with self._lock:
             known = self._variants.setdefault(key, [])
             for variant in known:
@@ -396,7 +434,7 @@ class Function(Generic[P, R]):
         return f"<tessera.function {self.spec.name}>"
 
     def __reduce__(self) -> Any:
-        return (_by_name, (self.fn.__module__, self.fn.__qualname__))
+        return (by_name, (self.fn.__module__, self.fn.__qualname__))
 
 
 def _entry(runner: dispatch.Runner, finish: Callable[[Any], Any] | None, defaults: list[Any]) -> Callable[..., Any]:
@@ -414,66 +452,17 @@ _function_modes = torch._C._len_torch_function_stack
 _TENSOR, _PARAMETER, _STRIDED = torch.Tensor, torch.nn.Parameter, torch.strided
 
 
-class Method:
-    """A compiled method of one object; ``check``, ``ir``, ``lower`` and the others know the object."""
-
-    def __init__(self, function: Function[Any, Any], instance: object) -> None:
-        self.__func__, self.__self__ = function, instance
-        self.__name__, self.__doc__ = function.fn.__name__, function.fn.__doc__
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.__func__(self.__self__, *args, **kwargs)
-
-    def check(self) -> CheckReport:
-        """As ``Function.check``, with what the object holds."""
-        return check(self.__func__.spec, TABLE, receiver=self.__self__)
-
-    def ir(self, stage: str = "fused", *args: Any, **kwargs: Any) -> str:
-        """As ``Function.ir``."""
-        return self.__func__.ir(stage, *self._given(args), **kwargs)
-
-    def _given(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (self.__self__, *args) if args else ()
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self.__func__, name)
-        if name not in ("eager", "resolve", "lower", "explain", "cost"):
-            return found
-        if name == "eager":
-            return functools.partial(found, self.__self__)
-        return lambda *args, **kwargs: found(*self._given(args), **kwargs)
-
-    def __repr__(self) -> str:
-        return f"<tessera.function {self.__func__.spec.name} of {self.__self__!r}>"
+_functions: weakref.WeakSet[Function[Any, Any]] = weakref.WeakSet()
 
 
-def _by_name(module: str, name: str) -> Any:
-    """Find a decorated function again when it is unpickled: by where it is defined, never by its code."""
-    import importlib
+def _after_fork() -> None:
+    """New locks: in a forked child the old ones may belong to threads that do not exist there."""
+    for f in list(_functions):
+        f._lock = threading.RLock()
 
-    found: Any = importlib.import_module(module)
-    for part in name.split("."):
-        found = getattr(found, part)
-    return found
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _is_strided(x: Any) -> bool:
     return isinstance(x, torch.Tensor) and not x.is_contiguous()
-
-
-def _is_plain(leaf: Leaf) -> bool:
-    return leaf.value is None or type(leaf.value) in (int, bool, str, float)
-
-
-def _fingerprints(bound: Bound) -> tuple[Any, ...]:
-    """What objects given as static arguments hold: a compiled form must not outlive a change of it."""
-    return tuple(_fingerprint(leaf.value, 3) for leaf in bound.leaves if leaf.kind == "static" and not _is_plain(leaf))
-
-
-def _fingerprint(x: Any, depth: int) -> Any:
-    if x is None or isinstance(x, bool | int | float | str):
-        return (type(x), x)
-    held = getattr(x, "__dict__", None)
-    if isinstance(x, torch.Tensor) or not held or depth == 0:
-        return id(x)
-    return (id(x), *((k, _fingerprint(v, depth - 1)) for k, v in held.items()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -68,6 +68,16 @@ def check_kinds(bound: Bound) -> None:
             raise ResourceError(
                 f"argument `{leaf.path}` is a {kind} tensor", code="TSR0604", helps=[f"convert it with `.{advice}`"]
             )
+
+
+def check_memory(tensors: Sequence[torch.Tensor]) -> None:
+    """Refuse tensors whose storage was freed, which torch itself would read all the same."""
+    for x in tensors:
+        if x.numel() and x.device.type != "meta" and not x.untyped_storage().nbytes():
+            raise ResourceError(
+                f"a tensor of shape {list(x.shape)} whose storage was freed", code="TSR0604",
+                helps=["allocate it again before the call"],
+            )  # fmt: skip
 
 
 def parse_target(target: Target | str | None) -> Target | None:

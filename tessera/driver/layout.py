@@ -13,7 +13,9 @@ from tessera.backends.eager.run import run_op
 from tessera.backends.eager.table import TorchTable
 from tessera.driver.devices import CPU
 from tessera.ir.dim import Dim
-from tessera.ir.graph import Literal, Operand, Value
+from tessera.ir.dtype import bool_
+from tessera.ir.graph import Function, Literal, Operand, Operation, Value
+from tessera.ir.record import Kind
 from tessera.ir.types import ScalarType, TensorType
 from tessera.runtime import dispatch
 from tessera.runtime.dispatch import Sizes
@@ -25,11 +27,14 @@ S = TypeVar("S")
 
 @dataclass
 class Places(Generic[S]):
-    """A program laid out for one device. ``kernel`` makes the step of a kernel once its buffers have their slots."""
+    """A program laid out for one device. ``kernel`` makes the step of a kernel once its buffers have their slots;
+    ``copied`` are the numbers of the outputs that must not share memory with what they were found equal to.
+    """
 
     program: Program
     device: torch.device
     kernel: Callable[[Kernel, Places[S]], S]
+    copied: frozenset[int] = frozenset()
     slots: dict[Value, int] = field(default_factory=dict)
     scalars: dict[Value, int] = field(default_factory=dict)
     allocs: list[dispatch.Alloc] = field(default_factory=list)
@@ -44,8 +49,10 @@ class Places(Generic[S]):
         self.inputs = len(self.slots)
         for step in self.program.steps:
             self.add(step)
-        for x in self.program.outputs:
+        for number, x in enumerate(self.program.outputs):
             self.give(x)
+            if number in self.copied:
+                self.outputs[-1] = self.copy(self.outputs[-1])
 
     def add(self, step: Kernel | Call) -> None:
         if isinstance(step, Call):
@@ -69,6 +76,13 @@ class Places(Generic[S]):
         else:
             self.outputs.append(self.slots[x])
 
+    def copy(self, slot: int) -> int:
+        """The slot of a copy that has memory of its own."""
+        new = len(self.slots)
+        self.slots[Value("copy", ScalarType(bool_))] = new
+        self.steps.append(dispatch.CallStep(lambda tensors, numbers, sizes: (tensors[0].clone(),), (slot,), (new,)))
+        return new
+
     def buffers(self, step: Kernel) -> tuple[int, ...]:
         """The slots of a kernel's buffers, in its order."""
         return tuple(self.slots[v] for v in (*step.inputs, *step.outputs, *step.temps))
@@ -83,8 +97,14 @@ class Places(Generic[S]):
         local = {v: reads.index(self.slots[v]) for v in op.inputs if v in self.slots}
         getters = [_operand(x, local, self.scalars) for x in op.operands]
 
+        kind = self.device.type
+
         def run(tensors: Sequence[torch.Tensor], numbers: Sequence[float], sizes: Sizes) -> Sequence[torch.Tensor]:
-            return run_op(op, [g(tensors, numbers, sizes) for g in getters], sizes)
+            operands = [g(tensors, numbers, sizes) for g in getters]
+            if torch.is_autocast_enabled(kind):  # the dtypes in the graph are settled
+                with torch.autocast(kind, enabled=False):
+                    return run_op(op, operands, sizes)
+            return run_op(op, operands, sizes)
 
         def make(tensors: Sequence[torch.Tensor], numbers: Sequence[float], sizes: Sizes) -> Sequence[torch.Tensor]:
             with self.device:
@@ -105,6 +125,29 @@ class Places(Generic[S]):
         )
 
 
+def shared_outputs(traced: Function, program: Program) -> frozenset[int]:
+    """The numbers of the outputs that passes found equal to an argument or to an earlier output, though the code makes
+    new ones: returned as they are, a later write to one would change the other.
+    """
+    meant = [_root(x, traced.ops) for x in traced.outputs]
+    made = [_root(x, [s.op for s in program.steps if isinstance(s, Call)]) for x in program.outputs]
+    given = dict(zip(program.function.params, traced.params, strict=True))
+    found: set[int] = set()
+    kept: dict[Operand, Operand] = {}
+    for n, (root, own) in enumerate(zip(made, meant, strict=True)):
+        if isinstance(root, Value) and kept.setdefault(root, given.get(root, own)) is not own:
+            found.add(n)
+    return frozenset(found)
+
+
+def _root(x: Operand, ops: Sequence[Operation]) -> Operand:
+    """What a value is a view of; itself when it is none."""
+    makers = {r: op for op in ops if op.record.kind is Kind.VIEW for r in op.results}
+    while isinstance(x, Value) and x in makers and isinstance(makers[x].operands[0], Value):
+        x = makers[x].operands[0]
+    return x
+
+
 def torch_dtype(x: Operand) -> torch.dtype:
     """The torch dtype of a value in memory."""
     found = TABLE.from_dtype(x.type.dtype)
@@ -113,7 +156,10 @@ def torch_dtype(x: Operand) -> torch.dtype:
 
 
 def lay_out(
-    program: Program, sources: Sequence[CSource], entries: Sequence[Callable[[bytes], int]]
+    program: Program,
+    sources: Sequence[CSource],
+    entries: Sequence[Callable[[bytes], int]],
+    copied: frozenset[int] = frozenset(),
 ) -> dispatch.Plan:
     """The plan of a program on the CPU, from the C text of its kernels and their loaded entries, in order."""
     native = iter(zip(sources, entries, strict=True))
@@ -130,7 +176,7 @@ def lay_out(
             step.name,
         )
 
-    laid = Places(program, CPU, kernel)
+    laid = Places(program, CPU, kernel, copied)
     return dispatch.Plan(laid.inputs, len(laid.slots), tuple(laid.allocs), tuple(laid.steps), tuple(laid.outputs))
 
 

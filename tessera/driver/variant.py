@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from typing import Any, Generic, TypeVar, overload
 
 import torch
 
@@ -14,7 +14,7 @@ from tessera.backends.c import backend as c_backend
 from tessera.backends.c.load import SharedObject
 from tessera.diag import ResourceError
 from tessera.driver.devices import ACCELERATORS, CPU, Accelerator
-from tessera.driver.layout import Places, lay_out
+from tessera.driver.layout import Places, lay_out, shared_outputs
 from tessera.frontend.trace import Traced
 from tessera.ir.graph import Function, Value
 from tessera.ir.types import TensorType
@@ -34,6 +34,32 @@ Sizes = Mapping[str, int]
 def check_ir(f: Function) -> None:
     """The verifier at the level that the configuration asks for: cheap invariants always, all of them on request."""
     verify(f, level="full" if config.current().verify else "cheap")
+
+
+T = TypeVar("T")
+
+
+class Lazy(Generic[T]):
+    """An attribute made when it is first read. Unlike ``functools.cached_property`` of Python 3.11 it has no lock for
+    all objects, which a fork in the middle of a compilation would leave closed; callers hold one of their own.
+    """
+
+    def __init__(self, make: Callable[[Any], T]) -> None:
+        self.make = make
+        self.__doc__ = make.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Lazy[T]: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> T: ...
+    def __get__(self, instance: object | None, owner: type) -> Lazy[T] | T:
+        if instance is None:
+            return self
+        made = instance.__dict__[self.name] = self.make(instance)
+        return made
 
 
 @dataclass(frozen=True)
@@ -58,27 +84,31 @@ class Variant:
     from_cache: bool = False
     _plan: dispatch.Plan | gpu.DevicePlan | None = field(default=None, repr=False)
 
-    @cached_property
+    @Lazy
     def stages(self) -> dict[str, Function]:
         """The function after each pass, by name, in order."""
         check_ir(self.traced.function)
         return run_pipeline(self.traced.function, PIPELINE, check_ir)
 
-    @cached_property
+    @Lazy
     def fused(self) -> Function:
         return list(self.stages.values())[-1]
 
-    @cached_property
+    @Lazy
     def program(self) -> Program:
         program = schedule(self.fused, self.layout.strided)
         for kernel in program.kernels:
             check_ir(kernel.function)
         return program
 
-    @cached_property
+    @Lazy
     def native(self) -> c_backend.CProgram:
         """The kernels as C."""
         return c_backend.emit(self.program.kernels)
+
+    @Lazy
+    def copied(self) -> frozenset[int]:
+        return shared_outputs(self.traced.function, self.program)
 
     def plan(self) -> dispatch.Plan | gpu.DevicePlan:
         """Compile, or load from the cache, and lay out. Raises ResourceError (TSR0601, TSR0602, TSR0607).
@@ -101,7 +131,7 @@ class Variant:
                     helps=["free space in the folder for temporary files, or set TMPDIR"],
                 ) from failure  # fmt: skip
             entries = [dispatch.native(library.address(k.entry)) for k in self.native.kernels]
-        return lay_out(self.program, self.native.kernels if entries else (), entries)
+        return lay_out(self.program, self.native.kernels if entries else (), entries, self.copied)
 
     def _library(self) -> SharedObject:
         """The kernels compiled and loaded, or loaded from the cache."""
@@ -123,7 +153,7 @@ class Variant:
             launcher = there.launcher(step, self.device)
             return gpu.LaunchStep(launcher.at, places.buffers(step), places.numbers(step), step.name)
 
-        laid = Places(self.program, self.device, kernel)
+        laid = Places(self.program, self.device, kernel, self.copied)
         return gpu.DevicePlan(
             self.device, there.platform, laid.inputs, len(laid.slots), tuple(laid.allocs), tuple(laid.steps),
             tuple(laid.outputs),
@@ -140,6 +170,6 @@ class Variant:
                     found[stride_name(value.name, axis)] = step
         return found
 
-    @cached_property
+    @Lazy
     def tensor_params(self) -> tuple[Value, ...]:
         return tuple(p for p in self.traced.function.params if isinstance(p.type, TensorType))

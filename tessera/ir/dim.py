@@ -8,7 +8,6 @@ exponents, which is why it cancels: ``(D / 2) * 2`` is ``D``. Such a form has a 
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,6 +21,7 @@ from tessera.ir.dim_eval import Evaluator, no_value
 from tessera.ir.dim_form import INFIX, Form, is_positive
 from tessera.ir.dim_poly import Coefficient, Monomial, Poly
 from tessera.ir.dim_text import atom_text, term_order
+from tessera.ir.forks import renewed
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -161,7 +161,7 @@ class Dim(Form):
 
 
 _TABLE: WeakValueDictionary[tuple[tuple[Monomial, Coefficient], ...], Dim] = WeakValueDictionary()
-_LOCK = threading.Lock()
+_LOCK = renewed()
 _NO_ATOMS: Mapping[str, Atom] = {}
 
 

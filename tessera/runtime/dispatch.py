@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.autograd.forward_ad as fwd
 
 from tessera import config
 from tessera.diag import BoundsError, ResourceError, TesseraError
@@ -263,11 +264,12 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def intercepted() -> bool:
-    """Is torch transforming or watching this call (torch.func, a dispatch or function mode), so that addresses say
-    nothing?
+    """Is torch transforming or watching this call (torch.func, a dispatch or function mode, forward gradients), so
+    that addresses do not say everything?
     """
     return (
         torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._len_torch_function_stack() > 0
+        or fwd._current_level >= 0
     )

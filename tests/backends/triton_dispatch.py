@@ -141,8 +141,6 @@ def calls() -> list[tuple[str, Any, tuple[Any, ...]]]:
         ("looked_up", looked_up, (torch.randn(7, 12), torch.tensor([0, 6, -1, 3]))),
         ("sorted_rows", sorted_rows, (x,)),
         ("scores", scores, (x.bfloat16(), torch.randn(40).bfloat16())),
-        ("empty", scaled, (torch.randn(0, 40), 0.3)),
-        ("empty_sums", feed_forward, (torch.randn(3, 0), torch.randn(24, 0), torch.randn(24))),
     ]
     return [(c.name, c.function, c.make(quick=True)) for c in CASES.values()] + extra
 
