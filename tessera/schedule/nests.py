@@ -1,9 +1,8 @@
 """Which loops a region needs: its stored values grouped into nests, with temporaries where one nest is not enough.
 
 A nest has parallel axes and sweeps over further axes. Every reduction in a nest leaves exactly its parallel axes. A
-value
-that breaks this (a reduction of reduced values, a whole-tensor sum, a reduced value read at other positions) is stored
-in a temporary by an earlier nest of the same kernel.
+value that breaks this (a reduction of reduced values, a whole-tensor sum, a reduced value read at other positions) is
+stored in a temporary by an earlier nest of the same kernel.
 """
 
 from __future__ import annotations
@@ -22,9 +21,8 @@ from tessera.ir.types import TensorType
 class Signature:
     """The loops of a nest: the dims of the space it runs over, and which of them are folded (empty for a map).
 
-    With a ``chunk`` the folded dims count as one axis that is cut into pieces of so many elements; the piece number
-    is then the
-    first parallel axis.
+    With a ``chunk`` the folded dims count as one axis that is cut into pieces of so many elements; the piece number is
+    then the first parallel axis.
     """
 
     dims: tuple[Dim, ...]

@@ -1,8 +1,7 @@
 """Demand-driven lowering: the tile value of a tensor value at an index, computed where it is asked for.
 
 Views only rewrite the index; elementwise definitions are expanded; what lives in memory is loaded. Deep chains are
-walked
-with an explicit stack of generators, so that the length of a chain does not matter.
+walked with an explicit stack of generators, so that the length of a chain does not matter.
 """
 
 from __future__ import annotations

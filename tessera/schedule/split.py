@@ -1,8 +1,7 @@
 """Make reductions parallel that would otherwise leave too few independent results.
 
 A sum over everything, or over leading axes, becomes partial sums over fixed pieces and a sum of those. The pieces
-depend on
-the sizes alone, never on the number of threads, so results are the same bits on every run.
+depend on the sizes alone, never on the number of threads, so results are the same bits on every run.
 """
 
 from __future__ import annotations
@@ -22,15 +21,26 @@ FLAT_CHUNK, ROW_CHUNK = 16384, 64
 
 
 def split_reductions(ops: Iterable[Operation]) -> list[Operation]:
-    """The operations with such reductions replaced. What is already reduced is small, and its reductions stay whole."""
+    """The operations with such reductions replaced.
+
+    What is already reduced is small, and so is what has only some axes of a larger reduction: they stay whole.
+    """
+    ops = tuple(ops)
+    folded = [op.operands[0].type.dims for op in ops if op.record.kind is Kind.REDUCE]
     out: list[Operation] = []
     reduced: set[Value] = set()
     for op in ops:
         depends = any(v in reduced for v in op.inputs)
         if depends or op.record.kind is Kind.REDUCE:
             reduced.update(op.results)
-        out.extend(_split(op) if not depends and _wants_split(op) else (op,))
+        out.extend(_split(op) if not depends and _wants_split(op) and not _is_minor(op, folded) else (op,))
     return out
+
+
+def _is_minor(op: Operation, folded: Iterable[tuple[Dim, ...]]) -> bool:
+    """Are the axes of a reduction some of those of another?"""
+    mine = op.operands[0].type.dims
+    return any(len(dims) > len(mine) and all(d in dims for d in mine) for dims in folded)
 
 
 def _wants_split(op: Operation) -> bool:

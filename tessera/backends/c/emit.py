@@ -25,8 +25,8 @@ from tessera.schedule.plan import ONE
 #: How an index expression names the value of a lookup operand.
 LOOKUP_NAME = re.compile(r"_l\d+")
 
-#: A sweep of so little work does not hide the latency of its folds; so many vectors at a time do. In a longer one
-#: as many are added in f32 before their sum is carried in f64, which saves conversions.
+#: A sweep of so little work does not hide the latency of its folds, unless they are sums carried in f64; so many vectors
+#: at a time do. In a longer one as many are added in f32 before their sum is carried, which saves conversions.
 BRIEF, SEVERAL = 4, 4
 
 #: Below this many elements the threads cost more than they save.
@@ -218,14 +218,21 @@ class Emitter(Body):
         out = self.lines
         assert op.body is not None
         brief = sum(inner.record.flops for inner in op.body.ops) <= BRIEF
-        if folds and (brief or all(f.wide for f in folds)):
+        carried = all(f.wide for f in folds)
+        several = bool(folds and self.axes) and brief is not carried
+        if several:
             self.several(op, folds, name, brief)
-        out.open(f"for (; {name} + L <= end; {name} += L)")
-        self.partial = False
-        self.body(op, folds)
-        out.close()
-        out.open(f"if ({name} < end)")
-        out.add(f"const int n = (int)(end - {name});")
+        if several and not brief:
+            # Less code to compile, for at most SEVERAL vectors that need no partial step.
+            out.open(f"for (; {name} < end; {name} += L)")
+            out.add(f"const int n = (int)x_min(end - {name}, L);")
+        else:
+            out.open(f"for (; {name} + L <= end; {name} += L)")
+            self.partial = False
+            self.body(op, folds)
+            out.close()
+            out.open(f"if ({name} < end)")
+            out.add(f"const int n = (int)(end - {name});")
         out.add("t_live = t_lanes(n);")
         self.partial = True
         self.body(op, folds)

@@ -29,7 +29,7 @@ T_FN v$T t_load_part_$T(const $T *p, i64 n) {
 #else
 T_FN v$T t_load_part_$T(const $T *p, i64 n) {
     v$T r = {};
-    T_LANES if (i < n) r[i] = p[i];
+    __builtin_memcpy(&r, p, n * sizeof *p);
     return r;
 }
 #endif
@@ -44,22 +44,20 @@ T_FN void t_store_part_$T($T *p, i64 n, v$T x) {
     __builtin_ia32_maskstoreps256((vf32 *)p, t_lanes(n), (vf32)x);
 }
 #else
-T_FN void t_store_part_$T($T *p, i64 n, v$T x) {
-    T_LANES if (i < n) p[i] = x[i];
-}
+T_FN void t_store_part_$T($T *p, i64 n, v$T x) { __builtin_memcpy(p, &x, n * sizeof *p); }
 #endif
 
 // for T V R in UNMASKED
 T_FN $V t_load_part_$T(const $T *p, i64 n) {
     $R r = {};
-    T_LANES if (i < n) r[i] = p[i];
+    __builtin_memcpy(&r, p, n * sizeof *p);
     return t_decode_$T(r);
 }
 
 // for T V R in UNMASKED
 T_FN void t_store_part_$T($T *p, i64 n, $V x) {
     $R r = t_encode_$T(x);
-    T_LANES if (i < n) p[i] = r[i];
+    __builtin_memcpy(p, &r, n * sizeof *p);
 }
 
 // Elements that lie `step` apart.
