@@ -28,9 +28,8 @@ def parse_sizes(items: Sequence[str]) -> dict[str, int]:
 def example(f: Function[..., Any], sizes: Mapping[str, int], dtype: torch.dtype, seed: int = 0) -> list[Any]:
     """Positional arguments: random tensors of the declared shapes, numbers at their defaults.
 
-    Sizes not given are DEFAULT_SIZE. Integer tensors are drawn below the smallest size, so that they can be
-    indices. Raises ValueError when
-    the function has no form before its first call.
+    Sizes not given are DEFAULT_SIZE. Integer tensors are drawn below the smallest size, so that they can be indices.
+    Raises ValueError when the function has no form before its first call.
     """
     report = f.check()
     traced = next((t for t in report.traced if not t.findings and t.deferred is None), None)

@@ -24,10 +24,9 @@ def function(*, strict: bool = False) -> Callable[[Callable[P, R]], Function[P, 
 def function(fn: Callable[..., Any] | None = None, /, *, strict: bool = False) -> Any:
     """Prove, compile and run a function of tensors with named dimensions.
 
-    The shapes are proved at once, for every size, without data; a fault is a ShapeError or DTypeError that points
-    at the source.
-    The first call of each kind compiles. With ``strict`` code that cannot be traced is a TraceError instead of running
-    eagerly with one warning.
+    The shapes are proved at once, for every size, without data; a fault is a ShapeError or DTypeError that points at
+    the source. The first call of each kind compiles. With ``strict`` code that cannot be traced is a TraceError
+    instead of running eagerly with one warning.
 
     >>> import tessera, torch
     >>> from tessera import Tensor

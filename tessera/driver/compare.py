@@ -123,8 +123,7 @@ def compare(f: Function[..., Any], *args: Any, **kwargs: Any) -> Comparison:
     """Run a function fused and eagerly on the same arguments and measure both against float64.
 
     The reference is the float64 interpreter on the traced IR. Times are medians of interleaved calls. Raises
-    TraceError when
-    the function cannot be traced.
+    TraceError when the function cannot be traced.
     """
     fused = f(*args, **kwargs)
     eager = f.eager(*args, **kwargs)

@@ -109,13 +109,10 @@ class Reduction:
     """A fold: how a Reduce op turns a stream of elements into its results.
 
     ``init(dtype)`` gives the start state (numbers) for elements of ``dtype``; ``step(t, state, x, index)`` takes one
-    element (``index`` is its position along the merged reduced axis, row-major); ``merge(t, a, b)`` joins the
-    states of two
-    ranges, a before b; ``finish(t, state)`` gives the results. ``state(dtype)`` lists the dtypes of the state.
-    ``additive`` says that
-    the state is a plain sum, so that a backend may carry it in a wider float. ``regroups`` says that folding the
-    results of
-    parts gives the result of the whole (sum, prod, max; not argmax).
+    element (``index`` is its position along the merged reduced axis, row-major); ``merge(t, a, b)`` joins the states
+    of two ranges, a before b; ``finish(t, state)`` gives the results. ``state(dtype)`` lists the dtypes of the state.
+    ``additive`` says that the state is a plain sum, so that a backend may carry it in a wider float. ``regroups`` says
+    that folding the results of parts gives the result of the whole (sum, prod, max; not argmax).
     """
 
     init: Callable[[DType], tuple[bool | int | float, ...]]
@@ -142,11 +139,9 @@ class Lookup:
 class Piece:
     """Where a box of a View or Index result comes from.
 
-    ``operand`` is the operand's number, or a Literal for a constant fill; ``index`` the element to read, as Dims
-    over the result's index
-    names, or a Lookup. The piece covers the positions with ``lo <= result_index[axis] < hi`` for each ``(axis, lo,
-    hi)`` in ``box``;
-    the first piece whose box holds wins, and the last one has no box.
+    ``operand`` is the operand's number, or a Literal for a constant fill; ``index`` the element to read, as Dims over
+    the result's index names, or a Lookup. The piece covers the positions with ``lo <= result_index[axis] < hi`` for
+    each ``(axis, lo, hi)`` in ``box``; the first piece whose box holds wins, and the last one has no box.
     """
 
     operand: int | Literal

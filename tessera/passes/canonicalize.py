@@ -1,8 +1,7 @@
 """Local rewrites to one form. The rules are a table; no rule changes a single bit of any result.
 
 Not in the table although tempting: ``x + 0`` (turns -0.0 into 0.0), ``x * 0`` (NaN, infinity), ``pow(x, 0.5)``
-(differs from
-``sqrt`` at -0.0 and -inf), ``exp(log(x))``, and any regrouping of sums.
+(differs from ``sqrt`` at -0.0 and -inf), ``exp(log(x))``, and any regrouping of sums.
 """
 
 from __future__ import annotations

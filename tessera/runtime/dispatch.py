@@ -1,10 +1,8 @@
 """From a call to its kernels in a few microseconds.
 
-A plan says, for all sizes, which memory a compiled function needs and which steps it runs. ``bind`` fixes it for
-one set of
-sizes; the dispatcher remembers bound plans by the exact signature of a call, so that a warm call checks its
-tensors, allocates
-its results and enters the kernels, and does nothing else.
+A plan says, for all sizes, which memory a compiled function needs and which steps it runs. ``bind`` fixes it for one
+set of sizes; the dispatcher remembers bound plans by the exact signature of a call, so that a warm call checks its
+tensors, allocates its results and enters the kernels, and does nothing else.
 """
 
 from __future__ import annotations

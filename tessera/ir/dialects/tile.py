@@ -2,10 +2,9 @@
 
 A kernel is a Function of dialect ``tile``. Its parameters are buffers (``BufferType``) and scalars; its body is a
 sequence of ``nest`` ops, each completed before the next begins. Inside, values have ``TileType``: one element per
-point of
-the axes they depend on. Index expressions are Dims over axis names and size names; a name ``_l0``, ``_l1``, … in an
-index stands for the value of the op's first, second, … lookup operand (an integer read from memory, already checked and
-made non-negative by ``lookup``).
+point of the axes they depend on. Index expressions are Dims over axis names and size names; a name ``_l0``, ``_l1``, …
+in an index stands for the value of the op's first, second, … lookup operand (an integer read from memory, already
+checked and made non-negative by ``lookup``).
 """
 
 from __future__ import annotations
