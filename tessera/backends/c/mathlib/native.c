@@ -97,6 +97,10 @@ T_FN vf32 t_where_f32(vm m, vf32 a, vf32 b) {
     _Pragma("GCC unroll 1") for (int i = 0; i < L; i++) a[i] = m[i] ? a[i] : b[i];
     return a;
 }
+#elif defined(__AVX__) && L == 8
+#define t_where_f32(m, a, b) __builtin_ia32_blendvps256(b, a, (vf32)(m))
+#elif defined(__SSE4_1__) && L == 4
+#define t_where_f32(m, a, b) __builtin_ia32_blendvps(b, a, (vf32)(m))
 #else
 T_FN vf32 t_where_f32(vm m, vf32 a, vf32 b) { return (vf32)(((vi32)a & m) | ((vi32)b & ~m)); }
 #endif
