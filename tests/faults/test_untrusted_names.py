@@ -24,7 +24,7 @@ MEANINGFUL = ["register", "restrict", "inf", "i0", "L", "vf32", "tl", "b0", "n0"
 #: Names that are code, or look like others.
 CODE = [
     "__import__('os').system('x')", 'a;system("id")', "N*/}", "N\n#include <x>", "%s", "{0}", "N\0", "N M", "ﬁ",
-    "N\u202eM", "Ν", "n" * 65,
+    "N\u202eM", "\u039d", "n" * 65,
 ]  # fmt: skip
 
 
