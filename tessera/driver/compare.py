@@ -84,14 +84,9 @@ class Comparison:
             ("bytes", _bytes(self.fused_bytes), _bytes(self.eager_bytes), _ratio(self.eager_bytes, self.fused_bytes))
         )
         for o in self.outputs:
-            verdict = (
-                "closer to float64"
-                if o.fused < o.eager
-                else "as close"
-                if o.fused == o.eager
-                else "farther from float64"
-            )
-            rows.append((f"error {o.name}", f"{o.fused:.2e}", f"{o.eager:.2e}", verdict))
+            fused, eager = f"{o.fused:.2e}", f"{o.eager:.2e}"
+            verdict = "as close" if fused == eager else f"{'closer to' if o.closer else 'farther from'} float64"
+            rows.append((f"error {o.name}", fused, eager, verdict))
         return rows
 
     def __str__(self) -> str:
