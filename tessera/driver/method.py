@@ -55,6 +55,7 @@ def by_name(module: str, name: str) -> Any:
 
 
 def is_plain(leaf: Leaf) -> bool:
+    """Is an argument None or a number or text of Python itself, whose value says everything about it?"""
     return leaf.value is None or type(leaf.value) in (int, bool, str, float)
 
 
