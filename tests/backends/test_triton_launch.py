@@ -68,7 +68,7 @@ def test_compiled_once_a_class_and_launched_directly() -> None:
     assert signature["b0"] == "*bf16:16" and b.config.cols == 4096
     grid, _, _, stream, function, metadata, *rest = compiled.calls[2]
     assert (grid, stream, function, metadata) == (256, 7, "function", "metadata")
-    assert rest == [None, None, None, X, W, Y, 256, 4096, 1e-6, 1, 4096]
+    assert rest == [None, None, None, X, W, Y, 256, 4096, 1e-6, 1, 4096, 0]
 
 
 def test_alignment_is_a_class() -> None:

@@ -79,8 +79,10 @@ def test_rows_read_as_a_person_would_write_them() -> None:
     text = source("sum_trailing").text
     assert text.split("\n\n\n")[1] == "\n".join((
         "@triton.jit",
-        "def nest0_hold(b0, b1, n0, n1, ROWS: tl.constexpr, COLS: tl.constexpr):",
+        "def nest0_hold(b0, b1, n0, n1, ROWS: tl.constexpr, COLS: tl.constexpr, WIDE: tl.constexpr):",
         "    tile = tl.program_id(0)",
+        "    if WIDE:",
+        "        tile = tile.to(tl.int64)",
         "    point = tile * ROWS + tl.arange(0, ROWS)[:, None]",
         "    in_rows = point < n0",
         "    i0 = point.to(tl.int64)",
@@ -136,6 +138,11 @@ def test_the_signature_tells_what_divides_by_sixteen() -> None:
     assert b.signature(frozenset({0})) == {"b0": "*fp32:16", "b1": "*fp32", "n0": "i32", "n1": "i32:16"}
     assert bound("softmax", B=100, D=4097).signature(frozenset())["n1"] == "i32"
     assert bound("silu_mul", B=1 << 20, D=1 << 13).signature(frozenset())["n0"] == "i64:16"
+
+
+def test_positions_have_64_bits_where_32_do_not_hold_them() -> None:
+    assert [bound("softmax", B=n, D=16).constants["WIDE"] for n in (1 << 20, 1 << 26, 1 << 31)] == [0, 0, 1]
+    assert "strip.to(tl.int64)" in source("silu_mul").text
 
 
 def test_sizes_of_one_are_compiled_in() -> None:

@@ -60,7 +60,7 @@ class FunctionEmitter(Memory):
             else:
                 scalars.append(Argument(name, "scalar", int(name[1:]), dtype=v.type.dtype))
         sizes = [Argument(name, "size", dim=d) for d, name in self.exprs.sizes.names.items()]
-        blocks = ((), ("COLS",), ("ROWS", "COLS"))[self.tiling.sides]
+        blocks = ((), ("COLS",), ("ROWS", "COLS"))[self.tiling.sides] + (("WIDE",) if "tile" in self.parts else ())
         return KernelFunction(self.name, (*buffers, *sizes, *scalars), blocks, self.looks_up)
 
     def programs(self) -> None:
@@ -82,6 +82,10 @@ class FunctionEmitter(Memory):
             else:
                 add(f"{name} = program % {counts[name]}")
                 add(f"program = program // {counts[name]}")
+        if "tile" in self.parts:
+            # Positions of 64 bits are slow to divide, so only where there are so many.
+            add("if WIDE:")
+            add("    tile = tile.to(tl.int64)")
         for n, a in enumerate(t.single):
             self.exprs.axes[a] = f"i{n}"
             add(f"i{n} = i{n}.to(tl.int64)" if f"i{n}" in self.parts else f"i{n} = 0")

@@ -36,8 +36,8 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class KernelFunction:
-    """One ``@triton.jit`` function of the text. ``blocks`` are its constexpr parameters, a subset of ROWS
-    and COLS.
+    """One ``@triton.jit`` function of the text. ``blocks`` are its constexpr parameters, a subset of ROWS,
+    COLS and WIDE (whether positions may need 64 bits).
     """
 
     name: str
@@ -67,7 +67,8 @@ class Bound:
     @property
     def constants(self) -> dict[str, int]:
         """Block sizes, and size arguments that are 1 (known so, strides of 1 make accesses contiguous)."""
-        blocks = {"ROWS": self.config.rows, "COLS": self.config.cols}
+        wide = self.config.grid * max(self.config.rows, self.config.cols) >= 1 << 31
+        blocks = {"ROWS": self.config.rows, "COLS": self.config.cols, "WIDE": int(wide)}
         ones = {a.name: 1 for a, n in zip(self._size_arguments, self.sizes, strict=True) if n == 1}
         return {**{b: blocks[b] for b in self.function.blocks}, **ones}
 
