@@ -3,6 +3,7 @@
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from tessera.config import warn_of_unknown_variables
 from tessera.diag import (
     BoundsError,
     DTypeError,
@@ -51,6 +52,8 @@ def __getattr__(name: str) -> Any:
     """For type checkers, which do not see the functions that come from the table of records."""
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
+
+warn_of_unknown_variables()
 
 try:
     __version__ = version("tessera-dsl")

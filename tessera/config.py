@@ -19,6 +19,7 @@ import difflib
 import os
 import re
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, TextIO, TypeVar, get_args, overload
 
-from tessera.diag import ConfigError, keep_full_tracebacks_when
+from tessera.diag import ConfigError, TesseraWarning, keep_full_tracebacks_when
 
 T = TypeVar("T")
 L = TypeVar("L", bound=str)
@@ -358,6 +359,15 @@ def unknown_variables() -> tuple[str, ...]:
     """Variables of the environment that look like Tessera's but name no option, sorted."""
     known = {option.variable for option in OPTIONS}
     return tuple(sorted(name for name in os.environ if name.startswith("TESSERA_") and name not in known))
+
+
+def warn_of_unknown_variables() -> None:
+    """A TesseraWarning for each such variable: it has no effect, and is mostly a misspelling."""
+    known = [option.variable for option in OPTIONS]
+    for name in unknown_variables():
+        close = difflib.get_close_matches(name, known, 1)
+        meant = f"; `{close[0]}` is one" if close else ""
+        warnings.warn(TesseraWarning(f"`{name}` is no option{meant}", code=ConfigError.default_code), stacklevel=3)
 
 
 @dataclass(frozen=True, slots=True)

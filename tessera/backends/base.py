@@ -107,7 +107,3 @@ class Artifact(Protocol):
     def load(self) -> Loaded:
         """Bring it into this process; raises ResourceError when it cannot be loaded."""
         ...
-
-
-#: How a backend turns stored bytes back into its artifact.
-Unpack = Callable[[Packed], Artifact]

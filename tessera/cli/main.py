@@ -13,7 +13,7 @@ import tessera
 from tessera import config
 from tessera.cli.files import Loaded, expand, load, pick
 from tessera.cli.inputs import example, parse_sizes
-from tessera.diag import CODES, Diagnostic, TesseraError, page, render, to_json, to_sarif
+from tessera.diag import CODES, Diagnostic, TesseraError, page, to_json, to_sarif
 from tessera.ir.printer import print_function
 from tessera.ir.verify import verify
 from tessera.passes.base import apply
@@ -30,7 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = own or _parser().parse_args(given)
     try:
         return int(options.run(options))
-    except (TesseraError, LookupError, ValueError, OSError) as error:
+    except TesseraError as error:
+        print(error.render(color=config.color_wanted(sys.stderr)), file=sys.stderr)
+        return FAILED
+    except (LookupError, ValueError, OSError) as error:
         text = str(error.args[0]) if isinstance(error, LookupError) and error.args else str(error)
         print(text, file=sys.stderr)
         return FAILED
@@ -108,7 +111,7 @@ def check(options: argparse.Namespace) -> int:
 def _failure(one: Loaded, diagnostics: list[Diagnostic], lines: list[str]) -> None:
     if isinstance(one.failure, TesseraError):
         diagnostics += one.failure.diagnostics
-        lines.append(render(one.failure.diagnostics))
+        lines.append(one.failure.render(color=config.color_wanted(sys.stdout)))
     elif one.failure is not None:
         text = f"{one.path}: cannot be run: {type(one.failure).__name__}: {one.failure}"
         lines.append(text)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 from tessera.backends.base import Stage, Target
@@ -277,22 +276,6 @@ class VariantList:
 
     def __str__(self) -> str:
         return "\n".join([f"{len(self.classes)} classes, {self.compiled} compiled", *(f"  {c}" for c in self.classes)])
-
-
-@dataclass
-class _Parsed:
-    """An IR function that came from text: it has stages, but no Python source."""
-
-    function: Function
-
-    @cached_property
-    def text(self) -> str:
-        return print_function(self.function)
-
-
-def retarget(kernel: LoweredKernel, **changes: Any) -> LoweredKernel:
-    """A copy with some fields changed."""
-    return replace(kernel, **changes)
 
 
 __all__ = [

@@ -31,7 +31,6 @@ from tessera.ir.dtype import DType, f32
 from tessera.ir.graph import Attr, Literal, Operand, Value
 from tessera.ir.infer import Refused
 from tessera.ir.record import OpRecord
-from tessera.ir.types import ScalarType
 
 #: An operation that one place of the source makes more often than this is an unrolled loop that got out of
 #: hand.
@@ -64,6 +63,10 @@ class InnerRefused(Exception):
     ) -> None:
         super().__init__(refused.message)
         self.refused, self.record, self.operands, self.attrs = refused, record, tuple(operands), attrs
+
+
+class Undescribed(TypeError):
+    """A library call that may be right, whose results are known in a call alone."""
 
 
 class TraceOps(Ops):
@@ -337,12 +340,6 @@ class Session:
         """An argument as an operand of an operation."""
         lowered = self.lower(x)
         return Literal(lowered) if isinstance(lowered, Dim) else self.ops.operand(lowered)
-
-    @property
-    def scalar_type(self) -> ScalarType:
-        """The type of dynamic scalars: f64 only where some argument is f64."""
-        return ScalarType(self.scalar)
-
 
 def _dropped(call: Call, result: TensorHandle) -> Dropped | None:
     """Which axes a reduction removed, when it did: a later mismatch may come from there."""

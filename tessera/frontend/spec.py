@@ -109,13 +109,6 @@ class FunctionSpec:
         every = [a.lead for p in self.params for a in p.hint.tensors()] + [a.lead for a in self.returns.tensors()]
         return tuple(dict.fromkeys(lead.name for lead in every if lead is not None))
 
-    @cached_property
-    def is_shaped(self) -> bool:
-        """Whether every tensor parameter says its rank, so that the function can be checked before a call."""
-        return all(
-            p.kind in ("tensor", "optional", "size", "scalar", "static") or not _open(p.hint) for p in self.params
-        )
-
     def origin(self, name: str) -> Note | None:
         """Where a dim name comes from: ``D comes from x: Tensor["B", "S", "D"]``."""
         for p in self.params:

@@ -30,10 +30,6 @@ class TensorType:
     def with_dims(self, dims: Iterable[Dim]) -> TensorType:
         return TensorType(self.dtype, tuple(dims))
 
-    def with_dtype(self, dtype: DType) -> TensorType:
-        return TensorType(dtype, self.dims)
-
-
 @dataclass(frozen=True, slots=True)
 class ScalarType:
     """A Python number known only at the call: ``scalar f32``. Weak: it never widens a tensor of its own category."""

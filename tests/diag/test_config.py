@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tessera import config
 from tessera.config import OPTIONS, parse_bytes
-from tessera.diag import ConfigError
+from tessera.diag import ConfigError, TesseraWarning
 
 FIELD = {option.variable: option.name for option in OPTIONS}
 
@@ -299,3 +299,9 @@ def test_any_text_is_bytes_or_refused(text: str) -> None:
 @given(st.integers(0, 2**63 - 1))
 def test_plain_numbers_count_bytes(size: int) -> None:
     assert parse_bytes(str(size)) == size
+
+
+def test_a_misspelt_variable_is_warned_of_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TESSERA_BAKEND", "eager")
+    with pytest.warns(TesseraWarning, match="`TESSERA_BAKEND` is no option; `TESSERA_BACKEND` is one"):
+        config.warn_of_unknown_variables()

@@ -25,8 +25,8 @@ from tessera.schedule.plan import ONE
 #: How an index expression names the value of a lookup operand.
 LOOKUP_NAME = re.compile(r"_l\d+")
 
-#: A sweep of so little work does not hide the latency of its folds, unless they are sums carried in f64; so many vectors
-#: at a time do. In a longer one as many are added in f32 before their sum is carried, which saves conversions.
+#: A sweep of so little work does not hide the latency of its folds, unless they are sums carried in f64; so many
+#: vectors at a time do. In a longer one as many are added in f32 before their sum is carried, which saves conversions.
 BRIEF, SEVERAL = 4, 4
 
 #: Below this many elements the threads cost more than they save.

@@ -12,7 +12,6 @@ from tessera.ir.dialects.calls import flat
 from tessera.ir.dialects.rules import ANY, axes_of, torch_names
 from tessera.ir.dialects.samples import T, call, samples, size
 from tessera.ir.dim import Dim, product
-from tessera.ir.dtype import DType
 from tessera.ir.graph import Attr
 from tessera.ir.infer import ONE, Blame, InferContext, result_dtype
 from tessera.ir.record import Kind, OpRecord, Piece
@@ -386,11 +385,6 @@ CAT = OpRecord(
                     call((T(("B", 2)), T(("B", 3), "bf16"), T(("B", 1))), dim=-1),
                     call((T(("S", "D"), "int32", 5), T(("B", "D"), "int32", 5)))),
 )  # fmt: skip
-
-
-def operand_dtype(types: Sequence[Type]) -> DType:
-    """The dtype of the first operand, which the others are cast to."""
-    return types[0].dtype
 
 
 OPS: tuple[OpRecord, ...] = (PERMUTE, RESHAPE, EXPAND, UNSQUEEZE, SQUEEZE, FLIP, CAT)

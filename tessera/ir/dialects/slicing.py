@@ -201,10 +201,6 @@ def _pad_pieces(index: Index, types: Sequence[Type], result: TensorType, attrs: 
     return (Piece(0, inside, box), Piece(1)) if box else (Piece(0, inside),)
 
 
-def _torch_pad(low: Sequence[int], high: Sequence[int]) -> list[int]:
-    return [n for a, b in zip(reversed(low), reversed(high), strict=True) for n in (a, b)]
-
-
 def _pad_eager(torch: Any, x: Any, value: Any, *, low: tuple[int, ...], high: tuple[int, ...]) -> Any:
     out = torch.full([a + s + b for a, s, b in zip(low, x.shape, high, strict=True)], 0, dtype=x.dtype, device=x.device)
     out[...] = value
