@@ -65,7 +65,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.pool is True
     assert settings.pool_limit is None
     assert settings.cc is None
-    assert settings.cflags_opt == 3
+    assert settings.cflags_opt == 2
     assert settings.compile_timeout == 120.0
     assert settings.shapes == "strict"
     assert settings.full_traceback is False
