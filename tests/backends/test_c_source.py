@@ -9,6 +9,7 @@ import torch
 
 import tessera
 from tessera import Tensor
+from tessera.backends.c.intrinsics import VISIBLE, library
 
 
 @tessera.function
@@ -39,3 +40,10 @@ def test_a_row_that_is_read_again_brings_the_next_one() -> None:
     text = source(softmax, torch.zeros(3, 5))
     asked = re.findall(r"if \(n0 \* \(i64\)sizeof\(f32\) <= \d+\) t_prefetch_far\((.*) \+ n0\);", text)
     assert len(asked) == 4  # vectors at a time; single ones ask for nothing
+
+
+def test_a_long_function_is_inlined_into_few_places_and_called_from_many() -> None:
+    called = "static __attribute__((noinline)) vf32 t_tanh_f32("
+    few, many = (f"{VISIBLE} int f(void) {{ {'t_tanh_f32(x); ' * n}}}" for n in (20, 40))
+    assert called not in library(few, 8) and called not in library(few * 3, 8)
+    assert called in library(many, 8)

@@ -64,7 +64,7 @@ class Emitter(Body):
         scalars = [p for p in f.params if isinstance(p.type, ScalarType)]
         sizes = size_names(f)
         out = self.lines
-        out.open(f'__attribute__((visibility("default"))) int {self.entry}(const i64 *a)')
+        out.open(f"{ci.VISIBLE} int {self.entry}(const i64 *a)")
         for n, b in enumerate(buffers):
             assert isinstance(b.type, BufferType)
             kind = ("const " if b.type.role == "in" else "") + ci.storage(b.type.dtype.name)

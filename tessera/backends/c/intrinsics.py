@@ -48,12 +48,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
-from tessera.backends.c.mathlib.texts import units
+from tessera.backends.c.mathlib.texts import Unit, units
 
 # dtype -> (lane, storage suffix)
 _DTYPES: Final = {
@@ -385,6 +386,12 @@ def scalar(value: bool | int | float, dtype: str) -> str:
     return f"(-{-number - 1}{suffix} - 1)" if number == -(1 << (bits - 1)) else f"{number}{suffix}"
 
 
+#: What the entry of a kernel begins with.
+VISIBLE: Final = '__attribute__((visibility("default")))'
+
+#: A function of so many characters is long, and so many uses of one in a kernel are many.
+LONG, MANY = 300, 32
+
 _NAME: Final = re.compile(r"\b[tT]_\w+")
 
 
@@ -403,8 +410,21 @@ def library(code: str, lanes: int) -> str:
         i = pending.pop()
         wanted.add(i)
         pending |= {owner[n] for n in table[i].mentions if n in owner} - wanted
-    texts = [unit.text for i, unit in enumerate(table) if unit.always or i in wanted]
+    uses: Counter[str] = Counter()
+    for kernel in code.split(VISIBLE):
+        uses |= Counter(_NAME.findall(kernel))
+    texts = [_called(unit, uses) for i, unit in enumerate(table) if unit.always or i in wanted]
     return "\n\n".join([f"#define L {lanes}", *texts]) + "\n"
+
+
+def _called(unit: Unit, uses: Mapping[str, int]) -> str:
+    """The text of a unit, its long functions as calls where inlining all their uses would take a compiler minutes."""
+    text = unit.text
+    if len(text) > LONG:
+        for name in unit.defines:
+            if uses.get(name, 0) > MANY:
+                text = re.sub(rf"T_FN (\w+ {name}\()", r"static __attribute__((noinline)) \1", text)
+    return text
 
 
 def closure(used: Iterable[tuple[str, str]], lanes: int) -> str:
