@@ -256,12 +256,15 @@ Guess = tuple[tuple[str, DType], ...]
 
 
 def _faults(traced: Sequence[Traced]) -> int:
-    return sum(issubclass(f.error, ShapeError | DTypeError) for t in traced for f in t.findings)
+    return sum(_counts(f, t) for t in traced for f in t.findings)
 
 
 def _badness(traced: Sequence[Traced]) -> tuple[int, int]:
-    """A guess that only trades a fault in sizes for one in dtypes is none the better for fewer faults."""
-    return sum(issubclass(f.error, DTypeError) for t in traced for f in t.findings), _faults(traced)
+    """A guess that only trades a fault in sizes for one in dtypes, or for a call that the library refuses, is
+    none the better for fewer faults.
+    """
+    kinds = [f for t in traced for f in t.findings]
+    return sum(issubclass(f.error, DTypeError) or f.diagnostic.code == "TSR0404" for f in kinds), _faults(traced)
 
 
 def _guesses(traced: Sequence[Traced], open_: Sequence[str], known: Guess = ()) -> list[Guess]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tessera.diag import Diagnostic, ExpressionParts, Help, Label, Note, Span, TraceError, expression_parts
 from tessera.frontend.handles import TensorHandle
-from tessera.frontend.session import Call, InnerRefused, Session
+from tessera.frontend.session import Call, InnerRefused, Session, Undescribed
 from tessera.frontend.suggest import suggestions
 from tessera.ir.dim import Dim
 from tessera.ir.graph import Operand, Value
@@ -40,7 +40,8 @@ def report(session: Session, call: Call, error: Exception) -> None:
         session.fail(error.cls, _refused(session, call, error, operands, None), _roots(session, error, operands))
     else:
         labels = () if call.span is None else (Label(call.span, "", True),)
-        session.fail(TraceError, Diagnostic("TSR0404", _first_line(str(error)), labels))
+        code = "TSR0402" if isinstance(error, Undescribed) else "TSR0404"
+        session.fail(TraceError, Diagnostic(code, _first_line(str(error)), labels))
 
 
 def _first_line(text: str) -> str:

@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations_with_replacement
 from typing import Any
 
-from tessera.diag import TraceError
 from tessera.frontend import decide
 from tessera.frontend.handles import SizeHandle, TensorHandle
-from tessera.frontend.session import Call, Session
+from tessera.frontend.session import Call, Session, Undescribed
 from tessera.frontend.tree import flatten, unflatten
 from tessera.ir.dialects.calls import Sym
 from tessera.ir.dialects.library import LIBRARY_CALL
@@ -28,6 +27,9 @@ _PRIMES = (
     (29, 11, 43, 17, 53, 23, 37, 13, 47, 31, 19, 41),
     (61, 97, 71, 107, 59, 89, 101, 73, 83, 67, 103, 79),
 )
+
+#: Sizes that most divisors divide are multiples of this.
+_MANY_DIVISORS = 240
 
 
 def method(self: TensorHandle, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -88,17 +90,34 @@ def _result_types(
 ) -> tuple[list[TensorType], Any]:
     """Result types for every size; in a call for its sizes alone where the framework gives no rule for all.
 
-    Raises TraceError (TSR0404) for results that are no tensors.
+    Raises Undescribed where there is no rule at definition, and for results that are no tensors.
     """
     names = sorted({n for t in types for d in t.dims for n in d.names()})
     try:
         return _symbolic(session, function, args, kwargs, types, names)
     except TypeError:
         if session.hints is None:
+            _fits_somehow(session, function, args, kwargs, names)
             raise
     values = {name: decide.value(session, Dim.name(name)) for name in names}
     leaves, tree = _described(session, function, args, kwargs, values)
     return leaves, tree
+
+
+def _fits_somehow(
+    session: Session, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], names: Sequence[str]
+) -> None:
+    """Sizes with many divisors suit calls that primes do not: then the call may be right, and a call will tell.
+
+    Raises Undescribed when they do.
+    """
+    try:
+        _described(session, function, args, kwargs, {name: _MANY_DIVISORS * (n + 2) for n, name in enumerate(names)})
+    except Undescribed:
+        raise
+    except TypeError:
+        return
+    raise Undescribed("the sizes of the results are known with those of the arguments")
 
 
 def _symbolic(
@@ -116,7 +135,7 @@ def _symbolic(
         trees.append(tree)
         sizes.append(values)
     if trees[0] != trees[1]:
-        raise TypeError("results whose number follows from the argument sizes")
+        raise Undescribed("the number of results is known with the argument sizes")
     dims = _candidates(types)
     found = [
         TensorType(a.dtype, tuple(_match(x, y, dims, sizes) for x, y in zip(a.dims, b.dims, strict=True)))
@@ -136,11 +155,13 @@ def _described(
                 tuple(_fill(a, values) for a in args),
                 {k: _fill(v, values) for k, v in kwargs.items()},
             )
+        except NotImplementedError:
+            raise Undescribed("the sizes of the results depend on the data") from None
         except Exception as error:
             raise TypeError(f"the call is refused: {_first_line(error)}") from None
     leaves, tree = flatten(result, lambda x: isinstance(x, TensorType))
     if not all(isinstance(leaf, TensorType) for leaf in leaves):
-        raise TraceError("a library call with results that are no tensors", code="TSR0404")
+        raise Undescribed("a result of the call is no tensor")
     return leaves, tree
 
 
@@ -193,4 +214,4 @@ def _match(first: Dim, second: Dim, candidates: Sequence[Dim], sizes: Sequence[M
     for d, a, b in answers:
         if first.value - a == second.value - b and abs(first.value - a) < _MOST_SHIFT:
             return d + (first.value - a)
-    raise TypeError(f"a result size ({first}, {second}) that does not follow from the argument sizes")
+    raise Undescribed("the sizes of the results are known with those of the arguments")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from tessera.diag import DTypeError, ShapeError, Span, TesseraError
+from tessera.diag import DTypeError, ShapeError, Span, TesseraError, TraceError
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, category, promote
 from tessera.ir.facts import Facts
@@ -58,8 +58,8 @@ class InferContext:
     def fail(
         self, code: str, message: str, *blame: Blame, notes: Sequence[str] = (), helps: Sequence[str] = ()
     ) -> NoReturn:
-        """Refuse the op: TSR03xx raises a DTypeError, everything else a ShapeError."""
-        cls = DTypeError if code.startswith("TSR03") else ShapeError
+        """Refuse the op: TSR03xx raises a DTypeError, TSR0402 (the data decides) a TraceError, all else a ShapeError."""
+        cls = DTypeError if code.startswith("TSR03") else TraceError if code == "TSR0402" else ShapeError
         raise Refused(cls, code, message, blame, notes, helps)
 
     def holds(self, kind: str, left: Dim, right: Dim, why: str = "") -> bool:

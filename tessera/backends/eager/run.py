@@ -42,7 +42,9 @@ def run_op(
 ) -> tuple[torch.Tensor, ...]:
     """The results of an operation of the IR in their declared dtypes; sizes in its attributes are evaluated."""
     attrs = {name: concrete(value, sizes) for name, value in op.attrs.items()}
-    return tuple(map(_typed, run(op.record, operands, attrs), op.results))
+    found = tuple(map(_typed, run(op.record, operands, attrs), op.results))
+    # Convolutions, pools, sorts and solvers keep or choose another order of axes in memory; kernels read rows.
+    return tuple(x.contiguous() for x in found) if op.record.kind is Kind.EXTERN else found
 
 
 def _typed(x: torch.Tensor, r: Value) -> torch.Tensor:

@@ -37,20 +37,30 @@ def _as_index(t: Any, e: Any) -> Any:
     return t.tensor(e) if isinstance(e, list) else e
 
 
-def _refuse_mask(t: Any, number: int) -> None:
-    t.fail("TSR0303", "index by a bool mask", Blame(number, None, "is a bool mask"),
-           helps=["the number of elements would depend on the data: use `where` or `masked_fill`"])  # fmt: skip
+def _need_mask(t: Any, x: Any, mask: Any, axis: int) -> None:
+    """A mask has the sizes of the axes that it selects from; nothing broadcasts."""
+    own = t.dims(mask) if t.is_tensor(mask) else ()
+    for n, (have, size) in enumerate(zip(t.dims(x)[axis:], own, strict=False)):
+        t.context.equal(have, size, "TSR0215", f"bool mask of `{size}` for dimension `{have}`",
+                        Blame(1, n, f"`{size}`"), Blame(0, axis + n, f"`{have}`"))  # fmt: skip
+
+
+def _by_mask(t: Any) -> None:
+    t.fail("TSR0402", "the number of elements behind a bool mask depends on the data",
+           Blame(1, None, "is a bool mask"), helps=["`where` and `masked_fill` keep the size"])  # fmt: skip
 
 
 def _getitem(t: Any, x: Any, key: Any) -> Any:
-    """Integers, slices, ``None``, ``...`` and integer tensors, as in NumPy and torch; bool masks are refused."""
+    """Integers, slices, ``None``, ``...`` and integer tensors, as in NumPy and torch. The size behind a bool mask
+    is known with the data alone."""
     entries = [_as_index(t, e) for e in expand_key(t, x, key)]
     axis, tensors, axes = 0, [], []
     for e in entries:
         if e is None:
             x, axis = t.unsqueeze(x, axis), axis + 1
         elif _is_mask(t, e):
-            _refuse_mask(t, 1)
+            _need_mask(t, x, e, axis)
+            _by_mask(t)
         elif isinstance(e, slice):
             x, axis = t.slice(x, axis, e.start, e.stop, e.step), axis + 1
         elif t.is_tensor(e):
@@ -77,16 +87,16 @@ def _setitem(t: Any, x: Any, key: Any, value: Any) -> Any:
     if len(entries) == 1 and _is_mask(t, entries[0]):
         return _mask_assign(t, x, entries[0], value)
     if any(_is_mask(t, e) for e in entries):
-        _refuse_mask(t, 1)
+        _by_mask(t)
     if any(t.is_tensor(e) for e in entries):
         return _scatter_assign(t, x, entries, value)
     return _slice_assign(t, x, entries, value)
 
 
 def _mask_assign(t: Any, x: Any, mask: Any, value: Any) -> Any:
+    _need_mask(t, x, mask, 0)
     if t.is_tensor(value) and t.type_of(value).rank:
-        t.fail("TSR0303", "assignment of a tensor through a bool mask", Blame(1, None, "is a bool mask"),
-               helps=["use `where(mask, value, x)` with a value of the full shape"])  # fmt: skip
+        _by_mask(t)
     for _ in range(rank_of(t, x) - rank_of(t, mask)):
         mask = t.unsqueeze(mask, -1)
     return t.masked_fill(x, mask, value)

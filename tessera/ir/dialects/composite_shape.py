@@ -188,7 +188,7 @@ def _tile(t: Any, x: Any, *dims: Any) -> Any:
 def _repeat_interleave(t: Any, x: Any, repeats: Any, dim: int | None = None, *, output_size: Any = None) -> Any:
     if t.is_tensor(repeats):
         t.fail(
-            "TSR0212", "repeat_interleave by a tensor of counts", Blame(1), helps=["its size would depend on the data"]
+            "TSR0402", "the size of repeat_interleave by a tensor of counts depends on the data", Blame(1)
         )
     if dim is None:
         x, dim = t.reshape(x, -1), 0

@@ -207,8 +207,8 @@ def _triangle(upper: bool) -> Any:
 
 def _one_hot(t: Any, x: Any, num_classes: Any = -1) -> Any:
     if not isinstance(num_classes, Dim) and num_classes == -1:
-        t.fail("TSR0212", "one_hot without the number of classes", Blame(0),
-               helps=["give `num_classes`: it would depend on the data"])  # fmt: skip
+        t.fail("TSR0402", "the number of classes of one_hot depends on the data", Blame(0),
+               helps=["give `num_classes`"])  # fmt: skip
     if not t.dtype_of(x).is_int:
         t.fail("TSR0304", f"one_hot of `{t.dtype_of(x)}`", Blame(0, None, f"is {t.dtype_of(x)}, not an integer"))
     return t.cast(t.eq(t.unsqueeze(x, -1), t.arange(num_classes)), int64)
