@@ -12,8 +12,12 @@ from tessera.backends.triton.aot import TritonArtifact, Worker, available, compi
 from tessera.backends.triton.emit import emit, emit_function
 from tessera.backends.triton.report import amd_instructions, instructions, shared_limit
 from tessera.diag import ResourceError
+from tessera.ir.dialects.samples import SIZES
 from tessera.ir.parser import parse
+from tessera.schedule.plan import Unschedulable
 from tests.backends.triton_cases import FUNCTIONS, INTRINSICS, Case
+from tests.fuzz import programs
+from tests.fuzz.build import every_sample, function_of
 
 pytestmark = pytest.mark.skipif(not available(), reason="Triton is not installed")
 
@@ -81,6 +85,29 @@ def test_code_fits_and_reads_wide(case: Case, target: str, worker: Worker) -> No
 def test_every_intrinsic_compiles(case: Case, target: str, worker: Worker) -> None:
     for artifact in compiled(case, target, worker):
         assert all(nest.binary for nest in artifact.nests)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("target", TARGETS)
+def test_no_sample_of_any_op_spills(target: str, worker: Worker) -> None:
+    kind, _, arch = target.partition(":")
+    seen: set[str] = set()
+    for name, number, record, sample in every_sample():
+        _, program = programs.compiled(function_of(record, sample).function)
+        for kernel in program.kernels:
+            try:
+                source = emit(kernel, Target(kind, arch))  # type: ignore[arg-type]
+            except Unschedulable:  # an element type that the target does not have
+                continue
+            strides = {str(s): 64 for p in kernel.function.params for s in getattr(p.type, "strides", None) or ()}
+            bound = source.bind({**SIZES, **strides})
+            if source.text in seen or not bound:
+                continue
+            seen.add(source.text)
+            artifact = compile_aot(source, target, bound, worker=worker)
+            assert all(nest.resources["spills"] == 0 for nest in artifact.nests), (name, number, artifact.resources)
+    assert len(seen) > 800
 
 
 def flat(aligned: bool, worker: Worker) -> TritonArtifact:
