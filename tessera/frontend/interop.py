@@ -107,14 +107,24 @@ def _apply(
         return _library(session, function, name, args, kwargs, out if out is not None else first if in_place else None)
     if (in_place or _updates(name)) and isinstance(first, TensorHandle):
         return alias.update(first, record.name, args, kwargs, "function", name)
-    if isinstance(out, TensorHandle):
-        result = session.apply(record, args, kwargs, "function", name)
-        if isinstance(result, TensorHandle):
-            alias.assign(out, result, session.site(name, "function", args, kwargs))
-        return out
+    if out is not None:
+        return _into(out, session.apply(record, args, kwargs, "function", name), name)
     if name in alias.VIEWS and isinstance(first, TensorHandle):
         return alias.linked(first, record, args, kwargs, "function", name)
     return session.apply(record, args, kwargs, "function", name, function)
+
+
+def _into(out: Any, result: Any, name: str) -> Any:
+    """Write results to the tensors given for them. Gives those, or poison after an error."""
+    if isinstance(out, TensorHandle):
+        return alias.overwrite(out, result, name)
+    if not isinstance(out, tuple | list):
+        raise TypeError(f"results of `{name}` cannot be written to a {type(out).__name__}")
+    if not isinstance(result, tuple | list):
+        return result
+    if len(out) != len(result):
+        raise TypeError(f"`{name}` has {len(result)} results, and {len(out)} tensors are given for them")
+    return tuple(_into(o, r, name) for o, r in zip(out, result, strict=True))
 
 
 def _library(
@@ -124,7 +134,7 @@ def _library(
     if _updates(name):
         raise TypeError(f"`{name}` updates its argument and has no record")
     result = extern.call(session, function, args, kwargs)
-    return alias.overwrite(into, result, name) if isinstance(into, TensorHandle) else result
+    return result if into is None else _into(into, result, name)
 
 
 def _updates(name: str) -> bool:

@@ -104,13 +104,17 @@ def _new_tensor(self: TensorHandle, data: Any, dtype: Any = None, **_: Any) -> A
 
 def _unbind(self: TensorHandle, dim: int = 0) -> Any:
     """The slices of one axis. How many there are is a size that Python needs to know."""
-    return tuple(alias.view(self, "select", (dim, n), {}) for n in range(int(_size(self, dim))))
+    count = _size(self, dim)
+    if count is None:
+        return self._session.apply(self._session.table.records["unbind"], (self, dim), {}, "method", "unbind")
+    return tuple(alias.view(self, "select", (dim, n), {}) for n in range(int(count)))
 
 
 def _size(self: TensorHandle, dim: int) -> Any:
+    """One size; None where there is no such axis, which the record then says."""
     dims = self._value.type.dims
     if not -len(dims) <= dim < len(dims):
-        return 0
+        return None
     return self._session.size(dims[dim])
 
 
@@ -118,7 +122,7 @@ def _split(self: TensorHandle, split_size: Any = 1, dim: int = 0, **named: Any) 
     """Parts of one size: their number is known, or is asked of the call; or parts of listed sizes."""
     size = named.get("split_size_or_sections", split_size)
     total = _size(self, dim)
-    if isinstance(size, tuple | list) or isinstance(total, int) or _exact(total, size):
+    if total is None or isinstance(size, tuple | list) or isinstance(total, int) or _exact(total, size):
         return alias.view(self, "split", (size, dim), {})
     total, size = int(total), int(size)
     return tuple(
@@ -167,7 +171,8 @@ def _stride(self: TensorHandle, dim: int | None = None) -> Any:
 OWN: Mapping[str, Method] = MappingProxyType({
     **{name: (lambda self, _d=dtype, **_: cast(self, _d)) for name, dtype in _CASTS.items()},
     "to": _to, "type_as": _to, "type": _type, "clone": _clone, "contiguous": _contiguous, "detach": alias.same,
-    "unbind": _unbind, "split": _split, "new_tensor": _new_tensor, "cpu": _same_device, "cuda": _same_device,
+    "unbind": _unbind, "split": _split, "unsafe_split": _split,
+    "new_tensor": _new_tensor, "cpu": _same_device, "cuda": _same_device,
     "requires_grad_": _mutating_setting, "detach_": _mutating_setting, "retain_grad": _mutating_setting,
     "register_hook": _mutating_setting, "view": _view, "view_as": lambda self, other: _view(self, other.shape),
     "reshape_as": _as("reshape"), "expand_as": _as("expand"), "copy_": _copy, "fill_": _fill, "zero_": _zero,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
+from torch.testing._internal import common_methods_invocations
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.opinfo.core import OpInfo, SampleInput
 
@@ -44,9 +47,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one sample: ``kind`` is ``ok``, ``value``, ``refused``, ``untraced``, ``crash`` or ``silent``.
+    """What came of one sample.
 
-    ``silent`` means that an error input raised nothing.
+    ``kind`` is ``ok``; ``value`` or ``type`` where results differ in their numbers, or in count, shape or dtype;
+    ``refused``, ``untraced`` (``code`` says which error); ``eager`` where torch ran instead of compiled code;
+    ``crash``; or ``silent`` where a call that torch refuses raised nothing. ``error`` is the relative L2 error of a
+    ``value``, infinite where NaN or infinity stand in other places; ``kernels`` counts the C kernels that ran.
     """
 
     entry: str
@@ -54,6 +60,13 @@ class Outcome:
     number: int
     kind: str
     text: str = ""
+    code: str = ""
+    error: float = math.inf
+    kernels: int = 0
+
+    def __str__(self) -> str:
+        first = self.text.partition("\n")[0]
+        return f"{self.entry} {self.dtype} #{self.number} {self.kind} {self.code}: {first}"
 
 
 @cache
@@ -129,6 +142,8 @@ def flat(x: Any) -> list[Any]:
 
 
 def _up(x: Any) -> Any:
+    if isinstance(x, torch.dtype):
+        return torch.float64 if x.is_floating_point else x
     return x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x
 
 
@@ -136,39 +151,69 @@ def _copies(x: Any) -> Any:
     return x.clone() if isinstance(x, torch.Tensor) else x
 
 
+@contextmanager
+def _unseeded() -> Iterator[None]:
+    """Entries that draw numbers set the same seed before each call. Without that their results show to be random."""
+    seeded = common_methods_invocations.wrapper_set_seed
+    common_methods_invocations.wrapper_set_seed = lambda op, *args, **kwargs: op(*args, **kwargs)
+    try:
+        yield
+    finally:
+        common_methods_invocations.wrapper_set_seed = seeded
+
+
 def run_sample(entry: Entry, dtype: torch.dtype, number: int, sample: SampleInput) -> Outcome | None:
     """One sample through the compiler; None where eager itself refuses it."""
+    with torch.no_grad(), _unseeded(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = _run(entry, sample)
+    if found is None:
+        return None
+    return Outcome(entry.name, str(dtype).removeprefix("torch."), number, **found)
 
-    def outcome(kind: str, text: str = "") -> Outcome:
-        return Outcome(entry.name, str(dtype).removeprefix("torch."), number, kind, text)
 
-    with torch.no_grad():
-        try:
-            eager = _eager(entry, sample, 1)
-            varies = not all(map(_same, eager, _eager(entry, sample, 2)))
-        except Exception:
-            return None
-        try:
-            exact = _eager(entry, sample.transform(_up), 1)
-        except Exception:
-            exact = [_up(x) for x in eager]
-        try:
-            torch.manual_seed(1)
-            function, tensors = wrapped(entry, (sample.input, *sample.args), sample.kwargs)
+def _run(entry: Entry, sample: SampleInput) -> dict[str, Any] | None:
+    try:
+        eager = _eager(entry, sample, 1)
+        varies = not all(map(_same, eager, _eager(entry, sample, 2)))
+    except Exception:
+        return None
+    try:
+        exact = _eager(entry, sample.transform(_up), 1)
+    except Exception:
+        exact = [_up(x) for x in eager]
+    function, tensors = wrapped(entry, (sample.input, *sample.args), sample.kwargs)
+    try:
+        torch.manual_seed(1)
+        with tessera.backend("c"):
             got = flat(function(*[t.clone() if t.is_contiguous() else t for t in tensors]))
-        except TraceError as error:
-            return outcome("untraced", str(error))
-        except TesseraError as error:
-            return outcome("refused", str(error))
-        except Exception as error:
-            return outcome("crash", f"{type(error).__name__}: {error}")
+    except TesseraError as error:
+        kind = "untraced" if isinstance(error, TraceError) else "refused"
+        return {"kind": kind, "text": str(error), "code": error.code}
+    except Exception as error:
+        return {"kind": "crash", "text": f"{type(error).__name__}: {error}"}
+    if function.cache_info().eager and all(t.numel() for t in tensors):  # empty tensors have no address
+        return {"kind": "eager"}
+    return _judged(got, eager, exact, varies) | {"kernels": kernels(function)}
+
+
+def kernels(function: Any) -> int:
+    """How many C kernels the compiled forms of a function have."""
+    return sum(len(form.program.kernels) for forms in function._variants.values() for form in forms)
+
+
+def _judged(got: list[Any], eager: list[Any], exact: list[Any], varies: bool) -> dict[str, Any]:
     if len(got) != len(eager):
-        return outcome("value", f"{len(got)} results, not {len(eager)}")
+        return {"kind": "type", "text": f"{len(got)} results, not {len(eager)}"}
     for n, (g, e, x) in enumerate(zip(got, eager, exact, strict=True)):
-        text = _described(g, e) if varies else _compare(g, e, x)
+        where = "" if len(got) == 1 else f"result {n}: "
+        text = _described(g, e)
         if text is not None:
-            return outcome("value", text if len(got) == 1 else f"result {n}: {text}")
-    return outcome("ok")
+            return {"kind": "type", "text": where + text}
+        text = None if varies else _compare(g, e, x)
+        if text is not None:
+            return {"kind": "value", "text": where + text, "error": _distance(g, x)}
+    return {"kind": "ok"}
 
 
 def _eager(entry: Entry, sample: SampleInput, seed: int) -> list[Any]:
@@ -184,41 +229,65 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _described(got: Any, eager: Any) -> str | None:
-    """Random results: shape and dtype alone are torch's."""
+    """Shape and dtype are torch's, also where the numbers are random."""
+    if not isinstance(eager, torch.Tensor):
+        return None if type(got) is type(eager) else f"{type(got).__name__}, not {type(eager).__name__}"
+    if not isinstance(got, torch.Tensor):
+        return f"{type(got).__name__}, not a tensor"
     same = got.shape == eager.shape and got.dtype == eager.dtype
     return None if same else f"{got.dtype} {tuple(got.shape)}, not {eager.dtype} {tuple(eager.shape)}"
 
 
 def _compare(got: Any, eager: Any, exact: Any) -> str | None:
     if isinstance(eager, torch.Tensor):
-        if not isinstance(got, torch.Tensor):
-            return f"a {type(got).__name__}, not a tensor"
         return difference(got, eager, exact)
     same = got == eager or (isinstance(eager, float) and eager != eager and got != got)
     return None if same else f"{got!r}, not {eager!r}"
 
 
-def run_errors(entry: Entry) -> Iterator[Outcome]:
+def _distance(got: Any, exact: Any) -> float:
+    """Relative L2 distance over what is finite; infinite where other places are finite, or for other than floats."""
+    if not isinstance(exact, torch.Tensor) or not got.is_floating_point() or got.shape != exact.shape:
+        return math.inf
+    rounded, here = exact.to(got.dtype), got.isfinite()
+    if not torch.equal(here, rounded.isfinite()):
+        return math.inf
+    x, y = (torch.where(here, v.double(), 0.0) for v in (got, exact))
+    return float((x - y).norm() / y.norm().clamp_min(1e-300))
+
+
+def run_errors(entry: Entry) -> list[Outcome]:
     """The calls that torch refuses: the compiled function must refuse them too."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(7)
         cases = list(entry.info.error_inputs("cpu")) if entry.info.error_inputs_func is not None else []
-    for number, case in enumerate(cases):
-        s = case.sample_input
-        try:
-            entry(*(_copies(x) for x in (s.input, *s.args)), **s.kwargs)
-            continue  # torch refuses it only with requires_grad, out= or the like
-        except Exception:
-            pass
-        try:
-            function, tensors = wrapped(entry, (s.input, *s.args), s.kwargs)
-            with torch.no_grad():
-                function(*tensors)
-        except TesseraError as error:
-            yield Outcome(entry.name, "error", number, "ok", type(error).__name__)
-        except Exception as error:
-            kind = "ok" if isinstance(error, case.error_type) else "crash"
-            yield Outcome(entry.name, "error", number, kind, f"{type(error).__name__}: {error}")
-        else:
-            yield Outcome(entry.name, "error", number, "silent", str(case.error_regex)[:120])
+        return [_refusal(entry, number, case) for number, case in enumerate(cases) if _refused(entry, case)]
+
+
+def _refused(entry: Entry, case: Any) -> bool:
+    """Does torch refuse the call as it is made here? Some it refuses only with gradients or in a method."""
+    s = case.sample_input
+    try:
+        entry(*(_copies(x) for x in (s.input, *s.args)), **s.kwargs)
+    except Exception:
+        return True
+    return False
+
+
+def _refusal(entry: Entry, number: int, case: Any) -> Outcome:
+    s = case.sample_input
+
+    def outcome(kind: str, text: str, code: str = "") -> Outcome:
+        return Outcome(entry.name, "error", number, kind, text, code)
+
+    try:
+        function, tensors = wrapped(entry, (s.input, *s.args), s.kwargs)
+        with torch.no_grad(), tessera.backend("c"):
+            function(*tensors)
+    except TesseraError as error:
+        return outcome("ok", type(error).__name__, error.code)
+    except Exception as error:
+        kind = "ok" if isinstance(error, case.error_type) else "crash"
+        return outcome(kind, f"{type(error).__name__}: {error}")
+    return outcome("silent", str(case.error_regex)[:120])

@@ -252,6 +252,8 @@ class Sym:
 
     __slots__ = ("ops", "value")
     __hash__ = object.__hash__
+    #: Not a sequence of its parts: a loop over an axis of unknown size would not end.
+    __iter__ = None
 
     def __init__(self, ops: Ops, value: Value) -> None:
         self.ops, self.value = ops, value

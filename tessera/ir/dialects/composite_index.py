@@ -160,6 +160,7 @@ def _masked_fill(t: Any, x: Any, mask: Any, value: Any) -> Any:
         t.fail("TSR0303", f"mask of dtype `{t.dtype_of(mask)}`", Blame(1, None, f"is {t.dtype_of(mask)}, not bool"),
                helps=["compare it first, for example `mask != 0`"])  # fmt: skip
     if t.is_tensor(value):
+        need_rank(t, value, 0, "masked_fill by a tensor", 2)
         value = t.cast(value, t.dtype_of(x))
     elif isinstance(value, float) and not t.dtype_of(x).is_float:
         t.fail("TSR0301", f"fill of a `{t.dtype_of(x)}` tensor with {value}", Blame(2))

@@ -130,12 +130,23 @@ def _kron(t: Any, x: Any, other: Any) -> Any:
     return t.reshape(t.mul(wide_a, wide_b), *(p * q for p, q in zip(a, b, strict=True)))
 
 
+def _linalg_cross(t: Any, x: Any, other: Any, *, dim: int = -1) -> Any:
+    return t.cross(x, other, dim)
+
+
 def _cross(t: Any, x: Any, other: Any, dim: int | None = None) -> Any:
-    axis = axis_of(t, x, -1 if dim is None else dim)
-    three = t.dims(x)[axis]
-    t.context.equal(
-        three, t.size(3), "TSR0202", f"cross product of dimension `{three}`", Blame(0, axis, f"`{three}` is not 3")
-    )
+    """Without ``dim`` along the first axis that is known to have size 3, or else the last one."""
+    dims = t.dims(x)
+    if dim is None:
+        dim = next((n for n, d in enumerate(dims) if d.is_const and d.value == 3), -1)
+    axis = axis_of(t, x, dim)
+    if rank_of(t, other) != len(dims):
+        t.fail("TSR0204", f"cross product of ranks {len(dims)} and {rank_of(t, other)}",
+               Blame(1, None, f"has rank {rank_of(t, other)}"))  # fmt: skip
+    for number, v in enumerate((x, other)):
+        three = t.dims(v)[axis]
+        t.context.equal(three, t.size(3), "TSR0202", f"cross product of dimension `{three}`",
+                        Blame(number, axis, f"`{three}` is not 3"))  # fmt: skip
 
     def turned(v: Any, by: int) -> Any:
         return t.roll(v, -by, axis)
@@ -234,8 +245,9 @@ OPS: tuple[OpRecord, ...] = (
     composite("kron", _PAIR, "Kronecker product.", _kron, function_and_method("kron"),
               samples(call(_M, T((2, 3))), call(_V, _M))),
     composite("cross", f"{_PAIR}, dim: dim = None", "Cross product along an axis of size 3.", _cross,
-       ("torch.linalg.cross", *function_and_method("cross")),
-       samples(call(T(("B", 3)), T(("B", 3)), dim=1))),
+       function_and_method("cross"), samples(call(T(("B", 3)), T(("B", 3)), dim=1), call(T((3, "B")), T((3, "B"))))),
+    composite("linalg_cross", f"{_PAIR}, *, dim: dim = -1", "Cross product along an axis, the last by default.",
+              _linalg_cross, ("torch.linalg.cross",), samples(call(T((3, 3)), T((3, 3)))), ()),
     composite("multi_dot", "*tensors: tensors", "Product of several matrices, left to right.", _multi_dot,
        ("torch.linalg.multi_dot",),
        samples(call((_M, _N, T(("K", 2))))), ()),

@@ -207,6 +207,8 @@ def _smooth_l1(
 
 
 def _huber(t: Any, x: Any, target: Any, reduction: str = "mean", delta: Any = 1.0, weight: Any = None) -> Any:
+    if isinstance(delta, int | float) and delta <= 0:
+        t.fail("TSR0212", f"a delta of {delta}", Blame(0), helps=["delta is above 0"])
     distance = t.abs(t.sub(x, target))
     far = t.mul(delta, t.sub(distance, 0.5 * delta))
     each = t.where(t.lt(distance, delta), t.mul(0.5, t.square(distance)), far)
@@ -365,6 +367,8 @@ def _triplet_margin(
     reduce: Any = None,
     reduction: str = "mean",
 ) -> Any:
+    if isinstance(margin, int | float) and margin <= 0:
+        t.fail("TSR0212", f"a margin of {margin}", Blame(0), helps=["a margin is above 0"])
     near, far = t.pairwise_distance(x, positive, p, eps), t.pairwise_distance(x, negative, p, eps)
     if swap:
         far = t.minimum(far, t.pairwise_distance(positive, negative, p, eps))

@@ -77,6 +77,8 @@ def _prelu(t: Any, x: Any, weight: Any) -> Any:
 def _rrelu(
     t: Any, x: Any, lower: Any = 1.0 / 8, upper: Any = 1.0 / 3, training: bool = False, inplace: bool = False
 ) -> Any:
+    if isinstance(lower, int | float) and isinstance(upper, int | float) and lower > upper:
+        t.fail("TSR0212", f"slopes from {lower} to {upper}", Blame(0))
     if not training:
         return t.leaky_relu(x, (lower + upper) / 2)
     slope = t.add(t.mul(t.rand_like(x), upper - lower), lower)

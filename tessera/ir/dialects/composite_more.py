@@ -10,7 +10,7 @@ from tessera.ir.dialects.composite_shape import axis_of, need_rank, rank_of
 from tessera.ir.dialects.extern_conv import per_axis
 from tessera.ir.dialects.rules import composite, function_and_method
 from tessera.ir.dialects.samples import T, call, samples, size
-from tessera.ir.dtype import f32
+from tessera.ir.dtype import f32, promote
 from tessera.ir.infer import ONE, Blame
 from tessera.ir.record import OpRecord
 
@@ -74,17 +74,40 @@ def _zero(t: Any, x: Any) -> Any:
 
 def _cov(t: Any, x: Any, *, correction: Any = 1, fweights: Any = None, aweights: Any = None) -> Any:
     """Rows are variables, columns observations."""
-    if fweights is not None or aweights is not None:
-        t.not_covered("cov with weights")
     if rank_of(t, x) > 2:
         need_rank(t, x, 2, "cov")
     rows = t.reshape(x, 1, -1) if rank_of(t, x) < 2 else x
     kind = t.dtype_of(rows) if t.dtype_of(rows).is_float else f32
+    kind = kind if aweights is None else promote(kind, t.dtype_of(aweights))
     rows = wide(t, t.cast(rows, kind))
-    centered = t.sub(rows, t.mean(rows, 1, True))
-    n = t.maximum(t.sub(t.full((), t.dims(rows)[1], dtype=t.dtype_of(rows)), correction), 0.0)
-    made = t.cast(t.div(t.matmul(centered, t.mT(centered)), n), kind)
+    if fweights is None and aweights is None:
+        centered = scaled = t.sub(rows, t.mean(rows, 1, True))
+        n = t.sub(t.full((), t.dims(rows)[1], dtype=t.dtype_of(rows)), correction)
+    else:
+        scaled, centered, n = _weighted(t, rows, fweights, aweights, correction)
+    made = t.cast(t.div(t.matmul(scaled, t.mT(centered)), t.maximum(n, 0.0)), kind)
     return t.reshape(made) if t.dims(rows)[0] is ONE else made
+
+
+def _weighted(t: Any, rows: Any, repeats: Any, importance: Any, correction: Any) -> tuple[Any, Any, Any]:
+    """Rows less their weighted means, weighted and not, and what the sums of their products are divided by.
+
+    ``repeats`` counts observations, ``importance`` weighs them; of the latter the correction takes its mean.
+    """
+    for number, w in ((2, repeats), (3, importance)):
+        if w is not None:
+            need_rank(t, w, 1, "cov with weights", number)
+            n, m = t.dims(rows)[1], t.dims(w)[0]
+            t.context.equal(n, m, "TSR0202", f"`{m}` weights for `{n}` observations", Blame(number, 0, f"`{m}`"))
+    if repeats is not None and not t.dtype_of(repeats).is_int:
+        t.fail("TSR0301", f"counts of dtype `{t.dtype_of(repeats)}`", Blame(2, None, f"is {t.dtype_of(repeats)}"))
+    given = [t.cast(w, t.dtype_of(rows)) for w in (repeats, importance) if w is not None]
+    weights = given[0] if len(given) == 1 else t.mul(*given)
+    total = t.sum(weights)
+    mean = t.div(t.sum(t.mul(rows, weights), 1, True), total)
+    centered = t.sub(rows, mean)
+    per = correction if importance is None else t.mul(t.div(t.sum(t.mul(weights, given[-1])), total), correction)
+    return t.mul(centered, weights), centered, t.sub(total, per)
 
 
 def _corrcoef(t: Any, x: Any) -> Any:
@@ -273,10 +296,11 @@ OPS: tuple[OpRecord, ...] = (
     composite("fill", "x: tensor, value: tensor", "One value in the same shape and dtype.", _fill, ("torch.fill",),
        samples(call(_M, 2.0)), ("fill",)),
     composite("zero", "x: tensor", "Zeros in the same shape and dtype.", _zero, (), _FILL, ("zero",)),
-    composite("cov", "x: tensor, *, correction: any = 1, fweights: any = None, aweights: any = None",
+    composite("cov", "x: tensor, *, correction: any = 1, fweights: tensor? = None, aweights: tensor? = None",
               "Covariances of rows.",
        _cov, function_and_method("cov"),
-       samples(call(_M), call(T(("S",)), correction=0)), ("cov",)),
+       samples(call(_M), call(T(("S",)), correction=0),
+               call(_M, fweights=T(("D",), "int64", domain=(1, 5)), aweights=T(("D",), domain=(0.1, 0.9)))), ("cov",)),
     composite("corrcoef", "x: tensor", "Correlations of rows.", _corrcoef, function_and_method("corrcoef"),
               samples(call(_M)), ("corrcoef",)),
     composite("cumulative_trapezoid", "y: tensor, x: tensor? = None, *, dx: tensor = 1, dim: dim = -1",

@@ -134,10 +134,22 @@ def _ravel(t: Any, x: Any) -> Any:
     return t.reshape(x, -1)
 
 
+def _flipped(axis: int) -> Any:
+    def define(t: Any, x: Any) -> Any:
+        if rank_of(t, x) <= axis:
+            t.fail("TSR0204", f"flip of axis {axis} of a rank-{rank_of(t, x)} tensor",
+                   Blame(0, None, f"has rank {rank_of(t, x)}"))  # fmt: skip
+        return t.flip(x, axis)
+
+    return define
+
+
 def _narrow(t: Any, x: Any, dim: int, start: Any, length: Any) -> Any:
     at = real_axis(t, x, dim)
     if t.is_tensor(start):
         need_rank(t, start, 0, "narrow from a start", 2)
+        if not t.dtype_of(start).is_int:
+            t.fail("TSR0301", f"narrow from a `{t.dtype_of(start)}`", Blame(2, None, f"is {t.dtype_of(start)}"))
         return t.take(x, t.add(t.reshape(start), t.arange(length)), at)
     first, total = t.size(start), t.dims(x)[at]
     first = total + first if first.is_const and first.value < 0 else first
@@ -348,9 +360,9 @@ OPS: tuple[OpRecord, ...] = (
        "A quarter turn of two axes, k times.", lambda t, x, k=1, dims=None: _rot90(t, x, k, dims or (0, 1)),
        function_and_method("rot90"),
        samples(call(_M), call(_X, 3, (1, 2)), call(_M, 2))),
-    composite("fliplr", "x: tensor", "Axis 1 reversed.", lambda t, x: t.flip(x, 1), function_and_method("fliplr"),
+    composite("fliplr", "x: tensor", "Axis 1 reversed.", _flipped(1), function_and_method("fliplr"),
               samples(call(_M))),
-    composite("flipud", "x: tensor", "Axis 0 reversed.", lambda t, x: t.flip(x, 0), function_and_method("flipud"),
+    composite("flipud", "x: tensor", "Axis 0 reversed.", _flipped(0), function_and_method("flipud"),
               samples(call(_M))),
     composite("diag", "x: tensor, diagonal: int = 0", "The diagonal of a matrix, or the matrix of a diagonal.", _diag,
        function_and_method("diag"),

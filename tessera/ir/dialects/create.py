@@ -132,7 +132,7 @@ def _arange(
         for n, value in enumerate(given):
             order[n] = value
         start, end, step = order
-    start = 0 if start is None else start
+    start, end, step = (int(v) if isinstance(v, bool) else v for v in (0 if start is None else start, end, step))
     kind = _dtype(dtype, f32 if any(isinstance(v, float) for v in (start, end, step)) else int64)
     if kind is int64:
         start, end, step = (int(v) if isinstance(v, float) else v for v in (start, end, step))

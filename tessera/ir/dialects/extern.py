@@ -254,6 +254,9 @@ def _scatter(
 
 
 def _scattered(t: Any, x: Any, dim: int, index: Any, src: Any, how: str, include_self: bool = True) -> Any:
+    if t.is_tensor(src) and t.dtype_of(src) is not t.dtype_of(x):
+        t.fail("TSR0301", f"`{t.dtype_of(src)}` scattered into `{t.dtype_of(x)}`",
+               Blame(3, None, f"is {t.dtype_of(src)}"), helps=[f"cast it with `.to({t.dtype_of(x)})`"])  # fmt: skip
     if rank_of(t, x) == 0:
         src = t.reshape(src, -1) if t.is_tensor(src) and rank_of(t, src) == 0 else src
         return t.reshape(_scattered(t, t.reshape(x, 1), dim, t.reshape(index, -1), src, how, include_self))
@@ -354,6 +357,12 @@ def _bucketize(t: Any, x: Any, boundaries: Any, *, out_int32: bool = False, righ
 def _multinomial(t: Any, x: Any, num_samples: int, replacement: bool = False, **_: Any) -> Any:
     """Without replacement the largest of u**(1/p) (Efraimidis and Spirakis), else the inverse of the running sum."""
     dims = t.dims(x)
+    if len(dims) not in (1, 2):
+        t.fail("TSR0204", f"weights of rank {len(dims)}", Blame(0, None, f"has rank {len(dims)}, not 1 or 2"))
+    if not t.dtype_of(x).is_float:
+        t.fail("TSR0301", f"weights of dtype `{t.dtype_of(x)}`", Blame(0, None, f"is {t.dtype_of(x)}"))
+    if num_samples < 1:
+        t.fail("TSR0212", f"{num_samples} draws", Blame(0))
     p = t.div(x, t.sum(x, -1, True))
     if not replacement:
         keys = t.div(t.log(t.add(t.rand_like(p), 1e-12)), p)

@@ -134,6 +134,9 @@ def _conv(axes: int) -> Any:
         x, lone = _batched(t, x, axes)
         steps, spread = per_axis(stride, axes), per_axis(dilation, axes)
         if padding == "same":
+            if any(s != 1 for s in steps):
+                t.fail("TSR0212", f"padding that keeps the size, with steps of {max(steps)}", Blame(0),
+                       helps=["give the padding as numbers"])  # fmt: skip
             x, padding = _same(t, x, weight, spread), 0
         sides = per_axis(0 if padding == "valid" else padding, axes)
         operands = (x, weight) if bias is None else (x, weight, bias)
@@ -145,9 +148,9 @@ def _conv(axes: int) -> Any:
 
 def _same(t: Any, x: Any, weight: Any, dilation: Sequence[int]) -> Any:
     """x padded so that a convolution keeps its size, the odd element at the end."""
-    pad: list[int] = []
+    pad: list[Any] = []
     for k, d in zip(reversed(t.dims(weight)[2:]), reversed(dilation), strict=True):
-        total = d * (k.value - 1)
+        total = (k - 1) * d
         pad += [total // 2, total - total // 2]
     return t.pad(x, pad)
 
@@ -357,6 +360,8 @@ def _avg_pool(axes: int) -> Any:
     ) -> Any:
         sides, kernel = per_axis(padding, axes), per_axis(kernel_size, axes)
         steps = _strides(stride, kernel, axes)
+        if divisor_override == 0:
+            t.fail("TSR0212", "means of windows over a divisor of 0", Blame(0))
         if ceil_mode or any(sides):
             return t.emit("avg_pool", (x,), kernel_size=kernel, stride=steps, padding=sides, dilation=(1,) * axes,
                           ceil_mode=bool(ceil_mode),
