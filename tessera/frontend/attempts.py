@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import CodeType
 from typing import Any
 
 from tessera.diag import Diagnostic, DTypeError, ShapeError, Span
@@ -79,6 +81,11 @@ def attempt(spec: FunctionSpec, table: TorchTable, count: int, receiver: object)
                 obligations.setdefault((o.kind, o.left, o.right), o)
             for what, (_, span) in traced.specialised.items():
                 deferred.setdefault(what, Item("deferred", f"specialises on `{what}`, known at the first call", span))
+    for variant in itertools.islice(_other_settings(spec), MOST_VARIANTS):
+        for traced in _with_dtypes(Arguments(spec, count, variant, receiver), table):
+            for f in traced.findings:
+                if f.diagnostic.code not in _OF_A_SETTING and issubclass(f.error, ShapeError | DTypeError):
+                    findings.setdefault((f.diagnostic.code, f.diagnostic.message, line_of(f.diagnostic)), f)
     return Attempt(tuple(findings.values()), tuple(obligations.values()), tuple(deferred.values()), tuple(done))
 
 
@@ -98,6 +105,38 @@ def _counts(f: Finding, traced: Traced) -> bool:
     return not (
         traced.guessed and any(c.isdigit() and int(c) > 1 for c in f.diagnostic.message.replace(",", " ").split())
     )
+
+
+#: What a setting other than the default may be to blame for itself: a combination that nobody means, a result
+#: that the annotation leaves out.
+_OF_A_SETTING = frozenset({"TSR0210", "TSR0212", "TSR0406", "TSR0407"})
+
+
+def _other_settings(spec: FunctionSpec) -> Iterator[dict[str, Any]]:
+    """Bools, ``Literal`` choices and words with a default, one at a time with the values they do not have by
+    default; of words those that the function mentions.
+    """
+    for p in spec.params:
+        choices: Iterable[Any] = ()
+        if p.default is EMPTY or p.hint.optional:
+            continue
+        if p.hint.type is bool:
+            choices = (True, False)
+        elif typing.get_origin(p.hint.type) is typing.Literal:
+            choices = typing.get_args(p.hint.type)
+        elif p.hint.type is str:
+            choices = _words(spec.function)
+        yield from ({p.name: c} for c in choices if c != p.default)
+
+
+def _words(function: Callable[..., Any]) -> Iterator[str]:
+    """The strings in a function's code that may be settings, in order."""
+    code: CodeType | None = getattr(function, "__code__", None)
+    constants = () if code is None else code.co_consts[1 if getattr(function, "__doc__", None) else 0 :]
+    for c in constants:
+        for word in c if isinstance(c, tuple | frozenset) else (c,):
+            if isinstance(word, str) and word.isidentifier():
+                yield word
 
 
 def _variants(spec: FunctionSpec) -> Iterator[dict[str, Any]]:
@@ -163,7 +202,7 @@ class Arguments:
 
     def _static(self, p: ParamSpec, anonymous: list[str]) -> Any:
         if p.default is not EMPTY:
-            return p.default
+            return self.variant.get(p.name, p.default)
         if p.hint.type is bool:
             return self.variant.get(p.name, True)
         if p.hint.type is int:

@@ -4,6 +4,7 @@ come from, advice.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from tessera.ir.graph import Operand, Value
 from tessera.ir.infer import Blame, Refused
 from tessera.ir.record import Kind
 
+#: What stands to the right of `=`, up to a comment.
+_ASSIGNED = re.compile(r"\s*=\s*([^#]+?)\s*(?:#.*)?$")
 #: Longer expressions are not repeated in a label.
 LONGEST_NAME = 32
 
@@ -70,6 +73,8 @@ def _refused(
             labels.append(label)
     if call.span is not None and not labels:
         labels.append(Label(call.span, "", True))
+    if call.name == "setitem" and call.span is not None and all(label.span != call.span for label in labels):
+        labels.append(Label(call.span, "assigned to"))
     if labels:
         labels[0] = Label(labels[0].span, labels[0].text, True)
     notes = [*_origins(session, _dims(refused, operands)), *(Note(text) for text in refused.notes)]
@@ -202,7 +207,19 @@ def _subscripted(call: Call, parts: ExpressionParts | None) -> Iterator[Place]:
     for n, one in enumerate((x, *items)):
         yield from _argument(one, spans[n] if n < len(spans) else None)
     for one in value:
-        yield from _argument(one, None)
+        yield from _argument(one, None if call.span is None else _assigned(call.span))
+
+
+def _assigned(target: Span) -> Span | None:
+    """The expression to the right of an assignment on one line."""
+    line = target.source_line()
+    if line is None or target.end_line != target.line:
+        return None
+    found = _ASSIGNED.match(line, target.end_column)
+    if found is None:
+        return None
+    span = Span(target.file, target.line, found.start(1), target.line, found.end(1), target.function)
+    return span if found[1].isidentifier() or expression_parts(span) is not None else None
 
 
 def _argument(x: Any, span: Span | None) -> Iterator[Place]:

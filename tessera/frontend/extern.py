@@ -92,9 +92,10 @@ def _result_types(
 
     Raises Undescribed where there is no rule at definition, and for results that are no tensors.
     """
-    names = sorted({n for t in types for d in t.dims for n in d.names()})
+    sizes = [*(d for t in types for d in t.dims), *_sizes((args, list(kwargs.values())))]
+    names = sorted({n for d in sizes for n in d.names()})
     try:
-        return _symbolic(session, function, args, kwargs, types, names)
+        return _symbolic(session, function, args, kwargs, sizes, names)
     except TypeError:
         if session.hints is None:
             _fits_somehow(session, function, args, kwargs, names)
@@ -121,10 +122,10 @@ def _fits_somehow(
 
 
 def _symbolic(
-    session: Session, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], types: Sequence[Type],
+    session: Session, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], given: Sequence[Dim],
     names: Sequence[str],
 ) -> tuple[list[TensorType], Any]:  # fmt: skip
-    """Result types from two runs on placeholders of different sizes."""
+    """Result types from two runs on placeholders of different sizes; ``given`` are the sizes in the arguments."""
     answers: list[list[TensorType]] = []
     trees: list[Any] = []
     sizes: list[dict[str, int]] = []
@@ -136,7 +137,7 @@ def _symbolic(
         sizes.append(values)
     if trees[0] != trees[1]:
         raise Undescribed("the number of results is known with the argument sizes")
-    dims = _candidates(types)
+    dims = _candidates(given)
     found = [
         TensorType(a.dtype, tuple(_match(x, y, dims, sizes) for x, y in zip(a.dims, b.dims, strict=True)))
         for a, b in zip(*answers, strict=True)
@@ -186,9 +187,20 @@ def _fill(x: Any, values: Mapping[str, int]) -> Any:
     return x
 
 
-def _candidates(types: Sequence[Type]) -> list[Dim]:
+def _sizes(x: Any) -> Iterator[Dim]:
+    """The sizes among arguments, however deep they are nested."""
+    waiting = [x]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, list | tuple):
+            waiting.extend(reversed(one))
+        elif isinstance(one, Dim):
+            yield one
+
+
+def _candidates(given: Sequence[Dim]) -> list[Dim]:
     """Sizes that a result may have, simplest first: argument sizes, products and sums of two, halves."""
-    plain = list(dict.fromkeys(d for t in types for d in t.dims if not d.is_const))
+    plain = list(dict.fromkeys(d for d in given if not d.is_const))
 
     def every() -> Iterator[Dim]:
         yield from plain

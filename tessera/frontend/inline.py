@@ -54,6 +54,12 @@ def inline_call(spec: FunctionSpec, args: Sequence[Any], kwargs: Mapping[str, An
         raise TraceError(f"`{spec.name}` calls itself without end", code="TSR0406")
     if any(isinstance(x, PoisonHandle) for x in (*args, *kwargs.values())):
         return session.poison
+    try:
+        spec.signature.bind(*args, **kwargs)
+    except TypeError as error:
+        labels = () if call.span is None else (Label(call.span, "called here", True),)
+        session.fail(ShapeError, Diagnostic("TSR0211", f"call of {spec.name}: {error}", labels))
+        return session.poison
     bound = bind_arguments(spec, args, kwargs, _is_traced(session))
     edge = _Boundary(session, spec, call, {}, {}, [x for x in bound.leaves if x.kind == "tensor"])
     _unify(edge, bound.leaves)

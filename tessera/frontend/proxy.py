@@ -23,6 +23,9 @@ from tessera.ir.dialects.calls import OPERATORS, REFLECTED
 from tessera.ir.graph import Value
 from tessera.ir.types import ScalarType
 
+#: A check answers for tensors so often in one way through a function: what asks on may be a loop.
+MOST_ANSWERS = 8
+
 
 class Proxy(TensorHandle):
     """One traced tensor. ``shape``, ``dtype``, operators, methods and torch functions behave as on a torch
@@ -140,22 +143,36 @@ class Proxy(TensorHandle):
     # ---- what has no value yet ---------------------------------------------------------------------------
 
     def __bool__(self) -> bool:
-        return bool(
-            _refuse(
-                self,
-                "TSR0401",
-                "the truth of a traced tensor is not known",
-                "use `tessera.where` for a choice per element; a Python `if` needs a static value",
-            )
+        error = _unknown(
+            self,
+            "TSR0401",
+            "the truth of a traced tensor is not known",
+            "use `tessera.where` for a choice per element; a Python `if` needs a static value",
         )
+        session = self._session
+        if session.hints is not None or session.path is None or len(session.path.taken) >= MOST_ANSWERS:
+            raise error
+        session.fail(TraceError, error.diagnostics[0])  # what stands behind it is checked both ways
+        return session.path.answer()
 
     def _read(self, what: str) -> NoReturn:
-        _refuse(
+        raise self._unread(what)
+
+    def _unread(self, what: str) -> TraceError:
+        return _unknown(
             self,
             "TSR0402",
             f"{what} of a traced tensor is not known",
             "keep the computation on tensors, or pass the number as an argument",
         )
+
+    def _taken(self, what: str) -> Any:
+        """At definition the rest of the function is checked all the same: a number stays a rank-0 tensor."""
+        session, error = self._session, self._unread(what)
+        if session.hints is not None:
+            raise error
+        session.fail(TraceError, error.diagnostics[0])
+        return self if self.ndim == 0 else session.poison
 
     def __float__(self) -> float:
         self._read("the number")
@@ -170,15 +187,15 @@ class Proxy(TensorHandle):
 
     def item(self) -> Any:
         """Refused: a traced tensor has no value. Raises TraceError (TSR0402)."""
-        self._read("the item")
+        return self._taken("the item")
 
     def tolist(self) -> Any:
         """Refused: a traced tensor has no value. Raises TraceError (TSR0402)."""
-        self._read("the list")
+        return self._taken("the list")
 
     def numpy(self, **_: Any) -> Any:
         """Refused: a traced tensor has no value. Raises TraceError (TSR0402)."""
-        self._read("the array")
+        return self._taken("the array")
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         self._read("the array")
@@ -188,13 +205,11 @@ class Proxy(TensorHandle):
         self._read("the address")
 
     def __contains__(self, item: object) -> bool:
-        return bool(
-            _refuse(
-                self,
-                "TSR0401",
-                "whether a traced tensor contains a value is not known",
-                "use `(x == value).any()`, which is a tensor",
-            )
+        raise _unknown(
+            self,
+            "TSR0401",
+            "whether a traced tensor contains a value is not known",
+            "use `(x == value).any()`, which is a tensor",
         )
 
     def __len__(self) -> int:
@@ -240,11 +255,11 @@ class Proxy(TensorHandle):
         return partial(found, self)
 
 
-def _refuse(handle: TensorHandle, code: str, message: str, help_: str) -> NoReturn:
+def _unknown(handle: TensorHandle, code: str, message: str, help_: str) -> TraceError:
     span = caller_span()
     value = handle._value
     labels = () if span is None else (Label(span, f"`{value.name}` is a {value.type}", True),)
-    raise TraceError.from_diagnostics([Diagnostic(code, message, labels, helps=(Help(help_),))])
+    return TraceError.from_diagnostics([Diagnostic(code, message, labels, helps=(Help(help_),))])
 
 
 def _operator(record: str, swap: bool) -> Callable[..., Any]:

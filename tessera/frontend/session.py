@@ -341,6 +341,7 @@ class Session:
         lowered = self.lower(x)
         return Literal(lowered) if isinstance(lowered, Dim) else self.ops.operand(lowered)
 
+
 def _dropped(call: Call, result: TensorHandle) -> Dropped | None:
     """Which axes a reduction removed, when it did: a later mismatch may come from there."""
     source = call.args[0] if call.args else None

@@ -58,7 +58,7 @@ class InferContext:
     def fail(
         self, code: str, message: str, *blame: Blame, notes: Sequence[str] = (), helps: Sequence[str] = ()
     ) -> NoReturn:
-        """Refuse the op: TSR03xx raises a DTypeError, TSR0402 (the data decides) a TraceError, all else a ShapeError."""
+        """Refuse the op: TSR03xx raises a DTypeError, TSR0402 a TraceError, everything else a ShapeError."""
         cls = DTypeError if code.startswith("TSR03") else TraceError if code == "TSR0402" else ShapeError
         raise Refused(cls, code, message, blame, notes, helps)
 

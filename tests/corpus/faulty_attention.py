@@ -253,7 +253,7 @@ def sinusoidal_without_column(x: Tensor["B", "S", "2*K"]) -> Any:
     return torch.sin(position * div)
 
 
-@faulty("TSR0202 TSR0213", "table[:, 0::2]")
+@faulty("TSR0202 TSR0213", "torch.cat([torch.sin(position * div), torch.cos(position * div)], dim=-1)")
 def sinusoidal_into_half(x: Tensor["B", "S", "2*K"]) -> Any:
     _, S, D = x.shape
     position = torch.arange(S).unsqueeze(1).float()

@@ -225,7 +225,7 @@ def bool_mask_of_another_shape(x: Tensor["B", "S"], m: Tensor["B", "T", bool_]) 
     return y
 
 
-@faulty("TSR0202 TSR0213", "y[:, 0]")
+@faulty("TSR0202 TSR0213", "row")
 def assigned_a_row_to_a_column(x: Tensor["B", "S"], row: Tensor["S"]) -> Any:
     y = x.clone()
     y[:, 0] = row

@@ -20,9 +20,9 @@ import tessera
 from tessera import Tensor
 from tests.corpus.table import CORRECT, FAULTY, Correct, Faulty, arguments
 
-for _room in ("correct_attention", "correct_layers", "correct_shapes"):
+for _room in ("correct_attention", "correct_layers", "correct_shapes", "correct_models", "correct_vision"):
     importlib.import_module(f"tests.corpus.{_room}")
-for _room in ("faulty_attention", "faulty_layers", "faulty_shapes", "faulty_calls"):
+for _room in ("faulty_attention", "faulty_layers", "faulty_shapes", "faulty_calls", "faulty_models", "faulty_language"):
     importlib.import_module(f"tests.corpus.{_room}")
 
 _ORDER = ("proved", "guarded", "deferred", "refuted")

@@ -199,9 +199,7 @@ def _tile(t: Any, x: Any, *dims: Any) -> Any:
 
 def _repeat_interleave(t: Any, x: Any, repeats: Any, dim: int | None = None, *, output_size: Any = None) -> Any:
     if t.is_tensor(repeats):
-        t.fail(
-            "TSR0402", "the size of repeat_interleave by a tensor of counts depends on the data", Blame(1)
-        )
+        t.fail("TSR0402", "the size of repeat_interleave by a tensor of counts depends on the data", Blame(1))
     if dim is None:
         x, dim = t.reshape(x, -1), 0
     at, k = real_axis(t, x, dim), t.size(repeats)

@@ -11,10 +11,11 @@ from typing import Any
 from tessera.ir.dialects.calls import flat
 from tessera.ir.dialects.rules import ANY, axes_of, torch_names
 from tessera.ir.dialects.samples import T, call, samples, size
-from tessera.ir.dim import Dim, product
+from tessera.ir.dim import Dim, build_atom, product
 from tessera.ir.graph import Attr
 from tessera.ir.infer import ONE, Blame, InferContext, result_dtype
 from tessera.ir.record import Kind, OpRecord, Piece
+from tessera.ir.solver import Verdict, judge_eq
 from tessera.ir.types import TensorType, Type
 
 Attrs = Mapping[str, Attr]
@@ -99,10 +100,39 @@ def _reshape_infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[Tenso
     have, want = (product(part) for part in cancel(x.dims, shape))
     if product(x.dims) is product(shape):
         return (TensorType(x.dtype, shape),)
-    ctx.equal(have, want, "TSR0205", f"reshape of [{_list(x.dims)}] to [{_list(shape)}]",
-              Blame(0, None, f"has {product(x.dims)} elements"), Blame(None, None, f"takes {product(shape)} elements"),
-              helps=["the product of the sizes must stay the same; one size may be -1"])  # fmt: skip
+    why = f"reshape of [{_list(x.dims)}] to [{_list(shape)}]"
+    if judge_eq(_meant(have), _meant(want), ctx.facts) is Verdict.REFUTED or not ctx.holds("eq", have, want, why):
+        ctx.fail("TSR0205", why, Blame(0, None, f"has {product(x.dims)} elements"),
+                 Blame(None, None, f"takes {product(shape)} elements"),
+                 helps=["the product of the sizes must stay the same; one size may be -1"])  # fmt: skip
     return (TensorType(x.dtype, shape),)
+
+
+def _meant(elements: Dim) -> Dim:
+    """A number of elements with ``H * (D // H)`` read as ``D``: code that cuts a size into parts means all of it,
+    and sizes that only fit with a remainder left over are a fault.
+    """
+    total = ZERO
+    for monomial, coefficient in elements.terms:
+        if not isinstance(coefficient, int):
+            return elements
+        powers = dict(monomial)
+        part = Dim.const(coefficient)
+        for factor, power in monomial:
+            atom = elements.atoms.get(factor)
+            divisor = str(atom.args[1]) if atom is not None and atom.kind == "//" else ""
+            if atom is not None and power == 1 and powers.get(divisor, 0) > 0 and atom.args[1].is_name:
+                powers[divisor] -= 1
+                powers[factor] = 0
+                part = part * atom.args[0]
+        if any(power < 0 for power in powers.values()):
+            return elements
+        for factor, power in powers.items():
+            atom = elements.atoms.get(factor)
+            one = Dim.name(factor) if atom is None else build_atom(atom.kind, atom.args)
+            part = product((part, *[one] * power))
+        total = total + part
+    return total
 
 
 def _list(dims: Sequence[Dim]) -> str:
