@@ -60,6 +60,10 @@ class TraceContext(InferContext):
             self.facts = self.facts.with_eq(left, right)
         return True
 
+    def rules_out(self, left: Dim, right: Dim) -> bool:
+        """Whether two sizes are never equal; names that no annotation gave may be."""
+        return self.flexible.isdisjoint(left.names() | right.names()) and super().rules_out(left, right)
+
     def _never(self, left: Dim, right: Dim) -> bool:
         """Whether an int argument, which may be any size of at least 2, cannot make two sizes equal."""
         if not (left.names() | right.names()) & self.flexible <= self.numbers:

@@ -77,6 +77,10 @@ class InferContext:
             self.obligations.setdefault((kind, left, right), known)
         return True
 
+    def rules_out(self, left: Dim, right: Dim) -> bool:
+        """Whether two sizes are never equal; asks nothing of the call."""
+        return judge_eq(left, right, self.facts) is Verdict.REFUTED
+
     def equal(self, left: Dim, right: Dim, code: str, message: str, *blame: Blame, helps: Sequence[str] = ()) -> Dim:
         """Require two sizes to be equal; gives back the one to go on with (a constant or the simpler form)."""
         if not self.holds("eq", left, right, message):

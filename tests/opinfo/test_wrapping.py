@@ -43,6 +43,7 @@ def test_sizes_without_names_may_be_equal_in_a_call() -> None:
 
     x, y = torch.arange(6.0).reshape(2, 3), torch.zeros(2, 3)
     assert torch.equal(f(x > 2, x, y), torch.where(x > 2, x, y))
+    assert torch.equal(strict(lambda x, y: x.reshape_as(y))(x[0], y[0]), x[0])
 
 
 def strict(fn: Callable[..., Any]) -> Callable[..., Any]:

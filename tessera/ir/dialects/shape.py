@@ -15,7 +15,6 @@ from tessera.ir.dim import Dim, build_atom, product
 from tessera.ir.graph import Attr
 from tessera.ir.infer import ONE, Blame, InferContext, result_dtype
 from tessera.ir.record import Kind, OpRecord, Piece
-from tessera.ir.solver import Verdict, judge_eq
 from tessera.ir.types import TensorType, Type
 
 Attrs = Mapping[str, Attr]
@@ -101,7 +100,7 @@ def _reshape_infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[Tenso
     if product(x.dims) is product(shape):
         return (TensorType(x.dtype, shape),)
     why = f"reshape of [{_list(x.dims)}] to [{_list(shape)}]"
-    if judge_eq(_meant(have), _meant(want), ctx.facts) is Verdict.REFUTED or not ctx.holds("eq", have, want, why):
+    if ctx.rules_out(_meant(have), _meant(want)) or not ctx.holds("eq", have, want, why):
         ctx.fail("TSR0205", why, Blame(0, None, f"has {product(x.dims)} elements"),
                  Blame(None, None, f"takes {product(shape)} elements"),
                  helps=["the product of the sizes must stay the same; one size may be -1"])  # fmt: skip
