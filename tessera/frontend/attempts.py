@@ -31,6 +31,8 @@ TRIED_SIZES = (5, 7, 4, 11)
 MOST_VARIANTS = 8
 
 
+#: Entries of a dict of tensors at definition: those that the function mentions.
+MOST_KEYS = 32
 #: Combinations of dtypes that are tried for arguments that do not declare one.
 MOST_DTYPES = 24
 
@@ -131,12 +133,21 @@ def _other_settings(spec: FunctionSpec) -> Iterator[dict[str, Any]]:
 
 def _words(function: Callable[..., Any]) -> Iterator[str]:
     """The strings in a function's code that may be settings, in order."""
+    return (word for word in _strings(function) if word.isidentifier())
+
+
+def _strings(function: Callable[..., Any]) -> Iterator[str]:
+    """The strings without spaces in a function's code, that of functions inside it included."""
     code: CodeType | None = getattr(function, "__code__", None)
-    constants = () if code is None else code.co_consts[1 if getattr(function, "__doc__", None) else 0 :]
-    for c in constants:
-        for word in c if isinstance(c, tuple | frozenset) else (c,):
-            if isinstance(word, str) and word.isidentifier():
-                yield word
+    waiting: list[Any] = [] if code is None else [*code.co_consts[1 if function.__doc__ else 0 :]]
+    while waiting:
+        c = waiting.pop(0)
+        if isinstance(c, CodeType):
+            waiting += c.co_consts
+        elif isinstance(c, tuple | frozenset):
+            waiting += c
+        elif isinstance(c, str) and c and not any(map(str.isspace, c)):
+            yield c
 
 
 def _variants(spec: FunctionSpec) -> Iterator[dict[str, Any]]:
@@ -226,7 +237,10 @@ class Arguments:
             inputs.append(None)
             return LEAF
         members = hint.members * 2 if hint.variadic or hint.kind == "list" else hint.members
-        keys: tuple[Any, ...] = hint.names if hint.kind == "data" else ("a",) if hint.kind == "dict" else ()
+        keys: tuple[Any, ...] = hint.names if hint.kind == "data" else ()
+        if hint.kind == "dict":
+            keys = tuple(itertools.islice(dict.fromkeys(_strings(self.spec.function)), MOST_KEYS)) or ("a",)
+            members = hint.members * len(keys)
         children = tuple(self._hinted(m, f"{path}_{n}", inputs, anonymous) for n, m in enumerate(members))
         kind = hint.kind
         if kind == "data" and issubclass(hint.type, tuple):

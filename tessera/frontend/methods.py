@@ -13,6 +13,7 @@ from tessera.frontend import alias, extern
 from tessera.frontend.handles import SizeHandle, TensorHandle
 from tessera.frontend.session import Session
 from tessera.frontend.table import TorchTable
+from tessera.ir.dialects.composite_join import cut_into
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, bf16, bool_, f16, f32, f64, int8, int16, int32, int64, uint8
 
@@ -96,6 +97,16 @@ def _zero(self: TensorHandle) -> Any:
     return _fill(self, 0)
 
 
+def _fill_diagonal(self: TensorHandle, fill_value: Any, wrap: bool = False) -> Any:
+    """A matrix with its diagonal overwritten; other ranks and ``wrap`` are left to eager."""
+    if self._value.type.rank != 2 or wrap:
+        raise TypeError("`fill_diagonal_` of a matrix alone, without `wrap`, has a record")
+    session = self._session
+    sizes = [session.size(d) for d in self._value.type.dims]
+    mask = session.apply(session.table.records["eye"], sizes, {"dtype": bool_}, "method", "fill_diagonal_")
+    return alias.update(self, "masked_fill", (self, mask, fill_value), {}, "method", "fill_diagonal_")
+
+
 def _new_tensor(self: TensorHandle, data: Any, dtype: Any = None, **_: Any) -> Any:
     session = self._session
     dtype = self._value.type.dtype if dtype is None else dtype
@@ -132,11 +143,11 @@ def _split(self: TensorHandle, split_size: Any = 1, dim: int = 0, **named: Any) 
 
 
 def _exact(total: Any, size: Any) -> bool:
-    """Whether a size is a known multiple of another."""
-    if not isinstance(size, int | SizeHandle):
+    """Whether a size is a known multiple of another, or is cut into a known number of parts."""
+    if not isinstance(size, int | SizeHandle) or (isinstance(size, int) and size == 0):
         return True
-    quotient = total._dim / (size._dim if isinstance(size, SizeHandle) else Dim.const(size)) if size else None
-    return quotient is None or quotient.is_const
+    part = size._dim if isinstance(size, SizeHandle) else Dim.const(size)
+    return cut_into(total._dim, part) is not None or (total._dim / part).is_const
 
 
 def _mutating_setting(self: TensorHandle, *_: Any, **__: Any) -> Any:
@@ -171,7 +182,7 @@ def _stride(self: TensorHandle, dim: int | None = None) -> Any:
 OWN: Mapping[str, Method] = MappingProxyType({
     **{name: (lambda self, _d=dtype, **_: cast(self, _d)) for name, dtype in _CASTS.items()},
     "to": _to, "type_as": _to, "type": _type, "clone": _clone, "contiguous": _contiguous, "detach": alias.same,
-    "unbind": _unbind, "split": _split, "unsafe_split": _split,
+    "fill_diagonal_": _fill_diagonal, "unbind": _unbind, "split": _split, "unsafe_split": _split,
     "new_tensor": _new_tensor, "cpu": _same_device, "cuda": _same_device,
     "requires_grad_": _mutating_setting, "detach_": _mutating_setting, "retain_grad": _mutating_setting,
     "register_hook": _mutating_setting, "view": _view, "view_as": lambda self, other: _view(self, other.shape),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from tessera.frontend.session import Session
 from tessera.frontend.spec import FunctionSpec, shown
 from tessera.frontend.tree import parts
 from tessera.ir.dim import Dim
+from tessera.ir.solver import Verdict, judge_eq
 from tessera.ir.types import TensorType
 
 
@@ -174,6 +176,7 @@ def _dims(
         _wrong(session, spec, text, f"a {found}", at)
         return
     bad: list[str] = []
+    swapped = session.hints is None and _is_swapped([scope.put(want) for want in wanted], found.dims)
     for axis, (want, have) in enumerate(zip(wanted, found.dims, strict=True)):
         known = scope.put(want)
         if known is None:
@@ -181,10 +184,16 @@ def _dims(
                 scope.bound[next(iter(want.names()))] = have
             continue
         session.context.span = spec.returns_span
-        if not session.context.holds("eq", known, have, f"{where}, dim {axis}"):
+        guess = swapped and judge_eq(known, have, session.context.facts) is not Verdict.PROVED
+        if guess or not session.context.holds("eq", known, have, f"{where}, dim {axis}"):
             bad.append(f"dim {axis} is `{have}`, annotated `{want}`")
     if bad:
         _wrong(session, spec, f"{where} is [{', '.join(map(str, found.dims))}]: {'; '.join(bad)}", f"a {found}", at)
+
+
+def _is_swapped(wanted: Sequence[Dim | None], found: Sequence[Dim]) -> bool:
+    """Whether a result has the annotated sizes in another order: that they might happen to be equal is no excuse."""
+    return list(wanted) != list(found) and Counter(wanted) == Counter(found)
 
 
 def _expanded(a: TensorAnnotation, found: TensorType, scope: Scope) -> list[Dim] | None:

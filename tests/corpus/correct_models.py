@@ -395,3 +395,37 @@ def literal_mode(x: Tensor["B", "S"], reduction: Literal["mean", "sum", "none"] 
     if reduction == "sum":
         return x.sum()
     return x
+
+
+@correct("guarded")
+def split_by_half(x: Tensor["B", "S", "D"]) -> Tensor["B", "S", "D"]:
+    width = x.shape[-1]
+    assert width % 2 == 0
+    a, b = x.split(width // 2, dim=-1)
+    return torch.cat([-b, a], -1) * x
+
+
+@correct("guarded", sizes={"D": 9})
+def split_by_thirds(x: Tensor["B", "S", "D"]) -> Tensor["B", "S", "D/3"]:
+    a, b, c = torch.split(x, x.shape[-1] // 3, -1)
+    return a * b + c
+
+
+@correct("proved")
+def weights_on_demand(q: Tensor["B", "S", "D"], k: Tensor["B", "T", "D"], need: bool = False) -> Tensor["B", "S", "D"]:
+    weights = (q @ k.mT).softmax(-1)
+    return (weights @ k, weights) if need else weights @ k  # type: ignore[return-value]
+
+
+@correct("proved")
+def entries_by_name(x: Tensor["B", "D"], w: dict[str, Tensor["D", "D"]]) -> Tensor["B", "D"]:
+    return F.linear(torch.relu(x @ w["a"]), w["b"])
+
+
+@correct("proved")
+def similarity_without_itself(z: Tensor["2*B", "D"], tau: float = 0.5) -> Tensor[()]:
+    z = F.normalize(z, dim=1)
+    n = z.shape[0]
+    sim = torch.mm(z, z.t()) / tau
+    sim.fill_diagonal_(-9e15)
+    return F.cross_entropy(sim, (torch.arange(n) + n // 2) % n)

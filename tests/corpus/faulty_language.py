@@ -454,3 +454,18 @@ def trace_rank(x: Tensor["B", "N", "N"]) -> Any:
 @faulty("TSR0404", "torch.linalg.inv(x)")
 def inverse_rect(x: Tensor["B", "N", "M"]) -> Any:
     return torch.linalg.inv(x)
+
+
+@faulty("TSR0210", 'Tensor["B", 2, "D"]')
+def stacked_in_front(x: Tensor["B", "D"]) -> Tensor["B", 2, "D"]:
+    return torch.stack([x, x])
+
+
+@faulty("TSR0210", 'Tensor["N*P", "M*Q"]')
+def product_returned_turned(x: Tensor["N", "M"], y: Tensor["P", "Q"]) -> Tensor["N*P", "M*Q"]:
+    return torch.einsum("nm,pq->nmpq", x, y).reshape(x.shape[0] * y.shape[0], -1).T
+
+
+@faulty("TSR0201", "x")
+def entry_of_a_dict(x: Tensor["B", "D"], w: dict[str, Tensor["D", "F"]]) -> Tensor["B", "F"]:
+    return x @ w["gate.weight"].T

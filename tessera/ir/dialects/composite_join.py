@@ -11,7 +11,7 @@ from tessera.ir.dialects.composite_shape import axis_of, rank_of, real_axis
 from tessera.ir.dialects.rules import composite, function_and_method
 from tessera.ir.dialects.samples import T, call, samples
 from tessera.ir.dialects.shape import ZERO
-from tessera.ir.dim import Dim
+from tessera.ir.dim import Dim, build_atom
 from tessera.ir.infer import ONE, Blame
 from tessera.ir.record import OpRecord
 
@@ -103,11 +103,22 @@ def _split(t: Any, x: Any, split_size: Any, dim: int = 0) -> Any:
     if quotient is None:
         full, rest = divmod(total.value, each.value)
         return _cuts(t, x, at, [each] * full + ([Dim.const(rest)] if rest else []) or [ZERO])
+    count = cut_into(total, each)
+    if count is not None:
+        return _chunk(t, x, count, at)
     exact = total / each
     if not exact.is_const:
         t.fail("TSR0208", f"split of `{total}` into parts of `{each}`", Blame(0, at, f"`{total}`"),
                helps=["the number of parts must be known: use `chunk`, or `unflatten` for a new axis"])  # fmt: skip
     return _cuts(t, x, at, [each] * exact.value)
+
+
+def cut_into(total: Dim, each: Dim) -> int | None:
+    """The number of parts n when each is ``total // n``."""
+    atoms = [atom for atom in each.atoms.values() if atom.kind == "//" and build_atom("//", atom.args) is each]
+    if len(atoms) != 1 or atoms[0].args[0] is not total or not atoms[0].args[1].is_const:
+        return None
+    return atoms[0].args[1].value
 
 
 def _chunk(t: Any, x: Any, chunks: int, dim: int = 0) -> Any:
