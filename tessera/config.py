@@ -248,7 +248,7 @@ class Settings:
         "Most bytes the memory pool keeps while nobody uses them; GB counts 10^9, GiB 2^30.",
     )
     cc = Option[str | None](
-        "TESSERA_CC", _COMMAND, lambda: None, "the first of cc, gcc, clang found", "The C compiler."
+        "TESSERA_CC", _COMMAND, lambda: None, "the first of gcc, cc, clang found", "The C compiler."
     )
     cflags_opt = Option[int](
         "TESSERA_CFLAGS_OPT", _LEVEL, lambda: 2, "2", "Optimisation level of the C compiler, as in -O2."

@@ -26,7 +26,8 @@ def expand(paths: Sequence[str]) -> Iterator[Path]:
     for text in paths:
         path = Path(text)
         if path.is_dir():
-            yield from sorted(p for p in path.rglob("*.py") if not any(part.startswith(".") for part in p.parts))
+            below = (p for p in path.rglob("*.py") if not any(s.startswith(".") for s in p.relative_to(path).parts))
+            yield from sorted(below)
         elif path.exists():
             yield path
         else:

@@ -40,8 +40,8 @@ class OutputError:
 
     @property
     def closer(self) -> bool:
-        """Is the fused result at least as close to float64 as the eager one?"""
-        return self.fused <= self.eager
+        """Is the fused result at least as close to float64 as the eager one, and NaN or infinite where that is?"""
+        return self.fused <= self.eager and self.same_special
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,9 @@ class Comparison:
         )
         for o in self.outputs:
             fused, eager = f"{o.fused:.2e}", f"{o.eager:.2e}"
+            if not o.same_special:
+                rows.append((f"error {o.name}", fused, eager, "NaN or infinity elsewhere than eager"))
+                continue
             verdict = "as close" if fused == eager else f"{'closer to' if o.closer else 'farther from'} float64"
             rows.append((f"error {o.name}", fused, eager, verdict))
         return rows

@@ -137,8 +137,8 @@ class Function(Generic[P, R]):
         recent = self._recent
         if (
             recent is not None and not kwargs and len(args) == recent.count
-            and recent.settings is config.current() and not _function_modes() and fwd._current_level < 0
-            and recent.check(*args)
+            and recent.settings is config.current() and recent.dtype is torch.get_default_dtype()
+            and not _function_modes() and fwd._current_level < 0 and recent.check(*args)
         ):  # fmt: skip
             self._counters.hits += 1
             try:
@@ -173,6 +173,7 @@ class Function(Generic[P, R]):
                 key += (t, a)
             else:
                 return self._slow(args, kwargs)
+        key.append(torch.get_default_dtype())
         found = tuple(key)
         entry = self._memos[config.current().backend].entries.get(found)
         if entry is None:
@@ -239,6 +240,8 @@ class Function(Generic[P, R]):
             return False
         if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
             return False
+        if torch.get_default_dtype() is not torch.float32:  # what numbers mean beside integers was traced as f32
+            return False
         return all(dispatch.plain(t) and t.numel() for t in tensors)
 
     def _eagerly(self, error: TesseraError, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -254,7 +257,7 @@ class Function(Generic[P, R]):
                 TesseraWarning.from_diagnostics(
                     [Diagnostic(first.code, first.message, first.labels, (note,), first.helps)]
                 ),
-                stacklevel=5,
+                stacklevel=6,
             )
         self._counters.eager += 1
         return self.fn(*args, **kwargs)
@@ -294,13 +297,14 @@ class Function(Generic[P, R]):
                 if serves(variant.traced, kinds):
                     variant.calls += 1
                     return Resolved(bound, kinds, variant, tensors)
-            if key in self._refused:
-                raise self._refused[key].with_traceback(None)
+            refusal = (key, config.current())  # another compiler may do better
+            if refusal in self._refused:
+                raise self._refused[refusal].with_traceback(None)
             try:
                 variant = self._compile(bound, kinds, device)
             except (TraceError, ResourceError) as error:
                 # The same call would fail again, and slowly.
-                self._refused[key] = error
+                self._refused[refusal] = error
                 raise
             known.append(variant)
             return Resolved(bound, kinds, variant, tensors)

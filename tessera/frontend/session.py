@@ -51,7 +51,7 @@ class Finding:
 def error_of(findings: Sequence[Finding]) -> TesseraError:
     """One error for all findings: faults in shapes and dtypes first, then code that cannot be traced."""
     ordered = sorted(findings, key=lambda f: not issubclass(f.error, ShapeError | DTypeError))
-    return ordered[0].error.from_diagnostics(f.diagnostic for f in ordered)
+    return ordered[0].error.from_diagnostics(dict.fromkeys(f.diagnostic for f in ordered))
 
 
 class InnerRefused(Exception):

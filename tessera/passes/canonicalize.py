@@ -6,6 +6,7 @@ Not in the table although tempting: ``x + 0`` (turns -0.0 into 0.0), ``x * 0`` (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -108,7 +109,9 @@ def is_identity(op: Operation) -> bool:
 
 
 def _is_constant(x: Operand, value: float) -> bool:
-    return isinstance(x, Literal) and isinstance(x.value, int | float) and x.value == value and x.value is not True
+    if not isinstance(x, Literal) or not isinstance(x.value, int | float) or x.value is True or x.value != value:
+        return False
+    return math.copysign(1.0, x.value) == math.copysign(1.0, value)  # x - -0.0 is not x
 
 
 _BY_OP: Mapping[str, tuple[Rule, ...]] = {

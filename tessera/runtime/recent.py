@@ -20,16 +20,17 @@ class Recent:
     """A signature that came twice in a row, and what serves it.
 
     ``check(*args)`` tells whether a call has it; ``count`` is the number of its arguments, all tensors, and
-    ``settings`` were in force.
+    ``settings`` and the default ``dtype`` were in force.
     """
 
-    __slots__ = ("check", "count", "entry", "settings")
+    __slots__ = ("check", "count", "dtype", "entry", "settings")
 
     def __init__(self, check: Callable[..., bool], count: int, entry: Callable[..., Any], settings: object) -> None:
         self.check = check
         self.count = count
         self.entry = entry
         self.settings = settings
+        self.dtype = torch.get_default_dtype()
 
 
 def recent_call(tensors: Sequence[torch.Tensor], entry: Callable[..., Any], settings: object) -> Recent | None:

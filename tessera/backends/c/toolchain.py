@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -320,22 +321,40 @@ def _run(argv: list[str], folder: Path, limit: float) -> _Done:
     interrupt, the whole group is killed first.
     """
     environment = {**config.child_environment(), "TMPDIR": str(folder)}
-    child = subprocess.Popen(
-        argv,
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+    with _interrupts_held() as interrupts:
+        child = subprocess.Popen(
+            argv,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     try:
+        if interrupts:
+            raise KeyboardInterrupt
         # Waiting for the end of the output returns at once; waiting with a limit for the process polls.
         output, _ = child.communicate(timeout=limit)
     except BaseException:
         _kill_group(child)
         raise
     return _Done(child.returncode, output.decode("utf-8", "replace"))
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[list[int]]:
+    """Keeps a Ctrl-C for later: one that came while a process starts would leave nobody to stop that process."""
+    came: list[int] = []
+    ours = threading.current_thread() is threading.main_thread()
+    ours = ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours:
+        signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        yield came
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _kill_group(child: subprocess.Popen[bytes]) -> None:
