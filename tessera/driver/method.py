@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib
+import weakref
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -59,15 +61,51 @@ def is_plain(leaf: Leaf) -> bool:
     return leaf.value is None or type(leaf.value) in (int, bool, str, float)
 
 
+class Same:
+    """An object as part of a key: equal to itself alone, and to nothing once it is gone, though its address may be
+    given to another.
+    """
+
+    __slots__ = ("number", "ref")
+
+    def __init__(self, x: object) -> None:
+        self.number = id(x)
+        try:
+            self.ref: Callable[[], object] = weakref.ref(x)
+        except TypeError:
+            self.ref = lambda: x
+
+    def __hash__(self) -> int:
+        return self.number
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Same) or self.number != other.number:
+            return False
+        mine = self.ref()
+        return mine is not None and mine is other.ref()
+
+
+#: Objects inside objects that are looked into.
+_DEEPEST = 24
+
+
 def fingerprints(bound: Bound) -> tuple[Any, ...]:
     """What objects given as static arguments hold: a compiled form must not outlive a change of it."""
-    return tuple(_fingerprint(leaf.value, 3) for leaf in bound.leaves if leaf.kind == "static" and not is_plain(leaf))
+    return tuple(_fingerprint(leaf.value, ()) for leaf in bound.leaves if leaf.kind == "static" and not is_plain(leaf))
 
 
-def _fingerprint(x: Any, depth: int) -> Any:
+def _fingerprint(x: Any, within: tuple[int, ...]) -> Any:
+    """Numbers and texts by value, containers and objects by what they hold, tensors and code by identity."""
     if x is None or isinstance(x, bool | int | float | str):
         return (type(x), x)
+    if isinstance(x, torch.Tensor) or id(x) in within or len(within) > _DEEPEST:
+        return Same(x)
+    inside = (*within, id(x))
+    if isinstance(x, Mapping):
+        return (type(x), *((k if isinstance(k, str) else Same(k), _fingerprint(v, inside)) for k, v in x.items()))
+    if isinstance(x, list | tuple):
+        return (type(x), *(_fingerprint(v, inside) for v in x))
     held = getattr(x, "__dict__", None)
-    if isinstance(x, torch.Tensor) or not held or depth == 0:
-        return id(x)
-    return (id(x), *((k, _fingerprint(v, depth - 1)) for k, v in held.items()))
+    if not held or (within and callable(x) and not isinstance(x, torch.nn.Module)):
+        return Same(x)
+    return (Same(x), *((k, _fingerprint(v, inside)) for k, v in held.items()))
