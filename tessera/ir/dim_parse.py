@@ -71,25 +71,6 @@ def parse_dim(text: str, longest: int = MAX_TEXT) -> Dim:
     return _parse(text)
 
 
-def parse_dims(text: str) -> tuple[Dim, ...]:
-    """The dimensions of a comma-separated list; none for blank text. Raises as ``parse_dim``.
-
-    >>> [str(d) for d in parse_dims("B, ceildiv(S, 2), 1")]
-    ['B', 'ceildiv(S, 2)', '1']
-    """
-    if not text.strip(" "):
-        return ()
-    parts: list[str] = []
-    start = depth = 0
-    for at, c in enumerate(text):
-        if c in "()":
-            depth += 1 if c == "(" else -1
-        elif c == "," and not depth:
-            parts.append(text[start:at])
-            start = at + 1
-    return tuple(parse_dim(part.strip(" ")) for part in [*parts, text[start:]])
-
-
 @lru_cache(maxsize=1024)
 def _parse(text: str) -> Dim:
     _check_limits(text)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from math import gcd
-from typing import NamedTuple
 
 from tessera.ir import dim_poly as poly
 from tessera.ir.dim import ONE, ZERO, Atom, Dim, build_atom, dim_max, dim_min, from_poly
@@ -20,14 +19,7 @@ from tessera.ir.solver_sign import Signs
 ROUNDS = 8
 
 
-class IndexRange(NamedTuple):
-    """Where an axis walks: from ``lo`` up to, and without, ``hi``."""
-
-    lo: Dim
-    hi: Dim
-
-
-#: Ranges by axis. A plain pair will do. A range may use axes, but not in a circle.
+#: Where each axis walks: from the first, up to and without the second. A range may use axes, but not in a circle.
 Ranges = Mapping[str, tuple[Dim, Dim]]
 
 

@@ -1,4 +1,4 @@
-"""What is known about sizes while judging: a least size, equalities, divisibilities, inequalities, ranges."""
+"""What is known about sizes while judging: a least size, equalities, divisibilities, inequalities."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from tessera.ir.dim import Atom, Dim, from_poly
 from tessera.ir.dim_poly import Monomial, Poly
 
 Pairs = tuple[tuple[Dim, Dim], ...]
-#: (name, least, greatest or None), both inclusive.
-Ranges = tuple[tuple[str, int, int | None], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +27,11 @@ class Facts:
     divides: Pairs = ()
     equal: Pairs = ()
     at_least: Pairs = ()
-    ranges: Ranges = ()
 
     @property
     def empty(self) -> bool:
         """Is nothing known but the least size?"""
-        return not (self.divides or self.equal or self.at_least or self.ranges)
+        return not (self.divides or self.equal or self.at_least)
 
     def with_divides(self, num: Dim, den: Dim) -> Facts:
         """Also ``den`` divides ``num``."""
@@ -47,11 +44,6 @@ class Facts:
     def with_ge(self, a: Dim, b: Dim) -> Facts:
         """Also ``a >= b``."""
         return replace(self, at_least=_added(self.at_least, (a, b)))
-
-    def with_range(self, name: str, lo: int, hi: int | None) -> Facts:
-        """Also ``lo <= name <= hi``; without ``hi`` only the lower bound."""
-        kept = tuple(r for r in self.ranges if r[0] != name)
-        return replace(self, ranges=(*kept, (name, lo, hi)))
 
     def normalise(self, d: Dim) -> Dim:
         """The dimension with known equalities put in; raises ShapeError (TSR0106) if they leave it no value."""

@@ -6,7 +6,7 @@ every walk is a loop. Passes build new tuples and never edit. Both dialects (``t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -257,12 +257,3 @@ def attr_key(a: Attr) -> object:
     if isinstance(a, tuple):
         return ("tuple", *map(attr_key, a))
     return Literal(a)._key() if isinstance(a, bool | int | float | Dim) else (type(a).__name__, str(a))
-
-
-def rewrite(block: Block, visit: Callable[[Operation], tuple[Operation, ...] | None]) -> Block:
-    """A block with each top-level operation replaced by what ``visit`` returns (None keeps it)."""
-    ops: list[Operation] = []
-    for op in block.ops:
-        new = visit(op)
-        ops.extend((op,) if new is None else new)
-    return Block(tuple(ops), block.params, block.yields)

@@ -20,14 +20,13 @@ from tessera.ir.facts import Facts, difference
 from tessera.ir.solver_canon import canonical
 from tessera.ir.solver_sign import Signs
 from tessera.ir.solver_system import System
-from tessera.ir.solver_witness import Rules, divides, equal_sizes
+from tessera.ir.solver_witness import divides, equal_sizes
 
 _NO_FACTS = Facts()
 _CACHED = 8_192
 SMALLEST = 2
 MODULI = (2, 3, 4, 5, 7, 8, 9)
 MAX_RESIDUES = 600
-MAX_GRID = 2_000
 MAX_CONSTANT = 10**8
 
 
@@ -88,21 +87,6 @@ def judge_divides(den: Dim, num: Dim, facts: Facts = _NO_FACTS) -> Verdict:
     return _judge_divides(den, num, facts)
 
 
-def judge_broadcast(a: Dim, b: Dim, facts: Facts = _NO_FACTS) -> Verdict:
-    """May a dim of size ``a`` meet one of size ``b``? The literal 1 stretches; otherwise they must be equal."""
-    return Verdict.PROVED if a is ONE or b is ONE else judge_eq(a, b, facts)
-
-
-def witness_eq(a: Dim, b: Dim, facts: Facts = _NO_FACTS) -> dict[str, int] | None:
-    """Sizes for which ``a == b``, different names unequal and from ``facts.minimum``; None when none was found.
-
-    >>> witness_eq(Dim.of("D"), Dim.of("H") * 64)
-    {'D': 128, 'H': 2}
-    """
-    found = equal_sizes(a, b, facts)
-    return None if found is None else dict(sorted(found.items()))
-
-
 @lru_cache(maxsize=_CACHED)
 def _judge_eq(a: Dim, b: Dim, facts: Facts) -> Verdict:
     try:
@@ -132,7 +116,7 @@ def _always_equal(a: Dim, b: Dim, facts: Facts) -> bool:
         known, _ = system.gap(left, right)
         if known and _multiple(gap, known):
             return True
-    if not atoms and not facts.at_least and not facts.ranges:
+    if not atoms and not facts.at_least:
         return False
     bounds = system.all_bounds(gap)
     return all(Signs(bounds, atoms).positive(p, strict=False) for p in (gap, poly.scaled(gap, (), -1)))
@@ -166,7 +150,7 @@ def _never_equal(a: Dim, b: Dim, facts: Facts) -> bool:
         return True
     if equal_sizes(a, b, facts) is not None:
         return False
-    return _exhausted(a, b, facts) or any(_no_residue(gap, m) for m in MODULI) or _beyond(a, b, facts)
+    return any(_no_residue(gap, m) for m in MODULI) or _beyond(a, b, facts)
 
 
 def _stripped(gap: Poly, system: System, atoms: frozenset[str]) -> Poly:
@@ -226,31 +210,6 @@ def _no_residue(p: Poly, modulus: int) -> bool:
             total += c
         if total % modulus == 0:
             return False
-    return True
-
-
-def _exhausted(a: Dim, b: Dim, facts: Facts) -> bool:
-    """With every name in a small range: have all assignments been tried, and do none of them fit?"""
-    rules = Rules.of(facts, (a, b))
-    pools = []
-    size = 1
-    for name in rules.free:
-        lo, hi = rules.ranges.get(name, (0, None))
-        if hi is None:
-            return False
-        lo = max(lo, facts.minimum)
-        pools.append(range(lo, hi + 1))
-        size *= max(hi + 1 - lo, 0)
-        if size > MAX_GRID:
-            return False
-    left, right = a.evaluator(signed=True), b.evaluator(signed=True)
-    for values in combinations(*pools):
-        full = rules.completed(dict(zip(rules.free, values, strict=True)))
-        try:
-            if full is not None and left(full) == right(full):
-                return False
-        except ShapeError:
-            continue
     return True
 
 

@@ -40,8 +40,6 @@ class System:
         s = System(facts, low)
         s.used = set().union(*(d.names() for d in dims), *(d.names() for pair in _pairs(facts) for d in pair))
         s.names = frozenset(s.used)
-        for name, lo, hi in facts.ranges:
-            s.bounds[name] = (max(lo, low), hi)
         if low > 0:
             s._free_more()
         values = [*dims, *facts.solved.values()]

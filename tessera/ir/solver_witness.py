@@ -26,7 +26,6 @@ class Rules:
     solved: Mapping[str, Dim]
     tests: tuple[Test, ...]
     minimum: int
-    ranges: Mapping[str, tuple[int, int | None]]
 
     @staticmethod
     def of(facts: Facts, dims: Sequence[Dim]) -> Rules:
@@ -44,8 +43,7 @@ class Rules:
         solved = {n: d for n, d in facts.solved.items() if n in names}
         names |= set().union(*(d.names() for d in solved.values()))
         tests = tuple(_test(*p) for p in chosen)
-        ranges = {n: (lo, hi) for n, lo, hi in facts.ranges}
-        return Rules(tuple(sorted(names - solved.keys())), solved, tests, facts.minimum, ranges)
+        return Rules(tuple(sorted(names - solved.keys())), solved, tests, facts.minimum)
 
     def completed(self, sizes: Sizes) -> Sizes | None:
         """The assignment with solved names filled in; None when it breaks a rule."""
@@ -53,17 +51,11 @@ class Rules:
             return None
         try:
             full = sizes | {n: d.evaluate(sizes) for n, d in self.solved.items()}
-            if min(full.values(), default=self.minimum) < self.minimum or not all(
-                self.inside(n, x) for n, x in full.items()
-            ):
+            if min(full.values(), default=self.minimum) < self.minimum:
                 return None
             return full if all(test(full) for test in self.tests) else None
         except ShapeError:
             return None
-
-    def inside(self, name: str, size: int) -> bool:
-        lo, hi = self.ranges.get(name, (0, None))
-        return lo <= size and (hi is None or size <= hi)
 
     def candidates(self, dims: Sequence[Dim]) -> Iterator[Sizes]:
         """Assignments worth trying: small sizes first, then mixed with numbers that the forms name."""
@@ -87,14 +79,12 @@ class Rules:
             }
 
     def pool(self, name: str, dims: Sequence[Dim]) -> list[int]:
-        lo, hi = self.ranges.get(name, (self.minimum, None))
-        lo = max(lo, self.minimum)
         numbers = {abs(x) for d in dims for x in _numbers(d)}
         near = (
             {x + k for x in numbers for k in (-2, -1, 0, 1, 2)} | {2 * x for x in numbers} | {x // 2 for x in numbers}
         )
-        found = [*range(lo, lo + 24), *sorted(near), 32, 48, 60, 64, 96, 120, 128, 720]
-        return [x for x in dict.fromkeys(found) if x >= lo and (hi is None or x <= hi)] or [lo]
+        found = [*range(self.minimum, self.minimum + 24), *sorted(near), 32, 48, 60, 64, 96, 120, 128, 720]
+        return [x for x in dict.fromkeys(found) if x >= self.minimum]
 
 
 def _numbers(d: Dim) -> Iterator[int]:

@@ -125,16 +125,8 @@ def facts(rng: random.Random, names: str) -> Known:
     """Up to three random facts over the names."""
     known, tests, texts = Facts(), [], []
     for _ in range(rng.randrange(4)):
-        kind = rng.choice(["divides", "eq", "ge", "range"])
+        kind = rng.choice(["divides", "eq", "ge"])
         a, b = expression(rng, names, 1), expression(rng, names, 1)
-        if kind == "range":
-            n, lo = rng.choice(names), rng.randrange(5)
-            hi = rng.choice([None, lo + rng.randrange(1, 4)])
-            known = known.with_range(n, lo, hi)
-            tests = [t for t in tests if t[0] != n]
-            tests.append((n, lambda s, n=n, lo=lo, hi=hi: lo <= s[n] and (hi is None or s[n] <= hi)))
-            texts.append(f"{lo}<={n}<={hi}")
-            continue
         texts.append(f"{a.text} {kind} {b.text}")
         x, y = value_of(a.dim), value_of(b.dim)
         if kind == "divides":

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tessera.diag import ShapeError
 from tessera.ir.dim import Dim, ceildiv, dim_max, dim_min
-from tessera.ir.dim_parse import parse_dim, parse_dims
+from tessera.ir.dim_parse import parse_dim
 
 D, S, T = Dim.of("D"), Dim.of("S"), Dim.of("T")
 
@@ -126,14 +126,6 @@ def test_long_chains_are_fine() -> None:
     assert parse_dim("+".join(["S"] * 500)) is 500 * S
     assert parse_dim("(" * 64 + "S" + ")" * 64) is S
     assert parse_dim("*".join(["9223372036854775807"] * 40)).value == (2**63 - 1) ** 40
-
-
-def test_lists() -> None:
-    assert parse_dims("") == parse_dims("  ") == ()
-    assert parse_dims("D, min(S, 2), 1") == (D, dim_min(S, 2), Dim.of(1))
-    for wrong in ("D,", ",D", "D,,S", "D)(,S"):
-        with pytest.raises(ShapeError):
-            parse_dims(wrong)
 
 
 @given(st.text(alphabet="SD09+-*/%(),. _ceildvmn;'\n\u202e", max_size=40))

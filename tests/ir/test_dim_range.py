@@ -11,14 +11,14 @@ import pytest
 from tessera.diag import ShapeError
 from tessera.ir.dim import Dim, ceildiv, dim_max, dim_min
 from tessera.ir.dim_parse import parse_dim
-from tessera.ir.dim_range import IndexRange, Ranges, bounds, coefficient, simplify_index
+from tessera.ir.dim_range import Ranges, bounds, coefficient, simplify_index
 
 ZERO = Dim.of(0)
 SIZES, AXES = ("B", "S", "D"), ("i", "j", "k")
 
 
-def upto(**ends: str) -> dict[str, IndexRange]:
-    return {axis: IndexRange(ZERO, parse_dim(end)) for axis, end in ends.items()}
+def upto(**ends: str) -> dict[str, tuple[Dim, Dim]]:
+    return {axis: (ZERO, parse_dim(end)) for axis, end in ends.items()}
 
 
 ROWS = upto(b="B", s="S", d="D", i="N", j="D", k="B*S*D", h="H", e="E", u="4", w="3")

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tessera.ir.dim import Dim
 from tessera.ir.facts import Facts
-from tessera.ir.solver import Verdict, judge_divides, judge_eq, judge_ge, witness_eq
+from tessera.ir.solver import Verdict, judge_divides, judge_eq, judge_ge
+from tessera.ir.solver_witness import equal_sizes
 from tests.ir.dim_brute import Known, divides, expression, facts, no_facts, truth
 
 Judge = Callable[[Dim, Dim, Facts], Verdict]
@@ -68,7 +69,7 @@ def test_no_verdict_is_unsound_for_drawn_seeds(seed: int, known_facts: bool) -> 
 def test_a_witness_is_one(seed: int) -> None:
     rng = random.Random(seed)
     a, b = expression(rng, "AB", 2), expression(rng, "AB", 2)
-    found = witness_eq(a.dim, b.dim)
+    found = equal_sizes(a.dim, b.dim, Facts())
     if found is not None:
         assert a.dim.evaluate(found) == b.dim.evaluate(found)
         assert min(found.values(), default=2) >= 2 and len(set(found.values())) == len(found)

@@ -49,16 +49,6 @@ def fold(
     return _finish(reduction, space, tuple(s[..., 0] for s in state), shape)
 
 
-def fold_in_order(reduction: Reduction, t: DType, rows: Array) -> list[Array]:
-    """The same by the definition alone: one element after the other."""
-    space = NumpyNamespace()
-    kinds, shape = reduction.state(t), rows.shape[:-1]
-    state: State = tuple(np.full(shape, settle(s, k)) for s, k in zip(reduction.init(t), kinds, strict=True))
-    for n in range(rows.shape[-1]):
-        state = _settled(reduction.step(space, state, rows[..., n], np.int64(n)), kinds, shape)
-    return _finish(reduction, space, state, shape)
-
-
 def _settled(state: Any, kinds: tuple[DType, ...], shape: tuple[int, ...]) -> State:
     return tuple(np.broadcast_to(settle(s, k), shape) for s, k in zip(state, kinds, strict=True))
 
