@@ -16,33 +16,23 @@ TargetKind = Literal["cpu", "cuda", "hip"]
 class Target:
     """The machine that code is made for; everything in it may decide what the code looks like.
 
-    `arch` is the architecture as its toolchain writes it ("x86_64", "90", "gfx942"). `vector` is the
-    width of a vector register in bytes, `threads` the number of threads the plan may count on, and
-    `l1`, `l2`, `l3` are cache sizes in bytes (per core, per core, shared); 0 where nothing is known.
+    `arch` is the architecture as its toolchain writes it ("x86_64", "90", "gfx942"), `features` are what
+    a processor can do beyond that, by the names its toolchain uses.
 
     >>> Target("cuda", "90").name
     'cuda:90'
-    >>> Target("cpu", "x86_64", ("avx2", "fma"), vector=32).has("fma")
-    True
+    >>> Target("cpu", "x86_64", ("avx2", "fma")).features
+    ('avx2', 'fma')
     """
 
     kind: TargetKind
     arch: str = ""
     features: tuple[str, ...] = ()
-    vector: int = 16
-    threads: int = 1
-    l1: int = 32 << 10
-    l2: int = 1 << 20
-    l3: int = 0
 
     @property
     def name(self) -> str:
         """The short name: "cpu", or the kind and the architecture, as in "cuda:90"."""
         return "cpu" if self.kind == "cpu" else f"{self.kind}:{self.arch}"
-
-    def has(self, feature: str) -> bool:
-        """Whether the machine has a feature, by the name its toolchain uses."""
-        return feature in self.features
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from tessera import config
 from tessera.cli.files import Loaded, expand, load, pick
 from tessera.cli.inputs import example, parse_sizes
 from tessera.diag import CODES, Diagnostic, TesseraError, page, to_json, to_sarif
+from tessera.ir.parser import parse_all
 from tessera.ir.printer import print_function
 from tessera.ir.verify import verify
 from tessera.passes.base import apply
@@ -164,12 +165,12 @@ def _opt_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def opt(options: argparse.Namespace) -> int:
     """The ``opt`` command."""
     text = sys.stdin.read() if options.file == "-" else Path(options.file).read_text(encoding="utf-8")
-    f = tessera.parse(text)
+    functions = parse_all(text)
     for name in filter(None, options.passes.split(",")):
         if name not in PASSES:
             raise LookupError(f"no pass `{name}`; there are {', '.join(PASSES)}")
-        f = apply(PASSES[name], f, verify)
-    print(print_function(f, spans=not options.no_spans))
+        functions = tuple(apply(PASSES[name], f, verify) for f in functions)
+    print("\n\n".join(print_function(f, spans=not options.no_spans) for f in functions))
     return OK
 
 

@@ -295,7 +295,6 @@ class Function(Generic[P, R]):
             known = self._variants.setdefault(key, [])
             for variant in known:
                 if serves(variant.traced, kinds):
-                    variant.calls += 1
                     return Resolved(bound, kinds, variant, tensors)
             refusal = (key, config.current())  # another compiler may do better
             if refusal in self._refused:
@@ -317,7 +316,7 @@ class Function(Generic[P, R]):
             for p, source in zip(traced.function.params, traced.inputs, strict=True)
             if source.kind != "seed" and _is_strided(self._input(source, bound))
         )
-        variant = Variant(traced, Layout(strided), device, calls=1)
+        variant = Variant(traced, Layout(strided), device)
         variant.plan()
         self._counters.compiles += not variant.from_cache
         self._counters.from_cache += variant.from_cache

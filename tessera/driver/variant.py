@@ -79,8 +79,6 @@ class Variant:
     traced: Traced
     layout: Layout = Layout()
     device: torch.device = CPU
-    calls: int = 0
-    seconds: float = 0.0
     from_cache: bool = False
     _plan: dispatch.Plan | gpu.DevicePlan | None = field(default=None, repr=False)
 
@@ -140,7 +138,7 @@ class Variant:
         built: list[SharedObject] = []
 
         def build() -> Packed:
-            artifact = c_backend.CArtifact(key, native.text, native.compile().library)
+            artifact = native.compile(key)
             built.append(artifact.load())  # what cannot be loaded is not kept
             return artifact.pack()
 

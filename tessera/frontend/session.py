@@ -140,7 +140,6 @@ class Session:
     findings: list[Finding] = field(default_factory=list)
     specialised: dict[str, tuple[int | float, Span | None]] = field(default_factory=dict)
     captures: dict[int, tuple[object, Any]] = field(default_factory=dict)
-    warnings: list[tuple[str, Span | None]] = field(default_factory=list)
     guessed: bool = False
     shapes_read: list[tuple[str, int]] = field(default_factory=list)
     scopes: list[Any] = field(default_factory=list)

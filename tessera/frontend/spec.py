@@ -24,8 +24,7 @@ EMPTY = inspect.Parameter.empty
 class ParamSpec:
     """One parameter. ``binds`` says that its int value is the size of the dim of the same name.
 
-    ``how`` is ``plain``, ``args`` or ``kwargs``; ``place`` says whether it may be given by position and by
-    name.
+    ``how`` is ``plain``, ``args`` or ``kwargs``.
     """
 
     name: str
@@ -34,7 +33,6 @@ class ParamSpec:
     binds: bool = False
     how: str = "plain"
     keyword_only: bool = False
-    positional_only: bool = False
     span: Span | None = field(default=None, compare=False)
 
     @property
@@ -141,12 +139,6 @@ def shown(a: TensorAnnotation, span: Span | None) -> str:
     return text if text is not None and "\n" not in text and len(text) <= 60 else str(a)
 
 
-def _open(hint: Hint) -> bool:
-    if hint.kind in ("any", "union"):
-        return True
-    return hint.kind == "tensor" and hint.annotation is not None and hint.annotation.dims is None
-
-
 def _hint(function: Callable[..., Any], name: str, note: object, scope: Mapping[str, object]) -> Hint:
     """One annotation; errors point at it."""
     try:
@@ -175,6 +167,5 @@ def _param(
         binds,
         how,
         p.kind is p.KEYWORD_ONLY,
-        p.kind is p.POSITIONAL_ONLY,
         definition_span(function, p.name),
     )

@@ -69,7 +69,6 @@ class Traced:
     """
 
     function: Function
-    in_tree: Tree
     inputs: tuple[Input, ...]
     out_tree: Tree
     outputs: tuple[Output, ...]
@@ -166,7 +165,6 @@ class Run:
         function = Function(self.spec.function.__name__, block, "tensor", obligations, span=self.spec.span)
         return Traced(
             function,
-            tree,
             tuple(sources),
             out_tree,
             tuple(described),

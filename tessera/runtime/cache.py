@@ -166,12 +166,6 @@ class ArtifactCache:
             folder=None if folder is None else folder.path,
         )
 
-    def forget(self) -> None:
-        """Empty the layer in memory; the folder keeps what it has."""
-        with self._lock:
-            self._memory.clear()
-            self._memory_bytes = 0
-
     def _count(self, what: str) -> None:
         with self._lock:
             self._counts[what] += 1
@@ -189,7 +183,7 @@ class ArtifactCache:
             old = self._memory.pop(packed.key, None)
             self._memory_bytes += _size(packed) - (0 if old is None else _size(old))
             self._memory[packed.key] = packed
-            while self._memory_bytes > self._memory_limit and len(self._memory) > 1:
+            while self._memory_bytes > self._memory_limit:
                 _, dropped = self._memory.popitem(last=False)
                 self._memory_bytes -= _size(dropped)
 

@@ -108,9 +108,7 @@ def _link(unit: Sequence[Compiled]) -> None:
     if kernels:
         native = c_backend.emit(kernels)
         key = content_key(*native.key_parts(), *environment_parts())
-        packed = default_cache().get_or_build(
-            key, lambda: c_backend.CArtifact(key, native.text, native.compile().library).pack()
-        )
+        packed = default_cache().get_or_build(key, lambda: native.compile(key).pack())
         library = c_backend.CArtifact.unpack(packed).load()
         sources = native.kernels
         entries = [dispatch.native(library.address(k.entry)) for k in sources]

@@ -46,11 +46,10 @@ def use(folder: Path) -> tuple[ArtifactCache, list[str]]:
     """Store and fetch through a cache at a folder; the cache and the warnings."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        cache = ArtifactCache(folder)
+        cache = ArtifactCache(folder, memory_limit=0)
         for name in ("one", "two"):
             key = content_key(name)
             assert cache.get_or_build(key, lambda key=key: packed(key)) == packed(key)
-            cache.forget()
             assert cache.get(key) in (packed(key), None)
     assert all(issubclass(found.category, TesseraWarning) for found in caught)
     return cache, [" ".join(str(found.message).split()) for found in caught]
@@ -183,7 +182,7 @@ def test_a_predictable_temporary_folder_does_not_matter(
 
 def test_the_folder_may_be_swapped_after_it_was_checked(tmp_path: Path) -> None:
     """Everything is relative to the folder that was checked, under whatever name it is now."""
-    cache = ArtifactCache(tmp_path / "cache")
+    cache = ArtifactCache(tmp_path / "cache", memory_limit=0)
     cache.put(packed(content_key("before")))
     (tmp_path / "cache").rename(tmp_path / "moved")
     planted = tmp_path / "cache" / "artifacts"
@@ -191,7 +190,6 @@ def test_the_folder_may_be_swapped_after_it_was_checked(tmp_path: Path) -> None:
     (planted / f"{KEY}.artifact").write_bytes(encode(packed(data=b"planted")))
     assert cache.get(KEY) is None
     cache.put(packed())
-    cache.forget()
     assert cache.get(KEY) == packed()
     assert (tmp_path / "moved" / "artifacts" / f"{KEY}.artifact").is_file()
 
@@ -404,14 +402,13 @@ def test_an_interrupt_while_publishing_leaves_nothing(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    cache = ArtifactCache(tmp_path)
+    cache = ArtifactCache(tmp_path, memory_limit=0)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", interrupt)
         with pytest.raises(KeyboardInterrupt):
             cache.put(packed())
     assert list((tmp_path / "artifacts").iterdir()) == []
     cache.put(packed())
-    cache.forget()
     assert cache.get(KEY) == packed()
 
 

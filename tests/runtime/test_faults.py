@@ -80,9 +80,8 @@ def test_two_processes_write_and_read_one_key(tmp_path: Path) -> None:
     def work(fill: int) -> Callable[[], None]:
         def task() -> None:
             for _ in range(100):
-                cache = ArtifactCache(tmp_path)
+                cache = ArtifactCache(tmp_path, memory_limit=0)
                 cache.put(packed(KEY, fill))
-                cache.forget()
                 found = cache.get(KEY)
                 assert found in (packed(KEY, 1), packed(KEY, 2))
                 assert cache.stats().rejected == 0
@@ -104,9 +103,8 @@ def test_readers_while_others_evict(tmp_path: Path) -> None:
             cache.put(packed(keys[turn % 12], turn % 12))
 
     def read() -> None:
-        cache = ArtifactCache(tmp_path)
+        cache = ArtifactCache(tmp_path, memory_limit=0)
         for turn in range(400):
-            cache.forget()
             found = cache.get(keys[turn % 12])
             assert found is None or found == packed(keys[turn % 12], turn % 12)
         assert cache.stats().rejected == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -33,10 +32,9 @@ class CProgram:
         """Everything that shapes the compiled library."""
         return (KIND, self.text, *toolchain_key(find_compiler(), self.options, openmp.loaded()))
 
-    def compile(self) -> CArtifact:
-        """Compile. Raises ResourceError (TSR0601, TSR0602)."""
-        library = compile_shared(self.text, options=self.options, openmp=openmp.loaded())
-        return CArtifact(hashlib.sha256("\0".join(self.key_parts()).encode()).hexdigest(), self.text, library)
+    def compile(self, key: str) -> CArtifact:
+        """Compile; ``key`` is the digest that the artifact is stored under. Raises ResourceError (TSR0601, TSR0602)."""
+        return CArtifact(key, self.text, compile_shared(self.text, options=self.options, openmp=openmp.loaded()))
 
 
 @dataclass(frozen=True)

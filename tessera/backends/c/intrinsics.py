@@ -33,14 +33,14 @@ Around a kernel's loop the emitter uses, with ``S`` from ``storage``:
   ``t_argmin_``, and ``t_turn_<lane>(x, k)``, which gives lane i the value of lane (i + k) mod L,
 - ``t_philox(c, k0, k1)`` on four counters ``vu32 c[4]``.
 
-Rows with ``checks_divisor`` read two names of the kernel: ``vm t_live``, the lanes that hold elements, and
+Division and remainder of integers read two names of the kernel: ``vm t_live``, the lanes that hold elements, and
 ``int *t_err``, which becomes nonzero when a live lane divides by zero.
 
 >>> expression("add", "f32", ["x", "y"]), expression("exp", "bf16", ["x"])
 ('(x + y)', 't_exp_f32(x)')
 >>> expression("mul", "int8", ["a", "b"]), expression("lt", "f64", ["a", "b"])
 ('t_wrap_i8(a * b)', 't_lt_f64(a, b)')
->>> "t_exp_tail" in closure([("exp", "f32")], lanes=8)
+>>> "t_exp_tail" in library(expression("exp", "f32", ["x"]), lanes=8)
 True
 """
 
@@ -78,8 +78,7 @@ class Row:
 
     ``forms`` gives per lane kind (``f64 f32 i64 i32 u64 u32 m``) a template over ``{0} {1} {2}``. ``wraps``
     says that the result may leave the range of a small integer and is brought back, ``mask`` that it is a
-    bool, and ``checks_divisor`` that the integer forms report a zero divisor. ``against_number`` are shorter
-    forms for a second operand that is a number other than NaN.
+    bool. ``against_number`` are shorter forms for a second operand that is a number other than NaN.
     """
 
     name: str
@@ -87,7 +86,6 @@ class Row:
     forms: Mapping[str, str]
     wraps: bool = False
     mask: bool = False
-    checks_divisor: bool = False
     against_number: Mapping[str, str] = field(default_factory=dict)
 
     def lanes(self) -> tuple[str, ...]:
@@ -158,7 +156,7 @@ def _divide(name: str, unsigned: str, floats: Mapping[str, str]) -> Row:
     """A division that reports a zero integer divisor; ``unsigned`` names the function for unsigned ones."""
     extra = ", t_live, t_err"
     forms = _calls(name, 2, _SIGNED, extra=extra) | _calls(unsigned, 2, ("u32", "u64"), extra=extra)
-    return Row(name, 2, {**floats, **forms}, wraps=True, checks_divisor=True)
+    return Row(name, 2, {**floats, **forms}, wraps=True)
 
 
 def _integral(name: str, mode: int) -> Row:
@@ -337,20 +335,6 @@ def _between(a: str, b: str, arg: str) -> str:
     return f"t_{b}_of_{a}({arg})"
 
 
-def bitcast(source: str, target: str, arg: str) -> str:
-    """The C expression that reads the bits of a value as another dtype with lanes of the same width.
-
-    Raises ValueError for dtypes that are narrower in memory than their lanes, or of different widths.
-
-    >>> bitcast("f32", "uint32", "x")
-    '((vu32)(x))'
-    """
-    plain = ("f32", "int32", "uint32"), ("f64", "int64", "uint64")
-    if not any(source in group and target in group for group in plain):
-        raise ValueError(f"no bit cast from `{source}` to `{target}`")
-    return f"((v{lane(target)})({arg}))"
-
-
 def constant(value: bool | int | float, dtype: str) -> str:
     """A C vector with ``value`` in every lane.
 
@@ -425,9 +409,3 @@ def _called(unit: Unit, uses: Mapping[str, int]) -> str:
             if uses.get(name, 0) > MANY:
                 text = re.sub(rf"T_FN (\w+ {name}\()", r"static __attribute__((noinline)) \1", text)
     return text
-
-
-def closure(used: Iterable[tuple[str, str]], lanes: int) -> str:
-    """The texts that a kernel needs which uses these (intrinsic, dtype) pairs; see ``library``."""
-    calls = (expression(name, dtype, "abc"[: INTRINSICS[name].arity]) for name, dtype in used)
-    return library("\n".join(calls), lanes)

@@ -64,15 +64,6 @@ def loaded() -> OpenMP | None:
     return OpenMP(path, _family(path))
 
 
-def threads() -> int:
-    """How many threads a kernel started from here uses: what `torch.set_num_threads` was told.
-
-    >>> threads() == torch.get_num_threads()
-    True
-    """
-    return torch.get_num_threads()
-
-
 def _family(path: str) -> RuntimeFamily:
     name = Path(path).name
     return "iomp" if "iomp" in name else "gomp" if "gomp" in name else "omp"

@@ -6,31 +6,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
-from types import MappingProxyType
-
-#: Shared memory that one program may have, in bytes, by CUDA architecture; anything else gets the least
-#: of them.
-SHARED_LIMITS: Mapping[str, int] = MappingProxyType(
-    {"80": 166912, "86": 101376, "89": 101376, "90": 232448, "100": 232448, "103": 232448, "120": 101376}
-)
-#: Local data share of an AMD compute unit, in bytes.
-LDS_LIMIT = 65536
 
 _SASS_LINE = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)")
 _AMD_LINE = re.compile(r"^\s+((?:v|s|ds|buffer|global|flat)_\w+)", re.MULTILINE)
 _SPILLS = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 _USAGE = re.compile(r"REG:(\d+) STACK:(\d+)")
-
-
-def shared_limit(target: str) -> int:
-    """Bytes of shared memory that a program may have on a target such as "cuda:90".
-
-    >>> shared_limit("cuda:90"), shared_limit("hip:gfx942")
-    (232448, 65536)
-    """
-    kind, _, arch = target.partition(":")
-    return LDS_LIMIT if kind == "hip" else SHARED_LIMITS.get(arch, 101376)
 
 
 def instructions(sass: str) -> dict[str, int]:

@@ -8,10 +8,9 @@ import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import lru_cache
 
 from tessera.backends.c.load import SharedObject, load_shared
-from tessera.backends.c.toolchain import CompileOptions, Compiler, compile_shared, find_compiler
+from tessera.backends.c.toolchain import CompileOptions, compile_shared
 
 _SOURCE = """
 #define PUBLIC __attribute__((visibility("default"), noinline))
@@ -78,20 +77,9 @@ class ProbeReport:
         return tuple(field.name for field in fields(self) if not getattr(self, field.name))
 
 
-def probe(compiler: Compiler | None = None, options: CompileOptions | None = None) -> ProbeReport:
-    """Compile a small library and try its arithmetic; remembered for each compiler and options.
-
-    Takes about as long as compiling one kernel. Raises ResourceError (TSR0601, TSR0602).
-
-    >>> probe().failures
-    ()
-    """
-    return _probe(compiler or find_compiler(), options or CompileOptions(openmp=False, libm=True))
-
-
-@lru_cache(maxsize=16)
-def _probe(compiler: Compiler, options: CompileOptions) -> ProbeReport:
-    data = compile_shared(_SOURCE, options=options, compiler=compiler)
+def probe(options: CompileOptions) -> ProbeReport:
+    """Compile a small library and try its arithmetic."""
+    data = compile_shared(_SOURCE, options=options)
     flushed_before = _python_flushes()
     first = load_shared(data, "probe", parallel=False)
     control = _function(first, "control", ctypes.c_uint)
