@@ -11,7 +11,7 @@ from tessera.backends.c.source import Lines, c_index
 from tessera.ir.dialects.tile import LOAD
 from tessera.ir.dim import Dim, dim_min
 from tessera.ir.dim_range import coefficient
-from tessera.ir.dtype import DType, f32, int64
+from tessera.ir.dtype import DType, int64
 from tessera.ir.graph import Function, Literal, Operand, Operation, Value
 from tessera.ir.record import Kind
 from tessera.ir.types import BufferType, ScalarType, TileType
@@ -56,6 +56,8 @@ class Body:
     scratch: Dim = ZERO
     axes: tuple[str, ...] = ()
     vector: str = ""
+    #: What the values are called in each of the vectors of columns that go down the rows together.
+    sides: list[dict[Value, str]] = field(default_factory=list)
     block: bool = False
     partial: bool = False
     streams: bool = False
@@ -163,7 +165,7 @@ class Body:
             how, extra = ("", "") if step == "1" else ("_step", f", {step}")
             part, count = ("_part", ", n") if self.partial else ("", "")
             self.define(op.result, f"t_load{how}{part}_{kind}({buffer} + {offset}{extra}{count})")
-            if step == "1" and not self.partial:
+            if step == "1" and not self.partial and not self.block:
                 self.ask(op, f"{buffer} + {offset}", kind)
 
     def ask(self, op: Operation, pointer: str, kind: str) -> None:
@@ -246,7 +248,8 @@ class Body:
         x, raw, bad = self.operand(op.operands[0], int64), self.fresh(), self.fresh()
         total = f"t_splat_i64({c_index(size, self.names)})"
         zero = "t_splat_i64(0)"
-        self.lines.add(f"const vi64 {raw} = t_where_i64(t_lt_i64({x}, {zero}), {x} + {total}, {x});")
+        at = f"t_where_i64(t_lt_i64({x}, {zero}), {x} + {total}, {x})" if op.attrs.get("wraps") else x
+        self.lines.add(f"const vi64 {raw} = {at};")
         self.lines.add(f"const vm {bad} = (t_lt_i64({raw}, {zero}) | t_ge_i64({raw}, {total})) & t_live;")
         self.lines.add(f"if (t_any({bad})) failed |= 2;")
         self.define(op.result, f"t_where_i64({bad} | ~t_live, {zero}, {raw})")
@@ -254,9 +257,9 @@ class Body:
     # -- folds and rows that are kept ------------------------------------------------------------------------------
 
     def declare(self, fold: Fold) -> None:
-        if fold.wide:
+        if fold.carry:
             fold.names.append(self.fresh())
-            self.lines.add(f"t_carry {fold.names[0]} = {{}};")
+            self.lines.add(f"t_carry_{fold.carry} {fold.names[0]} = {{}};")
             return
         for dtype, init in zip(fold.state, fold.init, strict=True):
             name = self.fresh()
@@ -274,13 +277,13 @@ class Body:
     def step(self, fold: Fold) -> None:
         x = self.operand(fold.op.operands[0], fold.op.operands[0].type.dtype)
         masked = self.partial and not self.block
-        if fold.wide:
-            x = self.operand(fold.op.operands[0], f32)
-            x = ci.expression("where", "f32", ["t_live", x, "(vf32){}"]) if masked else x
+        if fold.carry:
+            x = self.operand(fold.op.operands[0], fold.state[0])
+            x = ci.expression("where", fold.carry, ["t_live", x, f"(v{fold.carry}){{}}"]) if masked else x
             if self.together is not None:
                 self.together.setdefault(fold.names[0], []).append(x)
                 return
-            self.lines.add(f"{fold.names[0]} = t_carry_add({fold.names[0]}, {x});")
+            self.lines.add(f"{fold.names[0]} = t_carry_add_{fold.carry}({fold.names[0]}, {x});")
             return
         needed = {v for op in fold.step.ops for v in op.inputs} | {r for r in fold.step.results if isinstance(r, Value)}
         index = self.positions(fold.position) if fold.step.inputs[-1] in needed else "t_splat_i64(0)"
@@ -295,8 +298,8 @@ class Body:
     def merge(self, fold: Fold, others: Sequence[str]) -> None:
         """Fold another accumulator into the one that ``fold`` names."""
         out = self.lines
-        if fold.wide:
-            out.add(f"{fold.names[0]} = t_carry_merge({fold.names[0]}, {others[0]});")
+        if fold.carry:
+            out.add(f"{fold.names[0]} = t_carry_merge_{fold.carry}({fold.names[0]}, {others[0]});")
             return
         merged = self.piece(fold.merge, fold.state, [*fold.names, *others])
         names = [self.fresh() for _ in merged]
@@ -307,10 +310,11 @@ class Body:
 
     def finish(self, fold: Fold, across: bool) -> None:
         out = self.lines
-        if fold.wide:
+        if fold.carry:
             kind = fold.finish.inputs[0].type.dtype.name
             name = self.fresh()
-            out.add(f"const v{kind} {name} = t_carry_{'total' if across else 'lanes'}_{kind}({fold.names[0]});")
+            read = f"t_carry_{'total' if across else 'lanes'}_{fold.carry}_{kind}"
+            out.add(f"const v{kind} {name} = {read}({fold.names[0]});")
             (result,) = self.piece(fold.finish, [r.type.dtype for r in fold.op.results], [name])
             self.define(fold.op.results[0], result)
             return

@@ -110,7 +110,8 @@ class Emitter(Body):
         block = self.vector in axes
         counts = [c_index(e, self.names) for e in extents]
         if block:
-            counts[-1] = f"x_cdiv({counts[-1]}, L)"
+            width = self.width(op)
+            extent, counts[-1] = counts[-1], f"x_cdiv({counts[-1]}, {width} * L)"
         total = " * ".join(f"({c})" for c in counts) or "1"
         out.open()
         out.add(f"const i64 total = {total};")
@@ -125,23 +126,66 @@ class Emitter(Body):
             out.add("char *const mine = scratch + me * scratch_step;")
         self.start_axes(axes, counts)
         out.open("for (i64 p = first; p < last; p++)")
+        self.block = block
         if block:
-            axis = self.names[axes[-1]]
-            out.add(f"const i64 {axis} = {axis}_block * L;")
-            out.add(f"const int n = (int)x_min(L, ({c_index(extents[-1], self.names)}) - {axis});")
-            out.add("t_live = t_lanes(n);")
-        self.block = self.partial = block
-        for inner in op.body.ops:
-            if inner.body is not None:
-                self.sweep(inner)
-            else:
-                self.statement(inner)
+            self.columns(op, extent, width)
+        else:
+            self.partial = False
+            self.point(op)
         self.step_axes(axes, counts, block)
         out.close()
         if self.streams:
             out.add("if (stream) t_fence();")
         out.close()
         out.close()
+
+    def width(self, nest: Operation) -> int:
+        """How many vectors of columns go down the rows together: several, where each row has little work for one."""
+        assert nest.body is not None
+        work = sum(inner.record.flops for inner in walk(nest.body) if inner.body is None)
+        return SEVERAL if work <= BRIEF and not self.kept else 1
+
+    def columns(self, op: Operation, extent: str, width: int) -> None:
+        """The columns of one iteration: ``width`` vectors at once, or what is left of them one after the other."""
+        out, axis = self.lines, self.names[self.vector]
+        out.add(f"i64 {axis} = {axis}_block * ({width} * L);")
+        if width > 1:
+            out.open(f"if ({axis} + {width} * L <= {extent})")
+            out.add("t_live = ~(vm){};")
+            self.partial = False
+            self.point(op, width)
+            out.close()
+            out.open(f"else for (; {axis} < {extent}; {axis} += L)")
+        else:
+            out.open()
+        out.add(f"const int n = (int)x_min(L, {extent} - {axis});")
+        out.add("t_live = t_lanes(n);")
+        self.partial = True
+        self.point(op)
+        out.close()
+
+    def point(self, op: Operation, width: int = 1) -> None:
+        """The body of a nest, for as many vectors."""
+        assert op.body is not None
+        self.sides = [dict(self.values) for _ in range(width)]
+        for inner in op.body.ops:
+            if inner.body is not None:
+                self.sweep(inner)
+            else:
+                for _ in self.each():
+                    self.statement(inner)
+
+    def each(self) -> Iterator[int]:
+        """The vectors that go together: while one is visited, values and columns are its own."""
+        before = self.names.get(self.vector, "")
+        for n in range(len(self.sides)):
+            if n:
+                self.names[self.vector] = f"({before} + {n} * L)"
+            self.values = self.sides[n]
+            yield n
+            self.sides[n] = self.values
+        if len(self.sides) > 1:
+            self.names[self.vector] = before
 
     def start_axes(self, axes: Sequence[str], counts: Sequence[str]) -> None:
         """Coordinates of the first point of this thread; later ones follow by counting up."""
@@ -186,8 +230,10 @@ class Emitter(Body):
         assert op.body is not None
         self.keeps = any(r in self.kept for inner in op.body.ops for r in inner.results)
         folds = [plan_fold(inner) for inner in op.body.ops if inner.record.kind is Kind.REDUCE]
-        for fold in folds:
-            self.declare(fold)
+        sides = [[replace(f, names=[]) for f in folds] for _ in self.sides]
+        for n in self.each():
+            for fold in sides[n]:
+                self.declare(fold)
         for axis, start, stop in zip(axes[:-1], lo[:-1], hi[:-1], strict=True):
             self.names[axis] = f"i_{axis}"
             out.open(
@@ -199,16 +245,18 @@ class Emitter(Body):
         out.add(f"i64 {name} = {c_index(lo[-1], self.names)};")
         out.add(f"const i64 end = {c_index(hi[-1], self.names)};")
         if axis == self.vector:
-            self.steps(op, folds, name)
+            self.steps(op, sides[0], name)
         else:
             out.open(f"for (; {name} < end; {name}++)")
-            self.body(op, folds)
+            for n in self.each():
+                self.body(op, sides[n])
             out.close()
         out.close()
         for _ in axes[:-1]:
             out.close()
-        for fold in folds:
-            self.finish(fold, across=self.vector in axes)
+        for n in self.each():
+            for fold in sides[n]:
+                self.finish(fold, across=self.vector in axes)
         found = {(*place(inner), self.span) for inner in op.body.ops if inner.record is LOAD}
         self.asked |= self.read & found
         self.read |= found
@@ -218,7 +266,7 @@ class Emitter(Body):
         out = self.lines
         assert op.body is not None
         brief = sum(inner.record.flops for inner in op.body.ops) <= BRIEF
-        carried = all(f.wide for f in folds)
+        carried = all(f.carry == "f32" for f in folds)
         several = bool(folds and self.axes) and brief is not carried
         if several:
             self.several(op, folds, name, brief)
@@ -257,7 +305,7 @@ class Emitter(Body):
         for carry, terms in (self.together or {}).items():
             while len(terms) > 1:
                 terms = [f"({' + '.join(terms[n : n + 2])})" for n in range(0, len(terms), 2)]
-            out.add(f"{carry} = t_carry_add({carry}, {terms[0]});")
+            out.add(f"{carry} = t_carry_add_f32({carry}, {terms[0]});")
         self.together = None
         out.close()
         for row in rows[1:] if apart else ():

@@ -25,8 +25,8 @@ class Piece:
 
 @dataclass(frozen=True)
 class Fold:
-    """A REDUCE op taken apart. ``state`` are the dtypes it carries; ``wide`` says that a sum of f32 is carried in
-    f64.
+    """A REDUCE op taken apart. ``state`` are the dtypes it carries; ``carry`` names the dtype whose sums have a
+    carry of twice the precision, or is empty.
     """
 
     op: Operation
@@ -36,7 +36,7 @@ class Fold:
     merge: Piece
     finish: Piece
     position: Dim
-    wide: bool = False
+    carry: str = ""
     names: list[str] = field(default_factory=list)
 
 
@@ -46,7 +46,6 @@ def plan_fold(op: Operation) -> Fold:
     assert reduction is not None
     dtype = op.operands[0].type.dtype
     state = tuple(compute_dtype(d) for d in reduction.state(dtype))
-    wide = reduction.additive and state == (f32,)
     states, others = _values("a", state), _values("b", state)
     x = Value("x", TileType(dtype, _EVERYWHERE))
     index = Value("index", TileType(int64, _EVERYWHERE))
@@ -56,11 +55,14 @@ def plan_fold(op: Operation) -> Fold:
     )
     merge = _piece((*states, *others), state, lambda t, v: reduction.merge(t, v[: len(state)], v[len(state) :]))
     results = tuple(r.type.dtype for r in op.results)
-    ends = _values("a", results) if wide and results == (f64,) else states
+    # The parts of f32 sums are few, and f64 is enough for them.
+    carried = reduction.additive and (state == (f32,) or state == results == (f64,))
+    carry = state[0].name if carried else ""
+    ends = _values("a", results) if carry and results == (f64,) else states
     finish = _piece(ends, results, lambda t, v: reduction.finish(t, v))
     position = op.attrs["position"]
     assert isinstance(position, Dim)
-    return Fold(op, state, reduction.init(dtype), step, merge, finish, position, wide)
+    return Fold(op, state, reduction.init(dtype), step, merge, finish, position, carry)
 
 
 def _values(name: str, dtypes: Sequence[DType]) -> tuple[Value, ...]:

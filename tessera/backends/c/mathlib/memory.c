@@ -50,14 +50,16 @@ T_FN void t_store_part_$T($T *p, i64 n, v$T x) { __builtin_memcpy(p, &x, n * siz
 // for T V R in UNMASKED
 T_FN $V t_load_part_$T(const $T *p, i64 n) {
     $R r = {};
-    __builtin_memcpy(&r, p, n * sizeof *p);
+    if (n == L) __builtin_memcpy(&r, p, sizeof r);
+    else __builtin_memcpy(&r, p, n * sizeof *p);
     return t_decode_$T(r);
 }
 
 // for T V R in UNMASKED
 T_FN void t_store_part_$T($T *p, i64 n, $V x) {
     $R r = t_encode_$T(x);
-    __builtin_memcpy(p, &r, n * sizeof *p);
+    if (n == L) __builtin_memcpy(p, &r, sizeof r);
+    else __builtin_memcpy(p, &r, n * sizeof *p);
 }
 
 // Elements that lie `step` apart.

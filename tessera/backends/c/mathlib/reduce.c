@@ -89,36 +89,36 @@ static i64 t_$N_$T(v$T v, vi64 index) {
 
 // Sums of f32 in f64: add a vector, read the lanes, or the total of all lanes.
 #if 8 * L > T_WIDTH
-T_FN t_carry t_carry_add(t_carry s, vf32 x) {
+T_FN t_carry_f32 t_carry_add_f32(t_carry_f32 s, vf32 x) {
     s.low += t_up(T_PART0(x));
     s.high += t_up(T_PART1(x));
     return s;
 }
-T_FN t_carry t_carry_merge(t_carry s, t_carry o) {
+T_FN t_carry_f32 t_carry_merge_f32(t_carry_f32 s, t_carry_f32 o) {
     s.low += o.low;
     s.high += o.high;
     return s;
 }
-T_FN vf64 t_carry_lanes_f64(t_carry s) { return T_JOIN(s.low, s.high); }
-T_FN vf32 t_carry_lanes_f32(t_carry s) { return T_JOIN(t_down(s.low), t_down(s.high)); }
-T_FN f64 t_carry_whole(t_carry s) {
+T_FN vf64 t_carry_lanes_f32_f64(t_carry_f32 s) { return T_JOIN(s.low, s.high); }
+T_FN vf32 t_carry_lanes_f32_f32(t_carry_f32 s) { return T_JOIN(t_down(s.low), t_down(s.high)); }
+T_FN f64 t_carry_whole_f32(t_carry_f32 s) {
     pf64 v = s.low + s.high;
     for (int k = T_PART / 2; k; k /= 2)
         for (int i = 0; i < k; i++) v[i] += v[i + k];
     return v[0];
 }
 #else
-T_FN t_carry t_carry_add(t_carry s, vf32 x) {
+T_FN t_carry_f32 t_carry_add_f32(t_carry_f32 s, vf32 x) {
     s.low += t_up(x);
     return s;
 }
-T_FN t_carry t_carry_merge(t_carry s, t_carry o) {
+T_FN t_carry_f32 t_carry_merge_f32(t_carry_f32 s, t_carry_f32 o) {
     s.low += o.low;
     return s;
 }
-T_FN vf64 t_carry_lanes_f64(t_carry s) { return s.low; }
-T_FN vf32 t_carry_lanes_f32(t_carry s) { return t_down(s.low); }
-T_FN f64 t_carry_whole(t_carry s) {
+T_FN vf64 t_carry_lanes_f32_f64(t_carry_f32 s) { return s.low; }
+T_FN vf32 t_carry_lanes_f32_f32(t_carry_f32 s) { return t_down(s.low); }
+T_FN f64 t_carry_whole_f32(t_carry_f32 s) {
     pf64 v = s.low;
     for (int k = T_PART / 2; k; k /= 2)
         for (int i = 0; i < k; i++) v[i] += v[i + k];
@@ -126,6 +126,28 @@ T_FN f64 t_carry_whole(t_carry s) {
 }
 #endif
 
-T_FN vf32 t_carry_total_f32(t_carry s) { return (vf32){} + (f32)t_carry_whole(s); }
+T_FN vf32 t_carry_total_f32_f32(t_carry_f32 s) { return (vf32){} + (f32)t_carry_whole_f32(s); }
 
-T_FN vf64 t_carry_total_f64(t_carry s) { return (vf64){} + t_carry_whole(s); }
+T_FN vf64 t_carry_total_f32_f64(t_carry_f32 s) { return (vf64){} + t_carry_whole_f32(s); }
+
+// Sums of f64 that keep what each rounding leaves out: Knuth, The Art of Computer Programming 2, 4.2.2,
+// theorem B.
+T_FN t_carry_f64 t_carry_merge_f64(t_carry_f64 s, t_carry_f64 o) {
+    const vf64 sum = s.sum + o.sum, taken = sum - s.sum;
+    s.rest += o.rest + ((s.sum - (sum - taken)) + (o.sum - taken));
+    s.sum = sum;
+    return s;
+}
+T_FN t_carry_f64 t_carry_add_f64(t_carry_f64 s, vf64 x) {
+    return t_carry_merge_f64(s, (t_carry_f64){x, (vf64){}});
+}
+
+// Behind an infinity or a NaN the rest says nothing.
+T_FN vf64 t_carry_lanes_f64_f64(t_carry_f64 s) {
+    return t_where_f64(t_eq_f64(s.sum - s.sum, (vf64){}), s.sum + s.rest, s.sum);
+}
+T_FN vf64 t_carry_total_f64_f64(t_carry_f64 s) {
+    _Pragma("GCC unroll 4") for (int k = L / 2; k; k /= 2)
+        s = t_carry_merge_f64(s, (t_carry_f64){t_turn_f64(s.sum, k), t_turn_f64(s.rest, k)});
+    return t_carry_lanes_f64_f64(s);
+}

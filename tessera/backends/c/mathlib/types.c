@@ -79,7 +79,9 @@ typedef i32 pi32 __attribute__((vector_size(4 * T_PART)));
 
 // A sum of f32 lanes carried in f64, each part in a register of its own.
 #if 8 * L > T_WIDTH
-typedef struct { pf64 low, high; } t_carry;
+typedef struct { pf64 low, high; } t_carry_f32;
 #else
-typedef struct { pf64 low; } t_carry;
+typedef struct { pf64 low; } t_carry_f32;
 #endif
+// A sum of f64 lanes, and what its roundings left out.
+typedef struct { vf64 sum, rest; } t_carry_f64;
