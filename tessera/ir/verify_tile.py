@@ -58,6 +58,9 @@ def tile_problems(f: Function) -> Iterator[Found]:
         for inner in op.body.ops:
             if inner.body is not None:
                 yield from _sweep(inner, nest)
+                bounds = (*_tuple(inner.attrs.get("lo")), *_tuple(inner.attrs.get("hi")))
+                if any(isinstance(d, Dim) and vector in d.names() for d in bounds):
+                    yield inner, f"the points of one vector along `{vector}` differ in where the sweep ends", None
             else:
                 yield from _operation(inner, nest)
 

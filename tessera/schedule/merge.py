@@ -159,9 +159,14 @@ def join(ops: Sequence[Operation], gone: str, stays: str) -> tuple[Operation, ..
 
 
 def vector_axis(parallel: Sequence[str], ops: Sequence[Operation]) -> str:
-    """The innermost axis, parallel or swept, along which most accesses are contiguous."""
-    sweeps = [op.attrs["axes"] for op in ops if op.body is not None]
-    candidates = ([str(sweeps[-1][-1])] if sweeps and sweeps[-1] else []) + list(parallel[-1:])  # type: ignore[index]
+    """The innermost axis, parallel or swept, along which most accesses are contiguous.
+
+    Where a sweep begins and ends must be the same for all points of a vector.
+    """
+    sweeps = [op for op in ops if op.body is not None]
+    bounds = {n for op in sweeps for d in (*op.dims("lo"), *op.dims("hi")) for n in d.names()}
+    candidates = [op.words("axes")[-1] for op in sweeps[-1:] if op.words("axes")]
+    candidates += [n for n in parallel[-1:] if n not in bounds]
     if not candidates:
         return ""
 

@@ -230,6 +230,10 @@ BROKEN = [
     (kernel(nest="%t = take(e, e, dim=0) : f32<i>"), "has no place in the tile dialect"),
     (kernel(other="%t = exp(e) : f32<>"), "stands outside of every nest"),
     (kernel(other='nest(axes=("i",), extents=[B], vector="") { store(m, %s, index=[i]) }'), "belongs to another nest"),
+    (
+        kernel(other='nest(axes=("i",), extents=[B], vector="i") { sweep(axes=("k",), lo=[0], hi=[i]) {} }'),
+        "differ in where the sweep ends",
+    ),
     (kernel(other='nest(axes=("i",), extents=[B], vector="q") {}'), "vector axis `q` is no axis of the nest"),
     (kernel(nest="%t = position(of=`i`) : f32[B]"), "which the tile dialect does not have"),
 ]  # fmt: skip
