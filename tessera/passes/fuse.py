@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import networkx as nx
@@ -10,6 +10,7 @@ import networkx as nx
 from tessera.ir.dialects.region import COLUMN, EXTERN, MAP, ROW
 from tessera.ir.graph import Block, Function, Note, Operand, Operation, Value
 from tessera.ir.record import Kind
+from tessera.passes.apart import Apart, Cause, Obstacle
 from tessera.passes.grouping import Grouping, is_free
 
 _RECORDS = {"map": MAP, "row": ROW, "column": COLUMN, "extern": EXTERN}
@@ -27,10 +28,11 @@ class Fuse:
         if any(op.record.kind is Kind.REGION for op in f.ops):
             return f
         grouping = Grouping(f).run()
-        ops = _Writer(f, grouping).write()
+        writer = _Writer(f, grouping)
+        ops = writer.write()
         forms = [op.name for op in ops]
         text = ", ".join(f"{forms.count(n)} {n}" for n in _RECORDS if n in forms) or "no region"
-        details = tuple(describe(op) for op in ops)
+        details = (*map(describe, ops), *map(str, writer.apart))
         return f.with_ops(tuple(ops)).with_note(Note(self.name, 0.0, text, details))
 
 
@@ -45,6 +47,7 @@ class _Writer:
     f: Function
     grouping: Grouping
     names: set[str] = field(default_factory=set)
+    apart: list[Apart] = field(default_factory=list)
 
     def write(self) -> list[Operation]:
         self.names = {v.name for v in self.f.params} | {r.name for op in self.f.ops for r in op.results}
@@ -58,7 +61,25 @@ class _Writer:
             if is_free(op) and op.result in needed:
                 kind = EXTERN if op.record.kind is Kind.VIEW else MAP
                 regions[self.grouping.position[id(op)]] = self.region(kind, [op], needed, clone=False)
+        self.apart = list(self.separate(regions))
         return self.ordered(regions)
+
+    def separate(self, regions: dict[int, Operation]) -> Iterator[Apart]:
+        """Every region that another one reads, in the order of the source, with what kept the two apart."""
+        maker = {r: n for n, op in regions.items() for r in op.results}
+        for consumer, op in sorted(regions.items()):
+            for producer in sorted({maker[v] for v in op.inputs if v in maker}):
+                yield Apart(_label(regions[producer]), _label(op), self.cause(producer, consumer))
+
+    def cause(self, producer: int, consumer: int) -> Cause:
+        groups = self.grouping.groups
+        if consumer not in groups:
+            return Cause(Obstacle.VIEW, (self.f.ops[consumer].name,))
+        if producer not in groups:
+            return Cause(Obstacle.LIBRARY, (self.f.ops[consumer].name,))
+        cause = self.grouping.obstacle(groups[consumer], groups[producer])
+        assert cause is not None, "neighbours with nothing between them"
+        return cause
 
     def stored(self) -> set[Value]:
         """Values that must exist in memory: outputs, what crosses a region boundary, what a library call reads."""
@@ -136,6 +157,10 @@ class _Writer:
         for n, op in regions.items():
             graph.add_edges_from((maker[v], n) for v in op.inputs if v in maker)
         return [regions[n] for n in nx.lexicographical_topological_sort(graph)]
+
+
+def _label(region: Operation) -> str:
+    return f"{region.name} %{region.results[0].name}"
 
 
 def _swap(copies: dict[Value, Value], x: Operand) -> Operand:

@@ -15,6 +15,7 @@ from tessera.ir.graph import Function, Operation, Value, users
 from tessera.ir.infer import ONE
 from tessera.ir.record import Kind
 from tessera.ir.types import TensorType, Type
+from tessera.passes.apart import Cause, Obstacle
 
 Space = tuple[Dim, ...]
 #: One C function of more statements than this compiles in more than linear time.
@@ -86,6 +87,8 @@ class Grouping:
             else:
                 self.place(number, op)
         self.merge_siblings()
+        while self.merge_neighbours():
+            pass
         return self
 
     def root(self, v: Value) -> tuple[Value, ...]:
@@ -210,16 +213,10 @@ class Grouping:
                 pending.append(reader.result)
         return True
 
-    def try_merge(self, a: Group, b: Group) -> None:
-        """Join ``b`` into ``a`` when they share a space and neither waits for the other through a third group."""
-        if b.form == "extern" or len(a.ops) + len(b.ops) > MAX_OPS or a.tail is not None or b.tail is not None:
-            return
-        if a.space != b.space and not (b.kept is None and a.space[: len(b.space)] == b.space):
-            return
-        if a.kept is not None and b.kept is not None and a.kept != b.kept:
-            return
-        if self.tangled(a.number, b.number) or self.tangled(b.number, a.number):
-            return
+    def try_merge(self, a: Group, b: Group) -> bool:
+        """Join ``b`` into ``a`` when nothing is in the way."""
+        if self.obstacle(a, b) is not None:
+            return False
         del self.groups[b.number]
         for n in b.ops:
             for r in self.f.ops[n].results:
@@ -232,12 +229,33 @@ class Grouping:
             if before & (bit_a | bit_b):
                 self.behind[other] = (before & ~bit_b) | bit_a | joined
         self.behind[a.number] = joined
+        return True
 
-    def tangled(self, late: int, early: int) -> bool:
-        """Is there a third group after ``early`` and before ``late``?"""
+    def obstacle(self, a: Group, b: Group) -> Cause | None:
+        """What keeps ``b`` from becoming part of ``a``: they must share a space, and neither may wait for the other
+        through a third group.
+        """
+        for group in (a, b):
+            if group.form == "extern":
+                return Cause(Obstacle.LIBRARY, (self.f.ops[group.ops[0]].name,))
+        if len(a.ops) + len(b.ops) > MAX_OPS:
+            return Cause(Obstacle.SIZE, (len(a.ops) + len(b.ops), MAX_OPS))
+        if a.tail is not None or b.tail is not None:
+            return Cause(Obstacle.REDUCED)
+        if a.space != b.space and not (b.kept is None and a.space[: len(b.space)] == b.space):
+            repeats = b.kept is None and set(b.space) < set(a.space)
+            return Cause(Obstacle.REPEAT if repeats else Obstacle.LOOPS, (b.space, a.space))
+        if a.kept is not None and b.kept is not None and a.kept != b.kept:
+            return Cause(Obstacle.AXES, (b.kept, a.kept))
+        between = self.between(a.number, b.number) or self.between(b.number, a.number)
+        return None if between is None else Cause(Obstacle.BETWEEN, (f"`{self.f.ops[between.ops[0]].name}`",))
+
+    def between(self, late: int, early: int) -> Group | None:
+        """A third group after ``early`` and before ``late``."""
         bit = 1 << early
         middle = self.behind[late] & ~bit
-        return any(middle >> other & 1 and before & bit for other, before in self.behind.items())
+        found = (other for other, before in self.behind.items() if middle >> other & 1 and before & bit)
+        return self.groups.get(next(found, -1))
 
     def merge_siblings(self) -> None:
         """Groups that read the same stored value over the same space read it once."""
@@ -253,6 +271,17 @@ class Grouping:
             for n in dict.fromkeys(numbers):
                 if first is not None and n != first and n in self.groups and self.groups[first].form != "extern":
                     self.try_merge(self.groups[first], self.groups[n])
+
+
+    def merge_neighbours(self) -> bool:
+        """Join groups with those they read, where they came to share their loops only after both were decided."""
+        merged = False
+        for number in sorted(self.groups):
+            ops = self.groups[number].ops if number in self.groups else ()
+            read = {self.home[r] for n in ops for v in self.f.ops[n].inputs for r in self.root(v) if r in self.home}
+            for source in sorted(read - {number}, reverse=True):
+                merged |= self.try_merge(self.groups[number], self.groups[source])
+        return merged
 
 
 def reduction_form(op: Operation) -> str:
