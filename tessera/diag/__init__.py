@@ -4,6 +4,7 @@ from tessera.diag.codes import CODES, CodeInfo, Page, page, read_page
 from tessera.diag.errors import (
     BoundsError,
     CacheError,
+    CallError,
     ConfigError,
     DTypeError,
     ParseError,
@@ -16,7 +17,7 @@ from tessera.diag.errors import (
     VerifyError,
 )
 from tessera.diag.formats import to_json, to_sarif
-from tessera.diag.frames import keep_full_tracebacks_when, trim_traceback, user_frames
+from tessera.diag.frames import keep_full_tracebacks_when, trim_traceback, user_frames, warn_user
 from tessera.diag.model import Diagnostic, Help, Label, Note
 from tessera.diag.render import render
 from tessera.diag.source import ExpressionParts, definition_span, expression_parts
@@ -26,6 +27,7 @@ __all__ = [
     "CODES",
     "BoundsError",
     "CacheError",
+    "CallError",
     "CodeInfo",
     "ConfigError",
     "DTypeError",
@@ -57,4 +59,5 @@ __all__ = [
     "to_sarif",
     "trim_traceback",
     "user_frames",
+    "warn_user",
 ]

@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from tessera.diag.errors import (
     BoundsError,
+    CallError,
     ConfigError,
     DTypeError,
     ParseError,
@@ -61,6 +62,7 @@ _TABLE: tuple[tuple[str, type[TesseraError], str], ...] = (
     ("TSR0108", DTypeError, "argument with a dtype its annotation does not allow"),
     ("TSR0109", TraceError, "argument of a wrong Python type"),
     ("TSR0110", ShapeError, "annotation whose names cannot be solved"),
+    ("TSR0111", CallError, "call that does not fit the signature"),
     # shapes in bodies
     ("TSR0201", ShapeError, "contraction over different dimensions"),
     ("TSR0202", ShapeError, "broadcast of different dimensions"),
@@ -95,6 +97,8 @@ _TABLE: tuple[tuple[str, type[TesseraError], str], ...] = (
     ("TSR0406", TraceError, "code that cannot be traced"),
     ("TSR0407", TraceError, "return value that is not made of tensors"),
     ("TSR0408", TraceError, "operation that its kind does not offer"),
+    ("TSR0409", TraceError, "something else than a plain function where one is needed"),
+    ("TSR0410", TraceError, "recursion without end"),
     # IR text and IR
     ("TSR0501", ParseError, "IR text with a syntax error"),
     ("TSR0502", ParseError, "IR text with an unknown operation, attribute or type"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import ClassVar, TypeVar
 
 from tessera.diag.model import Diagnostic, Help, Label, Note, Severity, as_helps, as_notes
@@ -48,8 +49,11 @@ class TesseraError(Exception):
 
     @classmethod
     def from_diagnostics(cls: type[_E], diagnostics: Iterable[Diagnostic]) -> _E:
-        """One error for several findings, in the given order; raises ValueError when there are none."""
-        found = tuple(diagnostics)
+        """One error for several findings, in the given order; raises ValueError when there are none.
+
+        All take the severity of the class: what an error found may be given as a warning.
+        """
+        found = tuple(d if d.severity == cls.severity else replace(d, severity=cls.severity) for d in diagnostics)
         if not found:
             raise ValueError("an error needs at least one diagnostic")
         return _rebuild(cls, found)
@@ -104,6 +108,13 @@ class DTypeError(TesseraError, TypeError):
 
     __module__ = "tessera.diag"
     default_code = "TSR0301"
+
+
+class CallError(TesseraError, TypeError):
+    """A call whose arguments the function's signature does not take: too many, too few, or unknown names."""
+
+    __module__ = "tessera.diag"
+    default_code = "TSR0111"
 
 
 class TraceError(TesseraError, RuntimeError):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from functools import wraps
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import ParamSpec, TypeVar, overload
 
 from tessera.diag.errors import TesseraError
@@ -43,7 +45,7 @@ def trim_traceback(error: BaseException) -> None:
         return
     for one in _chain(error):
         frames = list(_walk(one.__traceback__))
-        if not frames or not (isinstance(one, TesseraError) or not _is_hidden(frames[-1])):
+        if not frames or not (isinstance(one, TesseraError) or not _is_hidden(frames[-1]) or _misfit(frames[-1])):
             continue
         kept: TracebackType | None = None
         for step in reversed(frames):
@@ -73,6 +75,11 @@ def _walk(step: TracebackType | None) -> Iterator[TracebackType]:
 
 def _is_hidden(step: TracebackType) -> bool:
     return is_machinery(step.tb_frame.f_code.co_filename)
+
+
+def _misfit(last: TracebackType) -> bool:
+    """Whether Python refused the arguments of a call that a decorated function passed on: the caller's mistake."""
+    return last.tb_frame.f_code.co_filename == __file__
 
 
 class _UserFrames:
@@ -115,3 +122,18 @@ def user_frames(function: Callable[_P, _R] | None = None) -> _UserFrames | Calla
     ...     pass
     """
     return _USER_FRAMES if function is None else _USER_FRAMES(function)
+
+
+def warn_user(warning: Warning) -> None:
+    """Warn at the user's innermost line, however many frames of machinery lie between."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and is_machinery(frame.f_code.co_filename):
+        # Frames of the import system are no levels to the warnings module.
+        level += not _is_importing(frame.f_back)
+        frame = frame.f_back
+    warnings.warn(warning, stacklevel=level)
+
+
+def _is_importing(frame: FrameType) -> bool:
+    file = frame.f_code.co_filename
+    return "importlib" in file and "_bootstrap" in file

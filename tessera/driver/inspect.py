@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 from tessera.backends.base import Stage, Target
@@ -12,7 +13,7 @@ from tessera.backends.c.host import host_target
 from tessera.backends.triton.aot import available as triton_available
 from tessera.backends.triton.aot import compile_aot
 from tessera.backends.triton.emit import emit as triton_emit
-from tessera.diag import ResourceError, ShapeError
+from tessera.diag import ConfigError, ResourceError, ShapeError
 from tessera.driver.devices import ACCELERATORS
 from tessera.driver.variant import Variant
 from tessera.ir.dim import Dim
@@ -148,7 +149,11 @@ def ir(variant: Variant, stage: str) -> str:
         return "\n\n".join(print_function(k.function) for k in variant.program.kernels)
     stages = {**variant.stages, "fused": variant.fused}
     if stage not in stages:
-        raise ValueError(f"no stage `{stage}`; there are {', '.join([*stages, 'tile'])}")
+        known = [*stages, "tile"]
+        close = get_close_matches(stage, known, 1)
+        raise ConfigError(
+            f"no stage `{stage}`; there are {', '.join(known)}", helps=[f"`{close[0]}` is close"] if close else []
+        )
     return print_function(stages[stage])
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import torch
 
 from tessera import config
+from tessera.diag import user_frames
 from tessera.ir.graph import Function as IRFunction
 from tessera.ir.parser import parse as parse_text
 from tessera.ir.verify import verify
 
 
-@contextmanager
-def backend(name: str) -> Iterator[None]:
+@user_frames
+def backend(name: str) -> AbstractContextManager[object]:
     """Run compiled functions by this backend inside a ``with`` block: ``auto``, ``c``, ``triton`` or ``eager``.
 
     Only this thread is affected. Raises ConfigError (TSR0609) for any other name.
@@ -23,9 +23,11 @@ def backend(name: str) -> Iterator[None]:
     ...     pass
     """
     with config.override(backend=name):
-        yield
+        pass  # another name is refused here, before the block
+    return config.override(backend=name)
 
 
+@user_frames
 def parse(text: str) -> IRFunction:
     """The IR function that a dump says: ``parse(f.ir())`` equals what was printed.
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from beartype.door import is_bearable
 
-from tessera.diag import Diagnostic, Label, TraceError
+from tessera.diag import Diagnostic, Help, Label, TraceError, caller_span
+from tessera.frontend.accept import bind_signature
 from tessera.frontend.annotation import TensorAnnotation
 from tessera.frontend.handles import SizeHandle, TensorHandle
 from tessera.frontend.hints import Hint
@@ -64,10 +65,10 @@ def bind_arguments(
 ) -> Bound:
     """Match a call with the signature and flatten it.
 
-    Raises TypeError as Python does for arguments that do not fit the signature, and TraceError (TSR0109)
-    with every argument of a wrong Python type.
+    Raises CallError (TSR0111), which is a TypeError, for arguments that do not fit the signature, and TraceError
+    (TSR0109) with every argument of a wrong Python type.
     """
-    bound = spec.signature.bind(*args, **kwargs)
+    bound = bind_signature(spec, args, kwargs)
     bound.apply_defaults()
     given = bound.arguments
     leaves: list[Leaf] = []
@@ -158,17 +159,29 @@ def _type_check(
     for one in values:
         expected = _mismatch(p, one, is_tensor)
         if expected:
-            labels = () if p.span is None else (Label(p.span, f"takes {expected}", True),)
-            wrong.append(
-                Finding(
-                    TraceError,
-                    Diagnostic(
-                        "TSR0109",
-                        f"argument `{p.name}` of {spec.name} is a {type(one).__name__}",
-                        labels,
-                    ),
-                )
-            )
+            called = caller_span()
+            labels = [] if called is None else [Label(called, f"called with a {_type_name(one)}", True)]
+            if p.span is not None:
+                labels.append(Label(p.span, f"takes {expected}", not labels))
+            text = f"argument `{p.name}` of {spec.name} is a {type(one).__name__}"
+            wrong.append(Finding(TraceError, Diagnostic("TSR0109", text, tuple(labels), (), _conversion(p, one))))
+
+
+def _type_name(x: object) -> str:
+    """The type as the user knows it: `numpy.ndarray`, `list`."""
+    cls = type(x)
+    return cls.__qualname__ if cls.__module__ in ("builtins", "__main__") else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _conversion(p: ParamSpec, x: object) -> tuple[Help, ...]:
+    """How to make a tensor of data that torch reads."""
+    if p.hint.kind not in ("tensor", "union"):
+        return ()
+    if hasattr(x, "__array_interface__"):
+        return (Help("`torch.from_numpy` makes a tensor of an array, without a copy"),)
+    if isinstance(x, list | tuple | int | float):
+        return (Help("`torch.tensor` makes a tensor of numbers"),)
+    return ()
 
 
 def _mismatch(p: ParamSpec, value: Any, is_tensor: Callable[[object], bool]) -> str:

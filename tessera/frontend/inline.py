@@ -11,6 +11,7 @@ from typing import Any
 
 from tessera.diag import Diagnostic, DTypeError, Help, Label, Note, ShapeError, Span, TraceError
 from tessera.frontend import returns
+from tessera.frontend.accept import meant, misfit, takes
 from tessera.frontend.annotation import Lead, TensorAnnotation
 from tessera.frontend.binding import Leaf, bind_arguments
 from tessera.frontend.blame import argument_places, origin
@@ -22,8 +23,8 @@ from tessera.frontend.suggest import exchange, reshape_help
 from tessera.ir.dim import Dim
 from tessera.ir.types import TensorType, Type
 
-#: Tessera functions that call each other deeper than this do not end.
-DEEPEST = 200
+#: Tessera functions that call each other deeper than this do not end. Python's own limit allows some 190.
+DEEPEST = 100
 
 
 @dataclass
@@ -51,14 +52,15 @@ def inline_call(spec: FunctionSpec, args: Sequence[Any], kwargs: Mapping[str, An
         raise TraceError(f"`{spec.name}` is called with a value of a trace that has ended", code="TSR0406")
     call = session.site(spec.name, "function", args, kwargs)
     if len(session.scopes) > DEEPEST:
-        raise TraceError(f"`{spec.name}` calls itself without end", code="TSR0406")
+        raise _endless(session, spec, call)
     if any(isinstance(x, PoisonHandle) for x in (*args, *kwargs.values())):
         return session.poison
     try:
         spec.signature.bind(*args, **kwargs)
     except TypeError as error:
         labels = () if call.span is None else (Label(call.span, "called here", True),)
-        session.fail(ShapeError, Diagnostic("TSR0211", f"call of {spec.name}: {error}", labels))
+        notes, helps = (Note(takes(spec)),), tuple(meant(spec, kwargs))
+        session.fail(ShapeError, Diagnostic("TSR0211", misfit(spec, error), labels, notes, helps))
         return session.poison
     bound = bind_arguments(spec, args, kwargs, _is_traced(session))
     edge = _Boundary(session, spec, call, {}, {}, [x for x in bound.leaves if x.kind == "tensor"])
@@ -74,6 +76,15 @@ def inline_call(spec: FunctionSpec, args: Sequence[Any], kwargs: Mapping[str, An
     finally:
         session.scopes.pop()
     return result
+
+
+def _endless(session: Session, spec: FunctionSpec, call: Call) -> TraceError:
+    """TSR0410, with the functions that call each other in a circle."""
+    labels = [] if call.span is None else [Label(call.span, f"{DEEPEST} calls inside each other", True)]
+    names = [scope.name for scope in session.scopes]
+    again = next((n for n, scope in enumerate(reversed(session.scopes)) if scope is spec), 0)
+    notes = [f"the calls go round: {' -> '.join([*names[len(names) - again - 1 :], spec.name])}"] if again else []
+    return TraceError(f"`{spec.name}` calls itself without end", code="TSR0410", labels=labels, notes=notes)
 
 
 def _is_traced(session: Session) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import TracebackType
+from types import CodeType, TracebackType
 from typing import Any
 
 from tessera.diag import Diagnostic, Help, Label, ShapeError, Span, TesseraError, TraceError
@@ -65,7 +65,8 @@ class Traced:
 
     ``choices`` are answers about sizes that Python code was given, and ``specialised`` the sizes (by
     expression) and floats (by argument) that it asked the value of; the compiled function serves a call
-    only where they agree. ``open`` could not be decided without a call.
+    only where they agree. ``open`` could not be decided without a call. ``visited`` is the user's code that ran
+    inside the function, with its globals.
     """
 
     function: Function
@@ -79,6 +80,7 @@ class Traced:
     deferred: Deferred | None = None
     guessed: bool = False
     notes: tuple[str, ...] = ()
+    visited: tuple[tuple[CodeType, Mapping[str, object]], ...] = field(default=(), repr=False, compare=False)
 
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:
@@ -175,6 +177,7 @@ class Run:
             deferred,
             session.guessed,
             tuple(session.notes),
+            tuple(session.visited.values()),
         )
 
     def _session(self) -> Session:
@@ -291,7 +294,11 @@ def execute(
 
 
 def python_error(session: Session, spec: FunctionSpec, error: Exception) -> tuple[type[TesseraError], Diagnostic]:
-    """A Python exception in traced code as a diagnostic: TSR0216 for unpacking a shape, else TSR0406."""
+    """A Python exception in traced code as a diagnostic: TSR0216 for unpacking a shape, TSR0410 for endless
+    recursion, else TSR0406.
+    """
+    if isinstance(error, RecursionError):
+        return TraceError, endless(error.__traceback__)
     span = _user_place(error.__traceback__) or spec.span
     text = f"{type(error).__name__}: {error}".splitlines()[0]
     session.cause = error
@@ -335,6 +342,23 @@ def _user_place(traceback: TracebackType | None) -> Span | None:
     return found
 
 
+def endless(traceback: TracebackType | None) -> Diagnostic:
+    """TSR0410 at the user's call that a traceback holds most often."""
+    seen: dict[tuple[CodeType, int], int] = {}
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        if not is_machinery(code.co_filename):
+            key = (code, traceback.tb_lasti)
+            seen[key] = seen.get(key, 0) + 1
+        traceback = traceback.tb_next
+    if not seen:
+        return Diagnostic("TSR0410", "recursion without end")
+    (code, lasti), times = max(seen.items(), key=lambda item: item[1])
+    name = code.co_qualname.rpartition("<locals>.")[2]
+    label = Label(Span.at(code, lasti), f"{times} calls inside each other", True)
+    return Diagnostic("TSR0410", f"`{name}` calls itself without end", (label,))
+
+
 def _as_obligations(choices: Sequence[Choice]) -> list[Obligation]:
     """The choices that an obligation can say; the others are checked by themselves."""
     found: list[Obligation] = []
@@ -375,4 +399,4 @@ def _no_tensor(session: Session, spec: FunctionSpec, leaf: object) -> None:
     session.fail(TraceError, Diagnostic("TSR0407", f"a result of type {type(leaf).__name__}", label))
 
 
-__all__ = ["Input", "Literal", "Output", "Run", "Traced", "arguments", "error_of", "execute", "trace"]
+__all__ = ["Input", "Literal", "Output", "Run", "Traced", "arguments", "endless", "error_of", "execute", "trace"]

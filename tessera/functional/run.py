@@ -12,7 +12,7 @@ import torch
 
 from tessera.backends.eager import from_torch_dtype, resolve, to_torch_dtype
 from tessera.backends.eager.run import run_op
-from tessera.diag import Diagnostic, Label, TraceError, caller_span
+from tessera.diag import CallError, Diagnostic, Label, TraceError, caller_span, user_frames
 from tessera.frontend import alias, methods
 from tessera.frontend.handles import PoisonHandle, SizeHandle, TensorHandle
 from tessera.frontend.session import InnerRefused, Session, current
@@ -42,6 +42,7 @@ def _public(records: Iterable[OpRecord]) -> dict[str, OpRecord]:
 def _function(record: OpRecord) -> Op:
     """The public function of a record."""
 
+    @user_frames
     def op(*args: Any, **kwargs: Any) -> Any:
         session = current()
         if session is not None:
@@ -150,7 +151,9 @@ def _checked(record: OpRecord, args: Sequence[Any], kwargs: Mapping[str, Any]) -
     except NotCovered:
         return True
     except TypeError as error:
-        raise TypeError(f"{record.name}: {error}") from None
+        span = caller_span()
+        labels = [] if span is None else [Label(span, "called here", True)]
+        raise CallError(f"{record.name}: {error}", labels=labels) from None
     return True
 
 
