@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -17,6 +18,9 @@ from tessera.frontend.spec import FunctionSpec
 from tessera.frontend.trace import Traced
 from tessera.frontend.unifying import CallTypes
 from tessera.ir.dtype import DType
+
+_CUDA_ARCH = re.compile(r"(sm_)?[0-9]{2,3}a?", re.ASCII)
+_HIP_ARCH = re.compile(r"gfx[0-9]{3,4}[0-9a-z]?", re.ASCII)
 
 
 def serves(traced: Traced, kinds: CallTypes) -> bool:
@@ -81,17 +85,23 @@ def check_memory(tensors: Sequence[torch.Tensor]) -> None:
 
 
 def parse_target(target: Target | str | None) -> Target | None:
-    """A target from its short name: ``cpu``, ``cuda:90``, ``hip:gfx942``. Raises ResourceError (TSR0607)."""
+    """A target from its short name: ``cpu``, ``cuda:90``, ``hip:gfx942``. Raises ResourceError (TSR0607).
+
+    Architectures that Triton knows: CUDA compute capabilities of two or three digits, and AMD's gfx names.
+    """
     if target is None or isinstance(target, Target):
         return target
     kind, _, arch = target.partition(":")
     if kind == "cpu":
         return host_target()
-    if kind in ("cuda", "hip") and arch:
-        return Target("cuda" if kind == "cuda" else "hip", arch.removeprefix("sm_"))
+    if kind == "cuda" and _CUDA_ARCH.fullmatch(arch):
+        return Target("cuda", arch.removeprefix("sm_"))
+    if kind == "hip" and _HIP_ARCH.fullmatch(arch):
+        return Target("hip", arch)
     raise ResourceError(
-        f"no target `{target}`", code="TSR0607", helps=["targets are cpu, cuda:90, cuda:80, hip:gfx942, …"]
-    )
+        f"no target `{target}`", code="TSR0607",
+        helps=["targets are cpu, cuda:NN with a compute capability (cuda:80, cuda:90), and hip:gfxNNN (hip:gfx942)"],
+    )  # fmt: skip
 
 
 def variant_classes(spec: FunctionSpec, report: CheckReport) -> Iterator[inspect.VariantClass]:
