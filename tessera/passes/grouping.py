@@ -73,7 +73,9 @@ class Grouping:
     groups: dict[int, Group] = field(default_factory=dict)
     home: dict[Value, int] = field(default_factory=dict)
     roots: dict[Value, tuple[Value, ...]] = field(default_factory=dict)
+    #: By group, as bit sets of groups: everything that comes before it, and what it reads itself.
     behind: dict[int, int] = field(default_factory=dict)
+    reads: dict[int, int] = field(default_factory=dict)
     late: set[Value] = field(default_factory=set)
     readers: Mapping[Value, list[Operation]] = field(default_factory=dict)
     position: dict[int, int] = field(default_factory=dict)
@@ -126,7 +128,7 @@ class Grouping:
         else:
             group = Group(number, "extern", ())
         self.groups[number] = group
-        self.behind[number] = 0
+        self.behind[number] = self.reads[number] = 0
         return group
 
     def join(self, group: Group, number: int, op: Operation, sources: Sequence[int]) -> None:
@@ -142,7 +144,11 @@ class Grouping:
         for source in sources:
             if source != group.number:
                 fresh |= self.behind[source] | 1 << source
-        self.depend(group.number, fresh)
+                self.reads[group.number] |= 1 << source
+        if number == group.number:  # nothing reads a new group yet
+            self.behind[number] = fresh
+        else:
+            self.depend(group.number, fresh)
 
     def depend(self, number: int, on: int) -> None:
         """Group ``number`` now also comes after the groups in the bit set ``on``, and so does whatever comes after
@@ -224,10 +230,12 @@ class Grouping:
         a.adopt(b)
         bit_a, bit_b = 1 << a.number, 1 << b.number
         joined = (self.behind[a.number] | self.behind.pop(b.number)) & ~(bit_a | bit_b)
-        self.behind[a.number] = joined
+        self.reads[a.number] = (self.reads[a.number] | self.reads.pop(b.number)) & ~(bit_a | bit_b)
         for other, before in self.behind.items():
             if before & (bit_a | bit_b):
                 self.behind[other] = (before & ~bit_b) | bit_a | joined
+                if self.reads[other] & bit_b:
+                    self.reads[other] = (self.reads[other] & ~bit_b) | bit_a
         self.behind[a.number] = joined
         return True
 
@@ -253,9 +261,13 @@ class Grouping:
     def between(self, late: int, early: int) -> Group | None:
         """A third group after ``early`` and before ``late``."""
         bit = 1 << early
-        middle = self.behind[late] & ~bit
-        found = (other for other, before in self.behind.items() if middle >> other & 1 and before & bit)
-        return self.groups.get(next(found, -1))
+        rest = self.reads[late] & ~bit
+        while rest:  # a way from one to the other ends in a group that the late one reads itself
+            last = rest.bit_length() - 1
+            if self.behind[last] & bit:
+                return self.groups[last]
+            rest ^= 1 << last
+        return None
 
     def merge_siblings(self) -> None:
         """Groups that read the same stored value over the same space read it once."""
