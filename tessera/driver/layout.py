@@ -11,6 +11,7 @@ import torch
 from tessera.backends.c.emit import CSource
 from tessera.backends.eager.run import run_op
 from tessera.backends.eager.table import TorchTable
+from tessera.driver import bounds
 from tessera.driver.devices import CPU
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import bool_
@@ -101,10 +102,13 @@ class Places(Generic[S]):
 
         def run(tensors: Sequence[torch.Tensor], numbers: Sequence[float], sizes: Sizes) -> Sequence[torch.Tensor]:
             operands = [g(tensors, numbers, sizes) for g in getters]
-            if torch.is_autocast_enabled(kind):  # the dtypes in the graph are settled
-                with torch.autocast(kind, enabled=False):
-                    return run_op(op, operands, sizes)
-            return run_op(op, operands, sizes)
+            try:
+                if torch.is_autocast_enabled(kind):  # the dtypes in the graph are settled
+                    with torch.autocast(kind, enabled=False):
+                        return run_op(op, operands, sizes)
+                return run_op(op, operands, sizes)
+            except (IndexError, RuntimeError) as error:
+                raise bounds.refused(op, operands, sizes) or error from None
 
         def make(tensors: Sequence[torch.Tensor], numbers: Sequence[float], sizes: Sizes) -> Sequence[torch.Tensor]:
             with self.device:

@@ -111,6 +111,7 @@ class Reduction:
     ``init(dtype)`` gives the start state (numbers) for elements of ``dtype``; ``step(t, state, x, index)`` takes one
     element (``index`` is its position along the merged reduced axis, row-major); ``merge(t, a, b)`` joins the states
     of two ranges, a before b; ``finish(t, state)`` gives the results. ``state(dtype)`` lists the dtypes of the state.
+    ``identity`` says that the fold of no elements means something; where it does not, a call needs at least one.
     ``additive`` says that the state is a plain sum, so that a backend may carry it in a wider float. ``regroups`` says
     that folding the results of parts gives the result of the whole (sum, prod, max; not argmax).
     """
@@ -122,17 +123,30 @@ class Reduction:
     finish: Callable[[Any, tuple[Any, ...]], tuple[Any, ...]] = lambda t, state: state
     additive: bool = False
     regroups: bool = False
+    identity: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
     """An index that is read from memory: element ``index`` of operand ``operand`` (an integer tensor).
 
-    Values lie in [-size, size) of the axis they index; negative ones count from the end; others are an error.
+    Values lie in [0, size) of the axis they index; with ``wraps`` those in [-size, 0) count from its end. Others are
+    an error while running.
     """
 
     operand: int
     index: tuple[Dim, ...]
+    wraps: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Operand ``index`` holds positions along ``axis`` of operand ``table``, with the bounds of a ``Lookup``."""
+
+    index: int
+    table: int
+    axis: int
+    wraps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +188,7 @@ class OpRecord:
     - ``reduction``: REDUCE (attrs ``dim`` — a sorted tuple of axes — and ``keepdim``).
     - ``pieces(result_index, operand_types, result_type, attrs)``: VIEW and INDEX.
     - ``reference(*arrays, **attrs)``: NumPy oracle where the definition does not give one (CONTRACT, SCAN, EXTERN).
+    - ``accesses(attrs)``: EXTERN: the operands whose values are positions in others.
     - ``call(T, *args, **kwargs)``: what a call written by a user does, where that is more than binding the signature:
       it makes the attributes canonical (non-negative axes, solved sizes), and ends in ``T.emit(name, operands,
       **attrs)``.
@@ -193,6 +208,7 @@ class OpRecord:
     reduction: Reduction | None = None
     pieces: Callable[[Sequence[Dim], Sequence[Type], TensorType, Mapping[str, Attr]], tuple[Piece, ...]] | None = None
     reference: Callable[..., Any] | None = None
+    accesses: Callable[[Mapping[str, Attr]], tuple[Access, ...]] | None = None
     torch: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     call: Callable[..., Any] | None = None

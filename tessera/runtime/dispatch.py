@@ -91,7 +91,7 @@ def failed(code: int, name: str) -> TesseraError | ZeroDivisionError | NoAddress
     if code == 4:
         return NoAddressError(name)
     if code & 2:
-        return BoundsError(f"an index read by kernel `{name}` is out of range", code="TSR0605")
+        return BoundsError("an index is out of range", notes=[f"read by kernel `{name}`"])
     return ZeroDivisionError("integer division by zero")
 
 

@@ -192,6 +192,8 @@ class Puller:
             return Literal(e.value)
         axes = tuple(n for n in self.ranges if n in e.names())
         looked = [n for n in e.names() if n in self.lookups]
+        if e.is_name and looked:
+            return self.lookups[looked[0]]
         if looked:
             raise Misplaced(self.lookups[looked[0]])
         return self.build.emit(OPS["position"], (), int64, {"of": e}, axes=axes)
@@ -274,7 +276,8 @@ class Puller:
     ) -> Generator[Any, Operand, Dim]:
         raw = yield (op.operands[e.operand], self.simple(e.index), guard)
         size = op.operands[operand].type.dims[axis]
-        checked = self.build.emit(OPS["lookup"], (self.build.cast(raw, int64),), int64, {"size": size}, source=op)
+        attrs: dict[str, Attr] = {"size": size, "wraps": True} if e.wraps else {"size": size}
+        checked = self.build.emit(OPS["lookup"], (self.build.cast(raw, int64),), int64, attrs, source=op)
         name = f"_g{len(self.lookups)}"
         for known, value in self.lookups.items():
             if value is checked:

@@ -69,16 +69,20 @@ def test_a_guard_reads_zero_outside() -> None:
     assert run(body, np.array([1.0, 2.0, 3.0]))[0].tolist() == [2.0, 3.0, 0.0]
 
 
-def test_an_index_from_memory() -> None:
+@pytest.mark.parametrize("wraps", [False, True])
+def test_an_index_from_memory(wraps: bool) -> None:
     body = """nest(axes=("i",), extents=[N], vector="") {
       %r = load(t, index=[i]) : int64<i>
-      %g = lookup(%r, size=`M`) : int64<i>
+      %g = lookup(%r, size=`M`WRAPS) : int64<i>
       %v = load(x, %g, index=[_l0]) : f32<i>
       store(y, %v, index=[i]) }"""
+    body = body.replace("WRAPS", ", wraps=true" if wraps else "")
     params = "x: in f32[M], t: in int64[N], y: out f32[N]"
-    assert run(body, np.array([5.0, 6.0]), np.array([1, -2, 0]), params=params)[0].tolist() == [6.0, 5.0, 5.0]
-    with pytest.raises(BoundsError):
-        run(body, np.array([5.0, 6.0]), np.array([2, 0, 0]), params=params)
+    at = [1, -2 if wraps else 0, 0]
+    assert run(body, np.array([5.0, 6.0]), np.array(at), params=params)[0].tolist() == [6.0, 5.0, 5.0]
+    for wrong in (2, -3 if wraps else -1):
+        with pytest.raises(BoundsError, match=f"index {wrong} in a dimension of size 2"):
+            run(body, np.array([5.0, 6.0]), np.array([wrong, 0, 0]), params=params)
 
 
 def test_nests_run_one_after_the_other() -> None:

@@ -161,10 +161,10 @@ class Memory(Statements):
         self.lines.add(f"tl.store({pointer}, {self.used.note(value)}{masked})")
 
     def lookup(self, op: Operation) -> None:
-        """An index made non-negative and checked; the check stops a program that is compiled with checks."""
+        """An index checked, from its end on where it wraps; the check stops a program that is compiled with checks."""
         self.looks_up = True
         x, n = self.text(op.operands[0], int64), self.exprs.text(dim(op.attrs["size"]))
-        at = self.define("index", f"tl.where({x} < 0, {x} + {n}, {x})")
+        at = self.define("index", f"tl.where({x} < 0, {x} + {n}, {x})" if op.attrs.get("wraps") else x)
         fits = self.define("fits", f"({at} >= 0) & ({at} < {n})")
         kind = op.result.type
         assert isinstance(kind, TileType)

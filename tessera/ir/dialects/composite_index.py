@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from tessera.ir.dialects.composite_shape import axis_of, need_rank, rank_of
+from tessera.ir.dialects.index import LONG, need_index, positions
 from tessera.ir.dialects.rules import composite, function_and_method
 from tessera.ir.dialects.samples import T, call, samples
 from tessera.ir.dialects.slicing import slice_bounds, slice_size
 from tessera.ir.dim import Dim
+from tessera.ir.dtype import bool_, uint8
 from tessera.ir.infer import ONE, Blame
 from tessera.ir.record import OpRecord
 
@@ -29,7 +31,8 @@ def expand_key(t: Any, x: Any, key: Any) -> list[Any]:
 
 
 def _is_mask(t: Any, e: Any) -> bool:
-    return isinstance(e, bool) or (t.is_tensor(e) and t.dtype_of(e).is_bool)
+    """A bool, or bools; torch takes bytes for the same."""
+    return isinstance(e, bool) or (t.is_tensor(e) and (t.dtype_of(e).is_bool or t.dtype_of(e) is uint8))
 
 
 def _as_index(t: Any, e: Any) -> Any:
@@ -73,6 +76,8 @@ def _getitem(t: Any, x: Any, key: Any) -> Any:
 
 
 def _advanced(t: Any, x: Any, tensors: Sequence[Any], axes: Sequence[int]) -> Any:
+    for n, index in enumerate(tensors, 1):
+        need_index(t, index, n, "indexing")
     if len(tensors) == 1:
         return t.take(x, tensors[0], axes[0])
     return t.emit("index", (x, *tensors), dims=tuple(axes))
@@ -99,7 +104,7 @@ def _mask_assign(t: Any, x: Any, mask: Any, value: Any) -> Any:
         _by_mask(t)
     for _ in range(rank_of(t, x) - rank_of(t, mask)):
         mask = t.unsqueeze(mask, -1)
-    return t.masked_fill(x, mask, value)
+    return t.masked_fill(x, t.cast(mask, bool_), value)
 
 
 def _slice_assign(t: Any, x: Any, entries: Sequence[Any], value: Any) -> Any:
@@ -173,21 +178,6 @@ def _where_method(t: Any, x: Any, condition: Any, other: Any) -> Any:
     return t.where(condition, x, other)
 
 
-def _index_select(t: Any, x: Any, dim: int, index: Any) -> Any:
-    rank = rank_of(t, index)
-    if rank > 1:
-        t.fail(
-            "TSR0215",
-            f"index_select with an index of rank {rank}",
-            Blame(2, None, f"has rank {rank}"),
-            helps=["use `take`"],
-        )
-    index = t.unsqueeze(index, 0) if rank == 0 else index
-    if rank_of(t, x) == 0:
-        return t.reshape(t.take(t.reshape(x, 1), index, 0))
-    return t.take(x, index, axis_of(t, x, dim))
-
-
 def _embedding(
     t: Any,
     x: Any,
@@ -201,12 +191,15 @@ def _embedding(
     if max_norm is not None:
         t.not_covered("embedding that renormalises its table")
     need_rank(t, weight, 2, "embedding from a table", 1)
-    return t.take(weight, x, 0)
+    need_index(t, x, 0, "embedding")
+    return t.emit("index_select", (weight, x), dim=0)
 
 
 def _take_along_dim(t: Any, x: Any, indices: Any, dim: int | None = None) -> Any:
+    """Along an axis torch counts positions modulo its size; in the flattened tensor they must lie inside."""
     if dim is None:
         return t.gather(t.reshape(x, -1), 0, t.reshape(indices, -1))
+    need_index(t, indices, 1, "take_along_dim", LONG)
     axis = axis_of(t, x, dim)
     a, b = list(t.dims(x)), list(t.dims(indices))
     if len(a) != len(b):
@@ -218,6 +211,7 @@ def _take_along_dim(t: Any, x: Any, indices: Any, dim: int | None = None) -> Any
     for n in range(len(a)):
         if n != axis:
             a[n] = b[n] = b[n] if a[n] is ONE else a[n]
+    indices = t.remainder(indices, t.dims(x)[axis])
     return t.gather(t.expand(x, *a), axis, t.expand(indices, *b))
 
 
@@ -227,8 +221,8 @@ def _index_fill(t: Any, x: Any, dim: int, index: Any, value: Any) -> Any:
     if rank == 0:
         return t.reshape(_index_fill(t, t.reshape(x, 1), dim, index, value))
     size = t.dims(x)[axis]
-    index = t.reshape(index, -1)
-    index = t.where(t.lt(index, 0), t.add(index, size), index)
+    need_index(t, index, 2, "index_fill", LONG)
+    index = positions(t, t.reshape(index, -1), size, wraps=True)
     hit = t.any(t.eq(t.unsqueeze(t.arange(size), 1), t.unsqueeze(index, 0)), 1)
     return _masked_fill(t, x, t.reshape(hit, *(size if n == axis else 1 for n in range(rank))), value)
 
@@ -269,8 +263,6 @@ OPS: tuple[OpRecord, ...] = (
     composite("where_method", "x: tensor, condition: tensor, other: tensor",
        "The method form of `where`: `x` where the condition holds.",
        _where_method, ("torch.Tensor.where",), samples(call(_M, _MASK, 0.0)), ("where",)),
-    composite("index_select", "x: tensor, dim: dim, index: tensor", "Positions of one axis by number.", _index_select,
-       function_and_method("index_select"), samples(call(_X, 1, T((3,), "int64", 5)))),
     composite("embedding",
               "x: tensor, weight: tensor, padding_idx: any = None, max_norm: any = None, norm_type: any = 2.0, "
        "scale_grad_by_freq: bool = False, sparse: bool = False", "Rows of a table by number.", _embedding,

@@ -6,7 +6,10 @@ import math
 from typing import Any
 
 from tessera.ir.dialects.composite_reduce import need_float, wide
+from tessera.ir.dialects.index import need_index
+from tessera.ir.dialects.reduce import peak
 from tessera.ir.dialects.samples import T, call, samples
+from tessera.ir.dtype import int64, uint8
 from tessera.ir.infer import Blame
 from tessera.ir.record import Kind, OpRecord
 
@@ -40,6 +43,7 @@ def _check_classes(t: Any, x: Any, target: Any) -> None:
     for n, (a, b) in enumerate(zip(want, have, strict=True)):
         t.context.equal(a, b, "TSR0215", f"targets of size `{b}` for scores of size `{a}`", Blame(1, n, f"`{b}`"),
                         Blame(0, n if n < axis else n + 1, f"`{a}`"))  # fmt: skip
+    need_index(t, target, 1, "class numbers", (int64, uint8))
     if not t.dtype_of(target).is_int:
         t.fail("TSR0304", f"class targets of dtype `{t.dtype_of(target)}`", Blame(1, None, f"is {t.dtype_of(target)}"),
                helps=["cast them with `.long()`"])  # fmt: skip
@@ -68,7 +72,7 @@ def _weights(t: Any, target: Any, safe: Any, weight: Any, ignore_index: Any) -> 
     valid = t.ne(target, ignore_index)
     if weight is None:
         return valid
-    return t.where(valid, wide(t, t.take(weight, safe, dim=0)), 0.0)
+    return t.where(valid, wide(t, t.emit("index_select", (weight, safe), dim=0)), 0.0)
 
 
 def _weighted(t: Any, loss: Any, share: Any, reduction: str) -> Any:
@@ -95,6 +99,7 @@ def _nll_loss(
 ) -> Any:
     _check_classes(t, x, target)
     need_float(t, x, "nll_loss")
+    target = t.cast(target, int64)
     safe = t.where(t.ne(target, ignore_index), target, 0)
     loss = t.neg(_pick(t, wide(t, x), safe, _class_axis(t, x)))
     share = _weights(t, target, safe, weight, ignore_index)
@@ -120,8 +125,9 @@ def _cross_entropy(
         _check_probabilities(t, x, target)
         return t.cast(_soft_targets(t, scores, target, weight, reduction, label_smoothing, axis), kind)
     _check_classes(t, x, target)
+    target = t.cast(target, int64)
     safe = t.where(t.ne(target, ignore_index), target, 0)
-    top = t.amax(scores, axis, True)
+    top = peak(t, scores, axis)
     shifted = t.sub(scores, top)
     log_sum = t.log(t.sum(t.exp(shifted), axis))
     hit = t.sub(_pick(t, scores, safe, axis), t.squeeze(top, axis))

@@ -7,6 +7,7 @@ from typing import Any
 
 from tessera.ir.dialects.composite_reduce import centered_squares, count, need_float, wide
 from tessera.ir.dialects.create import triangle
+from tessera.ir.dialects.reduce import peak
 from tessera.ir.dialects.rules import composite, torch_names
 from tessera.ir.dialects.samples import T, call, samples, size
 from tessera.ir.dim import product
@@ -36,7 +37,7 @@ def _softmax(t: Any, x: Any, dim: Any = None, dtype: Any = None, _stacklevel: in
     x = wide(t, t.cast(x, kind))
     if not t.dims(x):
         return t.cast(t.exp(t.sub(x, x)), kind)
-    e = t.exp(t.sub(x, t.amax(x, axis, True)))
+    e = t.exp(t.sub(x, peak(t, x, axis)))
     return t.cast(t.div(e, t.sum(e, axis, True)), kind)
 
 
@@ -50,7 +51,7 @@ def _log_softmax(t: Any, x: Any, dim: Any = None, dtype: Any = None, _stacklevel
     x = wide(t, t.cast(x, kind))
     if not t.dims(x):
         return t.cast(t.sub(x, x), kind)
-    shifted = t.sub(x, t.amax(x, axis, True))
+    shifted = t.sub(x, peak(t, x, axis))
     return t.cast(t.sub(shifted, t.log(t.sum(t.exp(shifted), axis, True))), kind)
 
 
@@ -232,7 +233,7 @@ def _grouped(t: Any, query: Any, x: Any) -> Any:
 
 
 def _masked_softmax(t: Any, x: Any) -> Any:
-    top = t.amax(x, -1, True)
+    top = peak(t, x, -1)
     e = t.exp(t.sub(x, t.where(t.isinf(top), 0.0, top)))
     total = t.sum(e, -1, True)
     return t.where(t.eq(total, 0.0), 0.0, t.div(e, total))

@@ -6,6 +6,7 @@ import math
 from collections import namedtuple
 from typing import Any
 
+from tessera.ir.dialects.reduce import peak
 from tessera.ir.dialects.rules import axes_of, composite, function_and_method, torch_names
 from tessera.ir.dialects.samples import T, call, samples
 from tessera.ir.dim import Dim
@@ -109,7 +110,7 @@ def _logsumexp(t: Any, x: Any, dim: Any = None, keepdim: bool = False) -> Any:
     kind = t.dtype_of(x) if t.dtype_of(x).is_float else f32
     x = wide(t, t.cast(x, kind))
     over = axes(t, x, dim)
-    top = t.amax(x, over, True)
+    top = peak(t, x, over)
     shift = t.where(t.isinf(top), 0.0, top)
     total = t.add(t.log(t.sum(t.exp(t.sub(x, shift)), over, True)), shift)
     return t.cast(total if keepdim or not over else t.squeeze(total, over), kind)

@@ -150,7 +150,9 @@ def _narrow(t: Any, x: Any, dim: int, start: Any, length: Any) -> Any:
         need_rank(t, start, 0, "narrow from a start", 2)
         if not t.dtype_of(start).is_int:
             t.fail("TSR0301", f"narrow from a `{t.dtype_of(start)}`", Blame(2, None, f"is {t.dtype_of(start)}"))
-        return t.take(x, t.add(t.reshape(start), t.arange(length)), at)
+        first = t.reshape(start)
+        first = t.where(t.lt(first, 0), t.add(first, t.dims(x)[at]), first)
+        return t.emit("index_select", (x, t.add(first, t.arange(length))), dim=at)
     first, total = t.size(start), t.dims(x)[at]
     first = total + first if first.is_const and first.value < 0 else first
     return t.emit("slice", (x,), dim=at, start=first, stop=first + t.size(length), step=ONE)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tessera.ir.dialects.calls import flat
+from tessera.ir.dialects.index import LONG, need_index, positions
 from tessera.ir.dialects.samples import T, call, samples, size
 from tessera.ir.dialects.shape import Attrs, Types, as_dim, dims_of
 from tessera.ir.dim import Dim, ceildiv
@@ -211,7 +212,8 @@ def _one_hot(t: Any, x: Any, num_classes: Any = -1) -> Any:
                helps=["give `num_classes`"])  # fmt: skip
     if not t.dtype_of(x).is_int:
         t.fail("TSR0304", f"one_hot of `{t.dtype_of(x)}`", Blame(0, None, f"is {t.dtype_of(x)}, not an integer"))
-    return t.cast(t.eq(t.unsqueeze(x, -1), t.arange(num_classes)), int64)
+    need_index(t, x, 0, "one_hot", LONG)
+    return t.cast(t.eq(t.unsqueeze(positions(t, x, num_classes), -1), t.arange(num_classes)), int64)
 
 
 def _tensor(t: Any, data: Any, *, dtype: Any = None, **_: Placement) -> Any:

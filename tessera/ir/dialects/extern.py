@@ -10,14 +10,15 @@ import numpy as np
 
 from tessera.ir.dialects.composite_reduce import Extreme
 from tessera.ir.dialects.composite_shape import axis_of, rank_of
-from tessera.ir.dialects.index import need_integers
+from tessera.ir.dialects.index import LONG, need_index, need_integers
+from tessera.ir.dialects.reduce import need_elements
 from tessera.ir.dialects.rules import FLOATING, torch_names
 from tessera.ir.dialects.samples import T, call, samples
 from tessera.ir.dialects.shape import Attrs, Types, as_dim, axis_attr
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, int32, int64
 from tessera.ir.infer import Blame, InferContext
-from tessera.ir.record import Infer, Kind, OpRecord
+from tessera.ir.record import Access, Infer, Kind, OpRecord
 from tessera.ir.types import TensorType, Type
 
 
@@ -46,10 +47,11 @@ def _record(
     methods: tuple[str, ...] | None = None,
     samples_: Any = None,
     as_: Any = None,
+    accesses: Any = None,
 ) -> OpRecord:
     return OpRecord(
-        name, Kind.EXTERN, signature, doc, infer, as_, reference=reference, call=call_, eager=eager, torch=tuple(torch),
-        methods=(name,) if methods is None else methods, samples=samples_,
+        name, Kind.EXTERN, signature, doc, infer, as_, reference=reference, accesses=accesses, call=call_, eager=eager,
+        torch=tuple(torch), methods=(name,) if methods is None else methods, samples=samples_,
     )  # fmt: skip
 
 
@@ -111,9 +113,11 @@ def _kth_infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[TensorTyp
 
 
 def _kth_reference(x: Any, *, k: int, dim: int, keepdim: bool) -> Any:
-    """k counts from 1; 0 is the lower median, for which any NaN wins."""
+    """k counts from 1; 0 is the lower median, for which any NaN wins, and which is NaN of no elements."""
     if x.ndim == 0:
         return x.copy(), np.zeros((), np.int64)
+    if not x.shape[dim]:
+        return np.full((1,) * keepdim, np.nan), np.zeros((1,) * keepdim, np.int64)
     order = _order(x, dim, False)
     place = np.full(
         [1 if n == dim else s for n, s in enumerate(x.shape)], (x.shape[dim] + 1) // 2 - 1 if k == 0 else k - 1
@@ -127,17 +131,25 @@ def _kth_reference(x: Any, *, k: int, dim: int, keepdim: bool) -> Any:
 
 
 def _kth_eager(torch: Any, x: Any, *, k: int, dim: int, keepdim: bool) -> Any:
-    return torch.median(x, dim, keepdim) if k == 0 else torch.kthvalue(x, k, dim, keepdim)
+    if k:
+        return torch.kthvalue(x, k, dim, keepdim)
+    if x.ndim == 1 and not x.numel():
+        return torch.median(x), torch.zeros((), dtype=torch.int64)
+    return torch.median(x, dim, keepdim)
 
 
 def _kthvalue(t: Any, x: Any, k: int, dim: int = -1, keepdim: bool = False) -> Any:
-    return Extreme(*t.emit("kthvalue", (x,), k=int(k), dim=axis_of(t, x, dim), keepdim=bool(keepdim)))
+    axis = axis_of(t, x, dim)
+    need_elements(t, x, (axis,), "kthvalue", Dim.const(int(k)))
+    return Extreme(*t.emit("kthvalue", (x,), k=int(k), dim=axis, keepdim=bool(keepdim)))
 
 
 def _median(t: Any, x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     if dim is None:
         return t.emit("kthvalue", (t.reshape(x, -1),), k=0, dim=0, keepdim=False)[0]
-    return Extreme(*t.emit("kthvalue", (x,), k=0, dim=axis_of(t, x, dim), keepdim=bool(keepdim)))
+    axis = axis_of(t, x, dim)
+    need_elements(t, x, (axis,), "median")
+    return Extreme(*t.emit("kthvalue", (x,), k=0, dim=axis, keepdim=bool(keepdim)))
 
 
 # --- prefixes ---------------------------------------------------------------------------------------------------------
@@ -237,8 +249,6 @@ def _scatter_reference(x: Any, index: Any, src: Any, *, dim: int, reduce: str, i
 
 
 def _scatter_eager(torch: Any, x: Any, index: Any, src: Any, *, dim: int, reduce: str, include_self: bool) -> Any:
-    size = x.shape[dim] if x.ndim else 1
-    index = torch.where(index < 0, index + size, index)
     if reduce == "replace":
         return x.scatter(dim, index, src)
     if not isinstance(src, torch.Tensor) or src.ndim != x.ndim:
@@ -254,6 +264,7 @@ def _scatter(
 
 
 def _scattered(t: Any, x: Any, dim: int, index: Any, src: Any, how: str, include_self: bool = True) -> Any:
+    need_index(t, index, 2, "scatter")
     if t.is_tensor(src) and t.dtype_of(src) is not t.dtype_of(x):
         t.fail("TSR0301", f"`{t.dtype_of(src)}` scattered into `{t.dtype_of(x)}`",
                Blame(3, None, f"is {t.dtype_of(src)}"), helps=[f"cast it with `.to({t.dtype_of(x)})`"])  # fmt: skip
@@ -286,6 +297,7 @@ def _index_add(t: Any, x: Any, dim: int, index: Any, source: Any, *, alpha: Any 
 
 
 def _index_copy(t: Any, x: Any, dim: int, index: Any, source: Any) -> Any:
+    need_index(t, index, 2, "index_copy", LONG)
     return _scattered(t, x, dim, _along(t, x, dim, index, source), source, "replace")
 
 
@@ -456,8 +468,9 @@ PREFIX_OPS: tuple[OpRecord, ...] = (
 SCATTER_OPS: tuple[OpRecord, ...] = (
     _record("scatter", "x: tensor, index: tensor, src: tensor, dim: dim, reduce: str, include_self: bool",
             "Elements put at positions of one axis; `reduce` says how several at one position combine.",
-            _scatter_infer, _scatter_reference, _scatter_eager, call_=_scatter, torch=_tm("scatter"), as_=_scatter_as,
-            samples_=samples(call(_M, 0, T((3, "D"), "int64", "perm0"), T((3, "D"))),
+            _scatter_infer, _scatter_reference, _scatter_eager,
+            accesses=lambda attrs: (Access(1, 0, axis_attr(attrs)),), call_=_scatter, torch=_tm("scatter"),
+            as_=_scatter_as, samples_=samples(call(_M, 0, T((3, "D"), "int64", "perm0"), T((3, "D"))),
                              call(_M, 1, T(("S", 2), "int64", "perm"), 1.5))),
     _composite("scatter_add", _SCATTER, "Elements added at positions of one axis.", _scatter_add,
                samples(call(_M, 0, _IDX, T((3, "D"))))),

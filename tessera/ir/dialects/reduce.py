@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tessera.ir.dialects.rules import OperandsAs, axes_of, reduced_dims, torch_names
 from tessera.ir.dialects.samples import T, call, samples
+from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, bool_, compute_dtype, int64
 from tessera.ir.graph import Attr
-from tessera.ir.infer import Blame, InferContext
+from tessera.ir.infer import ONE, Blame, InferContext
 from tessera.ir.record import Infer, Kind, OpRecord, Reduction
 from tessera.ir.types import TensorType, Type
 
@@ -73,6 +74,29 @@ def _extremum_call(name: str) -> Callable[..., Any]:
     return define
 
 
+def _of_some(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
+    """The call of a fold that has nothing to give for no elements: along each axis there must be one."""
+
+    def define(t: Any, x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+        need_elements(t, x, axes_of(t.context, dim, t.type_of(x).rank), name)
+        return plain(t, x, dim, keepdim)
+
+    return define
+
+
+def need_elements(t: Any, x: Any, axes: Iterable[int], what: str, least: Dim = ONE) -> None:
+    """Require elements, one or the number given, along each of the axes (TSR0212)."""
+    for axis in axes if t.dims(x) else ():
+        d = t.dims(x)[axis]
+        message = f"{what} needs a size of at least {least}, not `{d}`"
+        t.context.at_least(d, least, "TSR0212", message, Blame(0, axis, f"`{d}`"))
+
+
+def peak(t: Any, x: Any, dim: Any) -> Any:
+    """The largest value over axes, kept with size 1; unlike that of ``amax`` it is -inf where there are no elements."""
+    return t.emit("amax", (x,), dim=axes_of(t.context, dim, t.type_of(x).rank), keepdim=True)
+
+
 def _arg_call(name: str) -> Callable[..., Any]:
     """The position along one axis, or in the flattened tensor when no axis is given."""
 
@@ -103,8 +127,9 @@ def _arg_reduction(better: Callable[[Any, Any, Any], Any], start: Callable[[DTyp
         return t.where(wins, b[0], a[0]), t.where(wins, b[1], a[1])
 
     return Reduction(
-        lambda d: (start(d), 0), step, merge, lambda d: (compute_dtype(d), int64), lambda t, state: (state[1],)
-    )
+        lambda d: (start(d), 0), step, merge, lambda d: (compute_dtype(d), int64), lambda t, state: (state[1],),
+        identity=False,
+    )  # fmt: skip
 
 
 def lowest(t: DType) -> float | int:
@@ -118,7 +143,8 @@ def highest(t: DType) -> float | int:
 
 
 def _fold(
-    combine: Callable[[Any, Any, Any], Any], start: Callable[[DType], bool | int | float], additive: bool = False
+    combine: Callable[[Any, Any, Any], Any], start: Callable[[DType], bool | int | float], additive: bool = False,
+    identity: bool = True,
 ) -> Reduction:
     """One running value, combined with each element."""
     return Reduction(
@@ -128,6 +154,7 @@ def _fold(
         lambda d: (compute_dtype(d),),
         additive=additive,
         regroups=True,
+        identity=identity,
     )
 
 
@@ -199,6 +226,7 @@ def _reduce(
     samples_: Any = None,
     also: tuple[str, ...] = (),
 ) -> OpRecord:
+    call_ = call_ if reduction.identity else _of_some(name, call_)
     return OpRecord(
         name, Kind.REDUCE, _SIGNATURE, doc, _reduce_infer(result), as_, reduction=reduction, call=call_, eager=eager,
         torch=(*torch_names(name, "t", "m"), *also), methods=(name,), samples=samples_ or _FOLD_SAMPLES,
@@ -215,9 +243,11 @@ OPS: tuple[OpRecord, ...] = (
             _sum_call("sum"), _fold_eager("sum"), _wide_ints, samples_=_with_multi),
     _reduce("prod", "Product over axes; integers and bools multiply in int64.", _fold(lambda t, a, x: a * x, _one),
             _sum_call("prod"), _every_axis_eager("prod"), _wide_ints),
-    _reduce("amax", "Largest value over axes; NaN propagates.", _fold(lambda t, a, x: t.maximum(a, x), lowest),
+    _reduce("amax", "Largest value over axes; NaN propagates.",
+            _fold(lambda t, a, x: t.maximum(a, x), lowest, identity=False),
             _extremum_call("amax"), _fold_eager("amax"), samples_=_with_multi),
-    _reduce("amin", "Smallest value over axes; NaN propagates.", _fold(lambda t, a, x: t.minimum(a, x), highest),
+    _reduce("amin", "Smallest value over axes; NaN propagates.",
+            _fold(lambda t, a, x: t.minimum(a, x), highest, identity=False),
             _extremum_call("amin"), _fold_eager("amin"), samples_=_with_multi),
     _reduce("argmax", "Position of the largest value; the first of equal ones, a NaN before numbers.",
             _arg_reduction(lambda t, x, best: x > best, lowest), _arg_call("argmax"), _arg_eager("argmax"),

@@ -29,7 +29,8 @@ STORE = OpRecord("store", Kind.TILE, "buffer: tensor, value: tensor, index: size
                  "Write one element per point, cast to the buffer's dtype; skipped outside the guard.")  # fmt: skip
 INDEX = OpRecord("position", Kind.TILE, "of: size", "The value of an index expression at each point, int64.")
 LOOKUP = OpRecord(
-    "lookup", Kind.TILE, "x: tensor, size: size",
-    "An index read from memory made usable: negative counts from the end, outside [-size, size) is an error.",
+    "lookup", Kind.TILE, "x: tensor, size: size, wraps: bool = False",
+    "An index read from memory made usable: outside [0, size) is an error; with `wraps` negative ones down to -size "
+    "count from the end.",
 )  # fmt: skip
 TILE_OPS: tuple[OpRecord, ...] = (NEST, SWEEP, LOAD, STORE, INDEX, LOOKUP)

@@ -154,7 +154,7 @@ class TensorMachine:
         table = op.operands[e.operand]
         values = self.read(table, table.type.dtype)
         at = tuple(checked(over_grid(d, env), values.shape[n], op) for n, d in enumerate(e.index))
-        return wrapped(np.asarray(values[at]), size, op)
+        return positions(np.asarray(values[at]), size, op, e.wraps)
 
     def create(self, op: Operation) -> Sequence[Any]:
         assert op.record.define is not None
@@ -172,6 +172,8 @@ class TensorMachine:
     def reference(self, op: Operation) -> Sequence[Any]:
         assert op.record.reference is not None, f"{op.name} has no reference"
         arrays = [self.read(x, x.type.dtype) for x in op.operands]
+        for a in op.record.accesses(op.attrs) if op.record.accesses else ():
+            arrays[a.index] = positions(arrays[a.index], arrays[a.table].shape[a.axis], op, a.wraps)
         found = op.record.reference(*arrays, **{k: self.attribute(v) for k, v in op.attrs.items()})
         return found if isinstance(found, tuple | list) else (found,)
 
@@ -206,23 +208,21 @@ def constant(value: bool | int | float, common: DType) -> Array:
     return settle(np.asarray((value - low) % (1 << bits) + low), common)
 
 
-def checked(index: Array, size: int, op: Operation) -> Array:
-    """The index itself when it lies inside; raises BoundsError (TSR0605) otherwise."""
+def checked(index: Array, size: int, op: Operation, given: Array | None = None) -> Array:
+    """The index itself when it lies inside; raises BoundsError (TSR0605), which tells the ``given`` one, otherwise."""
     bad = (index < 0) | (index >= size)
     if bad.any():
-        raise BoundsError(f"index {int(index[bad][0])} in a dimension of size {size}", labels=_labels(op))
+        told = index if given is None else given
+        raise BoundsError(f"index {int(told[bad][0])} in a dimension of size {size}", labels=_labels(op))
     return index
 
 
-def wrapped(index: Array, size: int, op: Operation) -> Array:
-    """An index read from memory: negative counts from the end; raises BoundsError (TSR0605) outside
-    [-size, size).
+def positions(index: Array, size: int, op: Operation, wraps: bool) -> Array:
+    """An index read from memory; negative ones count from the end where it ``wraps``. Raises BoundsError (TSR0605)
+    outside [0, size), or [-size, size).
     """
     index = index.astype(np.int64)
-    bad = (index < -size) | (index >= size)
-    if bad.any():
-        raise BoundsError(f"index {int(index[bad][0])} in a dimension of size {size}", labels=_labels(op))
-    return np.where(index < 0, index + size, index)
+    return checked(np.where(index < 0, index + size, index) if wraps else index, size, op, index)
 
 
 def _labels(op: Operation) -> list[Label]:

@@ -25,7 +25,7 @@ from tessera.ir.interp.fold import fold
 from tessera.ir.interp.memory import Memory, Points
 from tessera.ir.interp.namespace import NumpyNamespace
 from tessera.ir.interp.sizes import check_shape
-from tessera.ir.interp.tensor import apply, constant, wrapped
+from tessera.ir.interp.tensor import apply, constant, positions
 from tessera.ir.record import Kind
 from tessera.ir.types import ScalarType, TensorType, Type
 
@@ -235,7 +235,7 @@ class TileMachine:
         x = self.read(op.operands[0], level, op.operands[0].type.dtype)
         if level.mask is not None:
             x = np.where(level.mask, x, 0)
-        return [(wrapped(np.asarray(x), n, op), level.axes)]
+        return [(positions(np.asarray(x), n, op, bool(op.attrs.get("wraps"))), level.axes)]
 
 
 _Run = Callable[[TileMachine, Operation, Level], list[tuple[Any, tuple[str, ...]]]]
