@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from tessera.diag import TraceError
+from tessera.diag import TraceError, user_frames
 from tessera.driver import devices
 from tessera.driver.decorated import Function
 from tessera.driver.inspect import cost
 from tessera.driver.layout import TABLE
+from tessera.frontend.accept import require_decorated
 from tessera.frontend.tree import flatten
 from tessera.ir.interp import interpret
 from tessera.ir.types import ScalarType
@@ -117,12 +118,14 @@ def _ratio(a: int, b: int) -> str:
     return f"{a / b:.2f}x" if b else "-"
 
 
+@user_frames
 def compare(f: Function[..., Any], *args: Any, **kwargs: Any) -> Comparison:
     """Run a function fused and eagerly on the same arguments and measure both against float64.
 
     The reference is the float64 interpreter on the traced IR. Times are medians of interleaved calls. Raises
-    TraceError when the function cannot be traced.
+    TraceError when the function cannot be traced, or lacks the decorator (TSR0409).
     """
+    require_decorated(f, Function)
     fused = f(*args, **kwargs)
     eager = f.eager(*args, **kwargs)
     resolved = f.resolve(*args, **kwargs)
@@ -156,8 +159,7 @@ def reference(f: Function[..., Any], resolved: Any) -> list[Any]:
     """The function's outputs in float64, through the interpreter."""
     traced = resolved.variant.traced
     given: list[Any] = []
-    for source, p in zip(traced.inputs, traced.function.params, strict=True):
-        x = f._input(source, resolved.bound)
+    for x, p in zip(resolved.given(), traced.function.params, strict=True):
         given.append(x if isinstance(p.type, ScalarType) else to_numpy(x))
     return list(interpret(traced.function, given, sizes=resolved.types.hints))
 

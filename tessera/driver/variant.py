@@ -13,6 +13,7 @@ from tessera.backends.base import Packed
 from tessera.backends.c import backend as c_backend
 from tessera.backends.c.load import SharedObject
 from tessera.diag import ResourceError
+from tessera.driver.captured import Link, Watch, kinds, places
 from tessera.driver.devices import ACCELERATORS, CPU, Accelerator
 from tessera.driver.layout import Places, lay_out, shared_outputs
 from tessera.frontend.trace import Traced
@@ -80,7 +81,18 @@ class Variant:
     layout: Layout = Layout()
     device: torch.device = CPU
     from_cache: bool = False
+    watch: Watch = field(default_factory=Watch, repr=False)
     _plan: dispatch.Plan | gpu.DevicePlan | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        #: For each parameter the link that gives a captured tensor; -1 for the others.
+        self.places = places(self.traced, self.watch)
+        self._kinds = kinds(self.traced)
+
+    def outside(self) -> tuple[Link, ...] | None:
+        """What the form read outside of the function, where that is as it was; else None."""
+        links = self.watch.settle()
+        return links if self._kinds == kinds(self.traced) else None
 
     @Lazy
     def stages(self) -> dict[str, Function]:

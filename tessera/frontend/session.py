@@ -20,6 +20,7 @@ from tessera.diag import (
     caller_frame,
     caller_span,
 )
+from tessera.diag.span import is_machinery
 from tessera.frontend.context import TraceContext
 from tessera.frontend.handles import Dropped, PoisonHandle, SizeHandle, Stopped, Storage, TensorHandle
 from tessera.frontend.names import targets
@@ -154,6 +155,7 @@ class Session:
     def __post_init__(self) -> None:
         self.ops = TraceOps(self.builder, self.table.records)
         self.counts: dict[tuple[CodeType, int], int] = {}
+        self.visited: dict[tuple[CodeType, int], tuple[CodeType, Mapping[str, object]]] = {}
         self.dropped: dict[Value, Dropped] = {}
         self.poison: Any = PoisonHandle(self)
         self.open = True
@@ -198,9 +200,20 @@ class Session:
         call = Call(name, form, tuple(args), kwargs, code, lasti, Span.at(code, lasti), function)
         key = (code, lasti)
         count = self.counts[key] = self.counts.get(key, 0) + 1
-        if count > MOST_REPEATS:
+        if count == 1:
+            self._visit(frame)
+        elif count > MOST_REPEATS:
             self._too_long(call)
         return call
+
+    def _visit(self, frame: FrameType | None) -> None:
+        """Remember the user's functions that are running, up to the traced one, with their globals."""
+        root = getattr(getattr(self.scopes[0], "function", None), "__code__", None) if self.scopes else None
+        while frame is not None and frame.f_code is not root:
+            key = (frame.f_code, id(frame.f_globals))
+            if key not in self.visited and not is_machinery(frame.f_code.co_filename):
+                self.visited[key] = (frame.f_code, frame.f_globals)
+            frame = frame.f_back if root is not None else None
 
     def perform(self, call: Call, act: Callable[[list[Any], dict[str, Any]], Any]) -> Any:
         """Run ``act`` on the arguments as the IR sees them; errors are reported at the call's place."""

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.autograd.forward_ad as fwd
+from torch.utils._device import DeviceContext
 
 from tessera import config
 from tessera.diag import BoundsError, ResourceError, TesseraError
@@ -84,6 +85,10 @@ class Plan:
 
 class NoAddressError(Exception):
     """An argument has elements but no memory (a tensor that torch has not filled in, or whose storage was freed)."""
+
+
+class OutdatedError(Exception):
+    """What a compiled form read outside of the function has changed."""
 
 
 def failed(code: int, name: str) -> TesseraError | ZeroDivisionError | NoAddressError:
@@ -228,20 +233,35 @@ def native(address: int) -> Callable[[bytes], int]:
     return ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p)(address)
 
 
+class Remembered:
+    """A bound plan, and whether a call has used it since it was last looked at for dropping."""
+
+    __slots__ = ("entry", "used")
+
+    def __init__(self, entry: Any) -> None:
+        self.entry = entry
+        self.used = False
+
+
 class Memo:
-    """Bound plans by call signature, the longest unused dropped first. Reading takes no lock."""
+    """Bound plans by call signature. Reading takes no lock and moves nothing: who reads an entry marks it as used, and
+    where one has to go the oldest that is not marked does; those that are lose their mark and count as new.
+    """
 
     def __init__(self) -> None:
-        self.entries: OrderedDict[Any, Any] = OrderedDict()
+        self.entries: OrderedDict[Any, Remembered] = OrderedDict()
 
     def put(self, key: Any, entry: Any) -> None:
         """Remember an entry."""
-        self.entries[key] = entry
+        self.entries[key] = Remembered(entry)
         while len(self.entries) > REMEMBERED:
             try:
-                self.entries.popitem(last=False)
+                oldest, found = self.entries.popitem(last=False)
             except KeyError:
                 return
+            if found.used:
+                found.used = False
+                self.entries[oldest] = found
 
 
 def plain(x: torch.Tensor) -> bool:
@@ -261,13 +281,26 @@ def plain(x: torch.Tensor) -> bool:
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
-def intercepted() -> bool:
-    """Is torch transforming or watching this call (torch.func, a dispatch or function mode, forward gradients), so
-    that addresses do not say everything?
+def intercepted(device: torch.device) -> bool:
+    """Is torch transforming or watching a call on this device (torch.func, a dispatch or function mode, forward
+    gradients), so that addresses do not say everything?
     """
     return (
         torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._len_torch_function_stack() > 0
+        or (torch._C._len_torch_function_stack() > 0 and not at_home(device))
         or fwd._current_level >= 0
     )
+
+
+def at_home(device: torch.device) -> bool:
+    """Do all function modes only say that tensors are made on this device (``torch.set_default_device``,
+    ``with torch.device(...)``)? Compiled code makes them there anyway.
+    """
+    for n in range(torch._C._len_torch_function_stack()):
+        mode = torch._C._get_function_stack_at(n)
+        if type(mode) is not DeviceContext or mode.device.type != device.type:
+            return False
+        if mode.device.index not in (None, device.index):
+            return False
+    return True

@@ -199,7 +199,7 @@ def _run(entry: Entry, sample: SampleInput) -> dict[str, Any] | None:
 
 def kernels(function: Any) -> int:
     """How many C kernels the compiled forms of a function have."""
-    return sum(len(form.program.kernels) for forms in function._variants.values() for form in forms)
+    return sum(len(form.program.kernels) for form in function.forms.all())
 
 
 def _judged(got: list[Any], eager: list[Any], exact: list[Any], varies: bool) -> dict[str, Any]:

@@ -1,0 +1,146 @@
+"""The compiled forms of one function: which serves a call, and how one comes to be."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from tessera import config
+from tessera.diag import ResourceError, TesseraError, TraceError
+from tessera.driver import devices
+from tessera.driver.captured import Link, Reader, Watch
+from tessera.driver.guards import check_guards, serves
+from tessera.driver.layout import TABLE
+from tessera.driver.method import fingerprints, is_plain
+from tessera.driver.serving import Refusal, Resolved, input_of
+from tessera.driver.variant import Layout, Variant
+from tessera.frontend.binding import Bound
+from tessera.frontend.session import error_of
+from tessera.frontend.spec import FunctionSpec
+from tessera.frontend.trace import Run, Traced
+from tessera.frontend.unifying import CallTypes, call_types
+from tessera.ir.dtype import f32, f64
+
+#: Forms that differ in nothing but what the function read outside; for other values it runs eagerly.
+MOST_VALUES = 16
+#: Refusals kept for calls of one kind.
+MOST_REFUSALS = 64
+#: Times that a function is traced because somebody changed meanwhile what it reads.
+_ATTEMPTS = 3
+
+
+class Forms:
+    """The forms of a function by the kind of call, made under a lock."""
+
+    def __init__(self, spec: FunctionSpec) -> None:
+        self.spec = spec
+        self.lock = threading.RLock()
+        self.variants: dict[Any, list[Variant]] = {}
+        self.refused: dict[Any, list[Refusal]] = {}
+        self.compiles = self.from_cache = 0
+
+    def all(self) -> list[Variant]:
+        """Every form there is; other threads may be making more."""
+        return [v for group in list(self.variants.values()) for v in list(group)]
+
+    def find(self, bound: Bound, sizes: Any, tensors: list[torch.Tensor]) -> Resolved:
+        """The compiled form for a call; traced and compiled when there is none yet. Raises what the call would."""
+        dtypes = [TABLE.tensor_type(t).dtype for t in tensors]
+        types = call_types(self.spec, bound, sizes, [t.shape for t in tensors], dtypes, f64 if f64 in dtypes else f32)
+        dense = tuple(t.is_contiguous() for t in tensors)
+        device = devices.device_of(tensors)
+        if device.type not in devices.ACCELERATORS:
+            device = devices.CPU
+        ranks = tuple(t.dim() for t in tensors)
+        key = (bound.key, device, tuple(dtypes), ranks, types.ones, dense, fingerprints(bound))
+        with self.lock:
+            known = self.variants.setdefault(key, [])
+            alike = [v for v in known if serves(v.traced, types)]
+            for variant in reversed(alike):
+                links = variant.outside()
+                if links is not None:
+                    return Resolved(bound, types, variant, tensors, links)
+            if len(alike) >= MOST_VALUES:
+                raise _too_many(alike)
+            variant = self._make(key, bound, types, device)
+            known.append(variant)
+            return Resolved(bound, types, variant, tensors, variant.watch.links)
+
+    def _make(self, key: Any, bound: Bound, types: CallTypes, device: torch.device) -> Variant:
+        """A new form; or the error of an earlier call that failed as this one would."""
+        refusals = self.refused.setdefault((key, config.current()), [])  # another compiler may do better
+        for refusal in refusals:
+            if refusal.covers(types):
+                raise refusal.error.with_traceback(None)
+        traced, watch = self._trace(bound, types, device)
+        try:
+            if isinstance(traced, TesseraError):
+                raise traced
+            _check(traced, types)
+            return self._compile(traced, watch, bound, device)
+        except (TraceError, ResourceError) as error:
+            # The same call would fail again, and slowly.
+            refusals.append(Refusal(error, types, traced if isinstance(traced, Traced) else None, watch))
+            del refusals[:-MOST_REFUSALS]
+            raise
+
+    def _trace(self, bound: Bound, types: CallTypes, device: torch.device) -> tuple[Traced | TesseraError, Watch]:
+        """Trace with the actual sizes at hand, or find that it cannot be; and see what is read outside."""
+        objects = [leaf.value for leaf in bound.leaves if leaf.kind == "static" and not is_plain(leaf)]
+        changed: Link | None = None
+        for _ in range(_ATTEMPTS):
+            reader = Reader()
+            reader.root(self.spec.function, objects)
+            run = Run(
+                self.spec, types.inputs, TABLE, types.hints, bound.tree, types.flexible, types.scalars, device=device,
+                leads=types.leads,
+            )  # fmt: skip
+            traced: Traced | TesseraError
+            try:
+                traced = run.trace()
+            except (TraceError, ResourceError) as error:
+                traced = error
+            changed = reader.effects()
+            if changed is None:
+                reader.visit(traced.visited if isinstance(traced, Traced) else ())
+                return traced, reader.watch()
+        name = "a value" if changed is None else changed.name
+        raise TraceError(f"{name} changes while the function is traced", code="TSR0406")
+
+    def _compile(self, traced: Traced, watch: Watch, bound: Bound, device: torch.device) -> Variant:
+        strided = frozenset(
+            p.name
+            for p, source in zip(traced.function.params, traced.inputs, strict=True)
+            if source.kind != "seed" and _is_strided(input_of(source, bound))
+        )
+        variant = Variant(traced, Layout(strided), device, watch=watch)
+        variant.plan()
+        self.compiles += not variant.from_cache
+        self.from_cache += variant.from_cache
+        return variant
+
+
+def _check(traced: Traced, types: CallTypes) -> None:
+    """Raise what tracing found wrong with a function, or a call."""
+    if traced.findings:
+        raise error_of(traced.findings)
+    if traced.deferred is not None:
+        raise TraceError(f"the value of `{traced.deferred.what}` is not known", code="TSR0402")
+    check_guards(traced, types)
+
+
+def _too_many(alike: Sequence[Variant]) -> TesseraError:
+    """The function was compiled for many values of what it reads outside, and each was new."""
+    changed = alike[-1].watch.changed()
+    what = "an object that it uses" if changed is None else changed.name
+    return TraceError(
+        f"{what} has had {len(alike)} values, each compiled for itself", code="TSR0406",
+        helps=["pass it as an argument: floats and tensors that are arguments may differ from call to call"],
+    )  # fmt: skip
+
+
+def _is_strided(x: Any) -> bool:
+    return isinstance(x, torch.Tensor) and not x.is_contiguous()

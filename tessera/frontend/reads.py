@@ -1,0 +1,91 @@
+"""What code reads of the world around it: globals and variables of enclosing functions, and what follows from those by
+attributes and constant subscripts.
+"""
+
+from __future__ import annotations
+
+import dis
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from types import CodeType
+from typing import Literal
+
+Step = tuple[Literal["attr", "item"], object]
+
+#: Instructions that load a variable from outside, and which kind it is of.
+_LOADS: dict[str, Literal["global", "free"]] = {
+    "LOAD_GLOBAL": "global", "LOAD_NAME": "global", "LOAD_DEREF": "free", "LOAD_CLASSDEREF": "free",
+    "LOAD_FROM_DICT_OR_GLOBALS": "global", "LOAD_FROM_DICT_OR_DEREF": "free",
+}  # fmt: skip
+_STORES: dict[str, Literal["global", "free", "attr", "item"]] = {
+    "STORE_GLOBAL": "global", "DELETE_GLOBAL": "global", "STORE_DEREF": "free", "DELETE_DEREF": "free",
+    "STORE_ATTR": "attr", "DELETE_ATTR": "attr", "STORE_SUBSCR": "item", "DELETE_SUBSCR": "item",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One expression that begins with a variable from outside: ``cfg.sizes[0]``, as far as it is plain to see."""
+
+    kind: Literal["global", "free"]
+    name: str
+    steps: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """The reads of a function, functions inside it included; ``written`` says what it sets itself: variables and
+    attributes by kind and name, and whether it sets items of anything.
+    """
+
+    reads: tuple[Read, ...]
+    written: frozenset[tuple[str, str]]
+
+
+@lru_cache(maxsize=4096)
+def reads_of(code: CodeType) -> Reads:
+    """What a function's code reads from outside.
+
+    >>> limit = 3
+    >>> def f(x, y):
+    ...     return x + limit + y.limit
+    >>> reads_of(f.__code__).reads
+    (Read(kind='global', name='limit', steps=()),)
+    """
+    found: dict[Read, None] = {}
+    written: set[tuple[str, str]] = set()
+    todo = [code]
+    while todo:
+        inner = todo.pop()
+        todo += (c for c in inner.co_consts if isinstance(c, CodeType))
+        instructions = list(dis.get_instructions(inner))
+        for at, one in enumerate(instructions):
+            kind = _LOADS.get(one.opname)
+            if kind is not None and (kind == "global" or one.argval in code.co_freevars):
+                found[Read(kind, one.argval, tuple(_steps(instructions, at + 1)))] = None
+            store = _STORES.get(one.opname)
+            if store is not None and (store != "free" or one.argval in code.co_freevars):
+                written.add((store, "" if store == "item" else one.argval))
+    return Reads(tuple(found), frozenset(written))
+
+
+def _steps(instructions: Sequence[dis.Instruction], at: int) -> Iterator[Step]:
+    """The attributes and constant subscripts that follow a load at once."""
+    while at < len(instructions):
+        one = instructions[at]
+        if one.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            yield ("attr", one.argval)
+            at += 1
+        elif one.opname in ("LOAD_CONST", "LOAD_SMALL_INT") and at + 1 < len(instructions):
+            key, subscript = one.argval, instructions[at + 1]
+            if not isinstance(key, str | int) or not _subscripts(subscript):
+                return
+            yield ("item", key)
+            at += 2
+        else:
+            return
+
+
+def _subscripts(one: dis.Instruction) -> bool:
+    return one.opname == "BINARY_SUBSCR" or (one.opname == "BINARY_OP" and one.argrepr == "[]")
