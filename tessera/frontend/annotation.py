@@ -4,11 +4,14 @@ jaxtyping's.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from tessera.diag import DTypeError, ShapeError
+from tessera.diag import DTypeError, Help, ShapeError, Span, TesseraError, user_frames
+from tessera.diag.span import is_machinery
+from tessera.frontend.mistakes import advice, dtype_text, known_dtypes, placed, written
 from tessera.ir.dim import Dim
 from tessera.ir.dim_parse import parse_dim
 from tessera.ir.dtype import DTYPES, DType, dtype, is_dtype_name
@@ -124,8 +127,23 @@ class Union:
 
 
 class _TensorMeta(type):
+    @user_frames
     def __getitem__(cls, items: object) -> TensorAnnotation:
-        return annotation(items if isinstance(items, tuple) else (items,))
+        try:
+            return annotation(items if isinstance(items, tuple) else (items,))
+        except TesseraError as error:
+            frame = sys._getframe(2)  # behind `user_frames`; an annotation given as text is placed by who reads it
+            if is_machinery(frame.f_code.co_filename):
+                raise
+            refused = placed(error, Span.at(frame.f_code, frame.f_lasti), "in this annotation", read_item)
+        raise refused
+
+    @user_frames
+    def __call__(cls, *args: object, **kwargs: object) -> object:
+        raise ShapeError(
+            "`Tensor` is an annotation, and makes no tensors", code="TSR0104",
+            helps=['an annotation has brackets, Tensor["B", "D"]; `torch.tensor` makes tensors'],
+        )  # fmt: skip
 
     def __or__(cls, other: object) -> Any:
         return Union((cls, other))
@@ -176,7 +194,7 @@ def annotation(items: Sequence[object]) -> TensorAnnotation:
             return TensorAnnotation(None, found_dtype)
         if items == ((),):
             return TensorAnnotation((), found_dtype)
-    dims = tuple(_item(x) for x in items)
+    dims = tuple(read_item(x) for x in items)
     _one_lead(dims)
     return TensorAnnotation(dims, found_dtype)
 
@@ -200,30 +218,61 @@ def _dtype(x: object) -> DType | DTypeClass | None:
         return None
 
 
-def _item(x: object) -> Dim | Lead:
+def read_item(x: object) -> Dim | Lead:
     if x is Ellipsis or x == "...":
         return Lead()
     if isinstance(x, Dim):
         return x
     if isinstance(x, bool) or not isinstance(x, int | str):
-        raise ShapeError(
-            f"`{_brief(x)}` in a tensor annotation",
-            code="TSR0104",
-            helps=['a dim is a name, an expression in quotes, or a number: Tensor["B", "D/2", 1]'],
-        )
+        raise _no_dim(x)
     if isinstance(x, int):
         if x < 0:
-            raise ShapeError(f"negative size {x}", code="TSR0104", helps=['`"..."` stands for any leading dims'])
+            raise _negative(x)
         return Dim.const(x)
     if x.startswith("*") and x[1:].isidentifier():
         return Lead(x[1:])
-    if is_dtype_name(x.strip()):
+    name = dtype_text(x)
+    if name is not None:
         raise DTypeError(
             f"`{x}` is a dtype, not the name of a dimension",
             code="TSR0103",
-            helps=[f"write it without quotes: Tensor[..., {x.strip()}]"],
+            notes=["a dtype stands last, without quotes"],
+            helps=written([name], "..., "),
         )
-    return parse_dim(x)
+    return _expression(x)
+
+
+def _expression(text: str) -> Dim:
+    try:
+        found = parse_dim(text)
+    except ShapeError as error:
+        meant = written(advice(text, parse_dim)) if error.code == "TSR0101" else []
+        if not meant:
+            raise
+        raise ShapeError(error.message, code=error.code, helps=meant) from None
+    if found.is_const and found.value < 0:
+        raise _negative(found.value)
+    return found
+
+
+def _negative(size: int) -> ShapeError:
+    return ShapeError(f"negative size {size}", code="TSR0104", helps=['`"..."` stands for any leading dims'])
+
+
+def _no_dim(x: object) -> TesseraError:
+    """The error for an item that is neither a name, nor an expression, nor a number."""
+    help_ = Help('a dim is a name, an expression in quotes, or a number: Tensor["B", "D/2", 1]')
+    if isinstance(x, DType | DTypeClass) or x in (bool, int, float):
+        help_ = Help('one dtype, behind the dims: Tensor["B", "D", tessera.f32]')
+    elif isinstance(x, list | tuple) and x and all(isinstance(one, str | int) for one in x):
+        help_ = Help(f"dims stand side by side: Tensor[{', '.join(map(_quoted, x))}]")
+    elif type(x).__name__ == "dtype":
+        return DTypeError(f"`{x}` is no dtype of an annotation", code="TSR0103", helps=[f"known: {known_dtypes()}"])
+    return ShapeError(f"`{_brief(x)}` in a tensor annotation", code="TSR0104", helps=[help_])
+
+
+def _quoted(x: object) -> str:
+    return f'"{x}"' if isinstance(x, str) else str(x)
 
 
 def _brief(x: object) -> str:

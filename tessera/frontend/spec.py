@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from tessera.diag import Diagnostic, Label, Note, Span, TesseraError, definition_span
-from tessera.frontend.annotation import TensorAnnotation
+from tessera.diag import Note, Span, TesseraError, definition_span
+from tessera.frontend.annotation import TensorAnnotation, read_item
 from tessera.frontend.hints import ANY, STATIC, Hint, hint_of, scope_of
+from tessera.frontend.mistakes import placed
 from tessera.ir.dim import Dim
 
 #: Parameters that stand for the object or class a method belongs to.
@@ -147,10 +148,8 @@ def _hint(function: Callable[..., Any], name: str, note: object, scope: Mapping[
         span = definition_span(function, name)
         if span is None:
             raise
-        first = error.diagnostics[0]
         where = f"annotation of `{name}`" if name != "return" else "return annotation"
-        placed = Diagnostic(first.code, first.message, (Label(span, where, True),), first.notes, first.helps)
-        raise type(error).from_diagnostics([placed]) from None
+        raise placed(error, span, where, read_item) from None
 
 
 def _param(
