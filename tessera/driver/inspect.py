@@ -233,6 +233,7 @@ class Explanation:
             lines.append(f"  {n.stage:<13} {n.seconds * 1e3:6.2f} ms  {n.text}")
             lines += [f"      {d}" for d in n.details]
         lines += [f"  {text}" for text in self.extra]
+        lines += [f"  {cut}" for cut in self.program.cuts]
         lines.append("steps:")
         for step in self.program.steps:
             if isinstance(step, Kernel):

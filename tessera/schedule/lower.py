@@ -76,10 +76,10 @@ class RegionLowering:
                 break
             except Misplaced as e:
                 if e.value in forced or not any(e.value in op.results for op in ops):
-                    raise Unschedulable(f"{e.value!r} is read at positions that no nest offers") from e
+                    raise Unschedulable(f"%{e.value.name} is read at positions that no loop of the kernel walks") from e
                 forced.append(e.value)
         else:
-            raise Unschedulable("the region keeps asking for further temporaries")
+            raise Unschedulable(f"more than {ATTEMPTS} values would have to be stored on the way")
         params = (*(self.buffers[v] for v in (*inputs, *self.region.results)), *temps, *scalars)
         function = Function(self.name, Block(tuple(nests), params), "tile", span=self.region.span)
         cost = region_cost(inputs, self.region.results, [t.type for t in temps], ops)
@@ -147,7 +147,7 @@ class NestLowering:
                     cuts = []
                 else:
                     cuts = ordered
-        raise Unschedulable("a concatenation has too many parts")
+        raise Unschedulable(f"a loop would be cut into more than {ATTEMPTS} parts")
 
     def attempt(self, cuts: Sequence[Dim], splittable: bool) -> Operation:
         loops = Loops.of(self.plan.signature, axis_mark(self.analysis.ops))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tessera.ir.dim import Dim
 from tessera.ir.graph import Function, Operand, Operation, Value
@@ -64,13 +64,26 @@ Step = Kernel | Call
 
 
 @dataclass(frozen=True, slots=True)
+class Cut:
+    """A region that could not become one kernel and was taken apart into its operations, and why."""
+
+    region: Operation
+    reason: str
+
+    def __str__(self) -> str:
+        results = ", ".join(f"%{r.name}" for r in self.region.results)
+        return f"{self.region.name} {results} taken apart: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """A scheduled function: its steps in order. ``outputs`` may name parameters and literals."""
 
     function: Function
     steps: tuple[Step, ...]
     outputs: tuple[Operand, ...]
-    strided: frozenset[str] = field(default=frozenset())
+    strided: frozenset[str] = frozenset()
+    cuts: tuple[Cut, ...] = ()
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:
@@ -82,4 +95,4 @@ class Unschedulable(Exception):
 
 
 ZERO = Dim.const(0)
-__all__ = ["ONE", "ZERO", "Call", "Cost", "Kernel", "Program", "Step", "Unschedulable"]
+__all__ = ["ONE", "ZERO", "Call", "Cost", "Cut", "Kernel", "Program", "Step", "Unschedulable"]

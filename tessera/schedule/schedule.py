@@ -6,12 +6,13 @@ from tessera.ir.dialects.region import EXTERN
 from tessera.ir.graph import Block, Function, Operation, Value
 from tessera.ir.record import Kind
 from tessera.schedule.lower import RegionLowering
-from tessera.schedule.plan import Call, Kernel, Program, Step, Unschedulable
+from tessera.schedule.plan import Call, Cut, Kernel, Program, Step, Unschedulable
 
 
 def schedule(f: Function, strided: frozenset[str] = frozenset()) -> Program:
     """Lower every region of a fused function. ``strided`` names the parameters that are not dense row-major."""
     steps: list[Step] = []
+    cuts: list[Cut] = []
     for op in f.ops:
         if op.record is EXTERN:
             assert op.body is not None
@@ -20,19 +21,21 @@ def schedule(f: Function, strided: frozenset[str] = frozenset()) -> Program:
         if op.record.kind is not Kind.REGION:
             steps.append(Call(op))
             continue
-        steps.extend(_lower(op, f"{f.name}_{len(steps)}", strided))
-    return Program(f, tuple(steps), f.outputs, strided)
+        steps.extend(_lower(op, f"{f.name}_{len(steps)}", strided, cuts))
+    return Program(f, tuple(steps), f.outputs, strided, tuple(cuts))
 
 
-def _lower(op: Operation, name: str, strided: frozenset[str]) -> list[Step]:
+def _lower(op: Operation, name: str, strided: frozenset[str], cuts: list[Cut]) -> list[Step]:
     """A kernel; or, when the loops of a region cannot be brought together, one kernel for each of its operations."""
     try:
         return [RegionLowering(op, name, strided).run()]
-    except Unschedulable:
+    except Unschedulable as failure:
         assert op.body is not None
         if len(op.body.ops) == 1:
             return [Call(op.body.ops[0])]
-        return [s for n, inner in enumerate(op.body.ops) for s in _lower(_alone(op, inner), f"{name}_{n}", strided)]
+        cuts.append(Cut(op, str(failure)))
+        parts = enumerate(op.body.ops)
+        return [s for n, inner in parts for s in _lower(_alone(op, inner), f"{name}_{n}", strided, cuts)]
 
 
 def _alone(region: Operation, op: Operation) -> Operation:

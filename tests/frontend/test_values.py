@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import tessera
 from tessera.diag import TesseraError
 from tessera.frontend.annotation import Tensor
 from tessera.frontend.names import targets
@@ -36,6 +37,18 @@ def test_values_have_the_user_s_names_and_places() -> None:
     by_name = {op.results[0].name: op for op in found.function.ops}
     assert by_name["centred"].span.text() == "x - x.mean(-1, keepdim=True)"
     assert by_name["hidden_1"].span.text() == "hidden * gate"
+
+
+def test_results_of_functions_of_python_keep_their_names_too() -> None:
+    """A call of a function written in Python leaves the frame of the caller at another place than a method in C."""
+
+    def f(x: Tensor["B", "S"]) -> Any:
+        shifted = tessera.exp(x)
+        best, where = tessera.max(shifted, dim=-1)
+        return best, where
+
+    names = [op.results[0].name for op in traced(f, T("B", "S")).function.ops]
+    assert "shifted" in names and {"best", "where"} & set(names)
 
 
 def test_composites_leave_their_origin() -> None:
