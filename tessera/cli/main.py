@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
 
 import tessera
 from tessera import config
-from tessera.cli.files import Loaded, expand, load, pick
+from tessera.cli.files import Files, Loaded, UsageError, expand
 from tessera.cli.inputs import example, parse_sizes
-from tessera.diag import CODES, Diagnostic, TesseraError, page, to_json, to_sarif
+from tessera.diag import CODES, Diagnostic, ResourceError, TesseraError, page, to_json, to_sarif
 from tessera.ir.parser import parse_all
 from tessera.ir.printer import print_function
 from tessera.ir.verify import verify
@@ -21,10 +23,11 @@ from tessera.passes.base import apply
 from tessera.passes.pipeline import PASSES, PIPELINE
 
 OK, FOUND, FAILED = 0, 1, 2
+STATUS = "Exit status: 0 fine, 1 faults found in a program, 2 the command could not do its work."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Exit status: 0 fine, 1 something was refuted, 2 the command could not do its work."""
+    """Run one command. Exit status: 0 fine, 1 faults were found in a program, 2 the command could not do its work."""
     given = list(sys.argv[1:] if argv is None else argv)
     # The benchmarks have options and help of their own, which this parser would refuse.
     own = argparse.Namespace(run=bench, args=given[1:]) if given[:1] == ["bench"] else None
@@ -33,10 +36,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(options.run(options))
     except TesseraError as error:
         print(error.render(color=config.color_wanted(sys.stderr)), file=sys.stderr)
+        return FAILED if isinstance(error, ResourceError) else FOUND
+    except UsageError as error:
+        print(error, file=sys.stderr)
         return FAILED
-    except (LookupError, ValueError, OSError) as error:
-        text = str(error.args[0]) if isinstance(error, LookupError) and error.args else str(error)
-        print(text, file=sys.stderr)
+    except BrokenPipeError:  # who reads the output has seen enough, and so must not be told when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except OSError as error:
+        print(f"{error.filename}: {error.strerror}" if error.filename else error, file=sys.stderr)
         return FAILED
 
 
@@ -44,8 +52,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tessera",
         description="Prove, inspect and measure functions decorated with @tessera.function.",
-        epilog="Start with `python -m tessera check your_file.py`. FILE:NAME means the function NAME of FILE.",
+        epilog="Start with `python -m tessera check your_file.py`. FILE:NAME means the function NAME of FILE.\n\n"
+        + STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"tessera {tessera.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _check_parser(commands)
     _dump_parser(commands)
@@ -61,7 +72,7 @@ def _command(
     summary: str, teaching: str,
 ) -> argparse.ArgumentParser:  # fmt: skip
     parser = commands.add_parser(
-        name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=teaching,
+        name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=f"{teaching}\n\n{STATUS}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.set_defaults(run=run)
@@ -74,9 +85,10 @@ def _command(
 def _check_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     p = _command(
         commands, "check", check, "prove the shapes of every decorated function, without data",
-        "Each file is run as a module, so guard its program with `if __name__ == \"__main__\"`.\n"
+        "Each file is imported, inside its package where it is in one, so guard programs with\n"
+        "`if __name__ == \"__main__\"`. In folders, files called __main__.py are left out.\n"
         "Verdicts: proved (for every size), guarded (checked at a call), refuted (an error), deferred (needs a call).\n"
-        "Exit status 1 when something is refuted, 2 when a file cannot be run.\n\n"
+        "A file that cannot be run is status 2, whatever the others have.\n\n"
         "  python -m tessera check model.py\n  python -m tessera check src --format sarif > findings.sarif",
     )  # fmt: skip
     p.add_argument("paths", nargs="+", metavar="PATH", help="Python files, or folders of them")
@@ -86,16 +98,18 @@ def _check_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 
 def check(options: argparse.Namespace) -> int:
     """The ``check`` command."""
-    loaded = [load(path) for path in expand(options.paths)]
     diagnostics: list[Diagnostic] = []
     lines: list[str] = []
-    for one in loaded:
-        for f in one.functions.values():
-            report = f.check()
-            diagnostics += report.diagnostics
-            if not (options.quiet and report.ok):
-                lines.append(str(report))
-        _failure(one, diagnostics, lines)
+    loaded: list[Loaded] = []
+    with Files() as files:
+        for path in dict.fromkeys(expand(options.paths)):
+            loaded.append(one := files.load(path))
+            for f in one.functions.values():
+                report = f.check()
+                diagnostics += report.diagnostics
+                if not (options.quiet and report.ok):
+                    lines.append(str(report))
+            _failure(one, diagnostics, lines)
     if options.format == "json":
         print(to_json(diagnostics))
     elif options.format == "sarif":
@@ -103,10 +117,21 @@ def check(options: argparse.Namespace) -> int:
     else:
         print("\n\n".join(lines) if lines else "nothing to report")
         count = sum(len(one.functions) for one in loaded)
-        print(f"\n{count} functions in {len(loaded)} files, {len(diagnostics)} refuted")
-    if any(one.failure is not None and not isinstance(one.failure, TesseraError) for one in loaded):
+        print(f"\n{_count(count, 'function')} in {_count(len(loaded), 'file')}, {len(diagnostics)} refuted")
+    if options.format != "text":
+        sys.stderr.writelines(f"{one.reason}\n" for one in loaded if _unrun(one))
+    if any(map(_unrun, loaded)):
         return FAILED
     return FOUND if diagnostics else OK
+
+
+def _count(n: int, thing: str) -> str:
+    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
+
+
+def _unrun(one: Loaded) -> bool:
+    """Whether a file failed for a reason of its own, that is no fault which Tessera found in it."""
+    return one.failure is not None and not isinstance(one.failure, TesseraError)
 
 
 def _failure(one: Loaded, diagnostics: list[Diagnostic], lines: list[str]) -> None:
@@ -114,9 +139,7 @@ def _failure(one: Loaded, diagnostics: list[Diagnostic], lines: list[str]) -> No
         diagnostics += one.failure.diagnostics
         lines.append(one.failure.render(color=config.color_wanted(sys.stdout)))
     elif one.failure is not None:
-        text = f"{one.path}: cannot be run: {type(one.failure).__name__}: {one.failure}"
-        lines.append(text)
-        print(text, file=sys.stderr)
+        lines.append(one.reason)
 
 
 # ---- dump ------------------------------------------------------------------------------------------------------------
@@ -132,16 +155,17 @@ def _dump_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     p.add_argument("target_function", metavar="FILE:NAME")
     p.add_argument("--stage", default="fused", help="what to print (default: fused)")
     p.add_argument("--backend", choices=("c", "triton"), help="whose source `--stage source` prints")
-    p.add_argument("--target", help="cpu, cuda:80, cuda:90, hip:gfx942")
+    p.add_argument("--target", help="for `--stage source`: cpu, cuda:80, cuda:90, hip:gfx942")
 
 
 def dump(options: argparse.Namespace) -> int:
     """The ``dump`` command."""
-    f = pick(options.target_function)
-    if options.stage == "source":
-        print(f.lower(backend=options.backend, target=options.target))
-    else:
-        print(f.ir(options.stage))
+    if options.stage != "source" and (options.target or options.backend):
+        raise UsageError("`--target` and `--backend` go with `--stage source`: other stages are the same for all")
+    with Files() as files:
+        f = files.pick(options.target_function)
+        source = options.stage == "source"
+        print(f.lower(backend=options.backend, target=options.target) if source else f.ir(options.stage))
     return OK
 
 
@@ -168,7 +192,7 @@ def opt(options: argparse.Namespace) -> int:
     functions = parse_all(text)
     for name in filter(None, options.passes.split(",")):
         if name not in PASSES:
-            raise LookupError(f"no pass `{name}`; there are {', '.join(PASSES)}")
+            raise UsageError(f"no pass `{name}`{_close(name, PASSES)}; there are {', '.join(PASSES)}")
         functions = tuple(apply(PASSES[name], f, verify) for f in functions)
     print("\n\n".join(print_function(f, spans=not options.no_spans) for f in functions))
     return OK
@@ -191,11 +215,17 @@ def explain(options: argparse.Namespace) -> int:
     if code in CODES:
         print(page(code))
     elif code.startswith("TSR") and code[3:].isdecimal():
-        raise LookupError(f"no code {code}; there are {', '.join(CODES)}")
+        raise UsageError(f"no code {code}{_close(code, CODES)}; there are {', '.join(CODES)}")
     else:
-        f = pick(options.what)
-        print(f.explain(), f.cost(), sep="\n\n")
+        with Files() as files:
+            f = files.pick(options.what)
+            print(f.explain(), f.cost(), sep="\n\n")
     return OK
+
+
+def _close(name: str, known: Iterable[str]) -> str:
+    found = difflib.get_close_matches(name, list(known), 1)
+    return f"; `{found[0]}` is close" if found else ""
 
 
 # ---- compare and bench -----------------------------------------------------------------------------------------------
@@ -216,10 +246,10 @@ def _compare_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser
 
 def compare(options: argparse.Namespace) -> int:
     """The ``compare`` command."""
-    f = pick(options.target_function)
-    args = example(f, parse_sizes(options.size), getattr(torch, options.dtype), options.seed)
-    with config.override(**({"backend": options.backend} if options.backend else {})):
-        print(tessera.compare(f, *args))
+    sizes = parse_sizes(options.size)
+    with Files() as files, config.override(**({"backend": options.backend} if options.backend else {})):
+        f = files.pick(options.target_function)
+        print(tessera.compare(f, *example(f, sizes, getattr(torch, options.dtype), options.seed)))
     return OK
 
 
@@ -228,5 +258,5 @@ def bench(options: argparse.Namespace) -> int:
     try:
         import benchmarks
     except ImportError:
-        raise LookupError("the benchmarks are part of a source checkout: run this from its folder") from None
+        raise UsageError("the benchmarks are part of a source checkout: run this from its folder") from None
     return int(benchmarks.main(options.args))
