@@ -32,7 +32,7 @@ def drawn(case: Case, p: Value, shape: tuple[int, ...], rng: np.random.Generator
         return rng.integers(*given, shape)
     if t.is_bool:
         return rng.random(shape) < 0.6
-    return rng.integers(-classes, classes, shape)
+    return rng.integers(0, classes, shape)
 
 
 def reference(f: Function, inputs: list[Any], wanted: list[Value], sizes: Mapping[str, int]) -> dict[Value, Any]:
@@ -95,9 +95,13 @@ def planted(name: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def off_the_end() -> Run:
-    """A lookup of row 7 of 7."""
-    kernel = next(c for c in CASES if c.name == "index_rows").stages[2].kernels[0]
+#: A case, and a row that its table of 7 does not have.
+_OUTSIDE = (("index_rows", 7), ("index_rows", -1), ("wrapped_rows", 7), ("wrapped_rows", -8))
+
+
+def off_the_end(case: str, row: int) -> Run:
+    """A lookup of that row among others."""
+    kernel = next(c for c in CASES if c.name == case).stages[2].kernels[0]
     source = emit(kernel, Target("cuda", "90"))
     sizes = {"B": 5, "V": 7, "D": 9}
     buffers = [
@@ -107,15 +111,16 @@ def off_the_end() -> Run:
         if isinstance(p.type, BufferType)
     ]  # fmt: skip
     job = {"text": source.text, "scalars": [], "buffers": buffers, "launches": [launch(b) for b in source.bind(sizes)]}
-    table, at = np.ones((7, 9)), np.array([0, 1, 7, -7, 2])
-    return Run("lookup", job, {str(n): at if v.type.dtype.is_int else table for n, v in enumerate(kernel.inputs)})
+    table, at = np.ones((7, 9)), np.array([0, 1, row, 6, 2])
+    arrays = {str(n): at if v.type.dtype.is_int else table for n, v in enumerate(kernel.inputs)}
+    return Run(f"{case} {row}", job, arrays)
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Run]]:
     """All runs of all cases in one process, by case."""
     found = {case.name: list(planned(case)) for case in CASES}
-    found["faults"] = [off_the_end(), *(Run(name, planted(name)) for name in _FAULTS)]
+    found["faults"] = [*(off_the_end(*o) for o in _OUTSIDE), *(Run(name, planted(name)) for name in _FAULTS)]
     execute([r for runs in found.values() for r in runs], tmp_path_factory.mktemp("triton"))
     return found
 
@@ -132,6 +137,7 @@ def test_the_checker_sees_what_is_wrong(results: dict[str, list[Run]]) -> None:
         assert any(what in line for line in said[name]), (name, said[name])
 
 
-def test_an_index_outside_stops_the_program(results: dict[str, list[Run]]) -> None:
-    (run,) = (r for r in results["faults"] if r.label == "lookup")
+@pytest.mark.parametrize(("case", "row"), _OUTSIDE)
+def test_an_index_outside_stops_the_program(case: str, row: int, results: dict[str, list[Run]]) -> None:
+    (run,) = (r for r in results["faults"] if r.label == f"{case} {row}")
     assert any("index out of range" in line for line in run.complaints)

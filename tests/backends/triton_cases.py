@@ -346,6 +346,14 @@ FUNCTIONS: tuple[Case, ...] = (
         ({"B": 5, "V": 7, "D": 9},),
         {"B": 4096, "V": 32000, "D": 4096},
     ),
+    Case(
+        "wrapped_rows",
+        lambda t, x, at: t.take(x, at, 0) * 2.0,
+        (("x", "bf16", ("V", "D")), ("at", "int64", ("B",))),
+        ({"B": 5, "V": 7, "D": 9},),
+        {"B": 4096, "V": 32000, "D": 4096},
+        values={"at": (-7, 7)},
+    ),
     Case("scalar", lambda t, x: t.exp(x) + 1.0, (("x", "f32", ()),), ({},), {}, wide=False),
 )
 

@@ -17,7 +17,7 @@ from tessera.ir.dialects.samples import T, call, samples
 from tessera.ir.dialects.shape import Attrs, Types, as_dim, axis_attr
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, int32, int64
-from tessera.ir.infer import Blame, InferContext
+from tessera.ir.infer import ONE, Blame, InferContext
 from tessera.ir.record import Access, Infer, Kind, OpRecord
 from tessera.ir.types import TensorType, Type
 
@@ -107,8 +107,7 @@ def _topk(t: Any, x: Any, k: Any, dim: int = -1, largest: bool = True, sorted: b
 
 def _kth_infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     x, axis, keep = types[0], axis_attr(attrs), bool(attrs["keepdim"])
-    one = Dim.const(1)
-    dims = tuple(one if n == axis else d for n, d in enumerate(x.dims) if keep or n != axis)
+    dims = tuple(ONE if n == axis else d for n, d in enumerate(x.dims) if keep or n != axis)
     return TensorType(x.dtype, dims), TensorType(int64, dims)
 
 
@@ -357,6 +356,7 @@ def _searchsorted(
     sorter: Any = None,
 ) -> Any:
     x = x if t.is_tensor(x) else t.full((), x)
+    need_index(t, sorter, 0, "searchsorted", LONG)
     rows = sorted_sequence if sorter is None else t.gather(sorted_sequence, -1, sorter)
     at = t.emit("searchsorted", (rows, x), right=bool(right) or side == "right")
     return t.cast(at, int32) if out_int32 else at
