@@ -129,7 +129,7 @@ class Session:
         self.results["failures"].append({"section": section, "what": what, "why": why})
 
     def facts(self, caches: Mapping[str, str]) -> None:
-        """Errors, kernels, bytes, compiled forms."""
+        """Errors, kernels, bytes, variants."""
         if result := self.attempt(self.job("facts", "errors and kernels"), caches):
             self.results["facts"] = result
 

@@ -166,7 +166,7 @@ def _cold(cache: str, column: str) -> Callable[[Document], float | None]:
     )
 
 
-def _forms(doc: Document) -> float | None:
+def _variants(doc: Document) -> float | None:
     pairs = doc["pairs"]
     if not pairs:
         return None
@@ -210,7 +210,7 @@ BARS: tuple[Bar, ...] = (
         lambda v: v <= 0.3,
     ),
     Bar("first call, warm cache, s", "≤ 0.1", _cold("warm", "first"), ".3f", lambda v: v <= 0.1),
-    Bar("compiled forms of 50 shapes", "compiles = variants ≤ 4", _forms, ".0f", lambda v: v <= 4),
+    Bar("variants of 50 shapes", "compiles = variants ≤ 4", _variants, ".0f", lambda v: v <= 4),
     Bar(
         "error against float64 over eager's, most",
         "≤ 1.05",

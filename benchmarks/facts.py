@@ -21,7 +21,7 @@ PAIRS = tuple((b, s) for b in (1, 2, 3, 5, 16) for s in (1, 2, 7, 8, 15, 16, 17,
 
 @tessera.function
 def normalise(x: Tensor["B", "S", "D"], weight: Tensor["D"]) -> Tensor["B", "S", "D"]:
-    """RMSNorm, for the count of compiled forms alone."""
+    """RMSNorm, for the count of variants alone."""
     return x * tessera.rsqrt(tessera.mean(x**2, dim=-1, keepdim=True) + 1e-6) * weight
 
 
@@ -97,13 +97,13 @@ def kernels(case: Case, quick: bool) -> dict[str, Any]:
     }
 
 
-def count_forms() -> dict[str, int]:
-    """How many compiled forms fifty pairs of sizes make, and how many compilations."""
+def count_variants() -> dict[str, int]:
+    """How many variants fifty pairs of sizes make, and how many compilations."""
     weight = torch.ones(32)
     for b, s in PAIRS:
         normalise(torch.randn(b, s, 32), weight)
     info = normalise.cache_info()
-    # A form found in the artifact cache was compiled too, in an earlier process.
+    # A variant found in the artifact cache was compiled too, in an earlier process.
     return {"pairs": len(PAIRS), "compiles": info.compiles + info.from_cache, "variants": info.variants}
 
 
@@ -113,7 +113,7 @@ def run(job: Job) -> dict[str, Any]:
     result: dict[str, Any] = {"errors": [], "kernels": [], "pairs": {}, "failures": {}}
     with Progress(job.label, len(job.cases) + 1) as progress:
         progress.step("fifty shapes", count=0)
-        result["pairs"] = count_forms()
+        result["pairs"] = count_variants()
         for name in job.cases:
             progress.step(name)
             try:

@@ -51,7 +51,7 @@ def function(fn: Callable[..., Any] | None = None, /, *, strict: bool = False) -
 
 
 def _decorated(fn: Any, strict: bool) -> Any:
-    """The compiled form of what stands under the decorator; static and class methods keep their nature."""
+    """The compiled function of what stands under the decorator; static and class methods keep their nature."""
     if isinstance(fn, staticmethod | classmethod):
         return type(fn)(_decorated(fn.__func__, strict))
     if isinstance(fn, Function):

@@ -1,6 +1,6 @@
-"""What a compiled form read of the world around it, and whether that is still so.
+"""What a variant read of the world around it, and whether that is still so.
 
-A trace reads globals, variables of enclosing functions, and what these hold, once. The form serves a call only while it
+A trace reads globals, variables of enclosing functions, and what these hold, once. The variant serves a call only while it
 would read the same again. What is read stands in the code of the function and of those that it calls: a chain such as
 ``cfg.sizes[0]`` becomes one link for each step, compared by identity. Where an object goes elsewhere as a whole, what
 it holds is compared. A tensor is a hidden argument: it may be another one of the same kind.
@@ -63,7 +63,7 @@ class Link:
 
 
 class Watch:
-    """The links of one compiled form, and the objects whose contents it depends on.
+    """The links of one variant, and the objects whose contents it depends on.
 
     ``tensors`` says whether a tensor is among them, which takes more than a comparison of identities.
     """
@@ -90,7 +90,7 @@ class Watch:
         return all(fingerprint(x) == held for x, held in self.deep) if self.deep else True
 
     def settle(self) -> tuple[Link, ...] | None:
-        """The links with what they give now, where the form still serves; else None."""
+        """The links with what they give now, where the variant still serves; else None."""
         if self.changed() is not None or any(fingerprint(x) != held for x, held in self.deep):
             return None
         links = self.links
@@ -308,7 +308,7 @@ def places(traced: Traced, watch: Watch) -> tuple[int, ...]:
 
 
 def kinds(traced: Traced) -> tuple[tuple[object, ...], ...]:
-    """What the captured tensors are like now; a form serves while that stays so."""
+    """What the captured tensors are like now; a variant serves while that stays so."""
     return tuple(_kind(i.captured) for i in traced.inputs if isinstance(i.captured, torch.Tensor))
 
 

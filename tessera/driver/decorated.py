@@ -30,7 +30,7 @@ from tessera.diag import (
     warn_user,
 )
 from tessera.driver import bounds, devices, inspect
-from tessera.driver.forms import Forms
+from tessera.driver.variants import Variants
 from tessera.driver.guards import (
     check_devices,
     check_kinds,
@@ -58,7 +58,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class CacheInfo:
-    """What a function has compiled so far. ``variants`` are compiled forms, ``hits`` calls served by one, ``eager``
+    """What a function has compiled so far. ``variants`` counts what there is, ``hits`` calls served by one, ``eager``
     calls run eagerly.
     """
 
@@ -79,14 +79,14 @@ class Counters:
 
 
 class Function(Generic[P, R]):
-    """A Python function with a compiled form. Made by ``tessera.function``."""
+    """A Python function with its variants. Made by ``tessera.function``."""
 
     def __init__(self, fn: Callable[P, R], *, strict: bool = False) -> None:
         functools.update_wrapper(self, fn)
         self.fn = fn
         self.strict = strict
         self.spec = FunctionSpec.of(fn)
-        self.forms = Forms(self.spec)
+        self.compiled = Variants(self.spec)
         self._defaults = _defaults(fn)
         _functions.add(self)
         self._memos: dict[str, dispatch.Memo] = defaultdict(dispatch.Memo)
@@ -243,13 +243,13 @@ class Function(Generic[P, R]):
         return made if finish is None else finish(made)
 
     def _served(self, bound: Bound, tensors: list[torch.Tensor]) -> Resolved | TesseraError | None:
-        """The compiled form for a call; what speaks against one, or nothing where it has to run eagerly anyway."""
+        """The variant for a call; what speaks against one, or nothing where it has to run eagerly anyway."""
         dtypes = [TABLE.tensor_type(t).dtype for t in tensors]
         try:
             sizes = check_call(self.spec, bound, [t.shape for t in tensors], dtypes)
             if not self._compiles(tensors):
                 return None
-            resolved = self.forms.find(bound, sizes, tensors)
+            resolved = self.compiled.find(bound, sizes, tensors)
             resolved.variant.plan()
             return resolved
         except (TraceError, ResourceError) as error:
@@ -261,10 +261,10 @@ class Function(Generic[P, R]):
 
     def _redefine(self) -> None:
         """Begin anew with other defaults of the function's parameters."""
-        with self.forms.lock:
+        with self.compiled.lock:
             self._defaults = _defaults(self.fn)
             self.spec = FunctionSpec.of(self.fn)
-            self.forms = Forms(self.spec)
+            self.compiled = Variants(self.spec)
             self._memos.clear()
             self._latest = self._recent = self._report = None
 
@@ -311,7 +311,7 @@ class Function(Generic[P, R]):
 
     @user_frames
     def resolve(self, *args: P.args, **kwargs: P.kwargs) -> Resolved:
-        """Match a call with its compiled form, compiling when needed, without running it. Raises what the call
+        """Match a call with its variant, compiling when needed, without running it. Raises what the call
         would.
         """
         bound = bind_arguments(self.spec, args, kwargs)
@@ -319,19 +319,19 @@ class Function(Generic[P, R]):
         check_kinds(bound)
         check_devices(bound)
         sizes = check_call(self.spec, bound, [t.shape for t in tensors], [TABLE.tensor_type(t).dtype for t in tensors])
-        return self.forms.find(bound, sizes, tensors)
+        return self.compiled.find(bound, sizes, tensors)
 
-    def _form(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Variant:
-        """The compiled form for given arguments; without any, the last one used, or one for the declared shapes."""
+    def _variant(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Variant:
+        """The variant for given arguments; without any, the last one used, or one for the declared shapes."""
         if args or kwargs:
             return self.resolve(*args, **kwargs).variant
-        known = self.forms.all()
+        known = self.compiled.all()
         if known:
             return next((v for v in reversed(known) if v.outside() is not None), known[-1])
         traced = next((t for t in self.check().traced if not t.findings and t.deferred is None), None)
         if traced is None:
             raise TraceError(
-                f"`{self.spec.name}` has no form before its first call", code="TSR0406",
+                f"`{self.spec.name}` has no variant before its first call", code="TSR0406",
                 helps=["pass example arguments, or declare the shapes of every tensor"],
             )  # fmt: skip
         return Variant(traced)
@@ -341,9 +341,9 @@ class Function(Generic[P, R]):
         """The IR as text after a stage: ``traced``, a pass by name, ``fused``, or ``tile`` for the loops of the
         kernels.
 
-        Arguments choose the form; without any, it is the last one called, or the declared shapes.
+        Arguments choose the variant; without any, it is the last one called, or the declared shapes.
         """
-        return inspect.ir(self._form(args, kwargs), stage)
+        return inspect.ir(self._variant(args, kwargs), stage)
 
     @user_frames
     def lower(
@@ -356,31 +356,31 @@ class Function(Generic[P, R]):
         """
         wanted = parse_target(target)
         if not (args or kwargs):
-            return inspect.lower(self._form((), {}), backend, wanted)
+            return inspect.lower(self._variant((), {}), backend, wanted)
         resolved = self.resolve(*args, **kwargs)
         return inspect.lower(resolved.variant, backend, wanted, resolved.types.hints)
 
     @user_frames
     def explain(self, *args: Any, **kwargs: Any) -> inspect.Explanation:
         """What every pass did, which sizes Python asked for, and the kernels with their cost."""
-        return inspect.explain(self._form(args, kwargs), self.spec.name)
+        return inspect.explain(self._variant(args, kwargs), self.spec.name)
 
     @user_frames
     def cost(self, *args: Any, **kwargs: Any) -> inspect.CostReport:
         """Bytes, arithmetic and peak memory as polynomials in the dims, fused and eager."""
-        return inspect.cost(self._form(args, kwargs), self.spec.name)
+        return inspect.cost(self._variant(args, kwargs), self.spec.name)
 
     @user_frames
     def variants(self) -> inspect.VariantList:
-        """The classes by which compiled forms of this function differ, before anything runs."""
+        """The classes by which variants of this function differ, before anything runs."""
         return inspect.VariantList(
-            tuple(variant_classes(self.spec, self.check())), len(self.forms.all())
+            tuple(variant_classes(self.spec, self.check())), len(self.compiled.all())
         )
 
     def cache_info(self) -> CacheInfo:
-        """Counts of compiled forms and of calls."""
+        """Counts of variants and of calls."""
         c = self._counters
-        f = self.forms
+        f = self.compiled
         signatures = sum(len(m.entries) for m in list(self._memos.values()))
         return CacheInfo(len(f.all()), f.compiles, f.from_cache, c.hits, c.eager, signatures)
 
@@ -414,7 +414,7 @@ _functions: weakref.WeakSet[Function[Any, Any]] = weakref.WeakSet()
 def _after_fork() -> None:
     """New locks: in a forked child the old ones may belong to threads that do not exist there."""
     for f in list(_functions):
-        f.forms.lock = threading.RLock()
+        f.compiled.lock = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_after_fork)

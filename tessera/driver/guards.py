@@ -1,4 +1,4 @@
-"""What must hold for a call: guards on sizes, kinds and devices of tensors; and what a function's forms differ by."""
+"""What must hold for a call: guards on sizes, kinds and devices of tensors; and what a function's variants differ by."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HIP_ARCH = re.compile(r"gfx[0-9]{3,4}[0-9a-z]?", re.ASCII)
 
 
 def serves(traced: Traced, kinds: CallTypes) -> bool:
-    """Do the assumptions that a compiled form was traced under hold for a call?"""
+    """Do the assumptions that a variant was traced under hold for a call?"""
     sizes = kinds.hints
     for what, (value, _) in traced.specialised.items():
         known = kinds.scalars.get(what, sizes.get(what))
@@ -105,7 +105,7 @@ def parse_target(target: Target | str | None) -> Target | None:
 
 
 def variant_classes(spec: FunctionSpec, report: CheckReport) -> Iterator[inspect.VariantClass]:
-    """What makes calls need a compiled form of their own: dtypes, layout, static values, questions about sizes."""
+    """What makes calls need a variant of their own: dtypes, layout, static values, questions about sizes."""
     for p in spec.params:
         if p.kind in ("tensor", "optional"):
             a = p.hint.annotation

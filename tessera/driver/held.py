@@ -1,4 +1,4 @@
-"""What objects hold, as values that can be compared: a compiled form must not outlive a change of it."""
+"""What objects hold, as values that can be compared: a variant must not outlive a change of it."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class CostReport:
 
 
 def cost(variant: Variant, name: str) -> CostReport:
-    """The analytic cost of a compiled form."""
+    """The analytic cost of a variant."""
     f = variant.traced.function
     program = variant.program
     inputs = [p for p in f.params if isinstance(p.type, TensorType)]
@@ -160,7 +160,7 @@ def ir(variant: Variant, stage: str) -> str:
 def lower(
     variant: Variant, backend: str | None, target: Target | None, sizes: Mapping[str, int] | None = None
 ) -> Lowered:
-    """The kernels of a compiled form for a backend and target; those it was made for, where they are left out.
+    """The kernels of a variant for a backend and target; those it was made for, where they are left out.
 
     With ``sizes`` they are compiled too, where a compiler for the target is installed.
     """
@@ -259,7 +259,7 @@ def explain(variant: Variant, name: str, extra: Sequence[str] = ()) -> Explanati
 
 @dataclass(frozen=True)
 class VariantClass:
-    """One kind of call that needs a compiled form of its own, known before anything runs."""
+    """One kind of call that needs a variant of its own, known before anything runs."""
 
     text: str
 
@@ -269,7 +269,7 @@ class VariantClass:
 
 @dataclass(frozen=True)
 class VariantList:
-    """The classes by which compiled forms differ. Sizes are never among them."""
+    """The classes by which variants differ. Sizes are never among them."""
 
     classes: tuple[VariantClass, ...]
     compiled: int

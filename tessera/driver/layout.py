@@ -177,6 +177,7 @@ def lay_out(
             places.numbers(step),
             source.scratch.evaluator(),
             step.cost.written.evaluator(),
+            source.work.evaluator(),
             step.name,
         )
 

@@ -67,5 +67,5 @@ def is_plain(leaf: Leaf) -> bool:
 
 
 def fingerprints(bound: Bound) -> tuple[Any, ...]:
-    """What objects given as static arguments hold: a compiled form must not outlive a change of it."""
+    """What objects given as static arguments hold: a variant must not outlive a change of it."""
     return tuple(fingerprint(leaf.value) for leaf in bound.leaves if leaf.kind == "static" and not is_plain(leaf))

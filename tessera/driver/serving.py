@@ -1,4 +1,4 @@
-"""A call matched with a compiled form: what it is given, what comes of its outputs, and what later calls can skip."""
+"""A call matched with a variant: what it is given, what comes of its outputs, and what later calls can skip."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tessera.runtime import dispatch
 
 @dataclass
 class Resolved:
-    """A call matched with a compiled form. ``links`` are what the form read outside, as it is now."""
+    """A call matched with a variant. ``links`` are what the variant read outside, as it is now."""
 
     bound: Bound
     types: CallTypes
@@ -31,13 +31,13 @@ class Resolved:
     links: tuple[Link, ...] = ()
 
     def given(self) -> list[Any]:
-        """The values of the form's parameters in this call, in order."""
+        """The values of the variant's parameters in this call, in order."""
         places = zip(self.variant.traced.inputs, self.variant.places, strict=True)
         return [input_of(i, self.bound) if at < 0 else self.links[at].value for i, at in places]
 
 
 def input_of(source: Input, bound: Bound) -> Any:
-    """The value of one parameter of a form; a captured tensor is that of the trace."""
+    """The value of one parameter of a variant; a captured tensor is that of the trace."""
     if source.kind == "leaf":
         return bound.leaves[source.leaf].value
     if source.kind == "seed":
@@ -100,7 +100,7 @@ def finisher(resolved: Resolved, sizes: Mapping[str, int]) -> Callable[[Sequence
 def entry(
     runner: dispatch.Runner, finish: Callable[[Any], Any] | None, defaults: list[Any], watch: Watch
 ) -> Callable[..., Any]:
-    """What a warm call runs; ``defaults`` are the numbers that the caller left out. A form that read nothing outside
+    """What a warm call runs; ``defaults`` are the numbers that the caller left out. A variant that read nothing outside
     has nothing to compare.
     """
     if finish is None and not defaults:

@@ -1,4 +1,4 @@
-"""One compiled form of a function: traced, rewritten, scheduled, compiled, and laid out as a plan for the runtime."""
+"""A variant, one compiled form of a function: traced, rewritten, scheduled, compiled, and laid out as a plan for the runtime."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Lazy(Generic[T]):
 
 @dataclass(frozen=True)
 class Layout:
-    """What a compiled form may assume of its tensor arguments: the names of those that are not dense row-major."""
+    """What a variant may assume of its tensor arguments: the names of those that are not dense row-major."""
 
     strided: frozenset[str] = frozenset()
 
@@ -75,7 +75,7 @@ class Layout:
 
 @dataclass
 class Variant:
-    """A compiled form. The stages are made when first asked for, so that inspecting one costs no compilation."""
+    """A function compiled for one kind of call. The stages are made when first asked for, so that inspecting one costs no compilation."""
 
     traced: Traced
     layout: Layout = Layout()
@@ -90,7 +90,7 @@ class Variant:
         self._kinds = kinds(self.traced)
 
     def outside(self) -> tuple[Link, ...] | None:
-        """What the form read outside of the function, where that is as it was; else None."""
+        """What the variant read outside of the function, where that is as it was; else None."""
         links = self.watch.settle()
         return links if self._kinds == kinds(self.traced) else None
 

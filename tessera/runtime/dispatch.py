@@ -29,8 +29,8 @@ Runner = Callable[[Sequence[torch.Tensor], Sequence[float]], Any]
 
 #: Results of at least so many bytes are written past the caches: nobody reads them back before they would be evicted.
 STREAM_FROM = 4 << 20
-#: From this many bytes on a kernel may use threads, and the thread count of torch must be known to OpenMP.
-THREADS_FROM = 64 << 10
+#: A kernel whose loops visit at least so many points may use threads, and OpenMP must know torch's number of them.
+THREADS_FROM = 16 << 10
 #: Bound plans kept for one function.
 REMEMBERED = 256
 
@@ -46,8 +46,8 @@ class Alloc:
 
 @dataclass(frozen=True, slots=True)
 class KernelStep:
-    """A native kernel: its entry, the slots of its buffers, the sizes it is given, and its scalars (number,
-    is_float).
+    """A native kernel: its entry, the slots of its buffers, the sizes it is given, its scalars (number, is_float), the
+    bytes of scratch memory that each thread needs, the bytes that it writes and the points that its loops visit.
     """
 
     entry: Callable[[bytes], int]
@@ -56,6 +56,7 @@ class KernelStep:
     scalars: tuple[tuple[int, bool], ...]
     scratch: Size
     written: Size
+    work: Size
     name: str
 
 
@@ -88,7 +89,7 @@ class NoAddressError(Exception):
 
 
 class OutdatedError(Exception):
-    """What a compiled form read outside of the function has changed."""
+    """What a variant read outside of the function has changed."""
 
 
 def failed(code: int, name: str) -> TesseraError | ZeroDivisionError | NoAddressError:
@@ -178,7 +179,7 @@ def _bound(step: KernelStep | CallStep, sizes: Sizes) -> _BoundKernel | _BoundCa
     tail = struct.pack(f"={len(numbers)}q", *numbers)
     pack = struct.Struct(f"={len(step.slots) + 1}q").pack
     scratch = -(-step.scratch(sizes) // 64) * 64
-    return _BoundKernel(step, pack, tail, scratch, written >= THREADS_FROM, not (scratch or step.scalars))
+    return _BoundKernel(step, pack, tail, scratch, step.work(sizes) >= THREADS_FROM, not (scratch or step.scalars))
 
 
 def _single(
@@ -253,13 +254,13 @@ class Memo:
 
     def put(self, key: Any, entry: Any) -> None:
         """Remember an entry."""
-        self.entries[key] = Remembered(entry)
+        new = self.entries[key] = Remembered(entry)
         while len(self.entries) > REMEMBERED:
             try:
                 oldest, found = self.entries.popitem(last=False)
             except KeyError:
                 return
-            if found.used:
+            if found.used or found is new:
                 found.used = False
                 self.entries[oldest] = found
 

@@ -151,7 +151,7 @@ def test_bars_are_judged_by_their_values() -> None:
     assert verdicts["warm call of a small add, µs"] == "PASS"
     assert verdicts["the same over torch.compile"] == "PASS"
     assert verdicts["first call, empty cache, s"] == "PASS"
-    assert verdicts["compiled forms of 50 shapes"] == "short"
+    assert verdicts["variants of 50 shapes"] == "short"
     assert doc["cold"][0]["first"] == pytest.approx(0.5)
     assert doc["cold"][0]["further_most"] == pytest.approx(0.2)
 

@@ -70,7 +70,7 @@ def test_the_measured_functions_are_those_of_the_example(name: str) -> None:
 
 
 def test_many_shapes_make_few_compiled_forms() -> None:
-    counted = facts.count_forms()
+    counted = facts.count_variants()
     assert counted["pairs"] == 50
     assert counted["compiles"] == counted["variants"] <= 4
 

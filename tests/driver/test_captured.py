@@ -80,7 +80,7 @@ def test_a_number_of_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.equal(torch.signbit(f(X)), torch.signbit(f.eager(X)))
 
 
-def test_an_equal_number_needs_no_new_form(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_equal_number_needs_no_new_variant(monkeypatch: pytest.MonkeyPatch) -> None:
     @tessera.function
     def f(x: Tensor["N"]) -> Tensor["N"]:
         return x * SCALE
@@ -417,8 +417,8 @@ def test_nothing_is_compared_where_nothing_is_read() -> None:
         return x + y
 
     agrees(add, X, X + 1)
-    (form,) = add.forms.all()
-    assert not form.watch
+    (variant,) = add.compiled.all()
+    assert not variant.watch
 
 
 def test_values_without_end_run_eagerly() -> None:

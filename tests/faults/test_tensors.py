@@ -66,7 +66,7 @@ def test_reductions_of_nothing_are_those_of_torch() -> None:
         mixed(torch.randn(0, 5), torch.randn(5))  # the largest of nothing
 
 
-def test_sizes_follow_one_another_in_one_form() -> None:
+def test_sizes_follow_one_another_in_one_variant() -> None:
     for n, d in itertools.product((2, 3, 16, 33), (2, 15, 16, 64)):
         same(norm, torch.randn(n, d))
     assert norm.cache_info().variants <= 4

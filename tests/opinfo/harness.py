@@ -198,8 +198,8 @@ def _run(entry: Entry, sample: SampleInput) -> dict[str, Any] | None:
 
 
 def kernels(function: Any) -> int:
-    """How many C kernels the compiled forms of a function have."""
-    return sum(len(form.program.kernels) for form in function.forms.all())
+    """How many C kernels the variants of a function have."""
+    return sum(len(variant.program.kernels) for variant in function.compiled.all())
 
 
 def _judged(got: list[Any], eager: list[Any], exact: list[Any], varies: bool) -> dict[str, Any]:

@@ -307,7 +307,7 @@ def test_code_asks_where_it_runs(fake: Fake) -> None:
     ask(torch.ones(3))
     assert asked[-1] == (False, -1, torch.device("cpu"))
     variant = ask.resolve(torch.ones(3))
-    ask.forms._trace(variant.bound, variant.types, torch.device("cuda", 1))
+    ask.compiled._trace(variant.bound, variant.types, torch.device("cuda", 1))
     assert asked[-1] == (True, 1, torch.device("cuda", 1))
 
 

@@ -1,4 +1,4 @@
-"""The compiled forms of one function: which serves a call, and how one comes to be."""
+"""The variants of one function: which serves a call, and how one comes to be."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tessera.frontend.trace import Run, Traced
 from tessera.frontend.unifying import CallTypes, call_types
 from tessera.ir.dtype import f32, f64
 
-#: Forms that differ in nothing but what the function read outside; for other values it runs eagerly.
+#: Variants that differ in nothing but what the function read outside; for other values it runs eagerly.
 MOST_VALUES = 16
 #: Refusals kept for calls of one kind.
 MOST_REFUSALS = 64
@@ -32,8 +32,8 @@ MOST_REFUSALS = 64
 _ATTEMPTS = 3
 
 
-class Forms:
-    """The forms of a function by the kind of call, made under a lock."""
+class Variants:
+    """The variants of a function by the kind of call, made under a lock."""
 
     def __init__(self, spec: FunctionSpec) -> None:
         self.spec = spec
@@ -43,11 +43,11 @@ class Forms:
         self.compiles = self.from_cache = 0
 
     def all(self) -> list[Variant]:
-        """Every form there is; other threads may be making more."""
+        """Every variant there is; other threads may be making more."""
         return [v for group in list(self.variants.values()) for v in list(group)]
 
     def find(self, bound: Bound, sizes: Any, tensors: list[torch.Tensor]) -> Resolved:
-        """The compiled form for a call; traced and compiled when there is none yet. Raises what the call would."""
+        """The variant for a call; traced and compiled when there is none yet. Raises what the call would."""
         dtypes = [TABLE.tensor_type(t).dtype for t in tensors]
         types = call_types(self.spec, bound, sizes, [t.shape for t in tensors], dtypes, f64 if f64 in dtypes else f32)
         dense = tuple(t.is_contiguous() for t in tensors)
@@ -70,7 +70,7 @@ class Forms:
             return Resolved(bound, types, variant, tensors, variant.watch.links)
 
     def _make(self, key: Any, bound: Bound, types: CallTypes, device: torch.device) -> Variant:
-        """A new form; or the error of an earlier call that failed as this one would."""
+        """A new variant; or the error of an earlier call that failed as this one would."""
         refusals = self.refused.setdefault((key, config.current()), [])  # another compiler may do better
         for refusal in refusals:
             if refusal.covers(types):
