@@ -164,6 +164,16 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
+class Rewrite:
+    """Where an op is another one, to the bit: with the constants ``where`` (operand number, value) it equals operand
+    ``to``, or the op ``to`` = (name, operand numbers).
+    """
+
+    where: tuple[tuple[int, float], ...]
+    to: int | tuple[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One call that tests and docs make: tensors as (shape, dtype) or nested values, see ``ir/dialects/samples.py``."""
 
@@ -195,6 +205,8 @@ class OpRecord:
     - ``torch``: dotted names of the torch callables that mean this op; the first is what eager runs.
     - ``eager(torch, *operands, **attrs)``: how torch computes the canonical form, where that is not simply the
       first name.
+    - ``rewrites``: constants with which the op is another one. Only what changes no bit of any result: not ``x + 0``
+      (turns -0.0 into 0.0), not ``x * 0`` (NaN, infinity), not ``pow(x, 0.5)`` (differs from ``sqrt`` at -0.0 and -inf).
     - ``domain``: interval of inputs on which samples are drawn. ``flops``: arithmetic operations per element.
     """
 
@@ -214,6 +226,7 @@ class OpRecord:
     call: Callable[..., Any] | None = None
     eager: Callable[..., Any] | None = None
     samples: Callable[[], Iterable[Sample]] | None = None
+    rewrites: tuple[Rewrite, ...] = ()
     domain: tuple[float, float] = (-4.0, 4.0)
     flops: int = 1
     example: str = ""

@@ -5,10 +5,11 @@ memory by role.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tessera.diag import TesseraError
+from tessera.ir.dialects.tile import LOAD, NEST, STORE, SWEEP
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, f32, f64
 from tessera.ir.graph import Attr, Function, Operation, Value
@@ -43,7 +44,7 @@ class _Nest:
 def tile_problems(f: Function) -> Iterator[Found]:
     """Every broken rule of a kernel, as (operation, what is wrong, operand number)."""
     for op in f.ops:
-        if op.name != "nest" or op.body is None:
+        if op.record is not NEST or op.body is None:
             yield op, f"`{op.name}` stands outside of every nest", None
             continue
         yield from _axes(op, "extents", ())
@@ -66,7 +67,7 @@ def tile_problems(f: Function) -> Iterator[Found]:
 
 
 def _sweep(op: Operation, nest: _Nest) -> Iterator[Found]:
-    if op.name != "sweep" or op.body is None:
+    if op.record is not SWEEP or op.body is None:
         yield op, f"`{op.name}` stands inside a nest", None
         return
     yield from _axes(op, "hi", nest.axes)
@@ -112,7 +113,7 @@ def _operation(op: Operation, nest: _Nest) -> Iterator[Found]:
 
 def _operand(op: Operation, number: int, x: Value, nest: _Nest) -> Iterator[Found]:
     if isinstance(x.type, BufferType):
-        if op.name not in ("load", "store") or number != 0:
+        if op.record not in (LOAD, STORE) or number != 0:
             yield op, f"buffer `{x.name}` is no value", number
         return
     if not isinstance(x.type, TileType):
@@ -202,20 +203,20 @@ def _own(op: Operation, nest: _Nest) -> Iterator[Found]:
     """Loads, stores and positions: roles of buffers, number of indices, names in index expressions."""
     first = op.operands[0] if op.operands else None
     kind = first.type if isinstance(first, Value) else None
-    if op.name in ("load", "store"):
+    if op.record in (LOAD, STORE):
         if not isinstance(kind, BufferType):
             yield op, f"`{op.name}` needs a buffer", 0
             return
-        if op.name == "store" and kind.role == "in":
+        if op.record is STORE and kind.role == "in":
             yield op, "an input is not written", 0
         if len(_tuple(op.attrs.get("index"))) not in (1, len(kind.dims)):
             yield op, f"{len(_tuple(op.attrs.get('index')))} indices into {len(kind.dims)} dims", None
-        if op.name == "load" and op.result.type.dtype is not kind.dtype:
+        if op.record is LOAD and op.result.type.dtype is not kind.dtype:
             yield op, f"`%{op.result.name}` is {op.result.type.dtype}, the buffer {kind.dtype}", None
         yield from _guard(op)
-    wanted: Mapping[str, int] = {"load": 1, "store": 0, "position": 1, "lookup": 1}
-    if len(op.results) != wanted.get(op.name, len(op.results)):
-        yield op, f"`{op.name}` has {wanted[op.name]} results", None
+    wanted = 0 if op.record is STORE else 1
+    if len(op.results) != wanted:
+        yield op, f"`{op.name}` has {wanted} results", None
     for r in op.results:
         if isinstance(r.type, TileType):
             read = {n for a in op.attrs.values() for n in _dim_names(a)} & set(nest.scope)

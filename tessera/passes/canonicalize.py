@@ -1,8 +1,4 @@
-"""Local rewrites to one form. The rules are a table; no rule changes a single bit of any result.
-
-Not in the table although tempting: ``x + 0`` (turns -0.0 into 0.0), ``x * 0`` (NaN, infinity), ``pow(x, 0.5)``
-(differs from ``sqrt`` at -0.0 and -inf), ``exp(log(x))``, and any regrouping of sums.
-"""
+"""Local rewrites to one form. The rules stand in the op records; none changes a single bit of any result."""
 
 from __future__ import annotations
 
@@ -18,31 +14,11 @@ from tessera.ir.types import TensorType
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """``op`` with the constants ``where`` (operand number -> value) becomes operand ``to``, or ``to`` = (op,
-    operand numbers).
-
-    It fires only when the new value has exactly the type of the old one.
-    """
-
-    op: str
-    where: Mapping[int, float]
-    to: int | tuple[str, tuple[int, ...]]
-
-
-RULES: tuple[Rule, ...] = (
-    Rule("mul", {1: 1}, 0),
-    Rule("mul", {0: 1}, 1),
-    Rule("div", {1: 1}, 0),
-    Rule("sub", {1: 0}, 0),
-    Rule("pow", {1: 1}, 0),
-    Rule("pow", {1: 2}, ("mul", (0, 0))),
-)
-
-
-@dataclass(frozen=True, slots=True)
 class Canonicalize:
-    """Apply the rule table and remove views and casts that are the identity."""
+    """Apply the rewrites of the records and remove views and casts that are the identity.
+
+    A rewrite fires only where the new value has exactly the type of the old one.
+    """
 
     name: str = "canonicalize"
 
@@ -79,8 +55,8 @@ def simplify(op: Operation) -> Operation | Operand:
         return op
     if is_identity(op):
         return op.operands[0]
-    for rule in _BY_OP.get(op.name, ()):
-        if not all(_is_constant(op.operands[i], v) for i, v in rule.where.items()):
+    for rule in op.record.rewrites:
+        if not all(_is_constant(op.operands[i], v) for i, v in rule.where):
             continue
         if isinstance(rule.to, int):
             if op.operands[rule.to].type == op.result.type:
@@ -112,8 +88,3 @@ def _is_constant(x: Operand, value: float) -> bool:
     if not isinstance(x, Literal) or not isinstance(x.value, int | float) or x.value is True or x.value != value:
         return False
     return math.copysign(1.0, x.value) == math.copysign(1.0, value)  # x - -0.0 is not x
-
-
-_BY_OP: Mapping[str, tuple[Rule, ...]] = {
-    name: tuple(r for r in RULES if r.op == name) for name in {r.op for r in RULES}
-}

@@ -9,7 +9,7 @@ from tessera.ir.dim import Dim
 from tessera.ir.dim_range import coefficient
 from tessera.ir.graph import Attr, Block, Operand, Operation, Value
 from tessera.ir.record import Kind
-from tessera.ir.types import TileType
+from tessera.ir.types import BufferType, TileType
 from tessera.schedule.plan import ONE, ZERO
 
 Axes = list[tuple[str, Dim]]
@@ -173,7 +173,7 @@ def vector_axis(parallel: Sequence[str], ops: Sequence[Operation]) -> str:
     def score(axis: str) -> int:
         total = 0
         for op in every_op(ops):
-            if op.name in ("load", "store"):
+            if op.operands and isinstance(op.operands[0].type, BufferType):
                 total += coefficient(op.dims("index")[0], axis) is ONE
         return total
 

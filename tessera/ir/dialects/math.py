@@ -20,7 +20,7 @@ from tessera.ir.dialects.samples import T, call, samples
 from tessera.ir.dtype import DType, dtype, f32, uint32
 from tessera.ir.graph import Attr
 from tessera.ir.infer import Blame, InferContext, result_dtype
-from tessera.ir.record import Kind, OpRecord
+from tessera.ir.record import Kind, OpRecord, Rewrite
 from tessera.ir.types import TensorType, Type
 
 
@@ -163,12 +163,13 @@ ARITHMETIC_OPS: tuple[OpRecord, ...] = (
     _binary("add", "Sum of two tensors; `alpha` scales the second.", call=_add, dtypes="f32 bf16 int32 bool",
             more=("torch.Tensor.__add__", "torch.Tensor.__radd__")),
     _binary("sub", "Difference; `alpha` scales the second.", also="subtract", call=_sub, eager=_sub_eager,
-            dtypes="f32 bf16 int32", more=("torch.Tensor.__sub__",)),
+            dtypes="f32 bf16 int32", more=("torch.Tensor.__sub__",), rewrites=(Rewrite(((1, 0),), 0),)),
     _binary("mul", "Product.", also="multiply", call=_mul, dtypes="f32 bf16 int32 bool",
-            more=("torch.Tensor.__mul__", "torch.Tensor.__rmul__")),
+            more=("torch.Tensor.__mul__", "torch.Tensor.__rmul__"),
+            rewrites=(Rewrite(((1, 1),), 0), Rewrite(((0, 1),), 1))),
     _binary("div", "True division; integers divide as f32. `rounding_mode` is None, \"floor\" or \"trunc\".", _DIVISION,
             also="divide true_divide", call=_div, dtypes="f32 bf16 int32", domain=_POSITIVE,
-            more=("torch.Tensor.__truediv__", "torch.Tensor.__div__")),
+            more=("torch.Tensor.__truediv__", "torch.Tensor.__div__"), rewrites=(Rewrite(((1, 1),), 0),)),
     _binary("floordiv", "Quotient rounded toward minus infinity.", where="", methods=("floor_divide",),
             more=(*aliases("floor_divide"), "torch.Tensor.__floordiv__"), dtypes="f32 bf16 int32", domain=(1.0, 9.0)),
     _binary("trunc_div", "Quotient rounded toward zero.", where="", methods=(), dtypes="f32 int32", domain=(1.0, 9.0),
@@ -178,7 +179,7 @@ ARITHMETIC_OPS: tuple[OpRecord, ...] = (
     _binary("fmod", "Remainder with the sign of the dividend.", dtypes="f32 bf16 int32", domain=(1.0, 9.0)),
     _binary("pow", "Power; constant exponents 2, 3, 1, 0.5, -0.5 and -1 become products and roots.",
             signature="x: tensor, exponent: tensor", call=_pow, domain=_POSITIVE, flops=20,
-            more=("torch.Tensor.__pow__",)),
+            more=("torch.Tensor.__pow__",), rewrites=(Rewrite(((1, 1),), 0), Rewrite(((1, 2),), ("mul", (0, 0))))),
     _binary("minimum", "The smaller value; NaN propagates.", call=_either_way("minimum", "logical_and"),
             dtypes="f32 bf16 int32 bool"),
     _binary("maximum", "The larger value; NaN propagates.", call=_either_way("maximum", "logical_or"),
@@ -277,6 +278,23 @@ FMA = elementwise_record(
 )  # fmt: skip
 
 
+def _exp2_sum_eager(torch: Any, x: Any, low: Any, exponent: Any) -> Any:
+    given = next(v for v in (x, low, exponent) if isinstance(v, torch.Tensor))
+    wide = [v.to(torch.float64) if isinstance(v, torch.Tensor) else v for v in (x, low, exponent)]
+    return torch.exp2(wide[0] + wide[1] + wide[2]).to(given.dtype)
+
+
+EXP2_SUM = elementwise_record(
+    "exp2_sum", "x: tensor, low: tensor, exponent: tensor",
+    "The power 2 to the x + low + exponent, rounded once: low is small, and exponent a whole number.", FLOATING,
+    where="", methods=(), eager=_exp2_sum_eager, flops=12,
+    samples=samples(
+        call(T(("B", "D")), T(("B", "D"), domain=(-0.001, 0.001)), 3),
+        call(T(("B", "D"), domain=(-150.0, 8.0)), 0.0, 34),
+    ),
+)  # fmt: skip
+
+
 def _u32(types: tuple[Type, ...]) -> tuple[DType | None, ...]:
     return (uint32,) * len(types)
 
@@ -356,4 +374,4 @@ WHERE = OpRecord(
     ),
 )  # fmt: skip
 
-OPS: tuple[OpRecord, ...] = (*ARITHMETIC_OPS, *FLOAT_OPS, *BIT_OPS, FMA, MULHI, CAST, WHERE)
+OPS: tuple[OpRecord, ...] = (*ARITHMETIC_OPS, *FLOAT_OPS, *BIT_OPS, FMA, EXP2_SUM, MULHI, CAST, WHERE)
