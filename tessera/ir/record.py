@@ -206,7 +206,7 @@ class OpRecord:
     - ``eager(torch, *operands, **attrs)``: how torch computes the canonical form, where that is not simply the
       first name.
     - ``rewrites``: constants with which the op is another one. Only what changes no bit of any result: not ``x + 0``
-      (turns -0.0 into 0.0), not ``x * 0`` (NaN, infinity), not ``pow(x, 0.5)`` (differs from ``sqrt`` at -0.0 and -inf).
+      (turns -0.0 into 0.0), not ``x * 0`` (NaN, infinity), not ``pow(x, 0.5)`` (``sqrt`` differs at -0.0 and -inf).
     - ``domain``: interval of inputs on which samples are drawn. ``flops``: arithmetic operations per element.
     """
 
