@@ -202,7 +202,7 @@ class Function(Generic[P, R]):
 
     def _any_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], key: tuple[Any, ...] | None) -> Any:
         """Tracing calls, checks, compilation, eager execution."""
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return self.fn(*args, **kwargs)
         if _defaults(self.fn) != self._defaults:
             self._redefine()
@@ -223,6 +223,7 @@ class Function(Generic[P, R]):
         # A captured tensor may need what an argument did not, or live elsewhere.
         if not self._compiles(flat) or devices.device_of(flat) != resolved.variant.device:
             return self._eagerly(None, args, kwargs)
+        check_memory(flat)
         numbers = [x for x in given if not isinstance(x, torch.Tensor)]
         finish = finisher(resolved, named)
         runner = plan.bind(resolved.variant.sizes(named, flat), alone=finish is None)

@@ -110,8 +110,12 @@ def bind(plan: Plan, sizes: Sizes, alone: bool = False) -> Runner:
         if runner is not None:
             return runner
     inputs, count, outputs = plan.inputs, plan.slots, plan.outputs
+    large = any(isinstance(step, _BoundKernel) and step.threads for step in steps)
+    needs: list[int] = []
 
     def run(tensors: Sequence[torch.Tensor], scalars: Sequence[float]) -> Any:
+        if large:
+            check_storage(tensors, needs)
         slots: list[Any] = [None] * count
         slots[:inputs] = tensors
         for slot, shape, dtype in allocs:
@@ -193,8 +197,10 @@ def _single(
     _, shape, dtype = allocs[0]
     pack, tail, entry, name = bound.pack, bound.tail, step.entry, step.name
     if bound.threads:
+        needs: list[int] = []
 
         def large(tensors: Sequence[torch.Tensor], scalars: Sequence[float]) -> Any:
+            check_storage(tensors, needs)
             torch.get_num_threads()
             out = memory.empty(shape, dtype)
             code = entry(pack(*[t.data_ptr() for t in tensors], out.data_ptr(), 0) + tail)
@@ -263,6 +269,31 @@ class Memo:
             if found.used or found is new:
                 found.used = False
                 self.entries[oldest] = found
+
+
+def spanned(x: torch.Tensor) -> int:
+    """The bytes from the first element of a tensor to behind its last one in memory; 0 without elements.
+
+    >>> spanned(torch.empty(3, 4)[:, 1])
+    36
+    """
+    if not x.numel():
+        return 0
+    last = sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
+    return (last + 1) * x.itemsize
+
+
+def check_storage(tensors: Sequence[torch.Tensor], needs: list[int]) -> None:
+    """Raise NoAddressError where a storage has been shrunk (``untyped_storage().resize_``) below what its tensor spans.
+
+    ``needs`` keeps the spans for calls with tensors of the same sizes and strides. It takes 0.1 µs a tensor, so kernels
+    of few points go without, as torch's own do.
+    """
+    if not needs:
+        needs += map(spanned, tensors)
+    for x, need in zip(tensors, needs, strict=True):
+        if x.untyped_storage().nbytes() < need + x.storage_offset() * x.itemsize:
+            raise NoAddressError
 
 
 def plain(x: torch.Tensor) -> bool:

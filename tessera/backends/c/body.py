@@ -54,6 +54,7 @@ class Body:
     counter: int = 0
     kept: dict[Value, Kept] = field(default_factory=dict)
     scratch: Dim = ZERO
+    work: Dim = ZERO
     axes: tuple[str, ...] = ()
     vector: str = ""
     #: What the values are called in each of the vectors of columns that go down the rows together.

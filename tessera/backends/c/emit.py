@@ -37,7 +37,8 @@ PARALLEL_FROM = 16384
 class CSource:
     """A kernel as C text, and how to call it.
 
-    ``sizes`` are the names passed as i64 after the buffers, ``scratch`` the bytes that each thread needs.
+    ``sizes`` are the names passed as i64 after the buffers, ``scratch`` the bytes that each thread needs, ``work`` the
+    points that its loops visit.
     The entry takes one array of i64: buffer addresses, scratch address, stream flag, sizes, scalars (f64 or i64 bits).
     """
 
@@ -45,6 +46,7 @@ class CSource:
     entry: str
     sizes: tuple[str, ...]
     scratch: Dim
+    work: Dim
     lanes: int
 
     @staticmethod
@@ -91,7 +93,7 @@ class Emitter(Body):
         out.add("return failed;")
         out.close()
         out.text.insert(mark, f"    const i64 scratch_step = {c_index(self.scratch, self.names)};")
-        return CSource(f"{out}\n", self.entry, sizes, self.scratch, self.lanes)
+        return CSource(f"{out}\n", self.entry, sizes, self.scratch, self.work, self.lanes)
 
     def scalar(self, s: Value, name: str, at: int) -> None:
         kind = "f64" if s.type.dtype.is_float else "i64"
@@ -115,7 +117,9 @@ class Emitter(Body):
         total = " * ".join(f"({c})" for c in counts) or "1"
         out.open()
         out.add(f"const i64 total = {total};")
-        work = c_index(product(extents) * self.swept(op), self.names)
+        points = product(extents) * self.swept(op)
+        self.work = self.work + points
+        work = c_index(points, self.names)
         out.add(f"#pragma omp parallel if (({work}) >= {PARALLEL_FROM} && total > 1) reduction(|:failed)")
         out.open()
         out.add("const i64 threads = omp_get_num_threads(), me = omp_get_thread_num();")
