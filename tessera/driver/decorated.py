@@ -9,6 +9,7 @@ import weakref
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import CodeType
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
@@ -384,6 +385,11 @@ class Function(Generic[P, R]):
         f = self.compiled
         signatures = sum(len(m.entries) for m in list(self._memos.values()))
         return CacheInfo(len(f.all()), f.compiles, f.from_cache, c.hits, c.eager, signatures)
+
+    @property
+    def __code__(self) -> CodeType:
+        """The code of the undecorated function, for which ``torch.export`` asks."""
+        return self.fn.__code__
 
     def __repr__(self) -> str:
         return f"<tessera.function {self.spec.name}>"
