@@ -1,4 +1,4 @@
-"""What must hold for a call: guards on sizes, kinds and devices of tensors; and what a function's variants differ by."""
+"""What must hold for a call: guards on sizes, kinds and devices of tensors; and what variants differ by."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tessera.diag import Diagnostic, Label, ResourceError, ShapeError
 from tessera.driver import inspect
 from tessera.frontend.binding import Bound, Leaf
 from tessera.frontend.check import CheckReport
-from tessera.frontend.spec import FunctionSpec
+from tessera.frontend.spec import FunctionSpec, ParamSpec
 from tessera.frontend.trace import Traced
 from tessera.frontend.unifying import CallTypes
 from tessera.ir.dtype import DType
@@ -107,20 +107,34 @@ def parse_target(target: Target | str | None) -> Target | None:
     )  # fmt: skip
 
 
+def _param_classes(p: ParamSpec) -> Iterator[str]:
+    """What of one parameter makes calls need a variant of their own."""
+    a = p.hint.annotation
+    if p.how != "plain":
+        yield f"number and kinds of {p.name}"
+    elif p.kind == "container":
+        yield f"structure of {p.name}"
+        yield f"dtype, rank and layout of the tensors in {p.name}"
+    elif p.kind == "any":
+        yield f"dtype, rank and layout of {p.name}, or its value where it is no tensor"
+    elif p.kind in ("tensor", "optional"):
+        if a is None or not isinstance(a.dtype, DType):
+            yield f"dtype of {p.name}"
+        if a is None or a.dims is None or a.lead is not None:
+            yield f"rank of {p.name}"
+        if a is None or a.dims is None:
+            yield f"which sizes of {p.name} are 1"
+        yield f"{p.name} dense or strided"
+        if p.kind == "optional":
+            yield f"{p.name} given or None"
+    elif p.kind == "static" and p.name not in ("self", "cls"):
+        yield f"value of {p.name}"
+
+
 def variant_classes(spec: FunctionSpec, report: CheckReport) -> Iterator[inspect.VariantClass]:
-    """What makes calls need a variant of their own: dtypes, layout, static values, questions about sizes."""
-    for p in spec.params:
-        if p.kind in ("tensor", "optional"):
-            a = p.hint.annotation
-            if a is None or not isinstance(a.dtype, DType):
-                yield inspect.VariantClass(f"dtype of {p.name}")
-            if a is None or a.dims is None or a.lead is not None:
-                yield inspect.VariantClass(f"rank of {p.name}")
-            yield inspect.VariantClass(f"{p.name} dense or strided")
-            if p.kind == "optional":
-                yield inspect.VariantClass(f"{p.name} given or None")
-        elif p.kind == "static" and p.name not in ("self", "cls"):
-            yield inspect.VariantClass(f"value of {p.name}")
+    """What makes calls need a variant of their own: device, dtypes, layout, static values, questions about sizes."""
+    texts = [text for p in spec.params for text in _param_classes(p)]
+    yield from map(inspect.VariantClass, ["device of the tensors", *texts])
     seen: dict[str, None] = {}
     for traced in report.traced:
         seen.update(dict.fromkeys(str(c) if c.holds else str(replace(c, holds=True)) for c in traced.choices))
