@@ -39,6 +39,7 @@ class Builder:
                 return name
 
     def param(self, name: str, type: Type) -> Value:
+        self.context.filled.update(str(d) for d in type.dims if d.is_name)
         return Value(self.fresh(name), type)
 
     def emit(

@@ -49,11 +49,15 @@ class Refused(Exception):
 
 @dataclass
 class InferContext:
-    """Judges what the rules need. ``obligations`` grows in the order of asking; equal ones are kept once."""
+    """Judges what the rules need. ``obligations`` grows in the order of asking; equal ones are kept once.
+
+    ``filled`` are the names that are sizes of arguments: at least 1, as only tensors with elements are computed on.
+    """
 
     facts: Facts = field(default_factory=Facts)
     obligations: dict[tuple[str, Dim, Dim], Obligation] = field(default_factory=dict)
     span: Span | None = None
+    filled: set[str] = field(default_factory=set)
 
     def fail(
         self, code: str, message: str, *blame: Blame, notes: Sequence[str] = (), helps: Sequence[str] = ()
@@ -96,6 +100,13 @@ class InferContext:
     def at_least(self, left: Dim, right: Dim, code: str, message: str, *blame: Blame) -> None:
         if not self.holds("ge", left, right, message):
             self.fail(code, message, *blame)
+
+    def always_has(self, size: Dim, least: Dim) -> bool:
+        """Whether ``size >= least`` for all arguments that have elements."""
+        facts = self.facts
+        for name in sorted(size.names() & self.filled):
+            facts = facts.with_ge(Dim.name(name), ONE)
+        return judge_ge(size, least, facts) is Verdict.PROVED
 
     def axis(self, dim: int, rank: int, operand: int = 0, code: str = "TSR0203") -> int:
         """A non-negative axis number, or a refusal that says which ones exist."""
