@@ -194,7 +194,7 @@ def opt(options: argparse.Namespace) -> int:
         if name not in PASSES:
             raise UsageError(f"no pass `{name}`{_close(name, PASSES)}; there are {', '.join(PASSES)}")
         functions = tuple(apply(PASSES[name], f, verify) for f in functions)
-    print("\n\n".join(print_function(f, spans=not options.no_spans) for f in functions))
+    print("\n".join(print_function(f, spans=not options.no_spans) for f in functions), end="")
     return OK
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from tessera import config
-from tessera.diag import ResourceError, TesseraError, TraceError
+from tessera.diag import ConfigError, ResourceError, TesseraError, TraceError
 from tessera.driver import devices
 from tessera.driver.captured import Link, Reader, Watch
 from tessera.driver.guards import check_guards, serves
@@ -49,7 +49,7 @@ class Variants:
     def find(self, bound: Bound, sizes: Any, tensors: list[torch.Tensor]) -> Resolved:
         """The variant for a call; traced and compiled when there is none yet. Raises what the call would."""
         dtypes = [TABLE.tensor_type(t).dtype for t in tensors]
-        types = call_types(self.spec, bound, sizes, [t.shape for t in tensors], dtypes, f64 if f64 in dtypes else f32)
+        types = call_types(bound, sizes, [t.shape for t in tensors], dtypes, f64 if f64 in dtypes else f32)
         dense = tuple(t.is_contiguous() for t in tensors)
         device = devices.device_of(tensors)
         if device.type not in devices.ACCELERATORS:
@@ -81,6 +81,8 @@ class Variants:
                 raise traced
             _check(traced, types)
             return self._compile(traced, watch, bound, device)
+        except ConfigError:  # an option that can be set right
+            raise
         except (TraceError, ResourceError) as error:
             # The same call would fail again, and slowly.
             refusals.append(Refusal(error, types, traced if isinstance(traced, Traced) else None, watch))

@@ -45,7 +45,7 @@ def check_call(
     findings: list[Finding] = []
     for leaf in bound.leaves:
         if leaf.kind == "size":
-            _bind_name(sizes, findings, spec, leaf, leaf.param.name, leaf.value, f"argument `{leaf.path}`")
+            _bind_name(sizes, findings, leaf, leaf.param.name, leaf.value, f"argument `{leaf.path}`")
     later: list[tuple[Leaf, Dim, int, int]] = []
     for leaf, shape, dtype in zip(bound.tensors, shapes, dtypes, strict=True):
         a = leaf.annotation
@@ -97,7 +97,7 @@ def _first_pass(
             continue
         size = shape[axis]
         if d.is_name:
-            _bind_name(sizes, findings, spec, leaf, next(iter(d.names())), size, f"`{leaf.path}`, dim {axis}", axis)
+            _bind_name(sizes, findings, leaf, next(iter(d.names())), size, f"`{leaf.path}`, dim {axis}")
         elif d.is_const:
             if d.value != size:
                 findings.append(
@@ -126,16 +126,7 @@ def _shape(shape: Sequence[int]) -> str:
     return f"[{', '.join(map(str, shape))}]"
 
 
-def _bind_name(
-    sizes: Sizes,
-    findings: list[Finding],
-    spec: FunctionSpec,
-    leaf: Leaf,
-    name: str,
-    size: int,
-    source: str,
-    axis: int = -1,
-) -> None:
+def _bind_name(sizes: Sizes, findings: list[Finding], leaf: Leaf, name: str, size: int, source: str) -> None:
     known = sizes.names.get(name)
     if known is None:
         sizes.names[name], sizes.source[name] = size, source
@@ -204,7 +195,7 @@ def _second_pass(
                         )
                     )
                 else:
-                    _bind_name(sizes, findings, spec, leaf, name, found, f"`{leaf.path}`, dim {axis} = {d}", axis)
+                    _bind_name(sizes, findings, leaf, name, found, f"`{leaf.path}`, dim {axis} = {d}")
             else:
                 rest.append((leaf, d, size, axis))
         if len(rest) == len(pending):
@@ -279,12 +270,7 @@ class CallTypes:
 
 
 def call_types(
-    spec: FunctionSpec,
-    bound: Bound,
-    sizes: Sizes,
-    shapes: Sequence[Sequence[int]],
-    dtypes: Sequence[DType],
-    scalar: DType,
+    bound: Bound, sizes: Sizes, shapes: Sequence[Sequence[int]], dtypes: Sequence[DType], scalar: DType
 ) -> CallTypes:
     """Types for the tracer: annotated dims as they are written, anonymous ones named after their argument."""
     hints = dict(sizes.names)

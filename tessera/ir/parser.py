@@ -97,7 +97,7 @@ class _Reader:
         node = self.node
         name = json.loads(node.name) if node.name.type == "STRING" else str(node.name)
         self._find_spans()
-        params = self._params(node.body, node.params)
+        params = self._params(node.params)
         body = self._body(node.body, params)
         dialect = "tile" if node.kind == "kernel" else "tensor"
         function = Function(name, body, dialect, tuple(map(self._obligation, node.where)))
@@ -159,7 +159,7 @@ class _Reader:
             elif statement.body is None:
                 frame.ops.append(self._operation(statement, None))
             else:
-                inner = self._params(statement.body, statement.body.params)
+                inner = self._params(statement.body.params)
                 frames.append(_Frame(iter(statement.body.statements), statement.body, inner, statement))
 
     def _exit(self, frame: _Frame) -> tuple[Operand, ...]:
@@ -168,7 +168,7 @@ class _Reader:
             self.source.fail("TSR0501", f"expected `{word}`, found `{frame.node.exit}`", frame.node.exit)
         return tuple(self._operand(t) for t in frame.node.operands)
 
-    def _params(self, node: BlockNode, params: tuple[object, ...]) -> tuple[Value, ...]:
+    def _params(self, params: tuple[object, ...]) -> tuple[Value, ...]:
         return tuple(self._define(p.name, self._type(p.type)) for p in params)  # type: ignore[attr-defined]
 
     def _define(self, token: Token, type: Type) -> Value:
@@ -183,7 +183,7 @@ class _Reader:
         if record is None:
             self.source.fail("TSR0502", f"no operation `{visible(s.name)}`", s.name)
         operands = tuple(self._operand(a) for a in s.args if isinstance(a, Token))
-        attrs = self._attrs(s, record, operands)
+        attrs = self._attrs(s, operands)
         op = Operation(
             record, operands, self._results(s, record, body), attrs, self.spans.get(id(s)), _origin(s), body
         )
@@ -203,7 +203,7 @@ class _Reader:
             self.source.fail("TSR0502", what, s.types[-1] if s.types else s.name)
         return tuple(self._define(t, self._type(k)) for t, k in zip(s.results, s.types, strict=True))
 
-    def _attrs(self, s: Statement, record: OpRecord, operands: tuple[Operand, ...]) -> Mapping[str, Attr]:
+    def _attrs(self, s: Statement, operands: tuple[Operand, ...]) -> Mapping[str, Attr]:
         attrs: dict[str, Attr] = {}
         for a in s.args:
             if isinstance(a, Keyword):
@@ -213,10 +213,10 @@ class _Reader:
         if s.over is not None:
             if "dim" in attrs or "keepdim" in attrs:
                 self.source.fail("TSR0502", "`over` and an attribute both give the axes", s.name)
-            attrs["dim"], attrs["keepdim"] = self._axes(s, s.over, operands), s.over.keepdim
+            attrs["dim"], attrs["keepdim"] = self._axes(s.over, operands), s.over.keepdim
         return attrs
 
-    def _axes(self, s: Statement, over: Over, operands: tuple[Operand, ...]) -> tuple[Attr, ...]:
+    def _axes(self, over: Over, operands: tuple[Operand, ...]) -> tuple[Attr, ...]:
         if isinstance(over.axes, tuple):
             return tuple(self._number(t) for t in over.axes)
         kind = operands[0].type if operands else None

@@ -64,7 +64,7 @@ def merge_axes(
     while at > 0:
         (a, size_a), (b, size_b) = parallel[at - 1], parallel[at]
         if walks_as_one(ops, a, b, size_b) and not _in_bounds(ops, a) and not _in_bounds(ops, b):
-            ops = join(ops, a, b)
+            ops = join(ops, a)
             parallel[at - 1 : at + 1] = [(b, size_a * size_b)]
         at -= 1
     changed = True
@@ -86,7 +86,7 @@ def merge_axes(
         extent = _whole(ops, sweep[0])
         if extent is None or not walks_as_one(ops, a, sweep[0], extent) or len(ops) != 1:
             break
-        ops = join(ops, a, sweep[0])
+        ops = join(ops, a)
         ops = tuple(
             replace(op, attrs={**op.attrs, "hi": (size_a * extent,)}) if op.body is not None else op for op in ops
         )
@@ -117,7 +117,7 @@ def _whole(ops: Sequence[Operation], axis: str) -> Dim | None:
 
 def _join_sweep(ops: tuple[Operation, ...], sweep: tuple[str, ...], at: int, extent: Dim) -> tuple[Operation, ...]:
     out: list[Operation] = []
-    for op in join(ops, sweep[at - 1], sweep[at]):
+    for op in join(ops, sweep[at - 1]):
         if op.body is not None:
             lo, hi = list(op.dims("lo")), list(op.dims("hi"))
             hi[at - 1 : at + 1] = [hi[at - 1] * extent]
@@ -127,8 +127,8 @@ def _join_sweep(ops: tuple[Operation, ...], sweep: tuple[str, ...], at: int, ext
     return tuple(out)
 
 
-def join(ops: Sequence[Operation], gone: str, stays: str) -> tuple[Operation, ...]:
-    """Rewrite a nest so that ``stays`` walks what both axes walked."""
+def join(ops: Sequence[Operation], gone: str) -> tuple[Operation, ...]:
+    """Rewrite a nest without the axis ``gone``; its neighbour walks what both walked, see ``walks_as_one``."""
     values: dict[Value, Value] = {}
 
     def value(v: Operand) -> Operand:

@@ -168,7 +168,7 @@ class Puller:
     def compute(self, op: Operation, v: Value, index: Index, guard: Guard) -> Pull:
         kind = op.record.kind
         if kind is Kind.REDUCE:
-            return self.reduced(op, v, index)
+            return self.reduced(v, index)
         if kind in (Kind.VIEW, Kind.INDEX):
             return (yield from self.viewed(op, index, guard))
         names = Namespace(self.build, op)
@@ -205,7 +205,7 @@ class Puller:
         tail = index[len(index) - len(dims) :] if dims else ()
         return tuple(ZERO if d is ONE else e for d, e in zip(dims, tail, strict=True))
 
-    def reduced(self, op: Operation, v: Value, index: Index) -> Operand:
+    def reduced(self, v: Value, index: Index) -> Operand:
         at = tuple(e for e, d in zip(index, v.type.dims, strict=True) if d is not ONE)
         own = tuple(e for e in self.parallel if e is not ZERO)
         if at != own or v not in self.folded:

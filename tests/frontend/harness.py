@@ -60,7 +60,7 @@ def bound_call(spec: FunctionSpec, args: tuple[Any, ...], kwargs: dict[str, Any]
     dtypes = [TABLE.tensor_type(leaf.value).dtype for leaf in bound.tensors]
     sizes = check_call(spec, bound, shapes, dtypes)
     scalar = f64 if f64 in dtypes else f32
-    return bound, call_types(spec, bound, sizes, shapes, dtypes, scalar)
+    return bound, call_types(bound, sizes, shapes, dtypes, scalar)
 
 
 def trace_call(f: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Bound, CallTypes, Traced]:
