@@ -141,6 +141,10 @@ class Namespace:
 
         return call
 
+    def dtype_of(self, x: Expr) -> DType:
+        """The dtype in which ``x`` is computed."""
+        return literal_dtype((x.x,), f64)
+
     def apply(self, record: OpRecord, xs: tuple[Operand, ...], attrs: Mapping[str, Attr]) -> Operand:
         """One MAP record over tile values: expanded when it has a definition, emitted when it is an intrinsic."""
         if record.define is not None:

@@ -237,6 +237,19 @@ def test_fma_keeps_the_exact_product(dtype: str) -> None:
     np.testing.assert_array_equal(got, np.array(wanted, kind))
 
 
+@pytest.mark.parametrize(("lanes", "march"), TARGETS)
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+def test_exp2_of_a_sum_never_adds_up_its_parts(dtype: str, lanes: int, march: str) -> None:
+    kind = NUMPY[dtype]
+    x = np.linspace(-210, 90, 4001).astype(kind)
+    low = (np.sin(np.arange(4001.0)) * 1e-4).astype(kind)
+    with mpmath.workprec(200):
+        wanted = np.array([float(mpmath.mpf(2) ** (mpmath.mpf(float(a)) + mpmath.mpf(float(b)) + 34))
+                           for a, b in zip(x, low, strict=True)])  # fmt: skip
+    got = kernels(dtype, lanes, march).run("exp2_sum", x, low, np.full_like(x, 34))
+    assert ulp_error(got, wanted).max() <= (0.8 if dtype == "f32" else 2.0)
+
+
 @pytest.mark.parametrize("dtype", ["f32", "f64", "int32", "int64", "int8", "uint8", "uint64", "bool"])
 def test_where_takes_either_side_of_every_lane(dtype: str) -> None:
     rng = np.random.default_rng(0)

@@ -183,6 +183,7 @@ def _arithmetic() -> list[Row]:
         Row("fmax", 2, _calls("fmax", 2, FLOATS) | _calls("maximum", 2, INTS) | {"m": "({0} | {1})"}),
         Row("fmin", 2, _calls("fmin", 2, FLOATS) | _calls("minimum", 2, INTS) | {"m": "({0} & {1})"}),
         Row("fma", 3, _calls("fma", 3, FLOATS) | dict.fromkeys(INTS, "({0} * {1} + {2})"), wraps=True),
+        Row("exp2_sum", 3, _calls("exp2_sum", 3, FLOATS)),
         _divide("floordiv", "trunc_div", _calls("floordiv", 2, FLOATS)),
         _divide("remainder", "fmod", _calls("remainder", 2, FLOATS)),
         _divide("fmod", "fmod", _calls("fmod", 2, FLOATS)),

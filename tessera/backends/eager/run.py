@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tessera.backends.eager.dtypes import to_torch_dtype
+from tessera.backends.eager.dtypes import from_torch_dtype, to_torch_dtype
 from tessera.backends.eager.names import resolve
 from tessera.diag import TraceError
 from tessera.ir.dialects import OPS
@@ -111,3 +111,7 @@ class TorchNamespace:
             return run(record, operands, attrs)[0]
 
         return apply
+
+    def dtype_of(self, x: torch.Tensor) -> DType:
+        """The dtype of a tensor."""
+        return from_torch_dtype(x.dtype)

@@ -12,14 +12,17 @@ from typing import Any
 
 from tessera.ir.dialects.rules import ARITHMETIC, FLOATING, DTypeRule, arithmetic, elementwise_record
 from tessera.ir.dialects.samples import T, call, samples
-from tessera.ir.dtype import int64
+from tessera.ir.dtype import f64, int64
 from tessera.ir.record import OpRecord
 
 _LOG2E = 1.4426950408889634
-_SQRT_HALF = 0.7071067811865476
+_SQRT_HALF, _SQRT_HALF_LOW = 0.7071067811865476, -4.833646656726457e-17
 _TWO_OVER_SQRT_PI = 1.1283791670955126
-_FAR, _SHIFT = 64.0, 24.0
-_UNSHIFT = math.exp(-_SHIFT)
+#: Exponentials carry 2**34, so that they are normal numbers wherever the result is more than 0.
+_UP = 34
+_SCALE = 2.0**_UP
+#: Above the first, infinity would meet a factor of 0. At the second 2**34 * exp(-x) is 0 in f32.
+_LARGE, _ZERO_BEYOND = 1e30, 130.0
 
 
 def _single(c: float) -> tuple[float, float]:
@@ -34,36 +37,43 @@ def _short(c: float, bits: int) -> tuple[float, float]:
     return high, c - high
 
 
-def _silu(t: Any, x: Any) -> Any:
-    far = x < -_FAR
-    return _gated(t, x, t.exp(t.where(far, x + _SHIFT, -t.abs(x))), far)
+_LOG2E_HIGH, _LOG2E_LOW = _single(_LOG2E)
 
 
-def _gated(t: Any, x: Any, e: Any, far: Any) -> Any:
+def _decay(t: Any, x: Any) -> tuple[Any, float]:
+    """exp(-|x|) times a power of 2, and that power. In f64 nothing needs one."""
+    if t.dtype_of(x) is f64:
+        return t.exp(-t.abs(x)), 1.0
+    m = t.minimum(t.abs(x), _ZERO_BEYOND)
+    power = m * -_LOG2E_HIGH
+    return t.exp2_sum(power, t.fma(m, -_LOG2E_LOW, t.fma(m, -_LOG2E_HIGH, -power)), _UP), _SCALE
+
+
+def _gated(t: Any, x: Any, e: Any, one: float) -> Any:
     """x * e / (1 + e) below 0, and x less that above, where the rounding of the small term hardly counts.
 
-    Where ``far`` holds, e is too large by ``exp(24)``: it stays a normal number where the result is a denormal one.
-    Adding 24 to a number below -64 is exact, so nothing is lost by it.
+    ``e`` comes multiplied by ``one``: it stays a normal number where the result is a denormal one.
     """
-    part = t.minimum(x, _LARGE) * e / (1.0 + e)
-    y = t.where(x < 0.0, part, x - part)
-    return t.where(far, y * _UNSHIFT, y)
+    part = t.minimum(x, _LARGE) * e / (one + e)
+    return t.where(x < 0.0, part, x - part)
 
 
-#: Above it infinity would meet a factor of 0.
-_LARGE = 1e30
+def _silu(t: Any, x: Any) -> Any:
+    return _gated(t, x, *_decay(t, x))
 
 
 def _mish(t: Any, x: Any) -> Any:
-    far = x < -_FAR
-    e = t.exp(t.where(far, x + _SHIFT, -t.abs(x)))
-    below, above, square = e * (e + 2.0), 1.0 + 2.0 * e, 2.0 * e * e
-    y = t.where(x < 0.0, (x * below) / (below + 2.0), x * (1.0 - square / (above + square)))
-    return t.where(far, y * _UNSHIFT, y)
+    e, one = _decay(t, x)
+    below, above, square = e * (e + 2.0 * one), one * (one + 2.0 * e), 2.0 * e * e
+    small = t.minimum(x, _LARGE)
+    return t.where(x < 0.0, (small * below) / (below + 2.0 * one * one), x - small * (square / (above + square)))
 
 
 def _gelu(t: Any, x: Any, *, approximate: str) -> Any:
-    return _gelu_tanh(t, x) if approximate == "tanh" else _gelu_erf(t, x)
+    double = t.dtype_of(x) is f64
+    if approximate == "tanh":
+        return _gelu_tanh_double(t, x) if double else _gelu_tanh(t, x)
+    return _gelu_erf_double(t, x) if double else _gelu_erf(t, x)
 
 
 _HALF_HIGH, _HALF_LOW = _single(_SQRT_HALF)
@@ -87,26 +97,36 @@ def _gelu_erf(t: Any, x: Any) -> Any:
     return t.where(t.logical_and(x < -12.75, x > -13.5), tail, body)
 
 
-_LINEAR, _LINEAR_LOW = _short(2.0 * math.sqrt(2.0 / math.pi), 20)
-_CUBIC, _CUBIC_LOW = _single(2.0 * math.sqrt(2.0 / math.pi) * 0.044715)
-#: u is 66 at the first; at the second exp(-u) is 0 in f32.
-_FAR_TANH, _ZERO_BEYOND = 9.0, 15.0
+def _gelu_erf_double(t: Any, x: Any) -> Any:
+    """The same, with constants of f64 and no tail of denormal numbers."""
+    z = x * _SQRT_HALF
+    low = t.where(t.abs(x) < 80.0, t.fma(x, _SQRT_HALF, -z) + x * _SQRT_HALF_LOW, 0.0)
+    return 0.5 * x * (t.erfc(-z) + low * (_TWO_OVER_SQRT_PI * t.exp(-z * z)))
+
+
+_SQRT_8_OVER_PI = 2.0 * math.sqrt(2.0 / math.pi)
+_LINEAR, _LINEAR_LOW = _short(_SQRT_8_OVER_PI * _LOG2E, 20)
+_CUBIC, _CUBIC_LOW = _single(_SQRT_8_OVER_PI * _LOG2E * 0.044715)
 
 
 def _gelu_tanh(t: Any, x: Any) -> Any:
     """x * sigmoid(u) with u = sqrt(8/pi) * (x + 0.044715 x³): no cancellation, unlike 1 + tanh(u / 2).
 
-    The rounding errors of u are collected by fused multiply-adds and put into the exponential by one Taylor term.
+    The power of 2 is a sum of two numbers, the second of which collects the rounding errors of the first. It is 0 in
+    f32 at 12.
     """
-    m = t.minimum(t.abs(x), _ZERO_BEYOND)
+    m = t.minimum(t.abs(x), 12.0)
     square = m * m
     slope = t.fma(_CUBIC, square, _LINEAR)
-    u = m * slope
+    power = m * slope
     lost = t.fma(_CUBIC_LOW, square, t.fma(_CUBIC, t.fma(m, m, -square), _LINEAR_LOW))
-    error = t.fma(m, t.fma(_CUBIC, square, _LINEAR - slope) + lost, t.fma(m, slope, -u))
-    far = x < -_FAR_TANH
-    e = t.exp(t.where(far, _SHIFT - u, -u))
-    return _gated(t, x, t.fma(-e, error, e), far)
+    low = t.fma(m, t.fma(_CUBIC, square, _LINEAR - slope) + lost, t.fma(m, slope, -power))
+    return _gated(t, x, t.exp2_sum(-power, -low, _UP), _SCALE)
+
+
+def _gelu_tanh_double(t: Any, x: Any) -> Any:
+    u = _SQRT_8_OVER_PI * t.fma(0.044715 * x * x, x, x)
+    return _gated(t, x, t.exp(-t.abs(u)), 1.0)
 
 
 def _softplus(t: Any, x: Any, beta: Any, threshold: Any) -> Any:

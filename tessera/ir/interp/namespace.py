@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tessera.ir.dtype import DType
+from tessera.ir.dtype import DType, f64
 from tessera.ir.interp import special
 from tessera.ir.interp.convert import Array, cast, holder, round_to
 
@@ -105,6 +105,7 @@ ROWS: Mapping[str, Row] = MappingProxyType({
     "floor": np.floor, "ceil": np.ceil, "trunc": np.trunc, "round": np.rint,
     "rsqrt": lambda x: 1.0 / np.sqrt(x),
     "fma": lambda x, y, z: x * y + z,
+    "exp2_sum": lambda x, low, exponent: np.exp2(x + low + exponent),
     "reciprocal": lambda x: 1.0 / np.asarray(x, np.float64),
     "bitwise_not": _bitwise_not,
     "shift_left": _shift(np.left_shift), "shift_right": _shift(np.right_shift),
@@ -155,6 +156,10 @@ class NumpyNamespace:
             return ROWS[name]
         except KeyError:
             raise AttributeError(f"no intrinsic `{name}`") from None
+
+    def dtype_of(self, x: Any) -> DType:
+        """The dtype whose numbers ``x`` stands for."""
+        return self.source or f64
 
     def cast(self, x: Any, dtype: DType) -> Array:
         return cast(x, dtype, self.source, self.exact)

@@ -49,6 +49,7 @@ T_FN vf32 t_exp_scale(vf32 p, vf32 t) {
             0x1.52486cp-27f})
 #define t_look_up(table, i) ((vf32)__builtin_ia32_permvarsf512_mask(table, i, (vf32){}, (u16)-1))
 #define t_exp_quadratic(r) T_H(T_K(0x1.555752p-3f), r, 0x1.00022p-1f)
+#define t_exp2_quadratic(r) T_H(T_H(T_K(0x1.c6b334p-5f), r, 0x1.ebfff6p-3f), r, 0x1.62e43p-1f)
 #define t_exp_power(p, t, n) ((vf32)__builtin_ia32_scalefps512_mask(p, n, (vf32){}, (u16)-1, 4))
 #else
 #define T_POWERS                                                                                     \
@@ -59,12 +60,16 @@ T_FN vf32 t_exp_scale(vf32 p, vf32 t) {
             0x1.15506ep-27f, -0x1.a94b14p-26f, -0x1.822dbcp-27f})
 #define t_look_up(table, i) __builtin_ia32_permvarsf256(table, i)
 #define t_exp_quadratic(r) T_H(T_H(T_K(0x1.555556p-5f), r, 0x1.555556p-3f), r, 0.5f)
+#define t_exp2_quadratic(r)                                                                          \
+    T_H(T_H(T_H(T_K(0x1.3b2ab8p-7f), r, 0x1.c6b08ep-5f), r, 0x1.ebfbep-3f), r, 0x1.62e43p-1f)
 T_FN vf32 t_exp_power(vf32 p, vf32 t, vf32 n) {
     vi32 m = ((vi32)t - 0x49c00000) >> 3, h = m >> 1;
     return (vf32)((vi32)p + (h << 23)) * (vf32)((m - h + 127) << 23);
 }
 #endif
+#endif
 
+#if (defined(__AVX512F__) && L == 16) || (defined(__AVX2__) && L == 8)
 T_FN vf32 t_exp_f32(vf32 x) {
     x = t_atmost_f32(t_atleast_f32(x, T_K(-104.0f)), T_K(89.0f));
     vf32 t = T_H(x, T_K(0x1.715476p+0f), 0x1.8p+23f / L), n = t - 0x1.8p+23f / L;
@@ -80,11 +85,25 @@ T_FN vf32 t_exp_f32(vf32 x) {
 }
 #endif
 
+// 2^(x + low + k) for x in [-210, 130], a small low and a whole k. The parts of the exponent are never
+// added up: x less its multiple of 1 / L is exact.
+#if (defined(__AVX512F__) && L == 16) || (defined(__AVX2__) && L == 8)
+T_FN vf32 t_exp2_sum_f32(vf32 x, vf32 low, vf32 k) {
+    vf32 t = x + 0x1.8p+23f / L, n = t - 0x1.8p+23f / L, r = (x - n) + low, w = r * t_exp2_quadratic(r);
+    vf32 high = t_look_up(T_POWERS, (vi32)t), rest = t_look_up(T_POWERS_LOW, (vi32)t);
+    return t_exp_power(high + t_fma_f32(high, w, rest), t + k, n + k);
+}
+#else
+T_FN vf32 t_exp2_sum_f32(vf32 x, vf32 low, vf32 k) {
+    vf32 t = x + 0x1.8p+23f, part = x - (t - 0x1.8p+23f), f = part + low, r = f * 0x1.62e43p-1f;
+    low = ((part - f) + low) * 0x1.62e43p-1f;
+    low = t_fma_f32(f, T_K(-0x1.05c61p-29f), t_fma_f32(f, T_K(0x1.62e43p-1f), -r)) + low;
+    return t_exp_scale(t_one_plus(r, t_exp_tail(r) + low), t + k);
+}
+#endif
+
 T_FN vf32 t_exp2_f32(vf32 x) {
-    x = t_atmost_f32(t_atleast_f32(x, T_K(-151.0f)), T_K(129.0f));
-    vf32 t = x + 0x1.8p+23f, f = x - (t - 0x1.8p+23f), r = f * 0x1.62e43p-1f;
-    vf32 low = t_fma_f32(f, T_K(-0x1.05c61p-29f), t_fma_f32(f, T_K(0x1.62e43p-1f), -r));
-    return t_exp_scale(t_one_plus(r, t_exp_tail(r) + low), t);
+    return t_exp2_sum_f32(t_atmost_f32(t_atleast_f32(x, T_K(-152.0f)), T_K(130.0f)), (vf32){}, (vf32){});
 }
 
 // (2^n - 1) + 2^n r + 2^n (e^r - 1 - r), with 2^n halved so that it cannot overflow before the result does.
@@ -272,6 +291,8 @@ T_LIBM(t_log10_f64, log10)
 T_LIBM(t_log1p_f64, log1p)
 
 T_LIBM(t_exp2_f64, exp2)
+
+T_FN vf64 t_exp2_sum_f64(vf64 x, vf64 low, vf64 k) { return t_exp2_f64(x + k) * t_exp2_f64(low); }
 
 T_LIBM(t_expm1_f64, expm1)
 

@@ -140,7 +140,7 @@ static f64 t_digamma_lane(f64 x) {
     }
     for (; x < 10.0; x += 1.0) r -= 1.0 / x;
     f64 z = x < 0x1p+60 ? 1.0 / (x * x) : 0.0;
-    f64 p = 1.0 / 252 - z * (1.0 / 240 - z * (1.0 / 132 - z * (691.0 / 32760)));
+    f64 p = 1.0 / 252 - z * (1.0 / 240 - z * (1.0 / 132 - z * (691.0 / 32760 - z * (1.0 / 12))));
     return r + (log(x) - 0.5 / x - z * (1.0 / 12 - z * (1.0 / 120 - z * p)));
 }
 
@@ -165,18 +165,18 @@ T_LIBM_2(t_hypot_f64, hypot)
 
 extern f64 exp(f64);
 // The modified Bessel function of order 0 or 1 on |x|, or e^(-|x|) times it: the power series, whose terms
-// are all positive, then the asymptotic series.
+// are all positive, then the asymptotic series. Their roundings would add up in f64.
 static f64 t_bessel_lane(f64 x, int order, int scaled) {
-    f64 a = __builtin_fabs(x), term = 1.0, sum = 1.0;
+    long double a = __builtin_fabs(x), term = 1.0, sum = 1.0;
     if (a <= 25.0) {
         sum = term = order ? 0.5 * a : 1.0;
         for (int k = 1; term > 0x1p-60 * sum; k++) sum += term *= 0.25 * a * a / (k * (k + order));
         return scaled ? exp(-a) * sum : sum;
     }
     if (a == __builtin_inf()) return scaled ? 0.0 : a;
-    for (int k = 1; k < 50 && __builtin_fabs(term) > 0x1p-60; k++)
+    for (int k = 1; k < 50 && __builtin_fabsl(term) > 0x1p-60; k++)
         sum += term *= ((2 * k - 1) * (2 * k - 1) - 4 * order * order) / (8.0 * k * a);
-    sum /= 0x1.40d931ff62705p+1 * __builtin_sqrt(a);
+    sum /= 0x1.40d931ff627059657ca41p+1L * __builtin_sqrtl(a);
     return scaled ? sum : exp(0.5 * a) * sum * exp(0.5 * a);
 }
 
