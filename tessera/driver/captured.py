@@ -1,9 +1,9 @@
 """What a variant read of the world around it, and whether that is still so.
 
-A trace reads globals, variables of enclosing functions, and what these hold, once. The variant serves a call only while it
-would read the same again. What is read stands in the code of the function and of those that it calls: a chain such as
-``cfg.sizes[0]`` becomes one link for each step, compared by identity. Where an object goes elsewhere as a whole, what
-it holds is compared. A tensor is a hidden argument: it may be another one of the same kind.
+A trace reads globals, variables of enclosing functions, and what these hold, once. The variant serves a call only while
+it would read the same again. What is read stands in the code of the function and of those that it calls: a chain such
+as ``cfg.sizes[0]`` becomes one link for each step, compared by identity. Where an object goes elsewhere as a whole,
+what it holds is compared. A tensor is a hidden argument: it may be another one of the same kind.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from tessera import config
 from tessera.backends.base import Target
 from tessera.diag import (
     BoundsError,
+    ConfigError,
     DTypeError,
     Note,
     ResourceError,
@@ -31,7 +32,6 @@ from tessera.diag import (
     warn_user,
 )
 from tessera.driver import bounds, devices, inspect
-from tessera.driver.variants import Variants
 from tessera.driver.guards import (
     check_devices,
     check_kinds,
@@ -43,6 +43,7 @@ from tessera.driver.layout import TABLE
 from tessera.driver.method import Method
 from tessera.driver.serving import Resolved, entry, finisher, memorable
 from tessera.driver.variant import Variant
+from tessera.driver.variants import Variants
 from tessera.frontend.binding import Bound, bind_arguments
 from tessera.frontend.check import CheckReport, check
 from tessera.frontend.inline import inline_call
@@ -235,6 +236,8 @@ class Function(Generic[P, R]):
             return self.fn(*args, **kwargs)
         except BoundsError as error:
             raise bounds.located(resolved.variant.traced.function, given, named) or error from None
+        except ConfigError:
+            raise
         except ResourceError as error:  # code for a GPU is made when it is first launched
             refused = error
         if refused is not None:
@@ -254,6 +257,8 @@ class Function(Generic[P, R]):
             resolved = self.compiled.find(bound, sizes, tensors)
             resolved.variant.plan()
             return resolved
+        except ConfigError:
+            raise
         except (TraceError, ResourceError) as error:
             return error
         except (ShapeError, DTypeError) as error:

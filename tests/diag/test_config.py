@@ -52,7 +52,6 @@ def test_the_variables() -> None:
         "TESSERA_STREAM_STORES",
         "TESSERA_PROGRESS",
         "NO_COLOR",
-        "TESSERA_CHECK_FINITE",
     }
 
 
@@ -73,7 +72,6 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.stream_stores == "auto"
     assert settings.progress == "auto"
     assert settings.no_color is False
-    assert settings.check_finite is False
 
 
 GOOD = [
@@ -100,7 +98,6 @@ GOOD = [
     ("TESSERA_STREAM_STORES", "on", "on"),
     ("TESSERA_PROGRESS", "off", "off"),
     ("NO_COLOR", "anything", True),
-    ("TESSERA_CHECK_FINITE", "on", True),
 ]
 
 
@@ -234,18 +231,22 @@ def test_misspelt_variables_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "TESSERA_BACKEND" not in config.unknown_variables()
 
 
-def test_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", "/h")
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    monkeypatch.setenv("TMPDIR", "/t")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     assert config.home_folder() == Path("/h")
     assert config.xdg_cache_folder() == Path("/h/.cache")
-    assert config.temporary_folder() == Path("/t")
+    assert config.temporary_folder() == tmp_path
     monkeypatch.delenv("HOME")
     assert config.home_folder() is None
     assert config.xdg_cache_folder() is None
-    assert config.current().cache_dir.parent == Path("/t")
+    assert config.current().cache_dir.parent == tmp_path
     assert config.current().cache_dir.name.startswith("tessera-cache-")
+    for unusable in ("missing", "file"):
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("TMPDIR", str(tmp_path / unusable))
+        assert config.temporary_folder().is_dir()
     with pytest.raises(ConfigError):
         _value(monkeypatch, "TESSERA_CACHE_DIR", "~/t")
 

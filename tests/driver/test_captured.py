@@ -85,7 +85,7 @@ def test_an_equal_number_needs_no_new_variant(monkeypatch: pytest.MonkeyPatch) -
     def f(x: Tensor["N"]) -> Tensor["N"]:
         return x * SCALE
 
-    for n in range(4):
+    for _ in range(4):
         monkeypatch.setitem(globals(), "SCALE", float(f"{2.5}"))
         agrees(f, X)
     assert f.cache_info().variants == 1
@@ -504,7 +504,7 @@ def test_strict_refuses_too_many_values() -> None:
     def f(x: Tensor["N"]) -> Tensor["N"]:
         return x * step
 
-    for step in range(2, 18):
+    for step in range(2, 18):  # noqa: B007
         f(X)
     step = 50
     with pytest.raises(TraceError, match="has had 16 values"):

@@ -14,6 +14,7 @@ import pytest
 
 import tessera
 from tessera import ResourceError, config
+from tessera.backends.c import toolchain
 from tessera.runtime import store
 from tests.faults.harness import caught, entry, fresh, other, right, scale, script
 from tests.runtime import forking
@@ -145,7 +146,15 @@ def test_no_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with fresh(tmp_path / "cache"), caught() as warned:
         f = scale()
         assert right(f) and right(f)
-    assert len(warned.lines) == 1 and "runs eagerly from here on" in warned.lines[0]
+        assert f.cache_info().compiles == 1  # the system has another one
+    assert warned.lines == []
+    monkeypatch.setattr(config, "temporary_folder", lambda: tmp_path / "missing")
+    toolchain._identify.cache_clear()
+    with fresh(tmp_path / "other"), caught() as warned:
+        f = other()
+        assert right(f) and right(f)
+    (line,) = warned.lines
+    assert "runs eagerly from here on" in line and "TMPDIR" in line and "C compiler" not in line
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
