@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from types import FunctionType, MethodType
 from typing import Any
@@ -114,6 +115,12 @@ def meant(spec: FunctionSpec, kwargs: Mapping[str, Any]) -> list[Help]:
     return [Help(f"`{found[0]}` is close to `{word}`") for word, found in close if found]
 
 
+def in_words(name: str, error: Exception) -> str:
+    """What Python says of a call that a record's definition does not take, with the name that the user called."""
+    text = next(iter(str(error).splitlines()), "") or "the call cannot be made"
+    return re.sub(r"^_\w*\(\)", f"{name}()", text)
+
+
 def require_decorated(given: object, function: type) -> None:
     """Refuse what lacks the decorator where a decorated function is asked for. Raises TraceError (TSR0409)."""
     if isinstance(given, function) or hasattr(given, "eager"):
@@ -128,4 +135,4 @@ def require_decorated(given: object, function: type) -> None:
     )
 
 
-__all__ = ["bind_signature", "meant", "misfit", "require_decorated", "require_function", "takes"]
+__all__ = ["bind_signature", "in_words", "meant", "misfit", "require_decorated", "require_function", "takes"]

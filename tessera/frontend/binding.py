@@ -79,13 +79,20 @@ def bind_arguments(
         _type_check(spec, p, value, is_tensor, wrong)
         flat, tree = flatten(value, is_tensor) if p.kind != "static" else ([value], LEAF)
         children.append(tree)
-        hints = _leaf_hints(p.hint, value, is_tensor) if tree is not LEAF else [p.hint]
+        hints = _leaf_hints(_whole(p), value, is_tensor) if tree is not LEAF else [p.hint]
         for one, path, hint in zip(flat, leaf_paths(tree, p.name), hints, strict=True):
             leaves.append(_leaf(p, one, path, hint, is_tensor))
     if wrong:
         raise error_of(wrong)
     tree = Tree("dict", tuple(children), tuple(p.name for p in spec.params))
     return Bound(tree, tuple(leaves), (tree, tuple(map(_key, leaves))))
+
+
+def _whole(p: ParamSpec) -> Hint:
+    """The hint of all that a parameter takes: that of ``*args`` and ``**kwargs`` says what each one is."""
+    if p.how == "plain":
+        return p.hint
+    return Hint("tuple" if p.how == "args" else "dict", members=(p.hint,), variadic=True)
 
 
 def _leaf(p: ParamSpec, value: Any, path: str, hint: Hint, is_tensor: Callable[[object], bool]) -> Leaf:

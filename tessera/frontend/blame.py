@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tessera.diag import Diagnostic, ExpressionParts, Help, Label, Note, Span, TraceError, expression_parts
+from tessera.frontend.accept import in_words
 from tessera.frontend.handles import TensorHandle
 from tessera.frontend.session import Call, InnerRefused, Session, Undescribed
 from tessera.frontend.suggest import suggestions
@@ -42,13 +43,11 @@ def report(session: Session, call: Call, error: Exception) -> None:
         operands = [x._value for x in _tensors(call.args)]
         session.fail(error.cls, _refused(session, call, error, operands, None), _roots(session, error, operands))
     else:
-        labels = () if call.span is None else (Label(call.span, "", True),)
+        labels = () if call.span is None else (Label(call.span, "called here", True),)
         code = "TSR0402" if isinstance(error, Undescribed) else "TSR0404"
-        session.fail(TraceError, Diagnostic(code, _first_line(str(error)), labels))
-
-
-def _first_line(text: str) -> str:
-    return next(iter(text.splitlines()), "") or "the call cannot be made"
+        record = session.table.records.get(call.name)
+        notes = (Note(f"its signature is {call.name}({record.signature})"),) if record and record.signature else ()
+        session.fail(TraceError, Diagnostic(code, in_words(call.name, error), labels, notes))
 
 
 def _tensors(args: Sequence[Any]) -> Iterator[TensorHandle]:

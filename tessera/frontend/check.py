@@ -4,8 +4,9 @@ guarded, refuted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 
 from tessera.diag import Diagnostic, Span, render
 from tessera.frontend.attempts import Attempt, Item, attempt, line_of
@@ -151,4 +152,15 @@ def _both_ways(traced: Sequence[Traced]) -> set[tuple[str, Dim, Dim]]:
 
 def _returned(spec: FunctionSpec) -> str:
     text = None if spec.returns_span is None else spec.returns_span.text()
-    return text if text is not None and "\n" not in text else "what it declares"
+    shown = text if text is not None and "\n" not in text else "what it declares"
+    return shown + "".join(_misspelt(spec))
+
+
+def _misspelt(spec: FunctionSpec) -> Iterator[str]:
+    """Names that only the result has, where a parameter has one that is written almost alike: whatever the body gives
+    fits such a name.
+    """
+    for name in dict.fromkeys(n for a in spec.returns.tensors() for n in a.names if n not in spec.dim_names):
+        close = get_close_matches(name, spec.dim_names, 1, 0.75)
+        if close:
+            yield f"; only the result names `{name}`, `{close[0]}` is close"

@@ -7,6 +7,7 @@ from __future__ import annotations
 import ast
 import builtins
 import dataclasses
+import inspect
 import sys
 import types
 import typing
@@ -147,7 +148,11 @@ def _fields(cls: type, depth: int) -> Hint:
 
 
 def scope_of(function: Callable[..., object]) -> Mapping[str, object]:
-    """The names that a function's annotations may use: what it closes over, its module, the builtins."""
+    """The names that a function's annotations may use: what it closes over, its module, the builtins.
+
+    A wrapper made with ``functools.wraps`` has the annotations of what it wraps, and so the names of that.
+    """
+    function = inspect.unwrap(function)
     found: dict[str, object] = dict(vars(builtins))
     found.update(getattr(function, "__globals__", {}))
     code, cells = getattr(function, "__code__", None), getattr(function, "__closure__", None) or ()

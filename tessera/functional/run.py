@@ -14,6 +14,7 @@ from tessera.backends.eager import from_torch_dtype, resolve, to_torch_dtype
 from tessera.backends.eager.run import run_op
 from tessera.diag import CallError, Diagnostic, Label, TraceError, caller_span, user_frames
 from tessera.frontend import alias, methods
+from tessera.frontend.accept import in_words
 from tessera.frontend.handles import PoisonHandle, SizeHandle, TensorHandle
 from tessera.frontend.session import InnerRefused, Session, current
 from tessera.ir.build import Builder
@@ -153,7 +154,7 @@ def _checked(record: OpRecord, args: Sequence[Any], kwargs: Mapping[str, Any]) -
     except TypeError as error:
         span = caller_span()
         labels = [] if span is None else [Label(span, "called here", True)]
-        raise CallError(f"{record.name}: {error}", labels=labels) from None
+        raise CallError(f"{record.name}: {in_words(record.name, error)}", labels=labels) from None
     return True
 
 
