@@ -1,5 +1,6 @@
 """Tessera: tensor code with named dimensions, proved before any data and compiled to few kernels."""
 
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -49,8 +50,10 @@ from tessera.runtime.memory import memory_stats
 
 
 def __getattr__(name: str) -> Any:
-    """For type checkers, which do not see the functions that come from the table of records."""
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """For type checkers, which do not see the functions that come from the table of records; Python adds what is
+    close.
+    """
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__])
 
 
 warn_of_unknown_variables()
