@@ -17,6 +17,9 @@ from tessera.ir.interp.sizes import concrete
 from tessera.ir.record import Kind, OpRecord
 
 Number = bool | int | float
+#: Contractions, convolutions, pools, sorts and solvers keep or choose another order of axes in memory; kernels
+#: read rows.
+_ORDERED = (Kind.CONTRACT, Kind.EXTERN)
 
 
 def run(
@@ -43,8 +46,7 @@ def run_op(
     """The results of an operation of the IR in their declared dtypes; sizes in its attributes are evaluated."""
     attrs = {name: concrete(value, sizes) for name, value in op.attrs.items()}
     found = tuple(map(_typed, run(op.record, operands, attrs), op.results))
-    # Convolutions, pools, sorts and solvers keep or choose another order of axes in memory; kernels read rows.
-    return tuple(x.contiguous() for x in found) if op.record.kind is Kind.EXTERN else found
+    return tuple(x.contiguous() for x in found) if op.record.kind in _ORDERED else found
 
 
 def _typed(x: torch.Tensor, r: Value) -> torch.Tensor:
