@@ -192,10 +192,30 @@ def argument_places(call: Call) -> Iterator[Place]:
     if call.form == "subscript":
         yield from _subscripted(call, parts)
         return
+    if parts is not None and _through_another(call, parts):
+        yield from _passed_on(call, parts)
+        return
     for n, x in enumerate(call.args):
         yield from _argument(x, _positional(call, parts, n))
     for key, x in call.kwargs.items():
         yield from _argument(x, None if parts is None else parts.keywords.get(key))
+
+
+def _through_another(call: Call, parts: ExpressionParts) -> bool:
+    """Whether the function is called by code that the source only names: ``self.fc(x)`` is a module."""
+    if call.form != "function" or parts.kind != "call":
+        return False
+    known = {call.name, getattr(call.function, "__name__", "")}
+    given, written = len(call.args) + len(call.kwargs), len(parts.operands) + len(parts.keywords)
+    return parts.operator.split(".")[-1] not in known and given != written
+
+
+def _passed_on(call: Call, parts: ExpressionParts) -> Iterator[Place]:
+    """Of what is written, the variables that reach the function unchanged; the rest has no place."""
+    written = {span.text(): span for span in (*parts.operands, *parts.keywords.values())}
+    for x in _tensors((*call.args, *call.kwargs.values())):
+        span = written.get(x._value.name)
+        yield Place(x, span, x._value.name if span is not None else "")
 
 
 def _subscripted(call: Call, parts: ExpressionParts | None) -> Iterator[Place]:

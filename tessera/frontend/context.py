@@ -43,6 +43,10 @@ class TraceContext(InferContext):
         if super().holds(kind, left, right, why):
             return True
         names = left.names() | right.names()
+        if kind == "eq" and self._follows(left, right):
+            self.obligations.setdefault((kind, left, right), Obligation(kind, left, right, "guarded", why, self.span))
+            self.facts = self.facts.with_eq(left, right)
+            return True
         if self.flexible.isdisjoint(names):
             self.refuted = (kind, left, right)
             return False
@@ -63,6 +67,18 @@ class TraceContext(InferContext):
     def rules_out(self, left: Dim, right: Dim) -> bool:
         """Whether two sizes are never equal; names that no annotation gave may be."""
         return self.flexible.isdisjoint(left.names() | right.names()) and super().rules_out(left, right)
+
+    def _follows(self, left: Dim, right: Dim) -> bool:
+        """Whether two sizes are equal if the quotients that the code asked about are exact: behind `H // G == 1` the
+        names `H` and `G` mean one size wherever `G` divides `H`.
+        """
+        exact = self.facts
+        for c in self.choices:
+            for a, b in ((c.left, c.right), (c.right, c.left)):
+                atom = a.atoms.get(str(a)) if c.kind == "eq" and c.holds else None
+                if atom is not None and atom.kind == "//":
+                    exact = exact.with_eq(atom.args[0], b * atom.args[1])
+        return exact is not self.facts and judge_eq(left, right, exact) is Verdict.PROVED
 
     def _never(self, left: Dim, right: Dim) -> bool:
         """Whether an int argument, which may be any size of at least 2, cannot make two sizes equal."""

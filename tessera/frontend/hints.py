@@ -65,6 +65,8 @@ def hint_of(x: object, scope: Mapping[str, object], depth: int = 0) -> Hint:
 
     Raises ShapeError (TSR0104) for a text that cannot be resolved.
     """
+    if isinstance(x, typing.ForwardRef):  # what a named tuple makes of a text
+        x = x.__forward_arg__
     if isinstance(x, str):
         x = resolve(x, scope)
     tensor = _tensor(x)

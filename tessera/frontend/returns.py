@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from tessera.frontend.session import Session
 from tessera.frontend.spec import FunctionSpec, shown
 from tessera.frontend.tree import parts
 from tessera.ir.dim import Dim
+from tessera.ir.facts import Facts
 from tessera.ir.solver import Verdict, judge_eq
 from tessera.ir.types import TensorType
 
@@ -176,7 +176,8 @@ def _dims(
         _wrong(session, spec, text, f"a {found}", at)
         return
     bad: list[str] = []
-    swapped = session.hints is None and _is_swapped([scope.put(want) for want in wanted], found.dims)
+    facts = session.context.facts
+    swapped = session.hints is None and _is_swapped([scope.put(want) for want in wanted], found.dims, facts)
     for axis, (want, have) in enumerate(zip(wanted, found.dims, strict=True)):
         known = scope.put(want)
         if known is None:
@@ -191,9 +192,16 @@ def _dims(
         _wrong(session, spec, f"{where} is [{', '.join(map(str, found.dims))}]: {'; '.join(bad)}", f"a {found}", at)
 
 
-def _is_swapped(wanted: Sequence[Dim | None], found: Sequence[Dim]) -> bool:
+def _is_swapped(wanted: Sequence[Dim | None], found: Sequence[Dim], facts: Facts) -> bool:
     """Whether a result has the annotated sizes in another order: that they might happen to be equal is no excuse."""
-    return list(wanted) != list(found) and Counter(wanted) == Counter(found)
+    left = list(found)
+    for want in wanted:
+        same = (n for n, have in enumerate(left) if want is not None and judge_eq(want, have, facts) is Verdict.PROVED)
+        place = next(same, None)
+        if place is None:
+            return False
+        del left[place]
+    return list(wanted) != list(found)
 
 
 def _expanded(a: TensorAnnotation, found: TensorType, scope: Scope) -> list[Dim] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,6 +37,8 @@ from tessera.ir.record import OpRecord
 #: An operation that one place of the source makes more often than this is an unrolled loop that got out of
 #: hand.
 MOST_REPEATS = 10_000
+#: How rules name the dtype of an operand that they refuse.
+_OF_DTYPE = re.compile(r"is (\w+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,8 @@ class TraceOps(Ops):
         try:
             return super().emit(name, operands, **attrs)
         except Refused as refused:
-            raise InnerRefused(refused, self.table[name], [self.operand(x) for x in operands], attrs) from None
+            given = [self.operand(x) for x in operands]
+            raise InnerRefused(_aimed(refused, given), self.table[name], given, attrs) from None
 
     @property
     def seed(self) -> Operand | None:
@@ -352,6 +356,18 @@ class Session:
         """An argument as an operand of an operation."""
         lowered = self.lower(x)
         return Literal(lowered) if isinstance(lowered, Dim) else self.ops.operand(lowered)
+
+
+def _aimed(refused: Refused, given: Sequence[Operand]) -> Refused:
+    """A dtype that operands were promoted to is told of the one that brought it in."""
+    kinds = [str(x.type.dtype) for x in given]
+    blame = list(refused.blame)
+    for n, one in enumerate(blame):
+        told = _OF_DTYPE.fullmatch(one.text)
+        if told is not None and one.operand is not None and told[1] in kinds and kinds[one.operand] != told[1]:
+            blame[n] = replace(one, operand=kinds.index(told[1]))
+    refused.blame = tuple(blame)
+    return refused
 
 
 def _dropped(call: Call, result: TensorHandle) -> Dropped | None:

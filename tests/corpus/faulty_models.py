@@ -206,7 +206,7 @@ def box_index(boxes: Tensor["N", 4]) -> Any:
     return boxes[:, 4]
 
 
-@faulty("TSR0202", "logits")
+@faulty("TSR0204", "target")
 def bce_target(logits: Tensor["B", "C"], target: Tensor["B"]) -> Any:
     return F.binary_cross_entropy_with_logits(logits, target)
 

@@ -20,9 +20,9 @@ import tessera
 from tessera import Tensor
 from tests.corpus.table import CORRECT, FAULTY, Correct, Faulty, arguments
 
-for _room in ("correct_attention", "correct_layers", "correct_shapes", "correct_models", "correct_vision"):
-    importlib.import_module(f"tests.corpus.{_room}")
-for _room in ("faulty_attention", "faulty_layers", "faulty_shapes", "faulty_calls", "faulty_models", "faulty_language"):
+_CORRECT = ("attention", "layers", "shapes", "models", "vision", "transformers", "styles", "training")
+_FAULTY = ("attention", "layers", "shapes", "calls", "models", "language", "transformers", "styles", "training")
+for _room in (*(f"correct_{name}" for name in _CORRECT), *(f"faulty_{name}" for name in _FAULTY)):
     importlib.import_module(f"tests.corpus.{_room}")
 
 _ORDER = ("proved", "guarded", "deferred", "refuted")

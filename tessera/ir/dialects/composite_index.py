@@ -89,20 +89,22 @@ def _setitem(t: Any, x: Any, key: Any, value: Any) -> Any:
         t.fail("TSR0301", f"assignment of `{t.dtype_of(value)}` to a tensor of `{t.dtype_of(x)}`",
                Blame(2, None, f"is {t.dtype_of(value)}"), helps=["cast the value, or the tensor, first"])  # fmt: skip
     entries = [_as_index(t, e) for e in expand_key(t, x, key)]
-    if len(entries) == 1 and _is_mask(t, entries[0]):
-        return _mask_assign(t, x, entries[0], value)
-    if any(_is_mask(t, e) for e in entries):
+    masks = [n for n, e in enumerate(entries) if _is_mask(t, e)]
+    if len(masks) == 1 and all(n in masks or e == slice(None) for n, e in enumerate(entries)):
+        return _mask_assign(t, x, entries[masks[0]], masks[0], value)
+    if masks:
         _by_mask(t)
     if any(t.is_tensor(e) for e in entries):
         return _scatter_assign(t, x, entries, value)
     return _slice_assign(t, x, entries, value)
 
 
-def _mask_assign(t: Any, x: Any, mask: Any, value: Any) -> Any:
-    _need_mask(t, x, mask, 0)
+def _mask_assign(t: Any, x: Any, mask: Any, axis: int, value: Any) -> Any:
+    """A number to all elements whose axes from ``axis`` on the mask selects."""
+    _need_mask(t, x, mask, axis)
     if t.is_tensor(value) and t.type_of(value).rank:
         _by_mask(t)
-    for _ in range(rank_of(t, x) - rank_of(t, mask)):
+    for _ in range(rank_of(t, x) - axis - rank_of(t, mask)):
         mask = t.unsqueeze(mask, -1)
     return t.masked_fill(x, t.cast(mask, bool_), value)
 

@@ -28,6 +28,23 @@ def reduced(t: Any, loss: Any, reduction: str) -> Any:
     return loss if reduction == "none" else t.mean(loss) if reduction == "mean" else t.sum(loss)
 
 
+def _alike(t: Any, x: Any, target: Any) -> None:
+    """Targets of the very sizes of what they are compared with: nothing broadcasts (TSR0204, TSR0215)."""
+    need_float(t, target, "targets", 1)
+    have, want = t.dims(target), t.dims(x)
+    if len(have) != len(want):
+        t.fail("TSR0204", f"targets of rank {len(have)} for values of rank {len(want)}",
+               Blame(1, None, f"has rank {len(have)}"), Blame(0, None, f"has rank {len(want)}"))  # fmt: skip
+    for n, (a, b) in enumerate(zip(want, have, strict=True)):
+        t.context.equal(a, b, "TSR0215", f"targets of size `{b}` for values of size `{a}`", Blame(1, n, f"`{b}`"),
+                        Blame(0, n, f"`{a}`"))  # fmt: skip
+
+
+def _apart(t: Any, x: Any, target: Any) -> Any:
+    """The difference; a mask as target counts as 0 and 1."""
+    return t.emit("sub", (x, target))
+
+
 def _class_axis(t: Any, x: Any) -> int:
     return 1 if t.type_of(x).rank > 1 else 0
 
@@ -193,17 +210,17 @@ def _elementwise(define: Any) -> Any:
 
 
 def _mse(t: Any, x: Any, target: Any) -> Any:
-    return t.square(t.sub(x, target))
+    return t.square(_apart(t, x, target))
 
 
 def _l1(t: Any, x: Any, target: Any) -> Any:
-    return t.abs(t.sub(x, target))
+    return t.abs(_apart(t, x, target))
 
 
 def _smooth_l1(
     t: Any, x: Any, target: Any, size_average: Any = None, reduce: Any = None, reduction: str = "mean", beta: Any = 1.0
 ) -> Any:
-    distance = t.abs(t.sub(x, target))
+    distance = t.abs(_apart(t, x, target))
     if isinstance(beta, int | float) and beta == 0:
         each = distance
     else:
@@ -215,7 +232,7 @@ def _smooth_l1(
 def _huber(t: Any, x: Any, target: Any, reduction: str = "mean", delta: Any = 1.0, weight: Any = None) -> Any:
     if isinstance(delta, int | float) and delta <= 0:
         t.fail("TSR0212", f"a delta of {delta}", Blame(0), helps=["delta is above 0"])
-    distance = t.abs(t.sub(x, target))
+    distance = t.abs(_apart(t, x, target))
     far = t.mul(delta, t.sub(distance, 0.5 * delta))
     each = t.where(t.lt(distance, delta), t.mul(0.5, t.square(distance)), far)
     each = each if weight is None else t.mul(each, weight)
@@ -232,6 +249,7 @@ def _bce(
     reduction: str = "mean",
 ) -> Any:
     """Logarithms are held above -100, as in torch."""
+    _alike(t, x, target)
     yes, no = t.maximum(t.log(x), -100.0), t.maximum(t.log1p(t.neg(x)), -100.0)
     each = t.sub(t.mul(t.sub(target, 1.0), no), t.mul(target, yes))
     each = each if weight is None else t.mul(each, weight)
@@ -248,6 +266,7 @@ def _bce_with_logits(
     reduction: str = "mean",
     pos_weight: Any = None,
 ) -> Any:
+    _alike(t, x, target)
     each = t.mul(t.sub(1.0, target), x)
     positive = t.logsigmoid(x)
     if pos_weight is None:
@@ -273,6 +292,8 @@ def _kl_div(
     reduction: str = "mean",
     log_target: bool = False,
 ) -> Any:
+    for n, one in enumerate((x, target)):
+        need_float(t, one, "Kullback-Leibler divergence", n)
     reduction = reduction_of(t, reduction, size_average, reduce)
     each = _kl_term(t, x, target, log_target)
     if reduction == "batchmean":

@@ -12,15 +12,17 @@ from tessera.ir.dialects.rules import composite, torch_names
 from tessera.ir.dialects.samples import T, call, samples, size
 from tessera.ir.dim import product
 from tessera.ir.dtype import dtype as as_dtype
-from tessera.ir.dtype import f32, f64
-from tessera.ir.infer import Blame
+from tessera.ir.dtype import f64
+from tessera.ir.infer import Blame, result_dtype
 from tessera.ir.record import OpRecord
 
 
 def _result_kind(t: Any, x: Any, dtype: Any) -> Any:
+    """Of integers there is a softmax in the float dtype that is asked for alone."""
     if dtype is not None:
         return as_dtype(dtype)
-    return t.dtype_of(x) if t.dtype_of(x).is_float else f32
+    need_float(t, x, "softmax")
+    return t.dtype_of(x)
 
 
 def _axis(t: Any, x: Any, dim: Any) -> int:
@@ -180,9 +182,12 @@ def _normalize(t: Any, x: Any, p: Any = 2.0, dim: Any = 1, eps: Any = 1e-12) -> 
 
 
 def _cosine_similarity(t: Any, x: Any, x2: Any, dim: int = 1, eps: Any = 1e-8) -> Any:
-    a, b = t.broadcast_tensors(wide(t, x), wide(t, x2))
+    kind = result_dtype([t.type_of(x), t.type_of(x2)])
+    if not kind.is_float:
+        need_float(t, x, "cosine similarity")
+    a, b = t.broadcast_tensors(wide(t, t.cast(x, kind)), wide(t, t.cast(x2, kind)))
     one, two = (t.div(v, t.maximum(t.norm(v, 2.0, dim, True), eps)) for v in (a, b))
-    return t.cast(t.sum(t.mul(one, two), dim), t.dtype_of(x))
+    return t.cast(t.sum(t.mul(one, two), dim), kind)
 
 
 def _pairwise_distance(t: Any, x: Any, x2: Any, p: Any = 2.0, eps: Any = 1e-6, keepdim: bool = False) -> Any:

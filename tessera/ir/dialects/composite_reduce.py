@@ -19,10 +19,10 @@ Extreme = namedtuple("Extreme", ("values", "indices"))
 Range = namedtuple("Range", ("min", "max"))
 
 
-def need_float(t: Any, x: Any, what: str) -> None:
-    """Refuse integers and bools where torch does (TSR0301)."""
+def need_float(t: Any, x: Any, what: str, number: int = 0) -> None:
+    """Refuse integers and bools, in argument ``number``, where torch does (TSR0301)."""
     if not t.dtype_of(x).is_float:
-        t.fail("TSR0301", f"{what} of `{t.dtype_of(x)}`", Blame(0, None, f"is {t.dtype_of(x)}, not a float"),
+        t.fail("TSR0301", f"{what} of `{t.dtype_of(x)}`", Blame(number, None, f"is {t.dtype_of(x)}, not a float"),
                helps=["cast it with `.float()`"])  # fmt: skip
 
 

@@ -49,7 +49,7 @@ def windows(ctx: InferContext, x: Type, kernel: Sequence[Dim], attrs: Attrs) -> 
     return tuple(out)
 
 
-def _check_channels(ctx: InferContext, x: Type, weight: Type, groups: int, axis: int) -> None:
+def _check_channels(ctx: InferContext, x: Type, weight: Type, groups: Dim, axis: int) -> None:
     have, want = x.dims[1], weight.dims[axis] * groups
     ctx.equal(have, want, "TSR0201", f"`{have}` channels convolved with weights for `{want}`", Blame(0, 1, f"`{have}`"),
               Blame(1, axis, f"`{weight.dims[axis]}`"))  # fmt: skip
@@ -61,7 +61,11 @@ def _conv_infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[TensorTy
         ctx.fail("TSR0204", f"convolution of rank {x.rank} with weights of rank {weight.rank}",
                  Blame(0, None, f"has rank {x.rank}"),
                  Blame(1, None, f"has rank {weight.rank}"))  # fmt: skip
-    _check_channels(ctx, x, weight, int(str(attrs["groups"])), 1)
+    _check_channels(ctx, x, weight, Dim.of(attrs["groups"]), 1)  # type: ignore[arg-type]
+    groups = Dim.of(attrs["groups"])  # type: ignore[arg-type]
+    if not groups.is_const or groups.value != 1:
+        ctx.divides(groups, weight.dims[0], "TSR0208", f"`{weight.dims[0]}` channels made in `{groups}` groups",
+                    Blame(1, 0, f"`{weight.dims[0]}`"))  # fmt: skip
     if len(types) > 2:
         ctx.equal(types[2].dims[0], weight.dims[0], "TSR0202", "bias of another size than the channels", Blame(2, 0))
     return (
@@ -128,7 +132,7 @@ def _conv(axes: int) -> Any:
         stride: Any = 1,
         padding: Any = 0,
         dilation: Any = 1,
-        groups: int = 1,
+        groups: Any = 1,
     ) -> Any:
         need_rank(t, weight, axes + 2, f"{axes}-dimensional convolution", 1)
         x, lone = _batched(t, x, axes)
@@ -140,7 +144,7 @@ def _conv(axes: int) -> Any:
             x, padding = _same(t, x, weight, spread), 0
         sides = per_axis(0 if padding == "valid" else padding, axes)
         operands = (x, weight) if bias is None else (x, weight, bias)
-        y = t.emit("conv", operands, stride=steps, padding=sides, dilation=spread, groups=int(groups))
+        y = t.emit("conv", operands, stride=steps, padding=sides, dilation=spread, groups=groups)
         return t.squeeze(y, 0) if lone else y
 
     return define
@@ -157,7 +161,7 @@ def _same(t: Any, x: Any, weight: Any, dilation: Sequence[int]) -> Any:
 
 def _transposed_infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     x, weight = types[:2]
-    groups = int(str(attrs["groups"]))
+    groups = Dim.of(attrs["groups"])  # type: ignore[arg-type]
     have, want = x.dims[1], weight.dims[0]
     ctx.equal(have, want, "TSR0201", f"`{have}` channels convolved with weights for `{want}`", Blame(0, 1), Blame(1, 0))
     stride, padding, extra, dilation = (ints(attrs[n]) for n in ("stride", "padding", "output_padding", "dilation"))
@@ -218,7 +222,7 @@ def _transposed(axes: int) -> Any:
         stride: Any = 1,
         padding: Any = 0,
         output_padding: Any = 0,
-        groups: int = 1,
+        groups: Any = 1,
         dilation: Any = 1,
     ) -> Any:
         need_rank(t, weight, axes + 2, f"{axes}-dimensional convolution", 1)
@@ -226,7 +230,7 @@ def _transposed(axes: int) -> Any:
         names = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
         attrs = {name: per_axis(value, axes) for name, value in names.items()}
         operands = (x, weight) if bias is None else (x, weight, bias)
-        y = t.emit("conv_transpose", operands, **attrs, groups=int(groups))
+        y = t.emit("conv_transpose", operands, **attrs, groups=groups)
         return t.squeeze(y, 0) if lone else y
 
     return define
@@ -376,8 +380,8 @@ def _avg_pool(axes: int) -> Any:
 
 
 _WEIGHTED = "x: tensor, weight: tensor, bias: tensor? = None, stride: any = 1, padding: any = 0"
-_CONV = f"{_WEIGHTED}, dilation: any = 1, groups: int = 1"
-_TRANSPOSED = f"{_WEIGHTED}, output_padding: any = 0, groups: int = 1, dilation: any = 1"
+_CONV = f"{_WEIGHTED}, dilation: any = 1, groups: any = 1"
+_TRANSPOSED = f"{_WEIGHTED}, output_padding: any = 0, groups: any = 1, dilation: any = 1"
 _WINDOW = "x: tensor, kernel_size: any, stride: any = None, padding: any = 0"
 _MAX = f"{_WINDOW}, dilation: any = 1, ceil_mode: bool = False, return_indices: bool = False"
 _AVG = f"{_WINDOW}, ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: any = None"
@@ -412,14 +416,14 @@ def _transposed_calls(n: int) -> list[Any]:
 
 CONV = OpRecord(
     "conv", Kind.EXTERN,
-    "x: tensor, weight: tensor, bias: tensor? = None, stride: any, padding: any, dilation: any, groups: int",
+    "x: tensor, weight: tensor, bias: tensor? = None, stride: any, padding: any, dilation: any, groups: any",
     "Convolution over the axes after the first two.", _conv_infer, _FLOATS.operands_as, reference=_conv_reference,
     eager=_conv_eager,
 )  # fmt: skip
 CONV_TRANSPOSE = OpRecord(
     "conv_transpose", Kind.EXTERN,
     "x: tensor, weight: tensor, bias: tensor? = None, stride: any, padding: any, output_padding: any, "
-    "dilation: any, groups: int", "Transposed convolution over the axes after the first two.", _transposed_infer,
+    "dilation: any, groups: any", "Transposed convolution over the axes after the first two.", _transposed_infer,
     _FLOATS.operands_as,
     reference=_transposed_reference, eager=_transposed_eager,
 )  # fmt: skip
