@@ -1,4 +1,4 @@
-"""A variant, one compiled form of a function: traced, rewritten, scheduled, compiled, and laid out as a plan for the runtime."""
+"""A variant, one compiled form of a function: traced, rewritten, scheduled, compiled, laid out for the runtime."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ class Layout:
 
 @dataclass
 class Variant:
-    """A function compiled for one kind of call. The stages are made when first asked for, so that inspecting one costs no compilation."""
+    """A function compiled for one kind of call. The stages are made when first asked for, so that inspecting one costs
+    no compilation.
+    """
 
     traced: Traced
     layout: Layout = Layout()
