@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tessera.diag import Span
-from tessera.ir.graph import EMPTY, Attr, Block, Operand, Operation, Value
+from tessera.ir.dtype import DType
+from tessera.ir.graph import EMPTY, Attr, Block, Literal, Operand, Operation, Value
 from tessera.ir.infer import InferContext
 from tessera.ir.record import OpRecord
 from tessera.ir.types import TensorType, Type
@@ -74,13 +75,17 @@ class Builder:
         if record.operands_as is not None:
             self.context.span = span
             wanted = record.operands_as(tuple(x.type for x in operands))
-            operands = [
-                self.emit(self.cast, (x,), {"dtype": t}, span=span, origin=origin)[0]
-                if t is not None and isinstance(x.type, TensorType) and x.type.dtype is not t
-                else x
-                for x, t in zip(operands, wanted, strict=True)
-            ]
+            pairs = zip(operands, wanted, strict=True)
+            operands = [x if t is None else self.cast_to(x, t, span, origin) for x, t in pairs]
         return self.emit(record, operands, attrs, span=span, origin=origin, hint=hint)
+
+    def cast_to(self, x: Operand, dtype: DType, span: Span | None, origin: str) -> Operand:
+        """A tensor in that dtype; of the numbers True and False become 1 and 0 beside what is not bool."""
+        if isinstance(x, Literal):
+            return Literal(int(x.value)) if isinstance(x.value, bool) and not dtype.is_bool else x
+        if not isinstance(x.type, TensorType) or x.type.dtype is dtype:
+            return x
+        return self.emit(self.cast, (x,), {"dtype": dtype}, span=span, origin=origin)[0]
 
     def block(self, params: Sequence[Value], yields: Sequence[Operand]) -> Block:
         return Block(tuple(self.ops), tuple(params), tuple(yields))

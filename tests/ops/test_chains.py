@@ -133,3 +133,20 @@ def test_ten_thousand_operations_compile() -> None:
         return x
 
     check(body, base(3, 11))
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_a_flag_beside_numbers_counts_as_one_or_zero(flag: bool) -> None:
+    def body(x, n):  # type: ignore[no-untyped-def]
+        return x * flag, n + flag, flag * n.sum(), torch.where(x > 0, x, flag), n == flag
+
+    check(body, base(3, 5), torch.arange(5))
+
+
+@pytest.mark.parametrize("body", [lambda x, m: x - m, lambda x, m: m - x, lambda x, m: x - True, lambda x, m: 1 - m])
+def test_subtraction_takes_no_bools_as_in_torch(body: Callable[..., Any]) -> None:
+    given = torch.arange(5), torch.ones(5, dtype=torch.bool)
+    with pytest.raises(RuntimeError):
+        body(*given)
+    with pytest.raises(TesseraError, match="subtraction with an operand of dtype `bool`"):
+        tessera.function(body)(*given)

@@ -40,10 +40,10 @@ def _add(t: Any, x: Any, other: Any, *, alpha: Any = 1) -> Any:
 
 
 def _sub(t: Any, x: Any, other: Any, *, alpha: Any = 1) -> Any:
-    for n, one in enumerate((x, other)):
-        if t.is_tensor(one) and t.dtype_of(one).is_bool:
-            t.fail("TSR0301", "subtraction of an operand of dtype `bool`", Blame(n, None, "is bool"),
-                   helps=["`~` inverts a mask; to count, cast it to an integer first"])  # fmt: skip
+    for n, operand in enumerate((x, other)):
+        if t.dtype_of(operand).is_bool:
+            t.fail("TSR0301", "subtraction with an operand of dtype `bool`", Blame(n, None, "is bool"),
+                   helps=["for masks use `^` and `~`; to count, cast to an integer first"])  # fmt: skip
     return t.emit("sub", (x, other if _is_one(alpha) else t.mul(other, alpha)))
 
 
