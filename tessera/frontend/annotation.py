@@ -219,7 +219,7 @@ def _dtype(x: object) -> DType | DTypeClass | None:
 
 
 def read_item(x: object) -> Dim | Lead:
-    """One item of an annotation: a size, or what stands for leading dims. Raises ShapeError (TSR0101, TSR0102, TSR0106)."""
+    """One item of an annotation: a size, or what stands for leading dims. Raises ShapeError for anything else."""
     if x is Ellipsis or x == "...":
         return Lead()
     if isinstance(x, Dim):
