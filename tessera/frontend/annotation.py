@@ -219,7 +219,7 @@ def _dtype(x: object) -> DType | DTypeClass | None:
 
 
 def read_item(x: object) -> Dim | Lead:
-    """One item of an annotation: a size, or what stands for leading dims. Raises ShapeError, or DTypeError (TSR0103)."""
+    """An item of an annotation: a size, or leading dims. Raises ShapeError, or DTypeError (TSR0103)."""
     if x is Ellipsis or x == "...":
         return Lead()
     if isinstance(x, Dim):
