@@ -13,6 +13,22 @@ from tessera.ir.infer import InferContext
 from tessera.ir.record import OpRecord
 from tessera.ir.types import TensorType, Type
 
+
+def wrapped(value: int, dtype: DType) -> int:
+    """A bool or an integer as a number of ``dtype``; what does not fit an integer dtype wraps around.
+
+    >>> from tessera.ir.dtype import f32, int8, uint8
+    >>> wrapped(-1, uint8), wrapped(200, int8), wrapped(True, f32)
+    (255, -56, 1)
+    """
+    if dtype.is_bool:
+        return value
+    if not dtype.is_int or dtype.bits == 64:
+        return int(value)
+    low = int(dtype.min)
+    return (int(value) - low) % 2**dtype.bits + low
+
+
 _LEGAL = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
@@ -80,9 +96,9 @@ class Builder:
         return self.emit(record, operands, attrs, span=span, origin=origin, hint=hint)
 
     def cast_to(self, x: Operand, dtype: DType, span: Span | None, origin: str) -> Operand:
-        """A tensor in that dtype; of the numbers True and False become 1 and 0 beside what is not bool."""
+        """A tensor in that dtype; a number as torch reads it beside one: True is 1, and integers wrap."""
         if isinstance(x, Literal):
-            return Literal(int(x.value)) if isinstance(x.value, bool) and not dtype.is_bool else x
+            return Literal(wrapped(x.value, dtype)) if isinstance(x.value, int) else x
         if not isinstance(x.type, TensorType) or x.type.dtype is dtype:
             return x
         return self.emit(self.cast, (x,), {"dtype": dtype}, span=span, origin=origin)[0]

@@ -150,3 +150,11 @@ def test_subtraction_takes_no_bools_as_in_torch(body: Callable[..., Any]) -> Non
         body(*given)
     with pytest.raises(TesseraError, match="subtraction with an operand of dtype `bool`"):
         tessera.function(body)(*given)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32, torch.int64], ids=str)
+def test_a_number_beside_small_integers_is_one_of_them(dtype: torch.dtype) -> None:
+    def body(x):  # type: ignore[no-untyped-def]
+        return x > -1, x == -3, x // -1, x.clamp(-2, 100), x + 300, x < 200, x % -3, x.any(0), x.all(), x * True
+
+    check(body, torch.tensor([[0, 1, 5, 100], [120, 127, 3, 2]], dtype=dtype))

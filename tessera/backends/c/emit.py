@@ -70,8 +70,8 @@ class Emitter(Body):
         for n, b in enumerate(buffers):
             assert isinstance(b.type, BufferType)
             kind = ("const " if b.type.role == "in" else "") + ci.storage(b.type.dtype.name)
-            self.values[b] = f"b{n}"
-            out.add(f"{kind} *restrict b{n} = ({kind} *)a[{n}];")
+            self.values[b] = f"buf{n}"
+            out.add(f"{kind} *restrict buf{n} = ({kind} *)a[{n}];")
         at = len(buffers)
         out.add(f"char *const scratch = (char *)a[{at}];")
         out.add(f"const i64 stream = a[{at + 1}];")
@@ -83,9 +83,9 @@ class Emitter(Body):
         for n, b in enumerate(buffers):
             assert isinstance(b.type, BufferType)
             if b.type.role == "in":
-                out.add(f"if (!b{n} && {c_index(product(b.type.dims), self.names)} > 0) return 4;")
+                out.add(f"if (!buf{n} && {c_index(product(b.type.dims), self.names)} > 0) return 4;")
                 # Lanes that a guard excludes still read element 0, whatever it is.
-                out.add(f"if (!b{n}) b{n} = (const void *)a;")
+                out.add(f"if (!buf{n}) buf{n} = (const void *)a;")
         out.add("int failed = 0;")
         mark = len(out.text)
         for nest in f.ops:

@@ -9,7 +9,7 @@ from typing import Any
 from tessera.ir.dialects.rules import OperandsAs, axes_of, reduced_dims, torch_names
 from tessera.ir.dialects.samples import T, call, samples
 from tessera.ir.dim import Dim
-from tessera.ir.dtype import DType, bool_, compute_dtype, int64
+from tessera.ir.dtype import DType, bool_, compute_dtype, int64, uint8
 from tessera.ir.graph import Attr
 from tessera.ir.infer import ONE, Blame, InferContext
 from tessera.ir.record import Infer, Kind, OpRecord, Reduction
@@ -60,6 +60,17 @@ def _sum_call(name: str) -> Callable[..., Any]:
 
     def define(t: Any, x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
         return plain(t, x, dim, keepdim) if dtype is None else t.cast(plain(t, t.cast(x, dtype), dim, keepdim), dtype)
+
+    return define
+
+
+def _logic_call(name: str) -> Callable[..., Any]:
+    """torch answers in bool, but for uint8, its dtype of masks before there was bool."""
+    plain = fold_call(name)
+
+    def define(t: Any, x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+        found = plain(t, x, dim, keepdim)
+        return t.cast(found, uint8) if t.dtype_of(x) is uint8 else found
 
     return define
 
@@ -257,7 +268,7 @@ OPS: tuple[OpRecord, ...] = (
             _arg_reduction(lambda t, x, best: x < best, highest), _arg_call("argmin"), _arg_eager("argmin"),
             result=lambda t: int64),
     _reduce("any", "At least one is nonzero.", _fold(lambda t, a, x: t.logical_or(a, x), lambda d: False),
-            fold_call("any"), _every_axis_eager("any"), _as_bool, samples_=_BOOL_SAMPLES),
+            _logic_call("any"), _every_axis_eager("any"), _as_bool, samples_=_BOOL_SAMPLES),
     _reduce("all", "All are nonzero.", _fold(lambda t, a, x: t.logical_and(a, x), lambda d: True),
-            fold_call("all"), _every_axis_eager("all"), _as_bool, samples_=_BOOL_SAMPLES),
+            _logic_call("all"), _every_axis_eager("all"), _as_bool, samples_=_BOOL_SAMPLES),
 )  # fmt: skip
