@@ -6,6 +6,7 @@ import enum
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from types import BuiltinFunctionType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
@@ -63,36 +64,62 @@ def is_constant(x: object) -> bool:
     return True
 
 
+@lru_cache(maxsize=4096)
+def _sort(cls: type) -> str:
+    """How objects of a class are compared: by value, alone, or by what they hold."""
+    if cls in _PLAIN:
+        return "plain"
+    if cls is float or cls is complex:
+        return "number"
+    if issubclass(cls, _ALONE):
+        return "alone"
+    for sort, bases in (("map", Mapping), ("sequence", (list, tuple)), ("set", (set, frozenset)), ("class", type)):
+        if issubclass(cls, bases):
+            return sort
+    if hasattr(cls, "__array_interface__"):
+        return "array"
+    if not issubclass(cls, torch.nn.Module) and any("__call__" in vars(one) for one in cls.__mro__):
+        return "alone" if of_library(cls.__module__) else "callable"
+    return "object"
+
+
 def fingerprint(x: Any, within: tuple[int, ...] = ()) -> Any:
     """Numbers and texts by value and type, containers and objects by what they hold, tensors and code by identity.
 
     >>> fingerprint([1, {"a": 2.0}]) == fingerprint([1, {"a": 2.0}]), fingerprint([1]) == fingerprint([True])
     (True, False)
     """
-    cls = type(x)
-    if cls in _PLAIN:
+    cls: Any = type(x)
+    sort = _sort(cls)
+    if sort == "plain":
         return (cls, x)
-    if cls is float or cls is complex:  # NaN equals nothing, and 0.0 equals -0.0
+    if sort == "number":  # NaN equals nothing, and 0.0 equals -0.0
         return (cls, repr(x))
-    if isinstance(x, _ALONE) or id(x) in within or len(within) > DEEPEST:
+    if sort == "alone" or id(x) in within or len(within) > DEEPEST:
         return Same(x)
-    inside = (*within, id(x))
-    if isinstance(x, Mapping | list | tuple | set | frozenset):
-        if len(x) > LARGEST:
-            return (Same(x), len(x))
-        if isinstance(x, Mapping):
-            return (cls, *((_member(k), fingerprint(v, inside)) for k, v in x.items()))
-        if isinstance(x, set | frozenset):
-            return (cls, frozenset(map(_member, x)))
-        return (cls, *(fingerprint(v, inside) for v in x))
-    if isinstance(x, type):
-        return (Same(x), *((k, fingerprint(v, inside)) for k, v in _data_of(x))) if not within else Same(x)
-    if hasattr(cls, "__array_interface__"):
+    if sort in ("map", "sequence", "set"):
+        return _contents(x, sort, within)
+    if sort == "array":
         small = x.nbytes <= _ARRAY_BYTES and not x.dtype.hasobject
         return (Same(x), x.shape, str(x.dtype), x.tobytes() if small else b"")
-    if callable(x) and not isinstance(x, torch.nn.Module) and (within or of_library(cls.__module__)):
+    if within and sort in ("callable", "class"):
         return Same(x)
-    return (Same(x), *((k, fingerprint(v, inside)) for k, v in attributes(x)))
+    held = _data_of(x) if sort == "class" else attributes(x)
+    inside = (*within, id(x))
+    return (Same(x), *[(k, fingerprint(v, inside)) for k, v in held])
+
+
+def _contents(x: Any, sort: str, within: tuple[int, ...]) -> Any:
+    cls, inside = type(x), (*within, id(x))
+    if not x:
+        return cls
+    if len(x) > LARGEST:
+        return (Same(x), len(x))
+    if sort == "map":
+        return (cls, *[(_member(k), fingerprint(v, inside)) for k, v in x.items()])
+    if sort == "set":
+        return (cls, frozenset(map(_member, x)))
+    return (cls, *[fingerprint(v, inside) for v in x])
 
 
 def _member(x: Any) -> Any:
@@ -118,6 +145,10 @@ def _data_of(cls: type) -> Iterator[tuple[str, Any]]:
 
 def _members(cls: type) -> Iterator[tuple[str, Any]]:
     """The members of a class and of those it derives from, libraries' left out."""
-    for one in cls.__mro__:
-        if not of_library(one.__module__):
-            yield from ((name, member) for name, member in list(vars(one).items()) if not name.startswith("__"))
+    for one in _own(cls):
+        yield from ((name, member) for name, member in list(vars(one).items()) if not name.startswith("__"))
+
+
+@lru_cache(maxsize=4096)
+def _own(cls: type) -> tuple[type, ...]:
+    return tuple(one for one in cls.__mro__ if not of_library(one.__module__))
