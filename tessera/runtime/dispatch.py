@@ -13,6 +13,7 @@ import struct
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,6 +32,8 @@ Runner = Callable[[Sequence[torch.Tensor], Sequence[float]], Any]
 STREAM_FROM = 4 << 20
 #: A kernel whose loops visit at least so many points may use threads, and OpenMP must know torch's number of them.
 THREADS_FROM = 16 << 10
+#: A bound plan keeps a tensor to copy for each that it allocates of up to so many bytes.
+COPIED = 16 << 10
 #: Bound plans kept for one function.
 REMEMBERED = 256
 
@@ -110,6 +113,7 @@ def bind(plan: Plan, sizes: Sizes, alone: bool = False) -> Runner:
         if runner is not None:
             return runner
     inputs, count, outputs = plan.inputs, plan.slots, plan.outputs
+    makers = [(slot, _maker(shape, dtype)) for slot, shape, dtype in allocs]
     large = any(isinstance(step, _BoundKernel) and step.threads for step in steps)
     needs: list[int] = []
 
@@ -118,13 +122,22 @@ def bind(plan: Plan, sizes: Sizes, alone: bool = False) -> Runner:
             check_storage(tensors, needs)
         slots: list[Any] = [None] * count
         slots[:inputs] = tensors
-        for slot, shape, dtype in allocs:
-            slots[slot] = memory.empty(shape, dtype)
+        for slot, make in makers:
+            slots[slot] = make()
         for step in steps:
             step(slots, scalars)
         return [slots[o] for o in outputs]
 
     return (lambda tensors, scalars: run(tensors, scalars)[0]) if alone else run
+
+
+def _maker(shape: tuple[int, ...], dtype: torch.dtype) -> Callable[[], torch.Tensor]:
+    """What allocates such a tensor. Of a small one torch parses the arguments of `empty_like` in half the time of those
+    of `empty`.
+    """
+    if math.prod(shape) * dtype.itemsize <= COPIED:
+        return partial(torch.empty_like, torch.empty(shape, dtype=dtype, device="cpu"))
+    return partial(memory.empty, shape, dtype)
 
 
 def sized(allocs: Sequence[Alloc], sizes: Sizes) -> list[tuple[int, tuple[int, ...], torch.dtype]]:
@@ -162,9 +175,11 @@ class _BoundKernel:
         if self.threads:
             torch.get_num_threads()
         hold = memory.empty((self.scratch * torch.get_num_threads(),), torch.uint8) if self.scratch else None
-        last = b"".join(_DOUBLE(scalars[n]) if real else _LONG(int(scalars[n])) for n, real in step.scalars)
         pointers = [slots[s].data_ptr() for s in step.slots]
-        code = step.entry(self.pack(*pointers, 0 if hold is None else hold.data_ptr()) + self.tail + last)
+        packed = self.pack(*pointers, 0 if hold is None else hold.data_ptr()) + self.tail
+        if step.scalars:
+            packed += b"".join([_DOUBLE(scalars[n]) if real else _LONG(int(scalars[n])) for n, real in step.scalars])
+        code = step.entry(packed)
         if code:
             raise failed(code, step.name)
 
@@ -195,6 +210,7 @@ def _single(
     bound = _bound(step, sizes)
     assert isinstance(bound, _BoundKernel)
     _, shape, dtype = allocs[0]
+    make = _maker(shape, dtype)
     pack, tail, entry, name = bound.pack, bound.tail, step.entry, step.name
     if bound.threads:
         needs: list[int] = []
@@ -202,20 +218,18 @@ def _single(
         def large(tensors: Sequence[torch.Tensor], scalars: Sequence[float]) -> Any:
             check_storage(tensors, needs)
             torch.get_num_threads()
-            out = memory.empty(shape, dtype)
+            out = make()
             code = entry(pack(*[t.data_ptr() for t in tensors], out.data_ptr(), 0) + tail)
             if code:
                 raise failed(code, name)
             return out
 
         return large
-    # torch parses the arguments of `empty_like` in half the time of those of `empty`.
-    like, pattern = torch.empty_like, torch.empty(shape, dtype=dtype)
     if plan.inputs == 2:
 
         def pair(tensors: Sequence[torch.Tensor], scalars: Sequence[float]) -> Any:
             x, y = tensors
-            out = like(pattern)
+            out = make()
             code = entry(pack(x.data_ptr(), y.data_ptr(), out.data_ptr(), 0) + tail)
             if code:
                 raise failed(code, name)
@@ -224,7 +238,7 @@ def _single(
         return pair
 
     def small(tensors: Sequence[torch.Tensor], scalars: Sequence[float]) -> Any:
-        out = like(pattern)
+        out = make()
         code = entry(pack(*[t.data_ptr() for t in tensors], out.data_ptr(), 0) + tail)
         if code:
             raise failed(code, name)
