@@ -19,7 +19,6 @@ from tessera import config
 from tessera.backends.base import Target
 from tessera.diag import (
     BoundsError,
-    ConfigError,
     DTypeError,
     Note,
     ResourceError,
@@ -236,8 +235,6 @@ class Function(Generic[P, R]):
             return self.fn(*args, **kwargs)
         except BoundsError as error:
             raise bounds.located(resolved.variant.traced.function, given, named) or error from None
-        except ConfigError:
-            raise
         except ResourceError as error:  # code for a GPU is made when it is first launched
             refused = error
         if refused is not None:
@@ -257,8 +254,6 @@ class Function(Generic[P, R]):
             resolved = self.compiled.find(bound, sizes, tensors)
             resolved.variant.plan()
             return resolved
-        except ConfigError:
-            raise
         except (TraceError, ResourceError) as error:
             return error
         except (ShapeError, DTypeError) as error:
