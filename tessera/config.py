@@ -294,13 +294,6 @@ class Settings:
     no_color = Option[bool](
         "NO_COLOR", _PRESENCE, lambda: False, "unset", "Whether output stays without colour everywhere."
     )
-    check_finite = Option[bool](
-        "TESSERA_CHECK_FINITE",
-        _ON_OFF,
-        lambda: False,
-        "off",
-        "Whether every result is searched for NaN and infinity, and the operation that made it named.",
-    )
 
     def __init__(self, fixed: Mapping[str, object] | None = None) -> None:
         vars(self).update(fixed or {})
@@ -401,8 +394,10 @@ def xdg_cache_folder() -> Path | None:
 
 
 def temporary_folder() -> Path:
-    """The folder for temporary files ($TMPDIR or what the system uses)."""
-    return _absolute("TMPDIR") or Path(tempfile.gettempdir())
+    """The folder for temporary files: $TMPDIR where files can be made in it, else what the system uses."""
+    chosen = _absolute("TMPDIR")
+    usable = chosen is not None and chosen.is_dir() and os.access(chosen, os.W_OK | os.X_OK)
+    return chosen if chosen is not None and usable else Path(tempfile.gettempdir())
 
 
 def search_path() -> str:

@@ -138,11 +138,11 @@ def _which(name: str, search: str) -> str | None:
 @lru_cache(maxsize=16)
 def _identify(path: str, mtime_ns: int, size: int) -> Compiler:
     """What a compiler says about itself; asked once for each state of its file."""
-    try:
-        with _private_folder() as folder:
+    with _private_folder() as folder:  # no room for a folder says nothing about the compiler
+        try:
             done = _run([path, "--version"], folder, _QUESTION_SECONDS)
-    except (OSError, subprocess.TimeoutExpired) as failure:
-        raise _unusable(path, str(failure)) from None
+        except (OSError, subprocess.TimeoutExpired) as failure:
+            raise _unusable(path, str(failure)) from None
     if done.code != 0 or not done.output.strip():
         raise _unusable(path, done.output or f"exit status {done.code}")
     text = done.output
