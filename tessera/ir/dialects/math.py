@@ -290,8 +290,7 @@ def _exp2_sum_eager(torch: Any, x: Any, low: Any, exponent: Any) -> Any:
 
 EXP2_SUM = elementwise_record(
     "exp2_sum", "x: tensor, low: tensor, exponent: tensor",
-    "The power 2 to the x + low + exponent, rounded once, for x from -210 to 130, a small low and a whole exponent.",
-    FLOATING,
+    "The power 2 to the x + low + exponent, rounded once: low is small, and exponent a whole number.", FLOATING,
     where="", methods=(), eager=_exp2_sum_eager, flops=12,
     samples=samples(
         call(T(("B", "D")), T(("B", "D"), domain=(-0.001, 0.001)), 3),

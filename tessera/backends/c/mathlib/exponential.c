@@ -85,16 +85,26 @@ T_FN vf32 t_exp_f32(vf32 x) {
 }
 #endif
 
-// 2^(x + low + k) for x in [-210, 130], a small low and a whole k. The parts of the exponent are never
-// added up: x less its multiple of 1 / L is exact.
-#if (defined(__AVX512F__) && L == 16) || (defined(__AVX2__) && L == 8)
+// 2^(x + low + k) for a small low and a whole k. The parts of the exponent are never added up: x less its
+// multiple of 1 / L is exact.
+#if defined(__AVX512DQ__) && L == 16
 T_FN vf32 t_exp2_sum_f32(vf32 x, vf32 low, vf32 k) {
-    vf32 t = x + 0x1.8p+23f / L, n = t - 0x1.8p+23f / L, r = (x - n) + low, w = r * t_exp2_quadratic(r);
+    // x less the nearest multiple of 1 / 16, and 0 where x is too large to have such a rest.
+    vf32 rest, t = x + 0x1.8p+19f, n = t - 0x1.8p+19f;
+    __asm__("vreduceps $0x48, %1, %0" : "=v"(rest) : "v"(x));
+    vf32 r = rest + low, w = r * t_exp2_quadratic(r), high = t_look_up(T_POWERS, (vi32)t);
+    return t_exp_power(high + t_fma_f32(high, w, t_look_up(T_POWERS_LOW, (vi32)t)), t, n + k);
+}
+#elif defined(__AVX2__) && L == 8
+T_FN vf32 t_exp2_sum_f32(vf32 x, vf32 low, vf32 k) {
+    x = t_atmost_f32(t_atleast_f32(x, -152.0f - k), 130.0f - k);
+    vf32 t = x + 0x1.8p+20f, n = t - 0x1.8p+20f, r = (x - n) + low, w = r * t_exp2_quadratic(r);
     vf32 high = t_look_up(T_POWERS, (vi32)t), rest = t_look_up(T_POWERS_LOW, (vi32)t);
     return t_exp_power(high + t_fma_f32(high, w, rest), t + k, n + k);
 }
 #else
 T_FN vf32 t_exp2_sum_f32(vf32 x, vf32 low, vf32 k) {
+    x = t_atmost_f32(t_atleast_f32(x, -152.0f - k), 130.0f - k);
     vf32 t = x + 0x1.8p+23f, part = x - (t - 0x1.8p+23f), f = part + low, r = f * 0x1.62e43p-1f;
     low = ((part - f) + low) * 0x1.62e43p-1f;
     low = t_fma_f32(f, T_K(-0x1.05c61p-29f), t_fma_f32(f, T_K(0x1.62e43p-1f), -r)) + low;
@@ -102,9 +112,7 @@ T_FN vf32 t_exp2_sum_f32(vf32 x, vf32 low, vf32 k) {
 }
 #endif
 
-T_FN vf32 t_exp2_f32(vf32 x) {
-    return t_exp2_sum_f32(t_atmost_f32(t_atleast_f32(x, T_K(-152.0f)), T_K(130.0f)), (vf32){}, (vf32){});
-}
+T_FN vf32 t_exp2_f32(vf32 x) { return t_exp2_sum_f32(x, (vf32){}, (vf32){}); }
 
 // (2^n - 1) + 2^n r + 2^n (e^r - 1 - r), with 2^n halved so that it cannot overflow before the result does.
 T_FN vf32 t_expm1_f32(vf32 x) {
