@@ -53,6 +53,8 @@ from tessera.frontend.unifying import check_call
 from tessera.runtime import dispatch
 from tessera.runtime.recent import Recent, recent_call
 
+#: Whether this thread is in a call already.
+_slow = threading.local()
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -190,15 +192,20 @@ class Function(Generic[P, R]):
         return self._slow(args, kwargs, again)
 
     def _slow(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], key: tuple[Any, ...] | None = None) -> Any:
-        """Everything but the warm path; recursion without end becomes one short error."""
+        """Everything but the warm path; recursion without end becomes one short error, of the outermost call."""
+        inside, _slow.inside = getattr(_slow, "inside", False), True
         try:
             return self._any_call(args, kwargs, key)
         except RecursionError as error:
+            if inside:
+                raise
             found = endless(error.__traceback__)
         except TraceError as error:
             if error.code != "TSR0410":
                 raise
             found = error.diagnostics[0]
+        finally:
+            _slow.inside = inside
         raise TraceError.from_diagnostics([found])  # here, because the frames of the calls inside say nothing more
 
     def _any_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], key: tuple[Any, ...] | None) -> Any:

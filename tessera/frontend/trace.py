@@ -343,7 +343,7 @@ def _user_place(traceback: TracebackType | None) -> Span | None:
 
 
 def endless(traceback: TracebackType | None) -> Diagnostic:
-    """TSR0410 at the user's call that a traceback holds most often."""
+    """TSR0410 at the call that a traceback holds about as often as any other: of a cycle, the outermost."""
     seen: dict[tuple[CodeType, int], int] = {}
     while traceback is not None:
         code = traceback.tb_frame.f_code
@@ -353,7 +353,8 @@ def endless(traceback: TracebackType | None) -> Diagnostic:
         traceback = traceback.tb_next
     if not seen:
         return Diagnostic("TSR0410", "recursion without end")
-    (code, lasti), times = max(seen.items(), key=lambda item: item[1])
+    most = max(seen.values())
+    (code, lasti), times = next(item for item in seen.items() if 2 * item[1] > most)
     name = code.co_qualname.rpartition("<locals>.")[2]
     label = Label(Span.at(code, lasti), f"{times} calls inside each other", True)
     return Diagnostic("TSR0410", f"`{name}` calls itself without end", (label,))

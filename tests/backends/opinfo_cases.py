@@ -33,7 +33,7 @@ EXPLAINED: Mapping[str, tuple[frozenset[str], str]] = MappingProxyType({
         ("index_put", "TSR0402", "the size of a masked part depends on the data"),
         ("repeat_interleave", "TSR0402", "the size depends on a tensor of counts"),
         ("one_hot", "TSR0402", "the number of classes depends on the data"),
-        ("gather", "TSR0215", "an empty index of another rank"),
+        ("gather", "TSR0215 TSR0304", "an empty index of another rank or dtype"),
         ("tensordot", "TSR0201", "a contracted axis is never stretched"),
         ("pad", "TSR0212", "an axis cropped to nothing has no edge to repeat"),
         ("T", "TSR0204", "`.T` is for matrices"),

@@ -42,8 +42,9 @@ def inputs(case: Case, sizes: Mapping[str, int], kind: str, seed: int) -> list[A
     arrays = case.inputs(sizes, seed)
     if not kind:
         return arrays
-    given = [altered(a, p.type.dtype, kind, rng) for a, p in zip(arrays, case.function.params, strict=False)]
-    return [*given[: len(case.tensors)], *arrays[len(case.tensors) :]]
+    # A domain of an operand's own says what the operation asks of it.
+    given = [a if t.domain else altered(a, t.type, kind, rng) for a, t in zip(arrays, case.tensors, strict=False)]
+    return [*given, *arrays[len(case.tensors) :]]
 
 
 def runs(case: Case) -> Iterator[tuple[str, Mapping[str, int], list[Any]]]:

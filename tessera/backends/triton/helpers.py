@@ -65,6 +65,14 @@ def _sign(x):
     return (x > 0).to(x.dtype) - (x < 0).to(x.dtype)
 """
 
+# Whole and fractional part apart, so that no digit of the fraction is lost; large numbers have none.
+_EXP2_SUM = """
+def _exp2_sum(x, low, exponent):
+    whole = libdevice.rint(x)
+    part = tl.where(tl.abs(x) < 1e6, x - whole, 0.0)
+    return libdevice.exp2(part + low) * libdevice.exp2(whole + exponent)
+"""
+
 # Shifts by the width or more give 0, or the sign.
 _SHIFT_LEFT = """
 def _shift_left(x, n):
@@ -158,6 +166,7 @@ HELPERS: Mapping[str, str] = MappingProxyType(
         "_minimum": _MINIMUM,
         "_maximum": _MAXIMUM,
         "_sign": _SIGN,
+        "_exp2_sum": _EXP2_SUM,
         "_shift_left": _SHIFT_LEFT,
         "_shift_right": _SHIFT_RIGHT,
         "_float_to_int": _FLOAT_TO_INT,

@@ -153,7 +153,7 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         ),
         "fmin": _same("tl.minimum({0}, {1})"),
         "fmax": _same("tl.maximum({0}, {1})"),
-        "exp2_sum": _same("libdevice.exp2({0} + {2}) * libdevice.exp2({1})"),
+        "exp2_sum": _same("_exp2_sum({0}, {1}, {2})"),
         "fma": Row("tl.fma({0}, {1}, {2})", ints="({0} * {1} + {2})"),
         "neg": _same("-{0}"),
         "abs": _same("tl.abs({0})"),
