@@ -8,7 +8,9 @@ what it holds is compared. A tensor is a hidden argument: it may be another one 
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -63,17 +65,13 @@ class Link:
 
 
 class Watch:
-    """The links of one variant, and the objects whose contents it depends on.
+    """The links of one variant, and the objects whose contents it depends on."""
 
-    ``tensors`` says whether a tensor is among them, which takes more than a comparison of identities.
-    """
-
-    __slots__ = ("deep", "fast", "links", "tensors")
+    __slots__ = ("deep", "fast", "links")
 
     def __init__(self, links: tuple[Link, ...] = (), deep: tuple[tuple[Any, Any], ...] = ()) -> None:
         self.links = links
         self.deep = deep
-        self.tensors = any(link.kind is not None for link in links)
         self.fast = [(link.get, link.owner, link.key, link.value) for link in links]
 
     def __bool__(self) -> bool:
@@ -88,6 +86,18 @@ class Watch:
         except (AttributeError, LookupError, TypeError, ValueError):
             return False
         return all(fingerprint(x) == held for x, held in self.deep) if self.deep else True
+
+    def unchanged(self) -> Callable[[], bool]:
+        """A question whether every link gives the very object that it gives now."""
+        fast = tuple(self.fast)
+
+        def ask() -> bool:
+            try:
+                return all(get(owner, key) is value for get, owner, key, value in fast)
+            except (AttributeError, LookupError, TypeError, ValueError):
+                return False
+
+        return ask
 
     def settle(self) -> tuple[Link, ...] | None:
         """The links with what they give now, where the variant still serves; else None."""
@@ -122,6 +132,8 @@ class Reader:
     seen: set[tuple[int, ...]] = field(default_factory=set)
     names: set[str] = field(default_factory=set)
     objects: list[object] = field(default_factory=list)
+    modules: list[ModuleType] = field(default_factory=list)
+    awaited: set[str] = field(default_factory=set)
 
     def root(self, function: Any, given: Iterable[object] = ()) -> None:
         """Follow the traced function; ``given`` are objects among its arguments, whose methods it may call."""
@@ -131,12 +143,18 @@ class Reader:
         self.todo.append((code, function.__globals__, function.__closure__ or ()))
         for name in ("__defaults__", "__kwdefaults__"):
             self._default(function, name)
-        self.objects += given
+        for x in given:
+            self.objects.append(x)
+            for member in (x, *(value for _, value in attributes(x))):
+                if isinstance(member, ModuleType):
+                    self._whole(member)
         self._run()
 
     def visit(self, visited: Visited) -> None:
         """Follow code that was seen running, of which only the globals are known."""
         self.todo += ((code, globals_, ()) for code, globals_ in visited)
+        for name in self.awaited & sys.modules.keys():
+            self._whole(self._link(getitem, sys.modules, name))
         self._run()
 
     def effects(self) -> Link | None:
@@ -186,6 +204,8 @@ class Reader:
             self.names |= fresh
             for x in self.objects:
                 self._methods(x, fresh)
+            for module in self.modules:
+                self._members(module, fresh)
 
     def _read(self, code: CodeType, globals_: Mapping[str, object], closure: tuple[Any, ...]) -> None:
         cells = dict(zip(code.co_freevars, closure, strict=False))
@@ -195,8 +215,23 @@ class Reader:
             if read.kind == "global":
                 if read.name in globals_:
                     self._follow(self._link(getitem, globals_, read.name), read.steps)
-            elif read.name in cells:
-                self._follow(self._link(getattr, cells[read.name], "cell_contents"), read.steps)
+            elif read.kind == "free":
+                if read.name in cells:
+                    self._follow(self._link(getattr, cells[read.name], "cell_contents"), read.steps)
+            else:
+                self._import(read.name, globals_)
+
+    def _import(self, name: str, globals_: Mapping[str, object]) -> None:
+        """A module that code imports where it runs; one that the trace imports is followed afterwards."""
+        package = globals_.get("__package__")
+        if name.startswith("."):
+            if not isinstance(package, str) or not package:
+                return
+            name = importlib.util.resolve_name(name, package)
+        if name in sys.modules:
+            self._whole(self._link(getitem, sys.modules, name))
+        else:
+            self.awaited.add(name)
 
     def _link(self, get: Callable[[Any, Any], Any], owner: Any, key: Any) -> Any:
         at = (id(owner), key)
@@ -254,8 +289,17 @@ class Reader:
         elif isinstance(x, partial):
             for part in (x.func, x.args, x.keywords):
                 self._whole(part)
-        elif not (is_constant(x) or isinstance(x, torch.Tensor | ModuleType | MethodType)):
+        elif isinstance(x, ModuleType):
+            if not of_library(x.__name__) and not any(x is known for known in self.modules):
+                self.modules.append(x)
+                self._members(x, self.names)
+        elif not (is_constant(x) or isinstance(x, torch.Tensor | MethodType)):
             self._contents(x)
+
+    def _members(self, module: ModuleType, names: Iterable[str]) -> None:
+        """What a module that goes where it is not followed has under the names that the code has."""
+        for name in vars(module).keys() & names:
+            self._whole(self._link(getattr, module, name))
 
     def _contents(self, x: Any) -> None:
         if id(x) in self.deep or (isinstance(x, type) and of_library(x.__module__)):
@@ -271,7 +315,7 @@ class Reader:
             members = [v for _, v in attributes(x)] if not callable(x) else ()
             self._methods(x, {"__call__", "forward"} & set(dir(type(x))))
         for member in list(members)[:1000]:
-            if isinstance(member, FunctionType | partial | MethodType):
+            if isinstance(member, FunctionType | partial | MethodType | ModuleType):
                 self._whole(member)
 
     def _methods(self, x: object, names: Iterable[str]) -> None:

@@ -40,7 +40,7 @@ from tessera.driver.guards import (
 )
 from tessera.driver.layout import TABLE
 from tessera.driver.method import Method
-from tessera.driver.serving import Resolved, entry, finisher, memorable
+from tessera.driver.serving import Resolved, Standing, entry, finisher, memorable
 from tessera.driver.variant import Variant
 from tessera.driver.variants import Variants
 from tessera.frontend.binding import Bound, bind_arguments
@@ -170,6 +170,8 @@ class Function(Generic[P, R]):
                 scalars.append(a)
             elif t is int or t is bool or a is None or t is str:
                 key += (t, a)
+            elif t.__weakrefoffset__ and not isinstance(a, torch.Tensor):
+                key += (object, id(a))
             else:
                 return self._slow(args, kwargs)
         key.append(torch.get_default_dtype())
@@ -246,9 +248,8 @@ class Function(Generic[P, R]):
             refused = error
         if refused is not None:
             return self._eagerly(refused, args, kwargs)
-        if key is not None and memorable(resolved):
-            defaults = numbers[sum(type(a) is float for a in args) :]
-            self._memos[config.current().backend].put(key, entry(runner, finish, defaults, resolved.variant.watch))
+        if key is not None:
+            self._remember(key, args, resolved, runner, finish, numbers)
         return made if finish is None else finish(made)
 
     def _served(self, bound: Bound, tensors: list[torch.Tensor]) -> Resolved | TesseraError | None:
@@ -267,6 +268,25 @@ class Function(Generic[P, R]):
             if config.current().shapes == "strict":
                 raise
             return error
+
+    def _remember(
+        self, key: tuple[Any, ...], args: tuple[Any, ...], resolved: Resolved, runner: dispatch.Runner,
+        finish: Callable[[Any], Any] | None, numbers: list[Any],
+    ) -> None:  # fmt: skip
+        """Let later calls of this signature go straight to their kernels, where that can be told by it."""
+        objects = [a for a in args if type(a) not in _BY_VALUE]
+        if not memorable(resolved, objects):
+            return
+        memo = self._memos[config.current().backend]
+
+        def forget(_: object) -> None:
+            memo.entries.pop(key, None)
+            self._latest = self._recent = None
+
+        standing = Standing.of(resolved, objects, forget)
+        if standing is not None:
+            defaults = numbers[sum(type(a) is float for a in args) :]
+            memo.put(key, entry(runner, finish, defaults, standing))
 
     def _redefine(self) -> None:
         """Begin anew with other defaults of the function's parameters."""
@@ -410,6 +430,8 @@ _dispatch_modes = torch._C._len_torch_dispatch_stack
 _function_modes = torch._C._len_torch_function_stack
 _UNSERVED = (dispatch.OutdatedError, dispatch.NoAddressError, ResourceError, BoundsError)
 _TENSOR, _PARAMETER, _STRIDED = torch.Tensor, torch.nn.Parameter, torch.strided
+#: Arguments that a signature tells apart by what they are worth.
+_BY_VALUE = (_TENSOR, _PARAMETER, float, int, bool, str, type(None))
 
 
 def _home(args: tuple[Any, ...]) -> bool:

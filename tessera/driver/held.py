@@ -7,9 +7,11 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
+from operator import is_
 from types import BuiltinFunctionType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 
 #: Objects inside objects are looked into so deep, and containers up to so many members; beyond, what they are and how
@@ -69,8 +71,10 @@ def _sort(cls: type) -> str:
     """How objects of a class are compared: by value, alone, or by what they hold."""
     if cls in _PLAIN:
         return "plain"
-    if cls is float or cls is complex:
+    if cls is float or cls is complex or issubclass(cls, np.generic):
         return "number"
+    if cls is slice:
+        return "slice"
     if issubclass(cls, _ALONE):
         return "alone"
     for sort, bases in (("map", Mapping), ("sequence", (list, tuple)), ("set", (set, frozenset)), ("class", type)):
@@ -83,11 +87,18 @@ def _sort(cls: type) -> str:
     return "object"
 
 
-def fingerprint(x: Any, within: tuple[int, ...] = ()) -> Any:
+def fingerprint(x: Any) -> Any:
     """Numbers and texts by value and type, containers and objects by what they hold, tensors and code by identity.
 
     >>> fingerprint([1, {"a": 2.0}]) == fingerprint([1, {"a": 2.0}]), fingerprint([1]) == fingerprint([True])
     (True, False)
+    """
+    return _print(x, (), set())
+
+
+def _print(x: Any, within: tuple[int, ...], seen: set[int]) -> Any:
+    """``seen`` are the objects whose contents stand in the fingerprint already: by how many ways they can be reached
+    would cost time without end.
     """
     cls: Any = type(x)
     sort = _sort(cls)
@@ -97,33 +108,124 @@ def fingerprint(x: Any, within: tuple[int, ...] = ()) -> Any:
         return (cls, repr(x))
     if sort == "alone" or id(x) in within or len(within) > DEEPEST:
         return Same(x)
-    if sort in ("map", "sequence", "set"):
-        return _contents(x, sort, within)
+    if sort in ("map", "sequence", "set", "slice"):
+        return _contents(x, sort, within, seen)
     if sort == "array":
         small = x.nbytes <= _ARRAY_BYTES and not x.dtype.hasobject
         return (Same(x), x.shape, str(x.dtype), x.tobytes() if small else b"")
-    if within and sort in ("callable", "class"):
+    if (within and sort in ("callable", "class")) or id(x) in seen:
         return Same(x)
+    seen.add(id(x))
     held = _data_of(x) if sort == "class" else attributes(x)
     inside = (*within, id(x))
-    return (Same(x), *[(k, fingerprint(v, inside)) for k, v in held])
+    return (Same(x), *[(k, _print(v, inside, seen)) for k, v in held])
 
 
-def _contents(x: Any, sort: str, within: tuple[int, ...]) -> Any:
+def _contents(x: Any, sort: str, within: tuple[int, ...], seen: set[int]) -> Any:
     cls, inside = type(x), (*within, id(x))
+    if sort == "slice":
+        x = (x.start, x.stop, x.step)
     if not x:
         return cls
     if len(x) > LARGEST:
         return (Same(x), len(x))
+    # A container is copied first: another thread may be changing it.
     if sort == "map":
-        return (cls, *[(_member(k), fingerprint(v, inside)) for k, v in x.items()])
+        return (cls, *[(_member(k), _print(v, inside, seen)) for k, v in list(x.items())])
     if sort == "set":
-        return (cls, frozenset(map(_member, x)))
-    return (cls, *[fingerprint(v, inside) for v in x])
+        return (cls, frozenset(map(_member, list(x))))
+    return (cls, *[_print(v, inside, seen) for v in list(x)])
 
 
 def _member(x: Any) -> Any:
     return (type(x), x) if type(x) in _PLAIN else (type(x), repr(x)) if type(x) is float else Same(x)
+
+
+class Snapshot:
+    """What an object holds, by identity: a quick way to see that nothing has changed, and no more than that.
+
+    It keeps alive what the object holds, but not the object.
+    """
+
+    __slots__ = ("classes", "empty", "maps", "rows", "sets")
+
+    def __init__(self) -> None:
+        self.classes: set[type] = set()
+        self.empty: list[object] = []
+        self.maps: list[tuple[Mapping[Any, Any], tuple[Any, ...], tuple[Any, ...]]] = []
+        self.rows: list[tuple[list[Any], tuple[Any, ...]]] = []
+        self.sets: list[tuple[set[Any], frozenset[Any]]] = []
+
+    def holds(self) -> bool:
+        """Whether everything is as it was."""
+        if any(self.empty):
+            return False
+        try:
+            for map_, keys, values in self.maps:
+                if len(map_) != len(keys) or not all(map(is_, map_, keys)) or not all(map(is_, map_.values(), values)):
+                    return False
+            for row, members in self.rows:
+                if len(row) != len(members) or not all(map(is_, row, members)):
+                    return False
+            return all(members == was for members, was in self.sets)
+        except RuntimeError:  # changed by another thread while it is read
+            return False
+
+    def add(self, x: Any, outermost: bool) -> list[Any] | None:
+        """Note what an object holds and give it; None where comparing identities would miss a change."""
+        cls: Any = type(x)
+        sort = _sort(cls)
+        if sort in ("plain", "number", "alone") or (sort in ("callable", "class") and not outermost):
+            return []
+        if sort in ("map", "sequence", "set") and not LARGEST >= len(x) > 0:
+            self.empty.append(x)
+            return None if x else []
+        if isinstance(x, dict):
+            self.maps.append((x, tuple(x), tuple(x.values())))
+            return list(x.values())
+        if isinstance(x, list):
+            self.rows.append((x, tuple(x)))
+        if isinstance(x, list | tuple | frozenset):
+            return list(x)
+        if isinstance(x, set) and all(type(member) in _PLAIN for member in x):
+            self.sets.append((x, frozenset(x)))
+            return []
+        return self.add_object(x) if sort in ("object", "callable") else None
+
+    def add_object(self, x: Any) -> list[Any] | None:
+        """The attributes of an object, and the data of its classes."""
+        kind: Any = type(x)
+        members = list(_members(kind))
+        if any(isinstance(member, MemberDescriptorType) for _, member in members):
+            return None
+        classes = [cls for cls in _own(kind) if cls not in self.classes]
+        self.classes.update(classes)
+        own: dict[str, Any] = getattr(x, "__dict__", {})
+        self.maps += [(held, tuple(held), tuple(held.values())) for held in (own, *map(vars, classes))]
+        return [*own.values(), *(member for _, member in members if not hasattr(member, "__get__"))]
+
+
+def snapshot(x: Any) -> Snapshot | None:
+    """A snapshot of what ``fingerprint`` looks at; None of what it could not compare.
+
+    >>> held = {"a": [1]}
+    >>> taken = snapshot(held)
+    >>> before = taken.holds()
+    >>> held["a"].append(2)
+    >>> before, taken.holds()
+    (True, False)
+    """
+    taken, todo, seen = Snapshot(), [(x, 0)], {id(x)}
+    while todo:
+        one, depth = todo.pop()
+        inside = taken.add(one, depth == 0)
+        if inside is None:
+            return None
+        for member in inside if depth < DEEPEST else ():
+            if id(member) not in seen:
+                seen.add(id(member))
+                todo.append((member, depth + 1))
+    return taken
 
 
 def attributes(x: object) -> Iterator[tuple[str, Any]]:

@@ -7,9 +7,9 @@ from inspect import Signature, signature
 from typing import Any
 
 from tessera.diag import trim_traceback, user_frames
-from tessera.driver.held import fingerprint
+from tessera.driver.held import Same, fingerprint
 from tessera.driver.layout import TABLE
-from tessera.frontend.binding import Bound, Leaf
+from tessera.frontend.binding import Bound, is_plain
 from tessera.frontend.check import CheckReport, check
 
 
@@ -61,11 +61,16 @@ class Method:
         return f"<tessera.function {self.__func__.spec.name} of {self.__self__!r}>"
 
 
-def is_plain(leaf: Leaf) -> bool:
-    """Is an argument None or a number or text of Python itself, whose value says everything about it?"""
-    return leaf.value is None or type(leaf.value) in (int, bool, str, float)
+def objects_of(bound: Bound) -> list[Any]:
+    """The static arguments that are no numbers and no texts."""
+    return [leaf.value for leaf in bound.leaves if leaf.kind == "static" and not is_plain(leaf)]
 
 
 def fingerprints(bound: Bound) -> tuple[Any, ...]:
     """What objects given as static arguments hold: a variant must not outlive a change of it."""
-    return tuple(fingerprint(leaf.value) for leaf in bound.leaves if leaf.kind == "static" and not is_plain(leaf))
+    return tuple(map(fingerprint, objects_of(bound)))
+
+
+def identities(prints: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Of fingerprints, which objects they are of, whatever those hold; containers are what they hold."""
+    return tuple(p[0] if isinstance(p, tuple) and isinstance(p[0], Same) else p for p in prints)

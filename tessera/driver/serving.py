@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Any
 
 import torch
 
-from tessera.diag import TesseraError
+from tessera.diag import Diagnostic, TesseraError
 from tessera.driver.captured import Link, Watch
 from tessera.driver.guards import serves
-from tessera.driver.method import is_plain
+from tessera.driver.held import snapshot
 from tessera.driver.variant import Variant
-from tessera.frontend.binding import Bound
+from tessera.frontend.binding import Bound, is_plain
 from tessera.frontend.trace import Input, Traced
 from tessera.frontend.tree import unflatten
 from tessera.frontend.unifying import CallTypes
 from tessera.runtime import dispatch
+from tessera.runtime.recent import tensor_check
 
 
 @dataclass
@@ -52,10 +55,15 @@ class Refusal:
     It holds for calls of the same sizes, and for those that would answer all questions of the trace alike.
     """
 
-    error: TesseraError
+    cls: type[TesseraError]
+    diagnostics: tuple[Diagnostic, ...]
     types: CallTypes
     traced: Traced | None
     watch: Watch
+
+    def again(self) -> TesseraError:
+        """The error once more. The first one is not kept: the frames of its traceback hold the tensors of its call."""
+        return self.cls.from_diagnostics(self.diagnostics)
 
     def covers(self, types: CallTypes) -> bool:
         """Whether a call would meet it again."""
@@ -65,12 +73,16 @@ class Refusal:
         return self.watch.settle() is not None
 
 
-def memorable(resolved: Resolved) -> bool:
-    """May later calls of the same signature skip the binding of arguments?"""
+def memorable(resolved: Resolved, objects: Sequence[object]) -> bool:
+    """May later calls of the same signature skip the binding of arguments? ``objects`` are the arguments that are
+    neither tensors nor numbers or texts.
+    """
     bound, traced = resolved.bound, resolved.variant.traced
-    simple = all(i.kind == "leaf" for i in traced.inputs) and not resolved.variant.watch.tensors
-    order = [i.leaf for i in traced.inputs]
-    known = all(leaf.kind in ("tensor", "scalar") or is_plain(leaf) for leaf in bound.leaves)
+    inputs = [i for i in traced.inputs if i.kind == "leaf"]
+    simple = [*inputs, *(i for i in traced.inputs if i.kind == "capture")] == list(traced.inputs)
+    order = [i.leaf for i in inputs]
+    static = [leaf.value for leaf in bound.leaves if leaf.kind not in ("tensor", "scalar") and not is_plain(leaf)]
+    known = len(static) == len(objects) and all(map(is_, static, objects))
     floats = all(type(leaf.value) is float for leaf in bound.leaves if leaf.kind == "scalar")
     tensors = [n for n, leaf in enumerate(bound.leaves) if leaf.kind == "tensor"]
     scalars = [n for n, leaf in enumerate(bound.leaves) if leaf.kind == "scalar"]
@@ -98,24 +110,63 @@ def finisher(resolved: Resolved, sizes: Mapping[str, int]) -> Callable[[Sequence
 
 
 def entry(
-    runner: dispatch.Runner, finish: Callable[[Any], Any] | None, defaults: list[Any], watch: Watch
+    runner: dispatch.Runner, finish: Callable[[Any], Any] | None, defaults: list[Any], standing: Standing
 ) -> Callable[..., Any]:
-    """What a warm call runs; ``defaults`` are the numbers that the caller left out. A variant that read nothing outside
-    has nothing to compare.
-    """
-    if finish is None and not defaults:
-        run: Callable[..., Any] = runner
-    elif finish is None:
-        run = lambda tensors, numbers: runner(tensors, numbers + defaults)  # noqa: E731
-    else:
-        run = lambda tensors, numbers: finish(runner(tensors, numbers + defaults))  # noqa: E731
-    if not watch:
+    """What a warm call runs; ``defaults`` are the numbers that the caller left out."""
+    captured, checks = standing.captured, standing.checks
+    run: Callable[..., Any] = runner
+    if captured or defaults or finish is not None:
+        end = finish or _as_is
+
+        def run(tensors: Sequence[Any], numbers: Sequence[Any]) -> Any:
+            return end(runner([*tensors, *captured], [*numbers, *defaults]))
+
+    if not checks:
         return run
-    holds = watch.holds
 
     def watched(tensors: Any, numbers: Any) -> Any:
-        if not holds():
-            raise dispatch.OutdatedError
+        for holds in checks:
+            if not holds():
+                raise dispatch.OutdatedError
         return run(tensors, numbers)
 
     return watched
+
+
+def _as_is(x: Any) -> Any:
+    return x
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What must still stand for a warm call, beside its signature, and the tensors that come from outside of it."""
+
+    checks: tuple[Callable[[], bool], ...] = ()
+    captured: tuple[torch.Tensor, ...] = ()
+
+    @staticmethod
+    def of(resolved: Resolved, objects: Sequence[object], forget: Callable[[object], object]) -> Standing | None:
+        """As of this call, or None where it would take the general way to tell. ``forget`` is called when an object
+        is gone.
+        """
+        watch, inputs = resolved.variant.watch, resolved.variant.traced.inputs
+        captured = tuple(x for i, x in zip(inputs, resolved.given(), strict=True) if i.kind == "capture")
+        checks: list[Callable[[], bool]] = []
+        for x in objects:
+            taken = snapshot(x)
+            if taken is None:
+                return None
+            checks += [_alive(weakref.ref(x, forget)), taken.holds]
+        if captured:
+            alike = tensor_check(captured)
+            if alike is None:
+                return None
+            learns = any(x.requires_grad for x in captured)
+            checks += [watch.unchanged(), lambda: alike(*captured) and not (learns and torch.is_grad_enabled())]
+        if watch and (watch.deep or not captured):
+            checks.append(watch.holds)
+        return Standing(tuple(checks), captured)
+
+
+def _alive(ref: weakref.ref[Any]) -> Callable[[], bool]:
+    return lambda: ref() is not None

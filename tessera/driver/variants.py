@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from tessera.driver import devices
 from tessera.driver.captured import Link, Reader, Watch
 from tessera.driver.guards import check_guards, serves
 from tessera.driver.layout import TABLE
-from tessera.driver.method import fingerprints, is_plain
+from tessera.driver.method import fingerprints, identities, objects_of
 from tessera.driver.serving import Refusal, Resolved, input_of
 from tessera.driver.variant import Layout, Variant
 from tessera.frontend.binding import Bound
@@ -24,7 +25,8 @@ from tessera.frontend.trace import Run, Traced
 from tessera.frontend.unifying import CallTypes, call_types
 from tessera.ir.dtype import f32, f64
 
-#: Variants that differ in nothing but what the function read outside; for other values it runs eagerly.
+#: Variants that differ in nothing but what the function read outside, or what one object among its arguments held; for
+#: other values it runs eagerly.
 MOST_VALUES = 16
 #: Refusals kept for calls of one kind.
 MOST_REFUSALS = 64
@@ -55,43 +57,63 @@ class Variants:
         if device.type not in devices.ACCELERATORS:
             device = devices.CPU
         ranks = tuple(t.dim() for t in tensors)
-        key = (bound.key, device, tuple(dtypes), ranks, types.ones, dense, fingerprints(bound))
+        held = fingerprints(bound)
+        key = (bound.key, device, tuple(dtypes), ranks, types.ones, dense, identities(held))
         with self.lock:
-            known = self.variants.setdefault(key, [])
+            known = self._known(key, bound)
             alike = [v for v in known if serves(v.traced, types)]
             for variant in reversed(alike):
-                links = variant.outside()
+                links = variant.outside() if variant.held == held else None
                 if links is not None:
                     return Resolved(bound, types, variant, tensors, links)
             if len(alike) >= MOST_VALUES:
                 raise _too_many(alike)
-            variant = self._make(key, bound, types, device)
+            variant = self._make((key, held), bound, types, device)
             known.append(variant)
             return Resolved(bound, types, variant, tensors, variant.watch.links)
 
-    def _make(self, key: Any, bound: Bound, types: CallTypes, device: torch.device) -> Variant:
+    def _known(self, key: Any, bound: Bound) -> list[Variant]:
+        """The variants for a key. They go, and the tensors that they hold, when an object among the arguments does:
+        nothing can ask for them then.
+        """
+        known = self.variants.get(key)
+        if known is None:
+            known = self.variants[key] = []
+            for x in objects_of(bound):
+                if type(x).__weakrefoffset__:
+                    weakref.finalize(x, self._forget, key).atexit = False
+        return known
+
+    def _forget(self, key: Any) -> None:
+        """Takes no lock: this runs in whichever thread let go of the object. The key is found by its identity."""
+        self.variants.pop(key, None)
+        for one in [one for one in list(self.refused) if one[0][0] is key]:
+            self.refused.pop(one, None)
+
+    def _make(self, key: tuple[Any, Any], bound: Bound, types: CallTypes, device: torch.device) -> Variant:
         """A new variant; or the error of an earlier call that failed as this one would."""
         refusals = self.refused.setdefault((key, config.current()), [])  # another compiler may do better
         for refusal in refusals:
             if refusal.covers(types):
-                raise refusal.error.with_traceback(None)
+                raise refusal.again()
         traced, watch = self._trace(bound, types, device)
         try:
             if isinstance(traced, TesseraError):
                 raise traced
             _check(traced, types)
-            return self._compile(traced, watch, bound, device)
+            return self._compile(traced, watch, bound, device, key[1])
         except ConfigError:  # an option that can be set right
             raise
         except (TraceError, ResourceError) as error:
             # The same call would fail again, and slowly.
-            refusals.append(Refusal(error, types, traced if isinstance(traced, Traced) else None, watch))
+            found = traced if isinstance(traced, Traced) else None
+            refusals.append(Refusal(type(error), error.diagnostics, types, found, watch))
             del refusals[:-MOST_REFUSALS]
             raise
 
     def _trace(self, bound: Bound, types: CallTypes, device: torch.device) -> tuple[Traced | TesseraError, Watch]:
         """Trace with the actual sizes at hand, or find that it cannot be; and see what is read outside."""
-        objects = [leaf.value for leaf in bound.leaves if leaf.kind == "static" and not is_plain(leaf)]
+        objects = objects_of(bound)
         changed: Link | None = None
         for _ in range(_ATTEMPTS):
             reader = Reader()
@@ -112,13 +134,15 @@ class Variants:
         name = "a value" if changed is None else changed.name
         raise TraceError(f"{name} changes while the function is traced", code="TSR0406")
 
-    def _compile(self, traced: Traced, watch: Watch, bound: Bound, device: torch.device) -> Variant:
+    def _compile(
+        self, traced: Traced, watch: Watch, bound: Bound, device: torch.device, held: tuple[Any, ...]
+    ) -> Variant:
         strided = frozenset(
             p.name
             for p, source in zip(traced.function.params, traced.inputs, strict=True)
             if source.kind != "seed" and _is_strided(input_of(source, bound))
         )
-        variant = Variant(traced, Layout(strided), device, watch=watch)
+        variant = Variant(traced, Layout(strided), device, watch=watch, held=held)
         variant.plan()
         self.compiles += not variant.from_cache
         self.from_cache += variant.from_cache

@@ -31,8 +31,8 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """The arguments of one call. ``key`` tells apart what compiled code depends on beside tensors:
-    structure and statics.
+    """The arguments of one call. ``key`` tells apart what compiled code depends on beside tensors and what objects
+    hold: structure, numbers, texts and types of the statics.
     """
 
     tree: Tree
@@ -145,17 +145,17 @@ def _is_empty(value: Any) -> bool:
 
 
 def _key(leaf: Leaf) -> Any:
-    """What a leaf adds to the key: the value of a static, by identity when it cannot be hashed; the kind of
-    the others.
+    """What a leaf adds to the key: the value of a static that is a number or a text, of any other its type; the kind
+    of the others. What objects hold is compared by who calls, and must not be kept alive by a key.
     """
     if leaf.kind != "static":
         return leaf.kind
-    value = leaf.value
-    try:
-        hash(value)
-    except TypeError:
-        return ("id", id(value))
-    return (type(value), value)
+    return (type(leaf.value), leaf.value if is_plain(leaf) else None)
+
+
+def is_plain(leaf: Leaf) -> bool:
+    """Is an argument None or a number or text of Python itself, whose value says everything about it?"""
+    return leaf.value is None or type(leaf.value) in (int, bool, str, float)
 
 
 def _type_check(

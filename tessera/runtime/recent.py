@@ -44,14 +44,22 @@ def recent_call(tensors: Sequence[torch.Tensor], entry: Callable[..., Any], sett
 
     One tensor given twice is not recognised.
     """
-    if _TensorGuards is None or not tensors or any(t.requires_grad for t in tensors):
+    if not tensors or any(t.requires_grad for t in tensors):
+        return None
+    check = tensor_check(tensors)
+    return None if check is None else Recent(check, len(tensors), entry, settings)
+
+
+def tensor_check(tensors: Sequence[torch.Tensor]) -> Callable[..., bool] | None:
+    """Whether tensors are like these in all that compiled code depends on; None where torch cannot tell."""
+    if _TensorGuards is None:
         return None
     try:
-        check = _TensorGuards(
+        check: Callable[..., bool] = _TensorGuards(
             *tensors,
             dynamic_dims_sizes=[list(t.shape) for t in tensors],
             dynamic_dims_strides=[list(t.stride()) for t in tensors],
         ).check
-        return Recent(check, len(tensors), entry, settings) if check(*tensors) is True else None
+        return check if check(*tensors) is True else None
     except (RuntimeError, TypeError, ValueError):
         return None
