@@ -13,9 +13,10 @@ from tessera.backends.eager.run import run_op
 from tessera.backends.eager.table import TorchTable
 from tessera.driver import bounds
 from tessera.driver.devices import CPU
+from tessera.frontend.trace import Traced
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import bool_
-from tessera.ir.graph import Function, Literal, Operand, Operation, Value
+from tessera.ir.graph import Literal, Operand, Operation, Value
 from tessera.ir.record import Kind
 from tessera.ir.types import ScalarType, TensorType
 from tessera.runtime import dispatch
@@ -24,18 +25,19 @@ from tessera.schedule.plan import Call, Kernel, Program
 
 TABLE = TorchTable()
 S = TypeVar("S")
+Copy = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass
 class Places(Generic[S]):
     """A program laid out for one device. ``kernel`` makes the step of a kernel once its buffers have their slots;
-    ``copied`` are the numbers of the outputs that must not share memory with what they were found equal to.
+    ``copied`` has, for each output that cannot be given as it is, what makes the tensor that is given.
     """
 
     program: Program
     device: torch.device
     kernel: Callable[[Kernel, Places[S]], S]
-    copied: frozenset[int] = frozenset()
+    copied: Mapping[int, Copy] = field(default_factory=dict)
     slots: dict[Value, int] = field(default_factory=dict)
     scalars: dict[Value, int] = field(default_factory=dict)
     allocs: list[dispatch.Alloc] = field(default_factory=list)
@@ -53,7 +55,7 @@ class Places(Generic[S]):
         for number, x in enumerate(self.program.outputs):
             self.give(x)
             if number in self.copied:
-                self.outputs[-1] = self.copy(self.outputs[-1])
+                self.outputs[-1] = self.copy(self.outputs[-1], self.copied[number])
 
     def add(self, step: Kernel | Call) -> None:
         if isinstance(step, Call):
@@ -77,11 +79,11 @@ class Places(Generic[S]):
         else:
             self.outputs.append(self.slots[x])
 
-    def copy(self, slot: int) -> int:
-        """The slot of a copy that has memory of its own."""
+    def copy(self, slot: int, make: Copy) -> int:
+        """The slot of what ``make`` makes of a tensor."""
         new = len(self.slots)
         self.slots[Value("copy", ScalarType(bool_))] = new
-        self.steps.append(dispatch.CallStep(lambda tensors, numbers, sizes: (tensors[0].clone(),), (slot,), (new,)))
+        self.steps.append(dispatch.CallStep(lambda tensors, numbers, sizes: (make(tensors[0]),), (slot,), (new,)))
         return new
 
     def buffers(self, step: Kernel) -> tuple[int, ...]:
@@ -129,19 +131,31 @@ class Places(Generic[S]):
         )
 
 
-def shared_outputs(traced: Function, program: Program) -> frozenset[int]:
-    """The numbers of the outputs that passes found equal to an argument or to an earlier output, though the code makes
-    new ones: returned as they are, a later write to one would change the other.
+def copies(traced: Traced, program: Program) -> dict[int, Copy]:
+    """What makes the outputs that cannot be given as they are, by number. Some are equal to an argument or to an
+    earlier output though the code makes new ones: given as they are, a later write to one would change the other. Some
+    are views, or arguments, of which the code asks for a dense block.
     """
-    meant = [_root(x, traced.ops) for x in traced.outputs]
-    made = [_root(x, [s.op for s in program.steps if isinstance(s, Call)]) for x in program.outputs]
-    given = dict(zip(program.function.params, traced.params, strict=True))
-    found: set[int] = set()
-    kept: dict[Operand, Operand] = {}
-    for n, (root, own) in enumerate(zip(made, meant, strict=True)):
-        if isinstance(root, Value) and kept.setdefault(root, given.get(root, own)) is not own:
-            found.add(n)
-    return frozenset(found)
+    views = [s.op for s in program.steps if isinstance(s, Call)]
+    params = {p: n for n, p in enumerate(program.function.params)}
+    found: dict[int, Copy] = {}
+    memory: dict[Value, int] = {}
+    for o in traced.outputs:
+        if o.kind != "tensor":
+            continue
+        x = program.outputs[o.place]
+        root = _root(x, views)
+        if not isinstance(root, Value):
+            continue
+        if memory.setdefault(root, params.get(root, o.memory)) != o.memory:
+            found[o.place] = _anew
+        elif o.dense and (root is not x or root in params):
+            found[o.place] = torch.Tensor.contiguous
+    return found
+
+
+def _anew(x: torch.Tensor) -> torch.Tensor:
+    return x.clone(memory_format=torch.contiguous_format)
 
 
 def _root(x: Operand, ops: Sequence[Operation]) -> Operand:
@@ -163,7 +177,7 @@ def lay_out(
     program: Program,
     sources: Sequence[CSource],
     entries: Sequence[Callable[[bytes], int]],
-    copied: frozenset[int] = frozenset(),
+    copied: Mapping[int, Copy] | None = None,
 ) -> dispatch.Plan:
     """The plan of a program on the CPU, from the C text of its kernels and their loaded entries, in order."""
     native = iter(zip(sources, entries, strict=True))
@@ -181,7 +195,7 @@ def lay_out(
             step.name,
         )
 
-    laid = Places(program, CPU, kernel, copied)
+    laid = Places(program, CPU, kernel, copied or {})
     return dispatch.Plan(laid.inputs, len(laid.slots), tuple(laid.allocs), tuple(laid.steps), tuple(laid.outputs))
 
 

@@ -15,7 +15,7 @@ from tessera.backends.c.load import SharedObject
 from tessera.diag import ResourceError
 from tessera.driver.captured import Link, Watch, kinds, places
 from tessera.driver.devices import ACCELERATORS, CPU, Accelerator
-from tessera.driver.layout import Places, lay_out, shared_outputs
+from tessera.driver.layout import Copy, Places, copies, lay_out
 from tessera.frontend.trace import Traced
 from tessera.ir.graph import Function, Value
 from tessera.ir.types import TensorType
@@ -119,8 +119,8 @@ class Variant:
         return c_backend.emit(self.program.kernels)
 
     @Lazy
-    def copied(self) -> frozenset[int]:
-        return shared_outputs(self.traced.function, self.program)
+    def copied(self) -> Mapping[int, Copy]:
+        return copies(self.traced, self.program)
 
     def plan(self) -> dispatch.Plan | gpu.DevicePlan:
         """Compile, or load from the cache, and lay out. Raises ResourceError (TSR0601, TSR0602, TSR0607).

@@ -42,10 +42,11 @@ class TensorHandle:
     """One traced tensor or dynamic scalar.
 
     ``steps`` are the operations that lead from the storage's value to this one (none: it is the whole
-    storage); ``version`` is the storage's version that ``_value`` was read at.
+    storage); ``version`` is the storage's version that ``_value`` was read at. ``dense`` says that the user asked for
+    a row-major block.
     """
 
-    __slots__ = ("__weakref__", "_dropped", "_session", "_steps", "_storage", "_value", "_version")
+    __slots__ = ("__weakref__", "_dense", "_dropped", "_session", "_steps", "_storage", "_value", "_version")
 
     _session: Session
     _value: Value
@@ -53,6 +54,7 @@ class TensorHandle:
     _steps: tuple[Operation, ...]
     _version: int
     _dropped: Dropped | None
+    _dense: bool
 
     def __init__(self, session: Session, value: Value) -> None:
         self._session = session
@@ -61,6 +63,7 @@ class TensorHandle:
         self._steps = ()
         self._version = 0
         self._dropped = None
+        self._dense = False
 
     @property
     def _type(self) -> Type:

@@ -37,6 +37,8 @@ def _to(self: TensorHandle, *args: Any, **kwargs: Any) -> Any:
     nothing.
     """
     table = self._session.table
+    if kwargs.get("copy") is True:
+        return _clone(_to(self, *args, **{key: given for key, given in kwargs.items() if key != "copy"}))
     for given in (*args, *kwargs.values()):
         if isinstance(given, TensorHandle):
             return cast(self, given._value.type.dtype)
@@ -54,7 +56,10 @@ def _clone(self: TensorHandle, **_: Any) -> Any:
 
 
 def _contiguous(self: TensorHandle, **_: Any) -> Any:
-    return self if alias.is_dense(self) else _clone(self)
+    """An argument is taken to be dense, and may not be in a call: what is returned is made so then."""
+    other = alias.same(self) if alias.is_dense(self) else _clone(self)
+    other._dense = True
+    return other
 
 
 def _same_device(self: TensorHandle, *_: Any, **__: Any) -> Any:
@@ -204,7 +209,8 @@ def find(table: TorchTable, name: str) -> Method | None:
             record, (self, *args), drop_settings(table, kwargs), "method", name, table.method(name)
         )
     if name.endswith("_") and not name.endswith("__"):
-        plain = table.by_method(name[:-1])
+        known = table.method(name)
+        plain = (None if known is None else table.meaning(known)[0]) or table.by_method(name[:-1])
         if plain is not None:
             return lambda self, *args, **kwargs: alias.update(self, plain.name, (self, *args), kwargs, "method", name)
         return _library_update(table, name)

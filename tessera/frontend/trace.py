@@ -52,11 +52,17 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One leaf of the result: ``tensor`` (number of the IR function's output), ``size`` or ``static``."""
+    """One leaf of the result: ``tensor`` (number of the IR function's output), ``size`` or ``static``.
+
+    ``memory`` is one number for tensors that share memory: that of a parameter of the IR function, or a higher one.
+    ``dense`` says that the code asked for a row-major block.
+    """
 
     kind: str
     place: int = -1
     value: Any = None
+    memory: int = -1
+    dense: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,7 @@ class Run:
         out_tree: Tree = LEAF
         described: list[Output] = []
         if deferred is None and not isinstance(result, PoisonHandle):
-            out_tree, described = _results(session, self.spec, result, outputs, args)
+            out_tree, described = _results(session, self.spec, result, outputs, args, leaves)
         session.open = False
         sources += [Input("capture", captured=tensor) for tensor, _ in session.captures.values()]
         params += [handle._storage.value for _, handle in session.captures.values()]
@@ -373,16 +379,21 @@ def _as_obligations(choices: Sequence[Choice]) -> list[Obligation]:
 
 
 def _results(
-    session: Session, spec: FunctionSpec, result: Any, outputs: list[Operand], args: Sequence[Any]
+    session: Session, spec: FunctionSpec, result: Any, outputs: list[Operand], args: Sequence[Any], given: Sequence[Any]
 ) -> tuple[Tree, list[Output]]:
-    """The result's structure, and each leaf as an output of the IR function or a static value."""
+    """The result's structure, and each leaf as an output of the IR function or a static value. ``given`` are the
+    leaves of the arguments.
+    """
     leaves, tree = flatten(result, lambda x: isinstance(x, TensorHandle | SizeHandle))
     leaves = [session.capture(leaf) if session.table.is_tensor(leaf) else leaf for leaf in leaves]
     returns.check(session, spec, result, args)
     described: list[Output] = []
+    owners = [x for x in (*given, *(handle for _, handle in session.captures.values())) if isinstance(x, TensorHandle)]
+    memory = {id(x._storage): n for n, x in enumerate(owners)}
     for leaf in leaves:
         if isinstance(leaf, TensorHandle):
-            described.append(Output("tensor", len(outputs)))
+            own = memory.setdefault(id(leaf._storage or leaf), len(memory))
+            described.append(Output("tensor", len(outputs), memory=own, dense=leaf._dense))
             outputs.append(session.read(leaf))
         elif isinstance(leaf, SizeHandle):
             described.append(Output("size", value=leaf._dim))
