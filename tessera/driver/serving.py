@@ -52,22 +52,24 @@ def input_of(source: Input, bound: Bound) -> Any:
 class Refusal:
     """That a call could not be traced or compiled: another would fail in the same way, and slowly.
 
-    It holds for calls of the same sizes, and for those that would answer all questions of the trace alike.
+    It holds for calls of the same sizes, and for those that would answer all questions of the trace alike. It keeps
+    nothing of its call alive.
     """
 
     cls: type[TesseraError]
     diagnostics: tuple[Diagnostic, ...]
-    types: CallTypes
+    hints: Mapping[str, int]
+    scalars: Mapping[str, float]
     traced: Traced | None
     watch: Watch
 
     def again(self) -> TesseraError:
-        """The error once more. The first one is not kept: the frames of its traceback hold the tensors of its call."""
+        """The error once more: the frames in the traceback of the first hold its arguments."""
         return self.cls.from_diagnostics(self.diagnostics)
 
     def covers(self, types: CallTypes) -> bool:
         """Whether a call would meet it again."""
-        alike = types.hints == self.types.hints and types.scalars == self.types.scalars
+        alike = types.hints == self.hints and types.scalars == self.scalars
         if not alike and (self.traced is None or not serves(self.traced, types)):
             return False
         return self.watch.settle() is not None

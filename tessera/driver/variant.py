@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar, overload
 
 import torch
@@ -76,7 +76,7 @@ class Layout:
 @dataclass
 class Variant:
     """A function compiled for one kind of call. The stages are made when first asked for, so that inspecting one costs
-    no compilation.
+    no compilation. ``held`` is what objects among the arguments held.
     """
 
     traced: Traced
@@ -84,11 +84,16 @@ class Variant:
     device: torch.device = CPU
     from_cache: bool = False
     watch: Watch = field(default_factory=Watch, repr=False)
+    held: tuple[Any, ...] = field(default=(), repr=False)
     _plan: dispatch.Plan | gpu.DevicePlan | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         #: For each parameter the link that gives a captured tensor; -1 for the others.
         self.places = places(self.traced, self.watch)
+        # A tensor that the link gives anew at each call is not kept: it may be replaced by another.
+        inputs = zip(self.traced.inputs, self.places, strict=True)
+        kept = tuple(i if at < 0 else replace(i, captured=None) for i, at in inputs)
+        self.traced = replace(self.traced, inputs=kept)
         self._kinds = kinds(self.traced)
 
     def outside(self) -> tuple[Link, ...] | None:

@@ -106,8 +106,8 @@ class Variants:
             raise
         except (TraceError, ResourceError) as error:
             # The same call would fail again, and slowly.
-            found = traced if isinstance(traced, Traced) else None
-            refusals.append(Refusal(type(error), error.diagnostics, types, found, watch))
+            found = traced.detached() if isinstance(traced, Traced) else None
+            refusals.append(Refusal(type(error), error.diagnostics, types.hints, types.scalars, found, watch))
             del refusals[:-MOST_REFUSALS]
             raise
 

@@ -135,7 +135,8 @@ def _report(spec: FunctionSpec, attempt: Attempt, bare: bool) -> CheckReport:
         Item("refuted", f.diagnostic.message, f.diagnostic.primary.span if f.diagnostic.primary else None)
         for f in attempt.findings
     ]
-    return CheckReport(spec.name, spec.span, tuple(items), attempt.findings, spec.dim_names, attempt.traced)
+    traced = tuple(t.detached() for t in attempt.traced)
+    return CheckReport(spec.name, spec.span, tuple(items), attempt.findings, spec.dim_names, traced)
 
 
 def _both_ways(traced: Sequence[Traced]) -> set[tuple[str, Dim, Dim]]:

@@ -12,11 +12,12 @@ from types import CodeType
 from typing import Literal
 
 Step = tuple[Literal["attr", "item"], object]
+Kind = Literal["global", "free", "module"]
 
 #: Instructions that load a variable from outside, and which kind it is of.
-_LOADS: dict[str, Literal["global", "free"]] = {
+_LOADS: dict[str, Kind] = {
     "LOAD_GLOBAL": "global", "LOAD_NAME": "global", "LOAD_DEREF": "free", "LOAD_CLASSDEREF": "free",
-    "LOAD_FROM_DICT_OR_GLOBALS": "global", "LOAD_FROM_DICT_OR_DEREF": "free",
+    "LOAD_FROM_DICT_OR_GLOBALS": "global", "LOAD_FROM_DICT_OR_DEREF": "free", "IMPORT_NAME": "module",
 }  # fmt: skip
 _STORES: dict[str, Literal["global", "free", "attr", "item"]] = {
     "STORE_GLOBAL": "global", "DELETE_GLOBAL": "global", "STORE_DEREF": "free", "DELETE_DEREF": "free",
@@ -26,9 +27,11 @@ _STORES: dict[str, Literal["global", "free", "attr", "item"]] = {
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """One expression that begins with a variable from outside: ``cfg.sizes[0]``, as far as it is plain to see."""
+    """One expression that begins with a variable from outside: ``cfg.sizes[0]``, as far as it is plain to see. Of an
+    import, the module, with a dot in front for each level of a relative one.
+    """
 
-    kind: Literal["global", "free"]
+    kind: Kind
     name: str
     steps: tuple[Step, ...] = ()
 
@@ -59,10 +62,14 @@ def reads_of(code: CodeType) -> Reads:
     while todo:
         inner = todo.pop()
         todo += (c for c in inner.co_consts if isinstance(c, CodeType))
-        instructions = list(dis.get_instructions(inner))
+        # What extends an argument is part of the instruction behind it.
+        instructions = [one for one in dis.get_instructions(inner) if one.opname != "EXTENDED_ARG"]
         for at, one in enumerate(instructions):
             kind = _LOADS.get(one.opname)
-            if kind is not None and (kind == "global" or one.argval in code.co_freevars):
+            if kind == "module":
+                level = instructions[at - 2].argval if at >= 2 else 0
+                found[Read(kind, "." * (level if isinstance(level, int) else 0) + one.argval)] = None
+            elif kind is not None and (kind == "global" or one.argval in code.co_freevars):
                 found[Read(kind, one.argval, tuple(_steps(instructions, at + 1)))] = None
             store = _STORES.get(one.opname)
             if store is not None and (store != "free" or one.argval in code.co_freevars):

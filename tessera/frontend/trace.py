@@ -88,6 +88,10 @@ class Traced:
     notes: tuple[str, ...] = ()
     visited: tuple[tuple[CodeType, Mapping[str, object]], ...] = field(default=(), repr=False, compare=False)
 
+    def detached(self) -> Traced:
+        """The trace without the tensors that it captured, which it would keep alive."""
+        return replace(self, inputs=tuple(replace(i, captured=None) for i in self.inputs))
+
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:
         """What was found wrong, in the order of the source."""

@@ -1,0 +1,80 @@
+"""Fingerprints: what counts as the same, and what they cost."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import tessera
+from tessera import Tensor
+from tessera.driver.held import fingerprint
+
+
+class Node:
+    def __init__(self) -> None:
+        self.near: list[Node] = []
+        self.value = 1.0
+
+
+def test_objects_that_all_know_each_other() -> None:
+    """There are more ways through them than could ever be walked."""
+    nodes = [Node() for _ in range(30)]
+    for node in nodes:
+        node.near = [n for n in nodes if n is not node]
+    before = fingerprint(nodes[0])
+    assert fingerprint(nodes[0]) == before
+    nodes[29].value = 2.0
+    assert fingerprint(nodes[0]) != before
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: np.float32(2.5), lambda: np.int64(300), lambda: np.bool_(True), lambda: slice(0, 300), lambda: 2.5 + 1j],
+    ids=["float32", "int64", "bool", "slice", "complex"],
+)
+def test_equal_values_are_one(make: Any) -> None:
+    assert fingerprint(make()) == fingerprint(make())
+    assert fingerprint([make()]) == fingerprint([make()])
+
+
+def test_values_that_differ() -> None:
+    plain = [1, 1.0, True, 0.0, -0.0, slice(1), slice(1.0)]
+    found = [fingerprint(v) for v in (*plain, np.float32(1), np.float64(1), np.int64(1), np.float32(-0.0))]
+    assert all(a != b for n, a in enumerate(found) for b in found[:n])
+
+
+def test_an_equal_number_of_numpy_needs_no_new_variant() -> None:
+    @tessera.function
+    def f(x: Tensor["N"], k: object = None) -> Tensor["N"]:
+        return x * float(k)
+
+    for _ in range(3):
+        f(torch.ones(2), np.float32(2.5))
+    assert f.cache_info().variants == 1
+
+
+def test_a_container_that_another_thread_changes() -> None:
+    shared: dict[int, float] = {n: float(n) for n in range(100)}
+    members = set(range(100))
+    done = threading.Event()
+
+    def work() -> None:
+        n = 100
+        while not done.is_set():
+            shared[n], n = 0.0, n + 1
+            members.add(n)
+            shared.pop(n - 50, None)
+            members.discard(n - 50)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        for _ in range(300):
+            fingerprint([shared, members])
+    finally:
+        done.set()
+        thread.join()
