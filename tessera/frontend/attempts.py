@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from tessera.frontend.table import TorchTable
 from tessera.frontend.trace import Run, Traced
 from tessera.frontend.tree import LEAF, Tree
 from tessera.ir.dim import Dim
-from tessera.ir.dtype import DType, bf16, bool_, f32, int64
+from tessera.ir.dtype import DType, bf16, bool_, dtype, f32, int64, is_dtype_name
 from tessera.ir.graph import Obligation
 from tessera.ir.types import ScalarType, TensorType
 
@@ -33,6 +34,8 @@ MOST_VARIANTS = 8
 
 #: Entries of a dict of tensors at definition: those that the function mentions.
 MOST_KEYS = 32
+#: A name in a message.
+_QUOTED = re.compile(r"`(\w+)`")
 #: Combinations of dtypes that are tried for arguments that do not declare one.
 MOST_DTYPES = 24
 
@@ -326,15 +329,23 @@ def _guesses(traced: Sequence[Traced], open_: Sequence[str], known: Guess = ()) 
     roots = [root for t in traced for f in t.findings for root in f.roots if root in left]
     codes = {f.diagnostic.code for t in traced for f in t.findings}
     kinds = [bool_, int64] if "TSR0303" in codes else [int64, bool_]
+    named = list(dict.fromkeys(d for t in traced for f in t.findings for d in _dtypes_of(f)))
+    narrow: list[Guess] = [tuple((name, d) for name in open_) for d in named]
     if "TSR0305" in codes:
-        narrow: list[Guess] = [tuple((name, bf16) for name in open_)]
-    else:
-        narrow = []
+        narrow.insert(0, tuple((name, bf16) for name in open_))
+    kinds += [d for d in named if d not in kinds]
     singles = [(name, kind) for name in (*roots, *left) for kind in kinds]
     found: list[Guess] = [*narrow, *((*known, one) for one in singles)]
     if len(left) <= 4 and not known:
         found += [pair for pair in itertools.combinations(singles, 2) if pair[0][0] != pair[1][0]]
     return list(dict.fromkeys(found))
+
+
+def _dtypes_of(f: Finding) -> Iterator[DType]:
+    """The dtypes that a fault in dtypes speaks of, f32 aside: an argument whose dtype is open may have one of them."""
+    if issubclass(f.error, DTypeError):
+        words = _QUOTED.findall(f.diagnostic.message)
+        yield from (dtype(w) for w in words if is_dtype_name(w) and dtype(w) is not f32)
 
 
 def _paths(arguments: Arguments, table: TorchTable) -> list[Traced]:

@@ -14,8 +14,9 @@ from tessera.frontend.accept import in_words
 from tessera.frontend.handles import TensorHandle
 from tessera.frontend.session import Call, InnerRefused, Session, Undescribed
 from tessera.frontend.suggest import suggestions
+from tessera.ir.dialects.calls import rename_keywords
 from tessera.ir.dim import Dim
-from tessera.ir.graph import Operand, Value
+from tessera.ir.graph import Literal, Operand, Value
 from tessera.ir.infer import Blame, Refused
 from tessera.ir.record import Kind
 
@@ -40,7 +41,7 @@ def report(session: Session, call: Call, error: Exception) -> None:
         found = _refused(session, call, error.refused, error.operands, error)
         session.fail(error.refused.cls, found, _roots(session, error.refused, error.operands))
     elif isinstance(error, Refused):
-        operands = [x._value for x in _tensors(call.args)]
+        operands: Sequence[Operand] = error.operands or _given(session, call)
         session.fail(error.cls, _refused(session, call, error, operands, None), _roots(session, error, operands))
     else:
         labels = () if call.span is None else (Label(call.span, "called here", True),)
@@ -48,6 +49,16 @@ def report(session: Session, call: Call, error: Exception) -> None:
         record = session.table.records.get(call.name)
         notes = (Note(f"its signature is {call.name}({record.signature})"),) if record and record.signature else ()
         session.fail(TraceError, Diagnostic(code, in_words(call.name, error), labels, notes))
+
+
+def _given(session: Session, call: Call) -> list[Operand]:
+    """What the parameters of a record were given, in their order; a number stands for all that is no tensor."""
+    record = session.table.records.get(call.name)
+    if record is None or any(p.kind == "tensors" or p.variadic for p in record.params):
+        return [x._value for x in _tensors(call.args)]
+    named = rename_keywords(record, call.kwargs)
+    given = [*call.args, *(named.get(p.name) for p in record.params[len(call.args) :])]
+    return [x._value if isinstance(x, TensorHandle) else Literal(0) for x in given]
 
 
 def _tensors(args: Sequence[Any]) -> Iterator[TensorHandle]:

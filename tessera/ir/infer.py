@@ -14,7 +14,7 @@ from tessera.diag import DTypeError, ShapeError, Span, TesseraError, TraceError
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, category, promote
 from tessera.ir.facts import Facts
-from tessera.ir.graph import Obligation
+from tessera.ir.graph import Obligation, Operand
 from tessera.ir.solver import Verdict, judge_divides, judge_eq, judge_ge
 from tessera.ir.types import ScalarType, TensorType, Type
 
@@ -45,6 +45,16 @@ class Refused(Exception):
         super().__init__(message)
         self.cls, self.code, self.message = cls, code, message
         self.blame, self.notes, self.helps = tuple(blame), tuple(notes), tuple(helps)
+        self.operands: tuple[Operand, ...] = ()
+
+    @classmethod
+    def about(
+        cls, code: str, message: str, operands: Sequence[Operand], blame: Sequence[Blame], helps: Sequence[str] = ()
+    ) -> Refused:
+        """A refusal of dtypes (TSR03xx) that says which tensors the blame numbers."""
+        found = cls(DTypeError, code, message, blame, (), helps)
+        found.operands = tuple(operands)
+        return found
 
 
 @dataclass

@@ -57,7 +57,8 @@ class Param:
 
     ``kind`` is ``tensor``, ``tensor?`` (may be None), ``tensors`` (a sequence), or the kind of a static attribute:
     ``int``, ``float``, ``bool``, ``str``, ``dtype``, ``number``, ``dim`` (an axis), ``dims`` (axes, or None for all),
-    ``size``, ``sizes`` (Dims or ints), ``any``.
+    ``size``, ``sizes`` (Dims or ints), ``any``. ``takes`` are the dtypes that a tensor may have, see
+    ``ir/dialects/takes.py``.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Param:
     default: Any = ...
     variadic: bool = False
     keyword_only: bool = False
+    takes: str = ""
 
     @property
     def required(self) -> bool:
@@ -89,7 +91,8 @@ def parse_signature(text: str) -> tuple[Param, ...]:
         head, _, default = part.partition("=")
         name, _, kind = head.partition(":")
         variadic = name.startswith("*")
-        params.append(Param(name.strip("* "), kind.strip(), _default(default.strip()), variadic, keyword_only))
+        kind, _, takes = kind.strip().partition(" ")
+        params.append(Param(name.strip("* "), kind, _default(default.strip()), variadic, keyword_only, takes))
         keyword_only = keyword_only or variadic
     return tuple(params)
 

@@ -107,7 +107,7 @@ def bool_neg(m: Bool[torch.Tensor, "b s"]) -> Any:
     return -m
 
 
-@faulty("TSR0301", "1 - m")
+@faulty("TSR0301", "m")
 def bool_sub(x: Tensor["B", "S"], m: Tensor["B", "S", bool_]) -> Any:
     return x * (1 - m)
 

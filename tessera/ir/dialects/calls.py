@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final, NoReturn
 
 from tessera.ir.build import Builder
+from tessera.ir.dialects.takes import check_dtypes
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, dtype
 from tessera.ir.graph import Attr, Literal, Operand, Value
@@ -133,6 +134,8 @@ class Ops:
         """Call a record as a user would: a composite's definition, a primitive's ``call``, or plain binding."""
         kwargs = rename_keywords(record, kwargs)
         args = _spread(record, args, kwargs)
+        if not self.origin:
+            check_dtypes(self, record, args, kwargs)
         outermost = not self.origin and (record.kind is Kind.COMPOSITE or record.call is not None)
         if outermost:
             self.origin = record.name

@@ -60,7 +60,8 @@ OPS: tuple[OpRecord, ...] = (
     _test("isposinf", "Is plus infinity.", _isposinf),
     _test("isneginf", "Is minus infinity.", _isneginf),
     elementwise_record(
-        "isclose", "x: tensor, other: tensor, rtol: tensor = 1e-05, atol: tensor = 1e-08, equal_nan: bool = False",
+        "isclose", "x: tensor, other: tensor like x, rtol: tensor = 1e-05, atol: tensor = 1e-08, "
+        "equal_nan: bool = False",
         "Within `atol + rtol * |other|`.", comparing("float int"), _isclose, flops=6,
         samples=samples(call(T(("B", "D")), T(("D",))),
                         call(T(("B", "D"), "bf16"), T(("B", 1), "bf16"), rtol=0.5, atol=0.1),

@@ -104,6 +104,8 @@ def _mask_assign(t: Any, x: Any, mask: Any, axis: int, value: Any) -> Any:
     _need_mask(t, x, mask, axis)
     if t.is_tensor(value) and t.type_of(value).rank:
         _by_mask(t)
+    if isinstance(value, float) and not t.dtype_of(x).is_float:
+        t.fail("TSR0301", f"assignment of {value} to a `{t.dtype_of(x)}` tensor", Blame(0, None, f"is {t.dtype_of(x)}"))
     for _ in range(rank_of(t, x) - axis - rank_of(t, mask)):
         mask = t.unsqueeze(mask, -1)
     return t.masked_fill(x, t.cast(mask, bool_), value)
@@ -169,10 +171,12 @@ def _masked_fill(t: Any, x: Any, mask: Any, value: Any) -> Any:
     if t.is_tensor(value):
         need_rank(t, value, 0, "masked_fill by a tensor", 2)
         value = t.cast(value, t.dtype_of(x))
-    elif isinstance(value, float) and not t.dtype_of(x).is_float:
-        t.fail("TSR0301", f"fill of a `{t.dtype_of(x)}` tensor with {value}", Blame(2))
     elif t.dtype_of(x).is_bool:
         value = bool(value)
+    elif isinstance(value, int | float) and t.dtype_of(x).is_int:
+        if not t.dtype_of(x).min <= value <= t.dtype_of(x).max:
+            t.fail("TSR0301", f"fill of a `{t.dtype_of(x)}` tensor with {value}", Blame(0, None, f"is {t.dtype_of(x)}"))
+        value = int(value)
     return t.where(mask, value, x)
 
 
@@ -270,7 +274,7 @@ OPS: tuple[OpRecord, ...] = (
        "scale_grad_by_freq: bool = False, sparse: bool = False", "Rows of a table by number.", _embedding,
        ("torch.nn.functional.embedding",), samples(call(_IDS, T((4, "D"))),
                                                    call(T(("B",), "int32", 4), T((4, "D"), "bf16"), 1)), ()),
-    composite("take_along_dim", "x: tensor, indices: tensor, dim: dim = None", "Gather with broadcasting.",
+    composite("take_along_dim", "x: tensor, indices: tensor index, dim: dim = None", "Gather with broadcasting.",
               _take_along_dim,
        function_and_method("take_along_dim"), samples(call(_X, T((1, 3, "D"), "int64", 5), 1),
                                                         call(_M, T((3,), "int64", 9)))),

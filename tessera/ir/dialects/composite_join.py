@@ -196,6 +196,6 @@ OPS: tuple[OpRecord, ...] = (
        function_and_method("tensor_split"), samples(call(_H, 4, -1), call(_H, (1, 4), 2))),
     composite("unbind", "x: tensor, dim: dim = 0", "The slices of one axis.", _unbind, function_and_method("unbind"),
               samples(call(_H, -1))),
-    composite("glu", "x: tensor, dim: dim = -1", "One half times the sigmoid of the other.", _glu,
+    composite("glu", "x: tensor float, dim: dim = -1", "One half times the sigmoid of the other.", _glu,
        ("torch.nn.functional.glu",), samples(call(_H)), ()),
 )  # fmt: skip

@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 from tessera.ir.dialects.composite_reduce import need_float, wide
-from tessera.ir.dialects.index import need_index
+from tessera.ir.dialects.loss_targets import alike, apart, check_classes, check_probabilities, class_axis
 from tessera.ir.dialects.reduce import peak
 from tessera.ir.dialects.samples import T, call, samples
-from tessera.ir.dtype import int64, uint8
+from tessera.ir.dtype import int64
 from tessera.ir.infer import Blame
 from tessera.ir.record import Kind, OpRecord
 
@@ -26,58 +26,6 @@ def reduction_of(t: Any, reduction: str, size_average: Any = None, reduce: Any =
 def reduced(t: Any, loss: Any, reduction: str) -> Any:
     """The loss as it is, or its mean or sum."""
     return loss if reduction == "none" else t.mean(loss) if reduction == "mean" else t.sum(loss)
-
-
-def _alike(t: Any, x: Any, target: Any) -> None:
-    """Targets of the very sizes of what they are compared with: nothing broadcasts (TSR0204, TSR0215)."""
-    need_float(t, target, "targets", 1)
-    have, want = t.dims(target), t.dims(x)
-    if len(have) != len(want):
-        t.fail("TSR0204", f"targets of rank {len(have)} for values of rank {len(want)}",
-               Blame(1, None, f"has rank {len(have)}"), Blame(0, None, f"has rank {len(want)}"))  # fmt: skip
-    for n, (a, b) in enumerate(zip(want, have, strict=True)):
-        t.context.equal(a, b, "TSR0215", f"targets of size `{b}` for values of size `{a}`", Blame(1, n, f"`{b}`"),
-                        Blame(0, n, f"`{a}`"))  # fmt: skip
-
-
-def _apart(t: Any, x: Any, target: Any) -> Any:
-    """The difference; a mask as target counts as 0 and 1."""
-    return t.emit("sub", (x, target))
-
-
-def _class_axis(t: Any, x: Any) -> int:
-    return 1 if t.type_of(x).rank > 1 else 0
-
-
-def _check_classes(t: Any, x: Any, target: Any) -> None:
-    """The target has the shape of the scores without the class axis."""
-    dims, have, axis = t.dims(x), t.dims(target), _class_axis(t, x)
-    want = tuple(d for n, d in enumerate(dims) if n != axis)
-    if len(want) != len(have):
-        t.fail("TSR0204", f"class targets of rank {len(have)} for scores of rank {len(dims)}",
-               Blame(1, None, f"has rank {len(have)}"), Blame(0, None, f"has rank {len(dims)}"),
-               helps=["scores are [N, C, …] and targets [N, …]; flatten the leading dims"])  # fmt: skip
-    for n, (a, b) in enumerate(zip(want, have, strict=True)):
-        t.context.equal(a, b, "TSR0215", f"targets of size `{b}` for scores of size `{a}`", Blame(1, n, f"`{b}`"),
-                        Blame(0, n if n < axis else n + 1, f"`{a}`"))  # fmt: skip
-    need_index(t, target, 1, "class numbers", (int64, uint8))
-    if not t.dtype_of(target).is_int:
-        t.fail("TSR0304", f"class targets of dtype `{t.dtype_of(target)}`", Blame(1, None, f"is {t.dtype_of(target)}"),
-               helps=["cast them with `.long()`"])  # fmt: skip
-
-
-def _check_probabilities(t: Any, x: Any, target: Any) -> None:
-    """A float target has the shape of the scores; one without the class axis was meant as class numbers."""
-    dims, have, dtype = t.dims(x), t.dims(target), t.dtype_of(target)
-    if len(have) == len(dims) - 1:
-        t.fail("TSR0304", f"class targets of dtype `{dtype}`", Blame(1, None, f"is {dtype}"),
-               helps=["cast class numbers with `.long()`; probabilities have one for each class"])  # fmt: skip
-    if len(have) != len(dims):
-        t.fail("TSR0204", f"class probabilities of rank {len(have)} for scores of rank {len(dims)}",
-               Blame(1, None, f"has rank {len(have)}"), Blame(0, None, f"has rank {len(dims)}"))  # fmt: skip
-    for n, (a, b) in enumerate(zip(dims, have, strict=True)):
-        t.context.equal(a, b, "TSR0215", f"targets of size `{b}` for scores of size `{a}`", Blame(1, n, f"`{b}`"),
-                        Blame(0, n, f"`{a}`"))  # fmt: skip
 
 
 def _pick(t: Any, x: Any, target: Any, axis: int) -> Any:
@@ -114,11 +62,11 @@ def _nll_loss(
     reduce: Any = None,
     reduction: str = "mean",
 ) -> Any:
-    _check_classes(t, x, target)
+    check_classes(t, x, target, weight)
     need_float(t, x, "nll_loss")
     target = t.cast(target, int64)
     safe = t.where(t.ne(target, ignore_index), target, 0)
-    loss = t.neg(_pick(t, wide(t, x), safe, _class_axis(t, x)))
+    loss = t.neg(_pick(t, wide(t, x), safe, class_axis(t, x)))
     share = _weights(t, target, safe, weight, ignore_index)
     return t.cast(_weighted(t, loss, share, reduction_of(t, reduction, size_average, reduce)), t.dtype_of(x))
 
@@ -137,11 +85,11 @@ def _cross_entropy(
     """log(sum(exp(x - m))) - (x[target] - m) with m the largest score; or with class probabilities as targets."""
     need_float(t, x, "cross_entropy")
     reduction = reduction_of(t, reduction, size_average, reduce)
-    kind, axis, scores = t.dtype_of(x), _class_axis(t, x), wide(t, x)
+    kind, axis, scores = t.dtype_of(x), class_axis(t, x), wide(t, x)
     if t.dtype_of(target).is_float:
-        _check_probabilities(t, x, target)
+        check_probabilities(t, x, target)
         return t.cast(_soft_targets(t, scores, target, weight, reduction, label_smoothing, axis), kind)
-    _check_classes(t, x, target)
+    check_classes(t, x, target, weight)
     target = t.cast(target, int64)
     safe = t.where(t.ne(target, ignore_index), target, 0)
     top = peak(t, scores, axis)
@@ -210,17 +158,17 @@ def _elementwise(define: Any) -> Any:
 
 
 def _mse(t: Any, x: Any, target: Any) -> Any:
-    return t.square(_apart(t, x, target))
+    return t.square(apart(t, x, target))
 
 
 def _l1(t: Any, x: Any, target: Any) -> Any:
-    return t.abs(_apart(t, x, target))
+    return t.abs(apart(t, x, target))
 
 
 def _smooth_l1(
     t: Any, x: Any, target: Any, size_average: Any = None, reduce: Any = None, reduction: str = "mean", beta: Any = 1.0
 ) -> Any:
-    distance = t.abs(_apart(t, x, target))
+    distance = t.abs(apart(t, x, target))
     if isinstance(beta, int | float) and beta == 0:
         each = distance
     else:
@@ -232,7 +180,7 @@ def _smooth_l1(
 def _huber(t: Any, x: Any, target: Any, reduction: str = "mean", delta: Any = 1.0, weight: Any = None) -> Any:
     if isinstance(delta, int | float) and delta <= 0:
         t.fail("TSR0212", f"a delta of {delta}", Blame(0), helps=["delta is above 0"])
-    distance = t.abs(_apart(t, x, target))
+    distance = t.abs(apart(t, x, target))
     far = t.mul(delta, t.sub(distance, 0.5 * delta))
     each = t.where(t.lt(distance, delta), t.mul(0.5, t.square(distance)), far)
     each = each if weight is None else t.mul(each, weight)
@@ -249,7 +197,7 @@ def _bce(
     reduction: str = "mean",
 ) -> Any:
     """Logarithms are held above -100, as in torch."""
-    _alike(t, x, target)
+    alike(t, x, target)
     yes, no = t.maximum(t.log(x), -100.0), t.maximum(t.log1p(t.neg(x)), -100.0)
     each = t.sub(t.mul(t.sub(target, 1.0), no), t.mul(target, yes))
     each = each if weight is None else t.mul(each, weight)
@@ -266,7 +214,7 @@ def _bce_with_logits(
     reduction: str = "mean",
     pos_weight: Any = None,
 ) -> Any:
-    _alike(t, x, target)
+    alike(t, x, target)
     each = t.mul(t.sub(1.0, target), x)
     positive = t.logsigmoid(x)
     if pos_weight is None:
@@ -343,6 +291,8 @@ def _hinge_embedding(
     reduce: Any = None,
     reduction: str = "mean",
 ) -> Any:
+    if reduction_of(t, reduction, size_average, reduce) == "mean":
+        need_float(t, x, "hinge_embedding_loss")
     apart = t.where(t.eq(target, 1), 0.0, t.maximum(t.sub(margin, x), 0.0))
     near = t.where(t.eq(target, -1), 0.0, x)
     return reduced(t, t.add(apart, near), reduction_of(t, reduction, size_average, reduce))
@@ -420,8 +370,8 @@ def _multilabel_soft_margin(
 _LEGACY = "size_average: any = None, reduce: any = None, reduction: str = 'mean'"
 _X = T(("B", "D"))
 _PROBABILITY = T(("B", "D"), domain=(0.1, 0.9))
-_CLASSES = "x: tensor, target: tensor, weight: tensor? = None, size_average: any = None, ignore_index: int = -100, " \
-           "reduce: any = None, reduction: str = 'mean'"  # fmt: skip
+_CLASSES = "x: tensor float, target: tensor, weight: tensor? = None, size_average: any = None, " \
+           "ignore_index: int = -100, reduce: any = None, reduction: str = 'mean'"  # fmt: skip
 
 
 def _c(name: str, signature: str, doc: str, define: Any, samples_: Any, also: tuple[str, ...] = ()) -> OpRecord:
@@ -446,16 +396,19 @@ OPS: tuple[OpRecord, ...] = (
     _c("nll_loss", _CLASSES, "Negative log-likelihood of given log-probabilities.", _nll_loss,
        samples(call(_X, _TARGET), call(_X, _TARGET, ignore_index=2, reduction="sum"),
                call(T((4,)), T((), "int64", 4)))),
-    _c("mse_loss", f"x: tensor, target: tensor, {_LEGACY}, *, weight: tensor? = None", "Squared difference.",
+    _c("mse_loss", f"x: tensor, target: tensor with x float, {_LEGACY}, *, weight: tensor? = None",
+           "Squared difference.",
        _elementwise(_mse), _pairs()),
-    _c("l1_loss", f"x: tensor, target: tensor, {_LEGACY}, *, weight: tensor? = None", "Absolute difference.",
+    _c("l1_loss", f"x: tensor float int, target: tensor float int, {_LEGACY}, *, weight: tensor? = None",
+           "Absolute difference.",
        _elementwise(_l1), _pairs()),
-    _c("smooth_l1_loss", f"x: tensor, target: tensor, {_LEGACY}, beta: tensor = 1.0",
+    _c("smooth_l1_loss", f"x: tensor, target: tensor with x float, {_LEGACY}, beta: tensor = 1.0",
        "Squared near 0, absolute beyond beta.",
        _smooth_l1, _pairs(call(_X, _X, beta=0.5))),
-    _c("huber_loss", "x: tensor, target: tensor, reduction: str = 'mean', delta: tensor = 1.0, weight: tensor? = None",
+    _c("huber_loss",
+           "x: tensor float, target: tensor, reduction: str = 'mean', delta: tensor = 1.0, weight: tensor? = None",
        "Squared near 0, linear beyond delta.", _huber, _pairs(call(_X, _X, delta=2.0))),
-    _c("binary_cross_entropy", f"x: tensor, target: tensor, weight: tensor? = None, {_LEGACY}",
+    _c("binary_cross_entropy", f"x: tensor float, target: tensor like x, weight: tensor? = None, {_LEGACY}",
        "Negative log-likelihood of probabilities of yes.", _bce,
        samples(call(_PROBABILITY, _PROBABILITY), call(_PROBABILITY, _PROBABILITY, T(("D",)), reduction="sum"))),
     _c("binary_cross_entropy_with_logits",
@@ -472,10 +425,10 @@ OPS: tuple[OpRecord, ...] = (
        _poisson_nll,
        samples(call(_X, T(("B", "D"), domain=(0.5, 5.0)), full=True), call(_PROBABILITY, _PROBABILITY, False))),
     _c("gaussian_nll_loss",
-       "x: tensor, target: tensor, var: tensor, full: bool = False, eps: tensor = 1e-06, reduction: str = 'mean'",
+       "x: tensor, target: tensor, var: tensor float, full: bool = False, eps: tensor = 1e-06, reduction: str = 'mean'",
        "Negative log-likelihood under a normal distribution.", _gaussian_nll,
        samples(call(_X, _X, _PROBABILITY, full=True))),
-    _c("soft_margin_loss", f"x: tensor, target: tensor, {_LEGACY}", "The logistic loss log(1 + exp(-target x)).",
+    _c("soft_margin_loss", f"x: tensor float, target: tensor, {_LEGACY}", "The logistic loss log(1 + exp(-target x)).",
        _elementwise(_soft_margin),
        samples(call(_X, _X))),
     _c("hinge_embedding_loss", f"x: tensor, target: tensor, margin: tensor = 1.0, {_LEGACY}",

@@ -190,6 +190,7 @@ def _channel_dropout(t: Any, x: Any, p: Any = 0.5, training: bool = True, inplac
     """Whole channels zeroed."""
     if not training or p == 0:
         return x
+    need_float(t, x, "dropout")
     dims = t.dims(x)
     kept = t.ge(t.rand((*dims[:2], *[1] * (len(dims) - 2))), p)
     return t.where(kept, t.mul(x, 1.0 / (1.0 - p) if p < 1 else 0.0), 0.0)
@@ -199,6 +200,7 @@ def _alpha_dropout(t: Any, x: Any, p: Any = 0.5, training: bool = False, inplace
     """Elements set to the value that selu saturates to, then moved back to mean 0 and variance 1."""
     if not training or p == 0:
         return x
+    need_float(t, x, "alpha_dropout")
     low = -1.7580993408473766
     a = 1.0 / math.sqrt((1.0 - p) * (1.0 + p * low * low)) if p < 1 else 0.0
     kept = t.ge(t.rand(t.dims(x)), p)
@@ -296,14 +298,16 @@ OPS: tuple[OpRecord, ...] = (
     composite("fill", "x: tensor, value: tensor", "One value in the same shape and dtype.", _fill, ("torch.fill",),
        samples(call(_M, 2.0)), ("fill",)),
     composite("zero", "x: tensor", "Zeros in the same shape and dtype.", _zero, (), _FILL, ("zero",)),
-    composite("cov", "x: tensor, *, correction: any = 1, fweights: tensor? = None, aweights: tensor? = None",
+    composite("cov", "x: tensor float int, *, correction: any = 1, fweights: tensor? int = None, "
+              "aweights: tensor? float = None",
               "Covariances of rows.",
        _cov, function_and_method("cov"),
        samples(call(_M), call(T(("S",)), correction=0),
                call(_M, fweights=T(("D",), "int64", domain=(1, 5)), aweights=T(("D",), domain=(0.1, 0.9)))), ("cov",)),
-    composite("corrcoef", "x: tensor", "Correlations of rows.", _corrcoef, function_and_method("corrcoef"),
+    composite("corrcoef", "x: tensor float int", "Correlations of rows.", _corrcoef, function_and_method("corrcoef"),
               samples(call(_M)), ("corrcoef",)),
-    composite("cumulative_trapezoid", "y: tensor, x: tensor? = None, *, dx: tensor = 1, dim: dim = -1",
+    composite("cumulative_trapezoid",
+           "y: tensor float int, x: tensor? float int = None, *, dx: tensor = 1, dim: dim = -1",
        "Running integral by the trapezoidal rule.",
        _cumulative_trapezoid, ("torch.cumulative_trapezoid",),
        samples(call(_M), call(_M, T(("D",))), call(_M, dx=0.5, dim=0))),
@@ -321,11 +325,11 @@ OPS: tuple[OpRecord, ...] = (
        _linalg_norm, ("torch.linalg.norm",), samples(call(_X), call(_M, 1), call(_X, 3.0, -1),
                                                      call(_X, "fro", (0, 2)))),
     composite("local_response_norm",
-              "x: tensor, size: int, alpha: tensor = 0.0001, beta: tensor = 0.75, k: tensor = 1.0",
+              "x: tensor float int64, size: int, alpha: tensor = 0.0001, beta: tensor = 0.75, k: tensor = 1.0",
        "Values over a power of the mean square of neighbouring channels.", _local_response_norm,
        ("torch.nn.functional.local_response_norm",),
        samples(call(_IMAGE, 3), call(_IMAGE, 2, 1.0, 0.5, 2.0))),
-    composite("im2col", "x: tensor, kernel_size: any, dilation: any = 1, padding: any = 0, stride: any = 1",
+    composite("im2col", "x: tensor float bool, kernel_size: any, dilation: any = 1, padding: any = 0, stride: any = 1",
        "Every window of an image as a column.",
        _im2col, ("torch.nn.functional.unfold",), samples(call(_IMAGE, 2), call(_IMAGE, (2, 3), 2, 1, 2))),
     composite("channel_dropout", "x: tensor, p: any = 0.5, training: bool = True, inplace: bool = False",
@@ -335,19 +339,22 @@ OPS: tuple[OpRecord, ...] = (
     composite("alpha_dropout", "x: tensor, p: any = 0.5, training: bool = False, inplace: bool = False",
        "Dropout that keeps mean and variance under selu.",
        _alpha_dropout, ("torch.nn.functional.alpha_dropout",), samples(call(_M, 0.25, True))),
-    composite("cartesian_prod", "*tensors: tensors", "Every combination of elements, one a row.", _cartesian_prod,
+    composite("cartesian_prod", "*tensors: tensors alike", "Every combination of elements, one a row.", _cartesian_prod,
        ("torch.cartesian_prod",),
        samples(call(T(("S",)), T(("D",))))),
     composite("index_reduce",
-              "x: tensor, dim: dim, index: tensor, source: tensor, reduce: str, *, include_self: bool = True",
+              "x: tensor, dim: dim, index: tensor index, source: tensor like x, reduce: str, *, "
+              "include_self: bool = True",
        "Slices combined at positions of one axis.", _index_reduce, function_and_method("index_reduce"),
        samples(call(_M, 0, T((3,), "int64", 5), T((3, "D")), "amax"),
                call(_M, 0, T((3,), "int64", 5), T((3, "D")), "prod", include_self=False)), ("index_reduce",)),
-    composite("uniform_fill", "x: tensor, low: tensor = 0.0, high: tensor = 1.0", "Uniform numbers in the same shape.",
+    composite("uniform_fill", "x: tensor float, low: tensor = 0.0, high: tensor = 1.0",
+           "Uniform numbers in the same shape.",
        _uniform_fill, ("torch.Tensor.uniform_",), _FILL),
-    composite("normal_fill", "x: tensor, mean: tensor = 0.0, std: tensor = 1.0", "Normal numbers in the same shape.",
+    composite("normal_fill", "x: tensor float, mean: tensor = 0.0, std: tensor = 1.0",
+           "Normal numbers in the same shape.",
        _normal_fill, ("torch.Tensor.normal_",), _FILL),
-    composite("exponential_fill", "x: tensor, lambd: tensor = 1.0", "Exponential numbers in the same shape.",
+    composite("exponential_fill", "x: tensor float, lambd: tensor = 1.0", "Exponential numbers in the same shape.",
        _exponential_fill, ("torch.Tensor.exponential_",), _FILL),
     composite("bernoulli_fill", "x: tensor, p: tensor = 0.5",
               "Ones with one probability, zeros otherwise, in the same shape.",

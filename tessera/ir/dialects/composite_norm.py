@@ -10,6 +10,7 @@ from tessera.ir.dialects.create import triangle
 from tessera.ir.dialects.reduce import peak
 from tessera.ir.dialects.rules import composite, torch_names
 from tessera.ir.dialects.samples import T, call, samples, size
+from tessera.ir.dialects.takes import need_same
 from tessera.ir.dim import product
 from tessera.ir.dtype import dtype as as_dtype
 from tessera.ir.dtype import f64
@@ -207,6 +208,8 @@ def _attention(
 ) -> Any:
     """softmax(q kᵀ * scale + mask) v; a fully masked row gives 0, and narrow floats round once, at the end."""
     kind = t.dtype_of(query)
+    if attn_mask is not None and not t.dtype_of(attn_mask).is_bool:
+        need_same("scaled_dot_product_attention", t.operand(query), t.operand(attn_mask))
     query, key, value = (wide(t, x) for x in (query, key, value))
     if enable_gqa:
         key, value = (_grouped(t, query, x) for x in (key, value))
@@ -247,7 +250,8 @@ def _masked_softmax(t: Any, x: Any) -> Any:
 _X, _H = T(("B", "S", "D")), T(("B", "S", "D"), "bf16")
 _SOFT = samples(call(_X, -1), call(_H, dim=1), call(T(("S",)), 0), call(_X, 2, dtype="f64"))
 _SOFTMAX = "x: tensor, dim: dim = None, dtype: dtype = None, _stacklevel: int = 3"
-_AFFINE = "weight: tensor? = None, bias: tensor? = None"
+_RUNNING = "running_mean: tensor? near x = None, running_var: tensor? like running_mean = None"
+_AFFINE = "weight: tensor? near x = None, bias: tensor? like weight = None"
 _IMAGE, _FOUR = T(("B", 4, 3, 2)), T((4,))
 
 OPS: tuple[OpRecord, ...] = (
@@ -272,14 +276,13 @@ OPS: tuple[OpRecord, ...] = (
        torch_names("group_norm", "f", "t"),
        samples(call(_IMAGE, 2), call(T(("B", 4, 3), "bf16"), 4, T((4,), "bf16"), T((4,), "bf16")))),
     composite("batch_norm",
-              "x: tensor, running_mean: tensor? = None, running_var: tensor? = None, weight: tensor? = None, "
-       "bias: tensor? = None, training: bool = False, momentum: any = 0.1, eps: tensor = 1e-05",
+              f"x: tensor, {_RUNNING}, {_AFFINE}, training: bool = False, momentum: any = 0.1, eps: tensor = 1e-05",
        "Channels (axis 1) standardised with running statistics, or with those of the batch.", _batch_norm,
        ("torch.nn.functional.batch_norm",),
        samples(call(_IMAGE, _FOUR, T((4,), domain=(0.5, 2.0)), _FOUR, _FOUR), call(_IMAGE, None, None, training=True))),
     composite("instance_norm",
-              "x: tensor, running_mean: tensor? = None, running_var: tensor? = None, weight: tensor? = None, "
-       "bias: tensor? = None, use_input_stats: bool = True, momentum: any = 0.1, eps: tensor = 1e-05",
+              f"x: tensor, {_RUNNING}, {_AFFINE}, use_input_stats: bool = True, momentum: any = 0.1, "
+              f"eps: tensor = 1e-05",
        "Each channel of each example standardised.", _instance_norm, ("torch.nn.functional.instance_norm",),
        samples(call(_IMAGE), call(_IMAGE, weight=_FOUR, bias=_FOUR))),
     composite("normalize", "x: tensor, p: any = 2.0, dim: dims = 1, eps: tensor = 1e-12",
@@ -292,7 +295,8 @@ OPS: tuple[OpRecord, ...] = (
     composite("pairwise_distance", "x: tensor, x2: tensor, p: any = 2.0, eps: tensor = 1e-06, keepdim: bool = False",
        "Norm of the difference along the last axis.", _pairwise_distance, torch_names("pairwise_distance", "f", "t"),
        samples(call(_X, _X))),
-    composite("scaled_dot_product_attention", "query: tensor, key: tensor, value: tensor, attn_mask: tensor? = None, "
+    composite("scaled_dot_product_attention", "query: tensor float, key: tensor like query, "
+       "value: tensor like query, attn_mask: tensor? = None, "
        "dropout_p: tensor = 0.0, is_causal: bool = False, scale: tensor? = None, enable_gqa: bool = False",
        "Attention, softmax(q kᵀ scale + mask) v.", _attention, ("torch.nn.functional.scaled_dot_product_attention",),
        samples(call(T((2, "H", "S", "D")), T((2, "H", "T", "D")), T((2, "H", "T", "K"))),

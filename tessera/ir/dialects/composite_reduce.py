@@ -252,9 +252,10 @@ OPS: tuple[OpRecord, ...] = (
     composite("nanmean", f"{_DIMS}, *, dtype: dtype = None", "Mean without the NaNs.", _nanmean,
        function_and_method("nanmean"),
        samples(*_AXIS)),
-    composite("allclose", "x: tensor, other: tensor, rtol: any = 1e-05, atol: any = 1e-08, equal_nan: bool = False",
+    composite("allclose",
+           "x: tensor, other: tensor like x, rtol: any = 1e-05, atol: any = 1e-08, equal_nan: bool = False",
        "Every element is close; see `isclose`.", _allclose, (), samples(call(_X, _X))),
-    composite("trace", "x: tensor", "The sum of the diagonal.", _trace, function_and_method("trace"),
+    composite("trace", "x: tensor float int", "The sum of the diagonal.", _trace, function_and_method("trace"),
        samples(call(T(("S", "D"))))),
     composite("rms", _DIMS, "Root of the mean square over axes.", _rms, (), samples(call(_X, -1))),
 )  # fmt: skip

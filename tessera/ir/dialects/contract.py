@@ -8,6 +8,7 @@ from typing import Any
 from tessera.ir.dialects.rules import arithmetic, torch_names
 from tessera.ir.dialects.samples import T, call, samples
 from tessera.ir.dialects.shape import Attrs, Types
+from tessera.ir.dialects.takes import need_same
 from tessera.ir.dim import Dim
 from tessera.ir.infer import Blame, InferContext
 from tessera.ir.record import Kind, OpRecord
@@ -263,6 +264,8 @@ def _pair(t: Any, a: Any, sa: str, b: Any, sb: str, needed: set[str]) -> tuple[A
     (a, sa), (b, sb) = _sum_out(t, a, sa, needed | set(sb)), _sum_out(t, b, sb, needed | set(sa))
     letters = list(dict.fromkeys(sa + sb))
     kept = "".join(c for c in letters if c in needed)
+    if kept != "".join(letters):
+        need_same("einsum", t.operand(a), t.operand(b))
     one = Dim.const(1)
     stretched = [c for c in sa if c in sb and t.dims(a)[sa.index(c)] is not t.dims(b)[sb.index(c)]
                  and one in (t.dims(a)[sa.index(c)], t.dims(b)[sb.index(c)])]  # fmt: skip

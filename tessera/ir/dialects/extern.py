@@ -278,6 +278,8 @@ def _scatter_add(t: Any, x: Any, dim: int, index: Any, src: Any) -> Any:
 
 
 def _scatter_reduce(t: Any, x: Any, dim: int, index: Any, src: Any, reduce: str, *, include_self: bool = True) -> Any:
+    if reduce == "mean" and t.dtype_of(x).is_bool:
+        t.fail("TSR0301", "mean of `bool`", Blame(0, None, "is bool"), helps=["cast it with `.float()`"])
     return _scattered(t, x, dim, index, src, reduce, bool(include_self))
 
 
@@ -291,6 +293,7 @@ def _along(t: Any, x: Any, dim: int, index: Any, source: Any) -> Any:
 
 
 def _index_add(t: Any, x: Any, dim: int, index: Any, source: Any, *, alpha: Any = 1) -> Any:
+    alpha = int(alpha) if isinstance(alpha, float) and not t.dtype_of(x).is_float else alpha
     source = source if isinstance(alpha, int | float) and alpha == 1 else t.mul(source, alpha)
     return _scattered(t, x, dim, _along(t, x, dim, index, source), source, "sum")
 
@@ -346,15 +349,9 @@ def _search_reference(rows: Any, x: Any, *, right: bool) -> Any:
 
 
 def _searchsorted(
-    t: Any,
-    sorted_sequence: Any,
-    x: Any,
-    *,
-    out_int32: bool = False,
-    right: bool = False,
-    side: str | None = None,
+    t: Any, sorted_sequence: Any, x: Any, *, out_int32: bool = False, right: bool = False, side: str | None = None,
     sorter: Any = None,
-) -> Any:
+) -> Any:  # fmt: skip
     x = x if t.is_tensor(x) else t.full((), x)
     need_index(t, sorter, 0, "searchsorted", LONG)
     rows = sorted_sequence if sorter is None else t.gather(sorted_sequence, -1, sorter)
@@ -416,23 +413,24 @@ ORDER_OPS: tuple[OpRecord, ...] = (
                _argsort, samples(call(_X), call(_X, 1, True))),
     _composite("msort", "x: tensor", "Values in order along axis 0.", lambda t, x: _sort(t, x, 0).values,
                samples(call(_X))),
-    _record("topk", "x: tensor, k: size, dim: dim = -1, largest: bool = True",
+    _record("topk", "x: tensor float int, k: size, dim: dim = -1, largest: bool = True",
             "The k largest values along an axis, and where they were.",
             _topk_infer, _topk_reference, lambda torch, x, *, k, dim, largest: torch.topk(x, k, dim, largest),
             call_=_topk, torch=_tm("topk"), samples_=samples(call(_X, 2), call(_X, 3, 1, False))),
-    _record("kthvalue", "x: tensor, k: int, dim: dim = -1, keepdim: bool = False",
+    _record("kthvalue", "x: tensor float int, k: int, dim: dim = -1, keepdim: bool = False",
             "The k-th smallest value along an axis, and where it was.",
             _kth_infer, _kth_reference, _kth_eager, call_=_kthvalue, torch=_tm("kthvalue"),
             samples_=samples(call(_X, 2), call(_X, 3, 1, True))),
-    _composite("median", "x: tensor, dim: dim = None, keepdim: bool = False", "The lower median.", _median,
+    _composite("median", "x: tensor float int, dim: dim = None, keepdim: bool = False", "The lower median.", _median,
                samples(call(_X), call(_X, 1))),
-    _record("searchsorted", "sorted_sequence: tensor, x: tensor, *, right: bool = False",
+    _record("searchsorted", "sorted_sequence: tensor, x: tensor with sorted_sequence float int, *, right: bool = False",
             "Where values would be inserted into sorted ones.",
             _search_infer, _search_reference,
             lambda torch, s, x, *, right: torch.searchsorted(s, x, right=right), call_=_searchsorted,
             torch=("torch.searchsorted",), methods=(),
             samples_=samples(call(T(("S",), "f32", "sorted"), _M), call(T(("S",), "f32", "sorted"), _M, right=True))),
-    _composite("bucketize", "x: tensor, boundaries: tensor, *, right: bool = False", "The bucket of each value.",
+    _composite("bucketize", "x: tensor, boundaries: tensor with x float int, *, right: bool = False",
+           "The bucket of each value.",
                _bucketize,
                samples(call(_M, T((4,), "f32", "sorted"))), ("torch.bucketize",), ()),
     _composite("multinomial", "x: tensor, num_samples: int, replacement: bool = False",
@@ -450,7 +448,7 @@ PREFIX_OPS: tuple[OpRecord, ...] = (
             lambda x, *, dim: np.cumprod(x, dim) if x.ndim else x, lambda torch, x, *, dim: torch.cumprod(x, dim),
             call_=_cumulative("cumprod"),
             torch=_tm("cumprod"), as_=_wide_ints, samples_=samples(*_FIRST)),
-    _record("logcumsumexp", "x: tensor, dim: dim", "The logsumexp of all prefixes along an axis.", _like(None),
+    _record("logcumsumexp", "x: tensor float, dim: dim", "The logsumexp of all prefixes along an axis.", _like(None),
             _logcumsumexp_reference,
             lambda torch, x, *, dim: torch.logcumsumexp(x, dim), call_=_cumulative("logcumsumexp"),
             torch=_tm("logcumsumexp"),
@@ -478,18 +476,18 @@ SCATTER_OPS: tuple[OpRecord, ...] = (
                "Elements combined at positions of one axis.",
                _scatter_reduce, samples(call(_M, 0, _IDX, T((3, "D")), "amax"),
                                         call(_M, 0, _IDX, T((3, "D")), "mean", include_self=False))),
-    _composite("index_add", "x: tensor, dim: dim, index: tensor, source: tensor, *, alpha: tensor = 1",
+    _composite("index_add", "x: tensor, dim: dim, index: tensor index, source: tensor like x, *, alpha: tensor = 1",
                "Slices added at positions of one axis.",
                _index_add, samples(call(_X, 1, T((3,), "int64", 5), T(("B", 3, "D"))),
                                    call(_M, 0, T((2,), "int64", 5), T((2, "D")), alpha=0.5))),
-    _composite("index_copy", "x: tensor, dim: dim, index: tensor, source: tensor",
+    _composite("index_copy", "x: tensor, dim: dim, index: tensor long, source: tensor like x",
                "Slices put at positions of one axis.", _index_copy,
                samples(call(_X, 1, T((3,), "int64", "perm"), T(("B", 3, "D"))))),
-    _composite("index_put", "x: tensor, indices: any, values: tensor, accumulate: bool = False",
+    _composite("index_put", "x: tensor, indices: any, values: tensor like x, accumulate: bool = False",
                "Elements put at, or added to, index tensors.",
                _index_put, samples(call(_M, (_PERM,), T(("S", "D"))),
                                    call(_M, (T((3,), "int64", 5),), T((3, "D")), True))),
-    _record("masked_scatter", "x: tensor, mask: tensor, source: tensor",
+    _record("masked_scatter", "x: tensor, mask: tensor mask, source: tensor like x",
             "The masked elements replaced by the first ones of another tensor.",
             _like(None), _masked_scatter_reference, lambda torch, x, mask, source: x.masked_scatter(mask, source),
             torch=_tm("masked_scatter"),

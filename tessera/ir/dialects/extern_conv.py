@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tessera.ir.dialects.calls import flat
-from tessera.ir.dialects.composite_reduce import Extreme
+from tessera.ir.dialects.composite_reduce import Extreme, need_float
 from tessera.ir.dialects.composite_shape import need_rank
 from tessera.ir.dialects.rules import arithmetic
 from tessera.ir.dialects.samples import T, call, samples
@@ -298,6 +298,8 @@ def _max_pool(axes: int) -> Any:
         kernel = per_axis(kernel_size, axes)
         if t.type_of(x).rank != axes + 1:
             need_rank(t, x, axes + 2, f"{axes}-dimensional pooling")
+        if axes == 1 and not return_indices:
+            need_float(t, x, "max_pool1d")
         values, places = t.emit("max_pool", (x,), kernel_size=kernel, stride=_strides(stride, kernel, axes),
                                 padding=per_axis(padding, axes), dilation=per_axis(dilation, axes),
                                 ceil_mode=bool(ceil_mode))  # fmt: skip
@@ -379,12 +381,15 @@ def _avg_pool(axes: int) -> Any:
     return define
 
 
-_WEIGHTED = "x: tensor, weight: tensor, bias: tensor? = None, stride: any = 1, padding: any = 0"
-_CONV = f"{_WEIGHTED}, dilation: any = 1, groups: any = 1"
-_TRANSPOSED = f"{_WEIGHTED}, output_padding: any = 0, groups: any = 1, dilation: any = 1"
-_WINDOW = "x: tensor, kernel_size: any, stride: any = None, padding: any = 0"
-_MAX = f"{_WINDOW}, dilation: any = 1, ceil_mode: bool = False, return_indices: bool = False"
-_AVG = f"{_WINDOW}, ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: any = None"
+_WEIGHTED = "weight: tensor like x, bias: tensor? like x = None, stride: any = 1, padding: any = 0"
+_CONV = f"x: tensor, {_WEIGHTED}, dilation: any = 1, groups: any = 1"
+_TRANSPOSED = f"x: tensor float int64, {_WEIGHTED}, output_padding: any = 0, groups: any = 1, dilation: any = 1"
+_WINDOW = "kernel_size: any, stride: any = None, padding: any = 0"
+_MAX = f"x: tensor float int, {_WINDOW}, dilation: any = 1, ceil_mode: bool = False, return_indices: bool = False"
+_AVG = (
+    f"x: tensor float int64, {_WINDOW}, ceil_mode: bool = False, count_include_pad: bool = True, "
+    "divisor_override: any = None"
+)
 
 
 def _image(axes: int, channels: int = 4) -> T:

@@ -20,7 +20,7 @@ LONG: tuple[DType, ...] = (int64,)
 
 def need_index(t: Any, index: Any, number: int, what: str, allowed: Sequence[DType] = INDEX_DTYPES) -> None:
     """Refuse an index argument, number ``number`` of the call, of a dtype that torch does not take (TSR0304)."""
-    if t.is_tensor(index) and t.dtype_of(index).is_int and t.dtype_of(index) not in allowed:
+    if t.is_tensor(index) and t.dtype_of(index) not in allowed:
         t.fail("TSR0304", f"{what} with an index of dtype `{t.dtype_of(index)}`",
                Blame(number, None, f"is {t.dtype_of(index)}, not {' or '.join(map(str, allowed))}"),
                helps=["cast it with `.long()`"])  # fmt: skip

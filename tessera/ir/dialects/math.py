@@ -17,7 +17,7 @@ from tessera.ir.dialects.rules import (
     torch_names,
 )
 from tessera.ir.dialects.samples import T, call, samples
-from tessera.ir.dtype import DType, dtype, f32, uint32
+from tessera.ir.dtype import DType, bool_, dtype, f32, uint8, uint32
 from tessera.ir.graph import Attr
 from tessera.ir.infer import Blame, InferContext, result_dtype
 from tessera.ir.record import Kind, OpRecord, Rewrite
@@ -36,7 +36,7 @@ def _both_bool(t: Any, x: Any, other: Any) -> bool:
 def _add(t: Any, x: Any, other: Any, *, alpha: Any = 1) -> Any:
     if _both_bool(t, x, other):
         return t.emit("logical_or", (x, other))
-    return t.emit("add", (x, other if _is_one(alpha) else t.mul(other, alpha)))
+    return t.emit("add", (x, scaled_by(t, x, other, alpha)))
 
 
 def _sub(t: Any, x: Any, other: Any, *, alpha: Any = 1) -> Any:
@@ -44,7 +44,17 @@ def _sub(t: Any, x: Any, other: Any, *, alpha: Any = 1) -> Any:
         if t.dtype_of(operand).is_bool:
             t.fail("TSR0301", "subtraction with an operand of dtype `bool`", Blame(n, None, "is bool"),
                    helps=["for masks use `^` and `~`; to count, cast to an integer first"])  # fmt: skip
-    return t.emit("sub", (x, other if _is_one(alpha) else t.mul(other, alpha)))
+    return t.emit("sub", (x, scaled_by(t, x, other, alpha)))
+
+
+def scaled_by(t: Any, x: Any, other: Any, alpha: Any) -> Any:
+    """``other`` times a number; integers are not scaled by a float (TSR0301)."""
+    if _is_one(alpha):
+        return other
+    if isinstance(alpha, float) and not result_dtype([t.type_of(x), t.type_of(other)]).is_float:
+        t.fail("TSR0301", f"alpha of {alpha} for integers", Blame(1, None, f"is {t.dtype_of(other)}"),
+               helps=["cast them to a float, or give an integer"])  # fmt: skip
+    return t.mul(other, alpha)
 
 
 def _is_one(x: Any) -> bool:
@@ -357,11 +367,11 @@ CAST = OpRecord(
 
 
 def _where_as(types: tuple[Type, ...]) -> tuple[DType | None, ...]:
-    return (None, *ANY.operands_as(types[1:]))
+    return (bool_ if types[0].dtype is uint8 else None, *ANY.operands_as(types[1:]))
 
 
 def _where_infer(ctx: InferContext, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> tuple[TensorType, ...]:
-    if not types[0].dtype.is_bool:
+    if not types[0].dtype.is_bool and types[0].dtype is not uint8:
         ctx.fail("TSR0303", f"condition of dtype `{types[0].dtype}`", Blame(0, None, f"is {types[0].dtype}, not bool"),
                  helps=["compare it first, for example `mask != 0`"])  # fmt: skip
     return (TensorType(result_dtype(types[1:]), ctx.broadcast(types)),)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tessera.ir.dialects.calls import flat
+from tessera.ir.dialects.composite_reduce import need_float
 from tessera.ir.dialects.create import attr_dtype
 from tessera.ir.dialects.rules import composite
 from tessera.ir.dialects.samples import T, call, samples, size
@@ -244,6 +245,7 @@ def _dropout(t: Any, x: Any, p: Any = 0.5, training: bool = True, inplace: bool 
     """Elements are zeroed with probability p, the others scaled by 1 / (1 - p)."""
     if not training or (isinstance(p, int | float) and p == 0):
         return x
+    need_float(t, x, "dropout")
     if isinstance(p, int | float) and p == 1:
         return t.mul(x, 0.0)
     kept = t.ge(draw(t, "random_uniform", t.dims(x), f32), p)
@@ -285,7 +287,7 @@ OPS: tuple[OpRecord, ...] = (
                "Normal numbers of given mean and deviation.",
                _normal_like, ("torch.normal",), samples(call(T(("B", 3)), T(("B", 3), domain=(0.5, 2.0))),
                                                         call(1.0, 2.0, (4,)))),
-    composite("bernoulli", "x: tensor, p: tensor? = None", "Ones with the given probability, zeros otherwise.",
+    composite("bernoulli", "x: tensor float, p: tensor? = None", "Ones with the given probability, zeros otherwise.",
               _bernoulli,
                ("torch.bernoulli", "torch.Tensor.bernoulli"), samples(call(T(("B", 3), domain=(0.0, 1.0)))),
                ("bernoulli",)),

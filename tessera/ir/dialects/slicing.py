@@ -285,6 +285,8 @@ def _pad(t: Any, x: Any, pad: Sequence[Any], mode: str = "constant", value: Any 
         return x
     if mode == "constant":
         return t.emit("pad_constant", (x, 0 if value is None else value), low=tuple(low), high=tuple(high))
+    if mode != "circular" and t.dtype_of(x).is_bool:
+        t.fail("TSR0301", f"{mode} padding of `bool`", Blame(0, None, "is bool"), helps=["cast it with `.to(uint8)`"])
     return t.emit("pad_edge", (x,), low=tuple(low), high=tuple(high), mode=mode)
 
 
