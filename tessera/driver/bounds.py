@@ -73,7 +73,7 @@ def _checked(
     op: Operation, a: Access, index: torch.Tensor, sizes: Sizes, makers: Mapping[Value, Operation]
 ) -> BoundsError | None:
     dim = op.operands[a.table].type.dims[a.axis]
-    size = dim.evaluate(sizes)
+    size, index = dim.evaluate(sizes), index.to(torch.int64)  # a size need not fit the dtype of the index
     bad = (index < (-size if a.wraps else 0)) | (index >= size)
     if not bad.any():
         return None

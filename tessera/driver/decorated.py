@@ -131,12 +131,13 @@ class Function(Generic[P, R]):
             if (
                 recent is not None and not kwargs and len(args) == recent.count
                 and recent.settings is config.current() and recent.dtype is torch.get_default_dtype()
-                and (not _function_modes() or _home(args))
                 and fwd._current_level < 0 and recent.check(*args)
+                and (not _function_modes() or _home(args))
             ):  # fmt: skip
-                self._counters.hits += 1
                 try:
-                    return recent.entry(args, [])
+                    made = recent.entry(args, [])
+                    self._counters.hits += 1
+                    return made
                 except _UNSERVED:  # the general way sees why
                     self._recent = None
             return self._general(args, kwargs)
@@ -181,12 +182,13 @@ class Function(Generic[P, R]):
             return self._slow(args, kwargs, found)
         memo.used = True
         entry = memo.entry
-        self._counters.hits += 1
         if entry is self._latest and len(tensors) == len(args):
             self._recent = recent_call(tensors, entry, config.current())
         self._latest = entry
         try:
-            return entry(tensors, scalars)
+            made = entry(tensors, scalars)
+            self._counters.hits += 1
+            return made
         except dispatch.OutdatedError:
             again: tuple[Any, ...] | None = found
         except _UNSERVED:
@@ -435,6 +437,7 @@ _BY_VALUE = (_TENSOR, _PARAMETER, float, int, bool, str, type(None))
 
 
 def _home(args: tuple[Any, ...]) -> bool:
+    """Of tensors alone, all of one device."""
     return dispatch.at_home(args[0].device)
 
 

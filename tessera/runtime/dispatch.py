@@ -304,7 +304,7 @@ def check_storage(tensors: Sequence[torch.Tensor], needs: list[int]) -> None:
     of few points go without, as torch's own do.
     """
     if not needs:
-        needs += map(spanned, tensors)
+        needs[:] = [spanned(x) for x in tensors]  # at once: other threads read it
     for x, need in zip(tensors, needs, strict=True):
         if x.untyped_storage().nbytes() < need + x.storage_offset() * x.itemsize:
             raise NoAddressError
