@@ -19,6 +19,7 @@ from tessera.frontend.spec import EMPTY, FunctionSpec, ParamSpec, lead_dims
 from tessera.frontend.table import TorchTable
 from tessera.frontend.trace import Run, Traced
 from tessera.frontend.tree import LEAF, Tree
+from tessera.frontend.words import told_apart
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, bf16, bool_, dtype, f32, int64, is_dtype_name
 from tessera.ir.graph import Obligation
@@ -119,7 +120,7 @@ _OF_A_SETTING = frozenset({"TSR0210", "TSR0212", "TSR0406", "TSR0407"})
 
 def _other_settings(spec: FunctionSpec) -> Iterator[dict[str, Any]]:
     """Bools, ``Literal`` choices and words with a default, one at a time with the values they do not have by
-    default; of words those that the function mentions.
+    default; of words those that the function tells apart.
     """
     for p in spec.params:
         choices: Iterable[Any] = ()
@@ -130,13 +131,8 @@ def _other_settings(spec: FunctionSpec) -> Iterator[dict[str, Any]]:
         elif typing.get_origin(p.hint.type) is typing.Literal:
             choices = typing.get_args(p.hint.type)
         elif p.hint.type is str:
-            choices = _words(spec.function)
+            choices = told_apart(spec.function, p.name)
         yield from ({p.name: c} for c in choices if c != p.default)
-
-
-def _words(function: Callable[..., Any]) -> Iterator[str]:
-    """The strings in a function's code that may be settings, in order."""
-    return (word for word in _strings(function) if word.isidentifier())
 
 
 def _strings(function: Callable[..., Any]) -> Iterator[str]:

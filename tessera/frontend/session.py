@@ -23,7 +23,7 @@ from tessera.diag import (
 )
 from tessera.diag.span import is_machinery
 from tessera.frontend.context import TraceContext
-from tessera.frontend.handles import Dropped, PoisonHandle, SizeHandle, Stopped, Storage, TensorHandle
+from tessera.frontend.handles import Deferred, Dropped, PoisonHandle, SizeHandle, Stopped, Storage, TensorHandle
 from tessera.frontend.names import targets
 from tessera.frontend.table import TorchTable
 from tessera.ir.build import Builder
@@ -177,7 +177,7 @@ class Session:
     ) -> Any:
         """Append ``record`` called as the user called it; gives traced objects, or poison after an error."""
         call = self.site(name or record.name, form, args, kwargs, function)
-        result = self.perform(call, lambda a, k: self.ops.invoke(record, *a, **k))
+        result = self.perform(call, lambda a, k: self._invoke(record, a, k, function is None))
         if "keepdim" in record.attr_names:
             for one in result if isinstance(result, tuple) else (result,):
                 if isinstance(one, TensorHandle):
@@ -185,6 +185,44 @@ class Session:
                     if one._dropped is not None:
                         self.dropped[one._value] = one._dropped
         return result
+
+    def _invoke(self, record: OpRecord, args: list[Any], kwargs: dict[str, Any], alone: bool) -> Any:
+        """Call a record. A size in the place of an axis is asked for its value; so is one in the place of another int,
+        where the record does not take sizes there and stands ``alone``, without a library's function that may.
+        """
+        if not any(map(_has_size, (*args, *kwargs.values()))):
+            return self.ops.invoke(record, *args, **kwargs)
+        args, kwargs = self._numbers(record, args, kwargs, ("dim", "dims"))
+        mark = len(self.builder.ops)
+        try:
+            return self.ops.invoke(record, *args, **kwargs)
+        except TypeError:
+            plain, named = self._numbers(record, args, kwargs, ("int",))
+            if not alone or (plain, named) == (args, kwargs):
+                raise
+            del self.builder.ops[mark:]
+            return self.ops.invoke(record, *plain, **named)
+
+    def _numbers(
+        self, record: OpRecord, args: list[Any], kwargs: dict[str, Any], kinds: tuple[str, ...]
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments with numbers for sizes where the parameter is of one of these kinds."""
+
+        def number(x: Any, kind: str) -> Any:
+            if kind not in kinds or not _has_size(x):
+                return x
+            if isinstance(x, tuple | list):
+                return type(x)(number(member, kind) for member in x)
+            if self.hints is None and kind != "int":  # an axis is no size that others could be tried for
+                self.specialised.setdefault(str(x), (0, caller_span()))
+                raise Deferred(f"axis {x}", caller_span())
+            return int(self.size(x))
+
+        of = {p.name: p.kind for p in record.params}
+        at = [p.kind for p in record.params]
+        many = next((n for n, p in enumerate(record.params) if p.variadic), len(at) - 1)
+        plain = [number(x, at[min(n, many)]) for n, x in enumerate(args)]
+        return plain, {key: number(x, of.get(key, "dim" if key == "axis" else "")) for key, x in kwargs.items()}
 
     def site(
         self,
@@ -400,6 +438,11 @@ class Pair(tuple[Any, ...]):
 def _unknown(error: Exception) -> bool:
     """Whether a record refused a call because it does not know the arguments, not because they do not fit."""
     return isinstance(error, TypeError | NotCovered) or getattr(error, "code", "") == "TSR0404"
+
+
+def _has_size(x: Any) -> bool:
+    """Whether an argument is a size, or holds one, whose value is open."""
+    return isinstance(x, Dim) or (isinstance(x, tuple | list) and any(isinstance(member, Dim) for member in x))
 
 
 _PLAIN = frozenset({bool, int, float, str})

@@ -188,20 +188,21 @@ def _eye(t: Any, n: Any, m: Any = None, *, dtype: Any = None, **_: Placement) ->
     return t.cast(t.eq(i, t.arange(columns)), _dtype(dtype, f32))
 
 
-def triangle(t: Any, rows: Dim, columns: Dim, diagonal: int, upper: bool) -> Any:
+def triangle(t: Any, rows: Dim, columns: Dim, diagonal: int | Dim, upper: bool) -> Any:
     """The mask of a triangle: column - row >= diagonal (upper), or <= diagonal."""
     i, j = t.unsqueeze(t.arange(rows), 1), t.arange(columns)
-    edge = t.add(i, diagonal) if diagonal else i
+    edge = t.add(i, diagonal) if isinstance(diagonal, Dim) or diagonal else i
     return t.ge(j, edge) if upper else t.le(j, edge)
 
 
 def _triangle(upper: bool) -> Any:
-    def define(t: Any, x: Any, diagonal: int = 0) -> Any:
+    def define(t: Any, x: Any, diagonal: int | Dim = 0) -> Any:
         dims = t.dims(x)
         if len(dims) < 2:
             t.fail("TSR0204", f"triangle of a rank-{len(dims)} tensor", Blame(0, None, f"has rank {len(dims)}"))
         zero = False if t.dtype_of(x).is_bool else 0
-        return t.where(triangle(t, dims[-2], dims[-1], int(diagonal), upper), x, zero)
+        step = diagonal if isinstance(diagonal, Dim) else int(diagonal)
+        return t.where(triangle(t, dims[-2], dims[-1], step, upper), x, zero)
 
     return define
 
