@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import getitem
-from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
+from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -27,6 +27,8 @@ from tessera.frontend.trace import Traced
 _MISSING: Any = object()
 #: Functions found behind one another, before the search is given up.
 _MOST_CODE = 10_000
+#: Objects whose methods are looked for.
+_MOST_OBJECTS = 10_000
 
 Visited = Iterable[tuple[CodeType, Mapping[str, object]]]
 
@@ -132,6 +134,7 @@ class Reader:
     seen: set[tuple[int, ...]] = field(default_factory=set)
     names: set[str] = field(default_factory=set)
     objects: list[object] = field(default_factory=list)
+    reached: set[int] = field(default_factory=set)
     modules: list[ModuleType] = field(default_factory=list)
     awaited: set[str] = field(default_factory=set)
 
@@ -143,11 +146,7 @@ class Reader:
         self.todo.append((code, function.__globals__, function.__closure__ or ()))
         for name in ("__defaults__", "__kwdefaults__"):
             self._default(function, name)
-        for x in given:
-            self.objects.append(x)
-            for member in (x, *(value for _, value in attributes(x))):
-                if isinstance(member, ModuleType):
-                    self._whole(member)
+        self._reach(given)
         self._run()
 
     def visit(self, visited: Visited) -> None:
@@ -185,7 +184,7 @@ class Reader:
         for link in self.links.values():
             owners[id(link.value)] = owners.get(id(link.value), 0) + 1
         # Where contents count, a tensor may be reached by a second way.
-        free = not self.deep and not self.objects
+        free = not self.deep and not self.reached
         links = (
             replace(link, pinned=not free or owners[id(link.value)] > 1) if link.kind is not None else link
             for link in self.links.values()
@@ -286,6 +285,8 @@ class Reader:
             self._whole(x.__self__)
         elif isinstance(getattr(x, "fn", None), FunctionType) and of_library(type(x).__module__):
             self._function(x.fn)
+        elif isinstance(getattr(x, "__wrapped__", None), FunctionType):
+            self._function(x.__wrapped__)
         elif isinstance(x, partial):
             for part in (x.func, x.args, x.keywords):
                 self._whole(part)
@@ -306,17 +307,31 @@ class Reader:
             return
         held = fingerprint(x)
         self.deep[id(x)] = (x, held)
-        members: Iterable[Any] = ()
-        if isinstance(x, Mapping):
-            members = x.values()
-        elif isinstance(x, list | tuple):
-            members = x
-        elif not isinstance(x, type):
-            members = [v for _, v in attributes(x)] if not callable(x) else ()
-            self._methods(x, {"__call__", "forward"} & set(dir(type(x))))
-        for member in list(members)[:1000]:
-            if isinstance(member, FunctionType | partial | MethodType | ModuleType):
-                self._whole(member)
+        self._reach((x,))
+
+    def _reach(self, given: Iterable[object]) -> None:
+        """Objects that code may get at, one in the other: the functions and modules that they hold, and by the names
+        that the code has their methods.
+        """
+        todo = list(given)
+        while todo and len(self.objects) < _MOST_OBJECTS:
+            x = todo.pop()
+            if isinstance(x, MethodType):
+                todo += (x.__func__, x.__self__)
+            elif isinstance(x, partial):
+                todo += (x.func, *x.args, *x.keywords.values())
+            elif isinstance(x, FunctionType | ModuleType):
+                self._whole(x)
+            elif id(x) not in self.reached and not isinstance(x, torch.Tensor | type):
+                self.reached.add(id(x))
+                if isinstance(x, Mapping):
+                    todo += list(x.values())[:_MOST_OBJECTS]
+                elif isinstance(x, list | tuple):
+                    todo += x[:_MOST_OBJECTS]
+                elif isinstance(x, torch.nn.Module | SimpleNamespace) or not of_library(type(x).__module__):
+                    self.objects.append(x)
+                    self._methods(x, self.names | {"__call__", "forward"})
+                    todo += [value for _, value in attributes(x)]
 
     def _methods(self, x: object, names: Iterable[str]) -> None:
         """The functions of these names in an object's own classes."""

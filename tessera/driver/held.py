@@ -6,7 +6,7 @@ import enum
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from operator import is_
 from types import BuiltinFunctionType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
@@ -21,7 +21,13 @@ DEEPEST, LARGEST = 24, 10_000
 _ARRAY_BYTES = 64 << 10
 
 _PLAIN = (bool, int, str, bytes, torch.dtype, torch.device, torch.Size, type(None), type(...), range)
-_ALONE = (torch.Tensor, FunctionType, BuiltinFunctionType, MethodType, ModuleType, enum.Enum, torch.Generator)
+_ALONE = (torch.Tensor, FunctionType, BuiltinFunctionType, ModuleType, enum.Enum, torch.Generator)
+#: Objects that are made anew wherever they are written, and are what their parts are.
+_PARTS: dict[type, Callable[[Any], tuple[Any, ...]]] = {
+    slice: lambda x: (x.start, x.stop, x.step),
+    partial: lambda x: (x.func, x.args, x.keywords),
+    MethodType: lambda x: (x.__func__, x.__self__),
+}
 _LIBRARIES = sys.stdlib_module_names | {"torch", "tessera", "numpy", "jaxtyping", "beartype"}
 
 
@@ -73,8 +79,8 @@ def _sort(cls: type) -> str:
         return "plain"
     if cls is float or cls is complex or issubclass(cls, np.generic):
         return "number"
-    if cls is slice:
-        return "slice"
+    if cls in _PARTS:
+        return "parts"
     if issubclass(cls, _ALONE):
         return "alone"
     for sort, bases in (("map", Mapping), ("sequence", (list, tuple)), ("set", (set, frozenset)), ("class", type)):
@@ -108,7 +114,9 @@ def _print(x: Any, within: tuple[int, ...], seen: set[int]) -> Any:
         return (cls, repr(x))
     if sort == "alone" or id(x) in within or len(within) > DEEPEST:
         return Same(x)
-    if sort in ("map", "sequence", "set", "slice"):
+    if sort == "parts":
+        return (cls, *[_print(v, (*within, id(x)), seen) for v in _PARTS[cls](x)])
+    if sort in ("map", "sequence", "set"):
         return _contents(x, sort, within, seen)
     if sort == "array":
         small = x.nbytes <= _ARRAY_BYTES and not x.dtype.hasobject
@@ -123,8 +131,6 @@ def _print(x: Any, within: tuple[int, ...], seen: set[int]) -> Any:
 
 def _contents(x: Any, sort: str, within: tuple[int, ...], seen: set[int]) -> Any:
     cls, inside = type(x), (*within, id(x))
-    if sort == "slice":
-        x = (x.start, x.stop, x.step)
     if not x:
         return cls
     if len(x) > LARGEST:

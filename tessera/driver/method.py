@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from inspect import Signature, signature
 from typing import Any
 
@@ -74,3 +75,15 @@ def fingerprints(bound: Bound) -> tuple[Any, ...]:
 def identities(prints: tuple[Any, ...]) -> tuple[Any, ...]:
     """Of fingerprints, which objects they are of, whatever those hold; containers are what they hold."""
     return tuple(p[0] if isinstance(p, tuple) and isinstance(p[0], Same) else p for p in prints)
+
+
+def owners(prints: tuple[Any, ...]) -> Iterator[object]:
+    """The objects without which no call can have these fingerprints, as far as it can be known when they go."""
+    todo = list(prints)
+    while todo:
+        p = todo.pop()
+        p = p[0] if isinstance(p, tuple) and p and isinstance(p[0], Same) else p
+        if isinstance(p, tuple):
+            todo += p[1:]
+        elif isinstance(p, Same) and type(x := p.ref()).__weakrefoffset__:
+            yield x

@@ -15,7 +15,7 @@ from tessera.driver import devices
 from tessera.driver.captured import Link, Reader, Watch
 from tessera.driver.guards import check_guards, serves
 from tessera.driver.layout import TABLE
-from tessera.driver.method import fingerprints, identities, objects_of
+from tessera.driver.method import fingerprints, identities, objects_of, owners
 from tessera.driver.serving import Refusal, Resolved, input_of
 from tessera.driver.variant import Layout, Variant
 from tessera.frontend.binding import Bound
@@ -60,7 +60,7 @@ class Variants:
         held = fingerprints(bound)
         key = (bound.key, device, tuple(dtypes), ranks, types.ones, dense, identities(held))
         with self.lock:
-            known = self._known(key, bound)
+            known = self._known(key, held)
             alike = [v for v in known if serves(v.traced, types)]
             for variant in reversed(alike):
                 links = variant.outside() if variant.held == held else None
@@ -72,16 +72,15 @@ class Variants:
             known.append(variant)
             return Resolved(bound, types, variant, tensors, variant.watch.links)
 
-    def _known(self, key: Any, bound: Bound) -> list[Variant]:
+    def _known(self, key: Any, held: tuple[Any, ...]) -> list[Variant]:
         """The variants for a key. They go, and the tensors that they hold, when an object among the arguments does:
         nothing can ask for them then.
         """
         known = self.variants.get(key)
         if known is None:
             known = self.variants[key] = []
-            for x in objects_of(bound):
-                if type(x).__weakrefoffset__:
-                    weakref.finalize(x, self._forget, key).atexit = False
+            for x in owners(held):
+                weakref.finalize(x, self._forget, key).atexit = False
         return known
 
     def _forget(self, key: Any) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,12 @@ class Node:
         self.near: list[Node] = []
         self.value = 1.0
 
+    def scaled(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.value
+
+
+NODE = Node()
+
 
 def test_objects_that_all_know_each_other() -> None:
     """There are more ways through them than could ever be walked."""
@@ -33,8 +41,16 @@ def test_objects_that_all_know_each_other() -> None:
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: np.float32(2.5), lambda: np.int64(300), lambda: np.bool_(True), lambda: slice(0, 300), lambda: 2.5 + 1j],
-    ids=["float32", "int64", "bool", "slice", "complex"],
+    [
+        lambda: np.float32(2.5),
+        lambda: np.int64(300),
+        lambda: np.bool_(True),
+        lambda: slice(0, 300),
+        lambda: 2.5 + 1j,
+        lambda: NODE.scaled,
+        lambda: partial(len, [300]),
+    ],
+    ids=["float32", "int64", "bool", "slice", "complex", "method", "partial"],
 )
 def test_equal_values_are_one(make: Any) -> None:
     assert fingerprint(make()) == fingerprint(make())
@@ -55,6 +71,22 @@ def test_an_equal_number_of_numpy_needs_no_new_variant() -> None:
     for _ in range(3):
         f(torch.ones(2), np.float32(2.5))
     assert f.cache_info().variants == 1
+
+
+def test_methods_that_are_given_are_seen_and_let_go() -> None:
+    @tessera.function
+    def f(x: Tensor["N"], act: Any) -> Tensor["N"]:
+        return act(x)
+
+    node, x = Node(), torch.ones(2)
+    for value in (2.0, 2.0, 3.0, 2.0):
+        node.value = value
+        assert torch.equal(f(x, node.scaled), x * value)
+        assert torch.equal(f(x, partial(torch.mul, value)), x * value)
+    assert f.cache_info().variants == 4 and f.cache_info().eager == 0
+    del node
+    gc.collect()
+    assert f.cache_info().variants == 2
 
 
 def test_a_container_that_another_thread_changes() -> None:
