@@ -51,8 +51,8 @@ class Refused(Exception):
     def about(
         cls, code: str, message: str, operands: Sequence[Operand], blame: Sequence[Blame], helps: Sequence[str] = ()
     ) -> Refused:
-        """A refusal of dtypes (TSR03xx) that says which tensors the blame numbers."""
-        found = cls(DTypeError, code, message, blame, (), helps)
+        """A refusal that says which tensors the blame numbers: a DTypeError for TSR03xx, else a ShapeError."""
+        found = cls(DTypeError if code.startswith("TSR03") else ShapeError, code, message, blame, (), helps)
         found.operands = tuple(operands)
         return found
 

@@ -60,7 +60,7 @@ def gcn_norm(x: Tensor["N", "D"], edges: Tensor[2, "M", int64], w: Tensor["D", "
     return (x @ w)[src] * norm[src]
 
 
-@faulty("TSR0213", "dst")
+@faulty("TSR0215", "dst")
 def gcn_index_add(x: Tensor["N", "D"], dst: Tensor["M", int64]) -> Any:
     msg = x * 2
     return torch.zeros(x.size(0), x.size(1)).index_add(0, dst, msg)

@@ -224,7 +224,7 @@ def mask_rows_bad(x: Tensor["B", "S", "D"], lens: Tensor["B", int64]) -> Any:
     return x.masked_fill(idx.unsqueeze(-1), 0)
 
 
-@faulty("TSR0213", "seg")
+@faulty("TSR0215", "seg")
 def segment_bad(x: Tensor["N", "D"], seg: Tensor["M", int64], base: Tensor["K", "D"]) -> Any:
     return torch.zeros_like(base).index_add(0, seg, x)
 

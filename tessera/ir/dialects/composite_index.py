@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tessera.ir.dialects.composite_shape import axis_of, need_rank, rank_of
+from tessera.ir.dialects.fits import need_one_rank, need_shape
 from tessera.ir.dialects.index import LONG, need_index, positions
 from tessera.ir.dialects.rules import composite, function_and_method
 from tessera.ir.dialects.samples import T, call, samples
@@ -228,6 +229,7 @@ def _index_fill(t: Any, x: Any, dim: int, index: Any, value: Any) -> Any:
         return t.reshape(_index_fill(t, t.reshape(x, 1), dim, index, value))
     size = t.dims(x)[axis]
     need_index(t, index, 2, "index_fill", LONG)
+    need_one_rank(t, index, (0, 1), "index_fill at an index")
     index = positions(t, t.reshape(index, -1), size, wraps=True)
     hit = t.any(t.eq(t.unsqueeze(t.arange(size), 1), t.unsqueeze(index, 0)), 1)
     return _masked_fill(t, x, t.reshape(hit, *(size if n == axis else 1 for n in range(rank))), value)
@@ -237,10 +239,12 @@ def _select_scatter(t: Any, x: Any, src: Any, dim: int, index: Any) -> Any:
     axis = axis_of(t, x, dim)
     place = t.size(index)
     place = t.dims(x)[axis] + place if place.is_const and place.value < 0 else place
+    need_shape(t, src, [d for n, d in enumerate(t.dims(x)) if n != axis], "select_scatter of values")
     return t.slice_update(x, t.unsqueeze(src, axis), axis, place, place + 1)
 
 
 def _slice_scatter(t: Any, x: Any, src: Any, dim: int = 0, start: Any = None, end: Any = None, step: Any = 1) -> Any:
+    need_shape(t, src, t.dims(t.slice(x, dim, start, end, step)), "slice_scatter of values")
     return t.slice_update(x, src, dim, start, end, step)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from tessera.ir.dialects.composite_shape import axis_of, rank_of
 from tessera.ir.dialects.contract import meet
+from tessera.ir.dialects.fits import need_expand, need_one_rank, need_shape
 from tessera.ir.dialects.rules import composite, function_and_method, torch_names
 from tessera.ir.dialects.samples import T, call, samples
 from tessera.ir.dim import product
@@ -66,6 +67,7 @@ def _addr(t: Any, x: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> A
     if not t.dtype_of(x).is_float or (isinstance(beta, int | float) and beta == 0):
         return _added(_outer)(t, x, a, b, beta=beta, alpha=alpha)
     _ranks(t, "outer", (a, 1), (b, 1))
+    need_expand(t, x, (t.dims(a)[0], t.dims(b)[0]), "a tensor added to a product")
     return t.fma(_scaled(t, t.unsqueeze(a, 1), alpha), t.unsqueeze(b, 0), _scaled(t, x, beta))
 
 
@@ -74,6 +76,7 @@ def _added(multiply: Any) -> Any:
 
     def define(t: Any, x: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
         made = _scaled(t, multiply(t, a, b), alpha)
+        need_expand(t, x, t.dims(made), "a tensor added to a product")
         made = made if isinstance(beta, int | float) and beta == 0 else t.add(_scaled(t, x, beta), made)
         return made if t.dtype_of(x).is_float else t.cast(made, t.dtype_of(x))
 
@@ -90,16 +93,24 @@ def _linear(t: Any, x: Any, weight: Any, bias: Any = None) -> Any:
     rank = rank_of(t, weight)
     if rank not in (1, 2):
         t.fail("TSR0204", f"linear with a rank-{rank} weight", Blame(1, None, f"has rank {rank}"))
+    need_one_rank(t, x, range(1, 65), "linear")
     k, j = t.dims(x)[-1], t.dims(weight)[-1]
     swapped = [f"linear takes a weight of [out, in]: the transposed one, `.T`, has `{t.dims(weight)[0]}` last"]
     t.context.equal(k, j, "TSR0201", meet(k, j), Blame(0, rank_of(t, x) - 1, f"`{k}`, last dim"),
                     Blame(1, rank - 1, f"`{j}`, last dim"),
                     helps=swapped if k is t.dims(weight)[0] else [])  # fmt: skip
     y = t.matmul(x, weight if rank == 1 else t.transpose(weight, 0, 1))
+    need_expand(t, bias, t.dims(y), "a bias")
     return y if bias is None else t.add(y, bias)
 
 
 def _bilinear(t: Any, x: Any, x2: Any, weight: Any, bias: Any = None) -> Any:
+    need_one_rank(t, weight, (3,), "bilinear with a weight")
+    rows, left, right = t.dims(weight)
+    lead = t.dims(x)[:-1]
+    need_shape(t, x, (*lead, left), "bilinear with a tensor")
+    need_shape(t, x2, (*lead, right), "bilinear with a tensor")
+    need_shape(t, bias, (rows,), "bilinear with a bias")
     y = t.einsum("...i,oij,...j->...o", x, weight, x2)
     return y if bias is None else t.add(y, bias)
 
@@ -156,6 +167,8 @@ def _cross(t: Any, x: Any, other: Any, dim: int | None = None) -> Any:
 
 def _multi_dot(t: Any, *tensors: Any) -> Any:
     given = list(tensors[0]) if len(tensors) == 1 and isinstance(tensors[0], tuple | list) else list(tensors)
+    for n, x in enumerate(given):
+        need_one_rank(t, x, (1, 2) if n in (0, len(given) - 1) else (2,), "a factor")
     out = given[0]
     for x in given[1:]:
         out = t.matmul(out, x)
@@ -165,6 +178,8 @@ def _multi_dot(t: Any, *tensors: Any) -> Any:
 def _matrix_power(t: Any, x: Any, n: int) -> Any:
     if n < 0:
         t.not_covered("matrix_power with a negative exponent")
+    if rank_of(t, x) > 1:
+        need_shape(t, x, (*t.dims(x)[:-1], t.dims(x)[-2]), "a power of matrices")
     if n == 0:
         return t.expand(t.eye(t.dims(x)[-1], dtype=t.dtype_of(x)), *t.dims(x))
     out, square = None, x
@@ -176,10 +191,15 @@ def _matrix_power(t: Any, x: Any, n: int) -> Any:
 
 
 def _cdist(t: Any, x: Any, x2: Any, p: Any = 2.0, compute_mode: Any = None) -> Any:
+    for one in (x, x2):
+        need_one_rank(t, one, range(2, 65), "distances of rows")
+    need_shape(t, x2, (*t.dims(x2)[:-1], t.dims(x)[-1]), "distances to rows")
     return t.norm(t.sub(t.unsqueeze(x, -2), t.unsqueeze(x2, -3)), p, -1)
 
 
 def _block_diag(t: Any, *tensors: Any) -> Any:
+    for x in tensors:
+        need_one_rank(t, x, (0, 1, 2), "a block")
     given = [t.reshape(x, 1, -1) if rank_of(t, x) < 2 else x for x in tensors]
     total = [product((t.size(1),)) * 0] * 2
     for x in given:

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from tessera.ir.dialects.composite_reduce import need_float, wide
+from tessera.ir.dialects.fits import need_expand, need_one_rank, need_shape
 from tessera.ir.dialects.loss_targets import alike, apart, check_classes, check_probabilities, class_axis
 from tessera.ir.dialects.reduce import peak
 from tessera.ir.dialects.samples import T, call, samples
@@ -270,8 +271,14 @@ def _poisson_nll(
 def _gaussian_nll(
     t: Any, x: Any, target: Any, var: Any, full: bool = False, eps: Any = 1e-6, reduction: str = "mean"
 ) -> Any:
-    if t.type_of(var).rank == t.type_of(x).rank - 1:
-        var = t.unsqueeze(var, -1)
+    dims = t.dims(x)
+    if t.is_tensor(var) and t.dims(var) != dims:
+        if t.type_of(var).rank == len(dims) - 1:
+            need_shape(t, var, dims[:-1], "a variance")
+            var = t.unsqueeze(var, -1)
+        else:
+            need_one_rank(t, var, (len(dims),), "a variance")
+            need_expand(t, var, dims, "a variance")
     var = t.maximum(var, eps)
     each = t.mul(0.5, t.add(t.log(var), t.div(t.square(t.sub(x, target)), var)))
     each = t.add(each, 0.5 * math.log(2.0 * math.pi)) if full else each
@@ -279,6 +286,7 @@ def _gaussian_nll(
 
 
 def _soft_margin(t: Any, x: Any, target: Any) -> Any:
+    need_expand(t, target, t.dims(x), "targets")
     return t.softplus(t.neg(t.mul(target, x)))
 
 
@@ -308,6 +316,8 @@ def _margin_ranking(
     reduce: Any = None,
     reduction: str = "mean",
 ) -> Any:
+    for one in (x2, target):
+        need_one_rank(t, one, (t.type_of(x).rank,), "a ranking")
     each = t.maximum(t.add(t.mul(t.neg(target), t.sub(x, x2)), margin), 0.0)
     return reduced(t, each, reduction_of(t, reduction, size_average, reduce))
 
@@ -322,6 +332,9 @@ def _cosine_embedding(
     reduce: Any = None,
     reduction: str = "mean",
 ) -> Any:
+    need_one_rank(t, target, (0, 1), "targets")
+    for one in (x, x2):
+        need_one_rank(t, one, (t.type_of(target).rank + 1,), "an embedding")
     inner = t.sum(t.mul(x, x2), -1)
     tiny = 1e-12
     lengths = t.mul(t.add(t.sum(t.square(x), -1), tiny), t.add(t.sum(t.square(x2), -1), tiny))
@@ -346,6 +359,8 @@ def _triplet_margin(
 ) -> Any:
     if isinstance(margin, int | float) and margin <= 0:
         t.fail("TSR0212", f"a margin of {margin}", Blame(0), helps=["a margin is above 0"])
+    for one in (positive, negative):
+        need_one_rank(t, one, (t.type_of(x).rank,), "an embedding")
     near, far = t.pairwise_distance(x, positive, p, eps), t.pairwise_distance(x, negative, p, eps)
     if swap:
         far = t.minimum(far, t.pairwise_distance(positive, negative, p, eps))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from tessera.ir.dialects.composite_shape import axis_of
+from tessera.ir.dialects.fits import need_one_rank, need_shape
 from tessera.ir.dialects.rules import composite, function_and_method
 from tessera.ir.dialects.samples import T, call, samples
 from tessera.ir.dtype import DType, bf16, bool_, f16, f32, f64, int8, int16, int32, int64, is_dtype_name, uint8
-from tessera.ir.infer import Blame
+from tessera.ir.infer import ONE, Blame
 from tessera.ir.record import OpRecord
 
 
@@ -67,6 +68,9 @@ def _reflected(name: str) -> Any:
 
 def _prelu(t: Any, x: Any, weight: Any) -> Any:
     rank = t.type_of(x).rank
+    need_one_rank(t, weight, (0, 1), "slopes")
+    if t.dims(weight) and t.dims(weight)[0] is not ONE:
+        need_shape(t, weight, t.dims(x)[1:2] if rank > 1 else (ONE,), "slopes")
     if t.type_of(weight).rank == 1 and rank == 0:
         weight = t.reshape(weight)
     elif t.type_of(weight).rank == 1 and rank > 1:

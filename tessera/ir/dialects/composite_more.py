@@ -8,6 +8,7 @@ from typing import Any
 from tessera.ir.dialects.composite_reduce import need_float, wide
 from tessera.ir.dialects.composite_shape import axis_of, need_rank, rank_of
 from tessera.ir.dialects.extern_conv import per_axis
+from tessera.ir.dialects.fits import need_one_rank, need_shape, need_source
 from tessera.ir.dialects.rules import composite, function_and_method
 from tessera.ir.dialects.samples import T, call, samples, size
 from tessera.ir.dtype import f32, promote
@@ -23,13 +24,12 @@ def _sum_to_size(t: Any, x: Any, *sizes: Any) -> Any:
     return t.reshape(t.sum(x, over, True), *wanted) if over else x
 
 
-def _by_axis(name: str, axis: int, vector_axis: int | None = None) -> Any:
+def _by_axis(name: str, axis: int, vector_axis: int | None = None, least: int = 0) -> Any:
     """``hsplit`` and its kin: tensor_split along a fixed axis."""
 
     def define(t: Any, x: Any, indices_or_sections: Any) -> Any:
         rank = rank_of(t, x)
-        least = axis + 1 if vector_axis is None else 1
-        if rank < least:
+        if rank < (least or (axis + 1 if vector_axis is None else 1)):
             t.fail("TSR0204", f"{name} of a rank-{rank} tensor", Blame(0, None, f"has rank {rank}"))
         at = vector_axis if rank == 1 and vector_axis is not None else axis
         if isinstance(indices_or_sections, int):
@@ -43,6 +43,7 @@ def _diagonal_scatter(t: Any, x: Any, src: Any, offset: int = 0, dim1: int = 0, 
     """x with a diagonal replaced."""
     a, b = axis_of(t, x, dim1), axis_of(t, x, dim2)
     moved = t.movedim(x, (a, b), (-2, -1))
+    need_shape(t, src, t.dims(t.diagonal(x, offset, dim1, dim2)), "diagonal_scatter of values")
     rows, columns = t.dims(moved)[-2:]
     i, j = t.unsqueeze(t.arange(rows), 1), t.arange(columns)
     on = t.eq(t.add(i, offset), j)
@@ -160,6 +161,8 @@ def _linalg_norm(t: Any, x: Any, ord: Any = None, dim: Any = None, keepdim: bool
     axes = rank_of(t, x) if dim is None else 1 if isinstance(dim, int) else len(dim)
     if axes == 2:
         return _matrix_norm(t, x, ord, dim, keepdim, dtype=dtype)
+    if dim is None:
+        need_one_rank(t, x, (1, 2), f"norm of kind `{ord}`")
     return t.vector_norm(x, ord, dim, keepdim, dtype=dtype)
 
 
@@ -208,6 +211,8 @@ def _alpha_dropout(t: Any, x: Any, p: Any = 0.5, training: bool = False, inplace
 
 
 def _cartesian_prod(t: Any, *tensors: Any) -> Any:
+    for one in tensors:
+        need_one_rank(t, one, (1,), "a factor of a product")
     if len(tensors) == 1:
         return tensors[0]
     return t.stack([t.reshape(g, -1) for g in t.meshgrid(*tensors)], 1)
@@ -215,6 +220,7 @@ def _cartesian_prod(t: Any, *tensors: Any) -> Any:
 
 def _index_reduce(t: Any, x: Any, dim: int, index: Any, source: Any, reduce: str, *, include_self: bool = True) -> Any:
     axis, rank = axis_of(t, x, dim), rank_of(t, x)
+    need_source(t, x, axis, index, source, "index_reduce")
     along = t.expand(t.reshape(index, *(-1 if n == axis else 1 for n in range(rank))), *t.dims(source))
     return t.scatter_reduce(x, axis, along, source, reduce, include_self=include_self)
 
@@ -274,7 +280,7 @@ OPS: tuple[OpRecord, ...] = (
     composite("hsplit", "x: tensor, indices_or_sections: any", "Split along axis 1, or 0 of a vector.",
        _by_axis("hsplit", 1, 0), function_and_method("hsplit"),
        samples(call(T(("S", 6)), 3), call(T((6,)), (1, 4))), ("hsplit",)),
-    composite("vsplit", "x: tensor, indices_or_sections: any", "Split along axis 0.", _by_axis("vsplit", 0),
+    composite("vsplit", "x: tensor, indices_or_sections: any", "Split along axis 0.", _by_axis("vsplit", 0, least=2),
               function_and_method("vsplit"),
        samples(call(T((6, "D")), 3)), ("vsplit",)),
     composite("dsplit", "x: tensor, indices_or_sections: any", "Split along axis 2.", _by_axis("dsplit", 2),

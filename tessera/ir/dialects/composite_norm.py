@@ -7,6 +7,7 @@ from typing import Any
 
 from tessera.ir.dialects.composite_reduce import centered_squares, count, need_float, wide
 from tessera.ir.dialects.create import triangle
+from tessera.ir.dialects.fits import need_expand, need_one_rank, need_shape
 from tessera.ir.dialects.reduce import peak
 from tessera.ir.dialects.rules import composite, torch_names
 from tessera.ir.dialects.samples import T, call, samples, size
@@ -89,6 +90,8 @@ def _layer_norm(
 ) -> Any:
     need_float(t, x, "layer_norm")
     over = _trailing(t, x, normalized_shape, "layer_norm")
+    for v in (weight, bias):
+        need_shape(t, v, [t.dims(x)[n] for n in over], "layer_norm with a parameter")
     return t.cast(_affine(t, _standardize(t, wide(t, x), over, eps), weight, bias), t.dtype_of(x))
 
 
@@ -106,6 +109,7 @@ def _affine(t: Any, x: Any, weight: Any, bias: Any) -> Any:
 def _rms_norm(t: Any, x: Any, normalized_shape: Any, weight: Any = None, eps: Any = None) -> Any:
     need_float(t, x, "rms_norm")
     over = _trailing(t, x, normalized_shape, "rms_norm")
+    need_shape(t, weight, [t.dims(x)[n] for n in over], "rms_norm with a weight")
     y = wide(t, x)
     eps = t.dtype_of(y).eps if eps is None else eps
     scaled = t.mul(y, t.rsqrt(t.add(t.div(t.sum(t.mul(y, y), over, True), count(t, y, over)), eps)))
@@ -115,6 +119,13 @@ def _rms_norm(t: Any, x: Any, normalized_shape: Any, weight: Any = None, eps: An
 def per_channel(t: Any, v: Any, rank: int) -> Any:
     """A vector laid along axis 1 of a tensor of the given rank."""
     return None if v is None else t.reshape(v, t.dims(v)[0], *([1] * (rank - 2)))
+
+
+def _need_channels(t: Any, x: Any, *vectors: Any) -> None:
+    """Refuse parameters that are no vectors of one number a channel."""
+    if t.type_of(x).rank > 1:
+        for v in vectors:
+            need_shape(t, v, t.dims(x)[1:2], "a parameter")
 
 
 def _group_norm(
@@ -128,6 +139,7 @@ def _group_norm(
     t.context.divides(
         groups, dims[1], "TSR0208", f"`{groups}` groups of `{dims[1]}` channels", Blame(0, 1, f"`{dims[1]}`")
     )
+    _need_channels(t, x, weight, bias)
     grouped = t.reshape(wide(t, x), dims[0], groups, product(dims[1:]) / groups)
     y = t.reshape(_standardize(t, grouped, (2,), eps), *dims)
     rank = len(dims)
@@ -148,6 +160,7 @@ def _batch_norm(
 ) -> Any:
     """With the running statistics, or with those of the batch where there are none; it updates nothing."""
     need_float(t, x, "batch_norm")
+    _need_channels(t, x, running_mean, running_var, weight, bias)
     rank, y = t.type_of(x).rank, wide(t, x)
     if running_mean is None or running_var is None:
         y = _standardize(t, y, (0, *range(2, rank)), eps)
@@ -171,6 +184,7 @@ def _instance_norm(
     eps: Any = 1e-5,
 ) -> Any:
     need_float(t, x, "instance_norm")
+    _need_channels(t, x, running_mean, running_var, weight, bias)
     rank, y = t.type_of(x).rank, wide(t, x)
     if not use_input_stats:
         return _batch_norm(t, x, running_mean, running_var, weight, bias, False, momentum, eps)
@@ -215,6 +229,9 @@ def _attention(
         key, value = (_grouped(t, query, x) for x in (key, value))
     scale = t.rsqrt(_size_scalar(t, t.dims(query)[-1])) if scale is None else scale
     scores = t.mul(t.matmul(query, t.transpose(key, -2, -1)), scale)
+    if attn_mask is not None:
+        need_one_rank(t, attn_mask, range(2, t.type_of(scores).rank + 1), "a mask of scores")
+        need_expand(t, attn_mask, t.dims(scores), "a mask of scores")
     if is_causal:
         allowed = triangle(t, t.dims(scores)[-2], t.dims(scores)[-1], 0, False)
         scores = t.where(allowed, scores, -math.inf)

@@ -223,7 +223,7 @@ def _check_sizes(t: Any, equation: str, parts: Sequence[str], tensors: Sequence[
     for number, (p, x) in enumerate(zip(parts, tensors, strict=True)):
         for axis, (c, d) in enumerate(zip(p, t.dims(x), strict=True)):
             known = sizes.get(c)
-            if known is not None and known[0] is not one and d is not one:
+            if known is not None and (known[1] == number or (known[0] is not one and d is not one)):
                 t.context.equal(known[0], d, "TSR0209", f"`{c}` is `{known[0]}` and `{d}` in `{equation}`",
                                 Blame(known[1], known[2], f"`{known[0]}`"), Blame(number, axis, f"`{d}`"))  # fmt: skip
             if known is None or known[0] is one:

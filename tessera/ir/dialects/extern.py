@@ -10,6 +10,7 @@ import numpy as np
 
 from tessera.ir.dialects.composite_reduce import Extreme
 from tessera.ir.dialects.composite_shape import axis_of, rank_of
+from tessera.ir.dialects.fits import need_source
 from tessera.ir.dialects.index import LONG, need_index, need_integers
 from tessera.ir.dialects.reduce import need_elements
 from tessera.ir.dialects.rules import FLOATING, torch_names
@@ -286,6 +287,7 @@ def _scatter_reduce(t: Any, x: Any, dim: int, index: Any, src: Any, reduce: str,
 def _along(t: Any, x: Any, dim: int, index: Any, source: Any) -> Any:
     """An index vector laid along one axis and expanded to the shape of the source."""
     axis, rank = axis_of(t, x, dim), rank_of(t, x)
+    need_source(t, x, axis, index, source, "an update")
     index = t.reshape(index, -1)
     if rank == 0:
         return index
@@ -312,6 +314,12 @@ def _index_put(t: Any, x: Any, indices: Sequence[Any], values: Any, accumulate: 
     picked = t.getitem(t.reshape(t.arange(t.type_of(x).numel), *dims), key)
     values = t.reshape(t.expand(t.cast(values, t.dtype_of(x)), *t.dims(picked)), -1)
     return t.reshape(_scattered(t, t.reshape(x, -1), 0, t.reshape(picked, -1), values, "sum"), *dims)
+
+
+def _masked_scatter(t: Any, x: Any, mask: Any, source: Any) -> Any:
+    """Both broadcast to a common shape."""
+    dims = t.context.broadcast((t.type_of(x), t.type_of(mask)))
+    return t.emit("masked_scatter", (t.expand(x, *dims), mask, source))
 
 
 def _masked_scatter_reference(x: Any, mask: Any, source: Any) -> Any:
@@ -446,21 +454,16 @@ PREFIX_OPS: tuple[OpRecord, ...] = (
             samples_=samples(*_FIRST, call(T(("B", "S"), "int32", 9), 1))),
     _record("cumprod", "x: tensor, dim: dim", "Products of all prefixes along an axis.", _like(None),
             lambda x, *, dim: np.cumprod(x, dim) if x.ndim else x, lambda torch, x, *, dim: torch.cumprod(x, dim),
-            call_=_cumulative("cumprod"),
-            torch=_tm("cumprod"), as_=_wide_ints, samples_=samples(*_FIRST)),
+            call_=_cumulative("cumprod"), torch=_tm("cumprod"), as_=_wide_ints, samples_=samples(*_FIRST)),
     _record("logcumsumexp", "x: tensor float, dim: dim", "The logsumexp of all prefixes along an axis.", _like(None),
-            _logcumsumexp_reference,
-            lambda torch, x, *, dim: torch.logcumsumexp(x, dim), call_=_cumulative("logcumsumexp"),
-            torch=_tm("logcumsumexp"),
-            as_=FLOATING.operands_as, samples_=samples(*_FIRST)),
+            _logcumsumexp_reference, lambda torch, x, *, dim: torch.logcumsumexp(x, dim),
+            call_=_cumulative("logcumsumexp"), torch=_tm("logcumsumexp"), as_=FLOATING.operands_as, samples_=samples(*_FIRST)),
     _record("cummax", "x: tensor, dim: dim", "Largest values of all prefixes, and where they were.", _like(None, int64),
-            _running(lambda a, b: a >= b),
-            lambda torch, x, *, dim: torch.cummax(x, dim), call_=_running_call("cummax"), torch=_tm("cummax"),
-            samples_=samples(*_FIRST)),
+            _running(lambda a, b: a >= b), lambda torch, x, *, dim: torch.cummax(x, dim),
+            call_=_running_call("cummax"), torch=_tm("cummax"), samples_=samples(*_FIRST)),
     _record("cummin", "x: tensor, dim: dim", "Smallest values of all prefixes, and where they were.",
-            _like(None, int64), _running(lambda a, b: a <= b),
-            lambda torch, x, *, dim: torch.cummin(x, dim), call_=_running_call("cummin"), torch=_tm("cummin"),
-            samples_=samples(*_FIRST)),
+            _like(None, int64), _running(lambda a, b: a <= b), lambda torch, x, *, dim: torch.cummin(x, dim),
+            call_=_running_call("cummin"), torch=_tm("cummin"), samples_=samples(*_FIRST)),
 )  # fmt: skip
 
 SCATTER_OPS: tuple[OpRecord, ...] = (
@@ -490,7 +493,7 @@ SCATTER_OPS: tuple[OpRecord, ...] = (
     _record("masked_scatter", "x: tensor, mask: tensor mask, source: tensor like x",
             "The masked elements replaced by the first ones of another tensor.",
             _like(None), _masked_scatter_reference, lambda torch, x, mask, source: x.masked_scatter(mask, source),
-            torch=_tm("masked_scatter"),
+            call_=_masked_scatter, torch=_tm("masked_scatter"),
             samples_=samples(call(_M, T(("S", "D"), "bool", "bool"), T(("S", "D")))),
             as_=lambda types: (None, None, types[0].dtype)),
 )  # fmt: skip

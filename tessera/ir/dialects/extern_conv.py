@@ -10,6 +10,7 @@ import numpy as np
 from tessera.ir.dialects.calls import flat
 from tessera.ir.dialects.composite_reduce import Extreme, need_float
 from tessera.ir.dialects.composite_shape import need_rank
+from tessera.ir.dialects.fits import need_one_rank, need_shape
 from tessera.ir.dialects.rules import arithmetic
 from tessera.ir.dialects.samples import T, call, samples
 from tessera.ir.dialects.shape import Attrs, Types, dims_of, ints
@@ -143,6 +144,7 @@ def _conv(axes: int) -> Any:
                        helps=["give the padding as numbers"])  # fmt: skip
             x, padding = _same(t, x, weight, spread), 0
         sides = per_axis(0 if padding == "valid" else padding, axes)
+        need_shape(t, bias, t.dims(weight)[:1], "a bias")
         operands = (x, weight) if bias is None else (x, weight, bias)
         y = t.emit("conv", operands, stride=steps, padding=sides, dilation=spread, groups=groups)
         return t.squeeze(y, 0) if lone else y
@@ -229,6 +231,7 @@ def _transposed(axes: int) -> Any:
         x, lone = _batched(t, x, axes)
         names = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
         attrs = {name: per_axis(value, axes) for name, value in names.items()}
+        need_shape(t, bias, (t.dims(weight)[1] * t.size(groups),), "a bias")
         operands = (x, weight) if bias is None else (x, weight, bias)
         y = t.emit("conv_transpose", operands, **attrs, groups=groups)
         return t.squeeze(y, 0) if lone else y
@@ -364,6 +367,7 @@ def _avg_pool(axes: int) -> Any:
         count_include_pad: bool = True,
         divisor_override: Any = None,
     ) -> Any:
+        need_one_rank(t, x, (axes + 1, axes + 2), f"{axes}-dimensional pooling")
         sides, kernel = per_axis(padding, axes), per_axis(kernel_size, axes)
         steps = _strides(stride, kernel, axes)
         if divisor_override == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tessera.ir.dialects.composite_reduce import need_float
+from tessera.ir.dialects.fits import need_one_rank, need_shape
 from tessera.ir.dialects.index import need_index
 from tessera.ir.dialects.takes import need_same
 from tessera.ir.dtype import int64, uint8
@@ -35,6 +36,7 @@ def class_axis(t: Any, x: Any) -> int:
 def check_classes(t: Any, x: Any, target: Any, weight: Any) -> None:
     """The target has the shape of the scores without the class axis."""
     dims, have, axis = t.dims(x), t.dims(target), class_axis(t, x)
+    need_one_rank(t, x, range(1, 65), "scores")
     want = tuple(d for n, d in enumerate(dims) if n != axis)
     if len(want) != len(have):
         t.fail("TSR0204", f"class targets of rank {len(have)} for scores of rank {len(dims)}",
@@ -47,6 +49,7 @@ def check_classes(t: Any, x: Any, target: Any, weight: Any) -> None:
         t.fail("TSR0304", f"class targets of dtype `{t.dtype_of(target)}`", Blame(1, None, f"is {t.dtype_of(target)}"),
                helps=["cast them with `.long()`"])  # fmt: skip
     need_index(t, target, 1, "class numbers", (int64, uint8) if len(dims) < 3 else (int64,))
+    need_shape(t, weight, (dims[axis],), "class weights")
     if weight is not None:
         need_same("weighted classes", t.operand(x), t.operand(weight))
 

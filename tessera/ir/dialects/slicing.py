@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tessera.ir.dialects.fits import need_one_rank
 from tessera.ir.dialects.rules import torch_names
 from tessera.ir.dialects.samples import T, call, samples
 from tessera.ir.dialects.shape import ZERO, Attrs, Index, Types, as_dim, dims_of
@@ -279,6 +280,8 @@ def _pad(t: Any, x: Any, pad: Sequence[Any], mode: str = "constant", value: Any 
         before, behind = t.size(pad[2 * k]), t.size(pad[2 * k + 1])
         crop = [d if d.is_const and d.value < 0 else ZERO for d in (before, behind)]
         if crop != [ZERO, ZERO]:
+            t.context.at_least(dims[axis], ZERO - crop[0] - crop[1], "TSR0212",
+                               f"`{dims[axis]}` cropped away", Blame(0, axis))  # fmt: skip
             x = t.slice(x, axis, ZERO - crop[0], t.dims(x)[axis] + crop[1])
         low[axis], high[axis] = before - crop[0], behind - crop[1]
     if all(d is ZERO for d in (*low, *high)):
@@ -287,6 +290,7 @@ def _pad(t: Any, x: Any, pad: Sequence[Any], mode: str = "constant", value: Any 
         return t.emit("pad_constant", (x, 0 if value is None else value), low=tuple(low), high=tuple(high))
     if mode != "circular" and t.dtype_of(x).is_bool:
         t.fail("TSR0301", f"{mode} padding of `bool`", Blame(0, None, "is bool"), helps=["cast it with `.to(uint8)`"])
+    need_one_rank(t, x, (len(pad) // 2 + 1, len(pad) // 2 + 2), f"{mode} padding of {len(pad) // 2} axes")
     return t.emit("pad_edge", (x,), low=tuple(low), high=tuple(high), mode=mode)
 
 
