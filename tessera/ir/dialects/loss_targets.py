@@ -30,6 +30,7 @@ def apart(t: Any, x: Any, target: Any) -> Any:
 
 
 def class_axis(t: Any, x: Any) -> int:
+    """The axis of the scores that counts classes: 1 behind a batch, else 0."""
     return 1 if t.type_of(x).rank > 1 else 0
 
 
