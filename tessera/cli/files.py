@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import importlib.util
@@ -126,12 +127,14 @@ class Files:
         self._root = root
 
     def load(self, path: Path) -> Loaded:
-        """Import a file (``__name__`` is not ``__main__``) with proofs put off, and collect its functions."""
+        """Import a file (``__name__`` is not ``__main__``) with proofs put off, and collect its functions. What it
+        prints is no part of what the command prints.
+        """
         found = Loaded(path)
         root, name = module_of(path)
         self._change(root)
         try:
-            with config.override(shapes="off"):
+            with config.override(shapes="off"), contextlib.redirect_stdout(sys.stderr):
                 module = importlib.import_module(name) if "." in name else _alone(path.resolve(), name)
         except (Exception, SystemExit) as error:
             found.failure = error

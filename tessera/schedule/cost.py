@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from tessera.ir.dim import Dim
+from tessera.ir.dialects.contract import equation_parts
+from tessera.ir.dim import Dim, product
 from tessera.ir.graph import Operation, Value
 from tessera.ir.record import Kind
 from tessera.ir.types import TensorType, Type
@@ -47,14 +48,29 @@ def _touched(v: Value, ops: Sequence[Operation]) -> Dim:
 
 
 def op_flops(op: Operation) -> Dim:
-    """Arithmetic operations: per element of the result, or of the operand for a reduction; none for moving data."""
+    """Arithmetic operations: per element of the result, or of the operand for a reduction, or per product of a sum of
+    products; none for moving data, and none are known of other library calls.
+    """
+    dims: tuple[Dim, ...]
     if op.record.kind is Kind.REDUCE:
-        t = op.operands[0].type
+        dims = op.operands[0].type.dims
     elif op.record.kind in (Kind.MAP, Kind.RANDOM) and op.results:
-        t = op.results[0].type
+        dims = op.results[0].type.dims
+    elif op.record.kind is Kind.CONTRACT:
+        dims = (*op.results[0].type.dims, *_summed(op))
     else:
         return ZERO
-    total = Dim.const(op.record.flops)
-    for d in t.dims:
-        total = total * d
-    return total
+    return Dim.const(op.record.flops) * product(dims)
+
+
+def _summed(op: Operation) -> tuple[Dim, ...]:
+    """The sizes that a sum of products goes over: those of an equation's letters that its result lacks, or the last."""
+    left = op.operands[0].type.dims
+    equation = op.attrs.get("equation")
+    if equation is None:
+        return left[-1:]
+    operands, result = equation_parts(str(equation))
+    letters: dict[str, Dim] = {}
+    for part, x in zip(operands, op.operands, strict=True):
+        letters.update(zip(part, x.type.dims, strict=True))
+    return tuple(d for c, d in letters.items() if c not in result)

@@ -203,3 +203,10 @@ def test_output_that_nobody_reads_to_the_end(tmp_path: Path) -> None:
     assert "Traceback" not in process.stderr.read()
     process.stderr.close()
     process.wait()
+
+
+def test_what_a_file_prints_is_no_part_of_a_report(run: Run) -> None:
+    write({"loud.py": GOOD + "print('loud')\n"})
+    for form in ("json", "sarif"):
+        status, out, err = run("check", "loud.py", "--format", form)
+        assert status == 0 and json.loads(out) and "loud" in err
