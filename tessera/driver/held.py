@@ -183,6 +183,8 @@ class Snapshot:
         sort = _sort(cls)
         if sort in ("plain", "number", "alone") or (sort in ("callable", "class") and not outermost):
             return []
+        if sort == "parts":
+            return list(_PARTS[cls](x))
         if sort in ("map", "sequence", "set") and not LARGEST >= len(x) > 0:
             self.empty.append(x)
             return None if x else []
@@ -212,7 +214,8 @@ class Snapshot:
 
 
 def snapshot(x: Any) -> Snapshot | None:
-    """A snapshot of what ``fingerprint`` looks at; None of what it could not compare.
+    """A snapshot of what ``fingerprint`` looks at; None of what it could not compare, or would keep alive because it
+    holds itself.
 
     >>> held = {"a": [1]}
     >>> taken = snapshot(held)
@@ -225,7 +228,7 @@ def snapshot(x: Any) -> Snapshot | None:
     while todo:
         one, depth = todo.pop()
         inside = taken.add(one, depth == 0)
-        if inside is None:
+        if inside is None or any(member is x for member in inside):
             return None
         for member in inside if depth < DEEPEST else ():
             if id(member) not in seen:

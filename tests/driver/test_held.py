@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import weakref
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 
 import tessera
 from tessera import Tensor
-from tessera.driver.held import fingerprint
+from tessera.driver.held import fingerprint, snapshot
 
 
 class Node:
@@ -87,6 +88,39 @@ def test_methods_that_are_given_are_seen_and_let_go() -> None:
     del node
     gc.collect()
     assert f.cache_info().variants == 2
+
+
+class Chosen:
+    """One that calls another object, or itself, through an attribute."""
+
+    def __init__(self, act: Any) -> None:
+        self.act = act or self.doubled
+
+    def doubled(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+    @tessera.function
+    def applied(self, x: Tensor["N"]) -> Tensor["N"]:
+        return self.act(x)
+
+
+def test_a_method_in_an_attribute() -> None:
+    inner = Node()
+    taken = snapshot(Chosen(inner.scaled))
+    assert taken is not None and taken.holds()
+    inner.value = 2.0
+    assert not taken.holds()
+
+
+@pytest.mark.parametrize("inner", [None, Node().scaled], ids=["its own", "another's"])
+def test_an_object_that_holds_a_method_is_let_go(inner: Any) -> None:
+    chosen, x = Chosen(inner), torch.ones(2)
+    gone = weakref.ref(chosen)
+    for _ in range(3):
+        chosen.applied(x)
+    del chosen
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_container_that_another_thread_changes() -> None:
