@@ -13,6 +13,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import CodeType, FrameType
 from typing import Any
 
 from tessera.diag import ShapeError, TesseraError
@@ -150,7 +151,8 @@ def _fields(cls: type, depth: int) -> Hint:
 
 
 def scope_of(function: Callable[..., object]) -> Mapping[str, object]:
-    """The names that a function's annotations may use: what it closes over, its module, the builtins.
+    """The names that a function's annotations may use: what it closes over, the locals of the functions and classes
+    around it while these run, its module, the builtins.
 
     A wrapper made with ``functools.wraps`` has the annotations of what it wraps, and so the names of that.
     """
@@ -158,11 +160,57 @@ def scope_of(function: Callable[..., object]) -> Mapping[str, object]:
     found: dict[str, object] = dict(vars(builtins))
     found.update(getattr(function, "__globals__", {}))
     code, cells = getattr(function, "__code__", None), getattr(function, "__closure__", None) or ()
+    for frame in reversed(_around(code)):
+        found.update(frame.f_locals)
     for name, cell in zip(code.co_freevars if code is not None else (), cells, strict=False):
         try:
             found[name] = cell.cell_contents
         except ValueError:
             continue  # not bound yet
+    return found
+
+
+def is_gone(function: Callable[..., object], note: object, scope: Mapping[str, object]) -> bool:
+    """Whether an annotation given as text names something that only the function around knew, which no longer runs.
+
+    A name among quoted dims that stands last may be such a dtype; others in brackets are dims.
+    """
+    function = inspect.unwrap(function)
+    if not isinstance(note, str) or "<locals>" not in getattr(function, "__qualname__", ""):
+        return False
+    if _around(getattr(function, "__code__", None)):
+        return False
+    try:
+        whole = ast.parse(note.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    waiting, named = [whole], set[str]()
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Subscript) and _is_tensor(node.value, scope):
+            items = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+            waiting += items[-1:] if any(isinstance(i, ast.Constant) for i in items) else []
+            waiting.append(node.value)
+        elif isinstance(node, ast.Name):
+            named.add(node.id)
+        else:
+            waiting += [n for n in ast.iter_child_nodes(node) if isinstance(n, ast.expr)]
+    return not named <= scope.keys()
+
+
+def _is_tensor(node: ast.expr, scope: Mapping[str, object]) -> bool:
+    return isinstance(node, ast.Name) and scope.get(node.id) is Tensor
+
+
+def _around(code: CodeType | None) -> list[FrameType]:
+    """The running functions and class bodies that the code stands in, the innermost first."""
+    found: list[FrameType] = []
+    frame: FrameType | None = sys._getframe(1) if code is not None else None
+    while frame is not None:
+        if any(c is code for c in frame.f_code.co_consts):
+            found.append(frame)
+            code = frame.f_code
+        frame = frame.f_back
     return found
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from tessera.diag import Note, Span, TesseraError, definition_span
 from tessera.frontend.annotation import TensorAnnotation, read_item
-from tessera.frontend.hints import ANY, STATIC, Hint, hint_of, scope_of
+from tessera.frontend.hints import ANY, STATIC, Hint, hint_of, is_gone, scope_of
 from tessera.frontend.mistakes import placed
 from tessera.ir.dim import Dim
 
@@ -141,7 +141,9 @@ def shown(a: TensorAnnotation, span: Span | None) -> str:
 
 
 def _hint(function: Callable[..., Any], name: str, note: object, scope: Mapping[str, object]) -> Hint:
-    """One annotation; errors point at it."""
+    """One annotation; errors point at it. What names locals that are gone says nothing."""
+    if is_gone(function, note, scope):
+        return ANY
     try:
         return hint_of(note, scope)
     except TesseraError as error:
