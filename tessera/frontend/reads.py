@@ -23,6 +23,11 @@ _STORES: dict[str, Literal["global", "free", "attr", "item"]] = {
     "STORE_GLOBAL": "global", "DELETE_GLOBAL": "global", "STORE_DEREF": "free", "DELETE_DEREF": "free",
     "STORE_ATTR": "attr", "DELETE_ATTR": "attr", "STORE_SUBSCR": "item", "DELETE_SUBSCR": "item",
 }  # fmt: skip
+#: Instructions with a name or a variable that read nothing from outside.
+_QUIET = frozenset(_STORES) | {
+    "LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR", "IMPORT_FROM", "STORE_NAME", "DELETE_NAME", "LOAD_CLOSURE",
+    "MAKE_CELL", "COPY_FREE_VARS",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +70,25 @@ def reads_of(code: CodeType) -> Reads:
         # What extends an argument is part of the instruction behind it.
         instructions = [one for one in dis.get_instructions(inner) if one.opname != "EXTENDED_ARG"]
         for at, one in enumerate(instructions):
-            kind = _LOADS.get(one.opname)
+            kind, plain = _kind(one), one.opname in _LOADS
             if kind == "module":
                 level = instructions[at - 2].argval if at >= 2 else 0
                 found[Read(kind, "." * (level if isinstance(level, int) else 0) + one.argval)] = None
             elif kind is not None and (kind == "global" or one.argval in code.co_freevars):
-                found[Read(kind, one.argval, tuple(_steps(instructions, at + 1)))] = None
+                found[Read(kind, one.argval, tuple(_steps(instructions, at + 1)) if plain else ())] = None
             store = _STORES.get(one.opname)
             if store is not None and (store != "free" or one.argval in code.co_freevars):
                 written.add((store, "" if store == "item" else one.argval))
     return Reads(tuple(found), frozenset(written))
+
+
+def _kind(one: dis.Instruction) -> Kind | None:
+    """What an instruction reads. One of a later Python that has a name is taken for a read of the variable."""
+    if one.opname in _LOADS:
+        return _LOADS[one.opname]
+    if one.opname in _QUIET or not isinstance(one.argval, str):
+        return None
+    return "global" if one.opcode in dis.hasname else "free" if one.opcode in dis.hasfree else None
 
 
 def _steps(instructions: Sequence[dis.Instruction], at: int) -> Iterator[Step]:
