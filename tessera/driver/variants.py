@@ -80,14 +80,8 @@ class Variants:
         if known is None:
             known = self.variants[key] = []
             for x in owners(held):
-                weakref.finalize(x, self._forget, key).atexit = False
+                weakref.finalize(x, _forget, weakref.ref(self), key).atexit = False
         return known
-
-    def _forget(self, key: Any) -> None:
-        """Takes no lock: this runs in whichever thread let go of the object. The key is found by its identity."""
-        self.variants.pop(key, None)
-        for one in [one for one in list(self.refused) if one[0][0] is key]:
-            self.refused.pop(one, None)
 
     def _make(self, key: tuple[Any, Any], bound: Bound, types: CallTypes, device: torch.device) -> Variant:
         """A new variant; or the error of an earlier call that failed as this one would."""
@@ -146,6 +140,15 @@ class Variants:
         self.compiles += not variant.from_cache
         self.from_cache += variant.from_cache
         return variant
+
+
+def _forget(whose: weakref.ref[Variants], key: Any) -> None:
+    """Takes no lock: this runs in whichever thread let go of an object. The key is found by its identity."""
+    found = whose()
+    if found is not None:
+        found.variants.pop(key, None)
+        for one in [one for one in list(found.refused) if one[0][0] is key]:
+            found.refused.pop(one, None)
 
 
 def _check(traced: Traced, types: CallTypes) -> None:

@@ -80,6 +80,20 @@ def test_one_object_gets_so_many_variants_and_runs_eagerly_then() -> None:
     assert before.variants == 16 and after.variants == 17 and after.eager == before.eager == 1
 
 
+def test_a_function_goes_before_the_objects_that_it_was_given() -> None:
+    m = Counter()
+
+    @tessera.function
+    def f(x: Tensor["N"], counter: Counter) -> Tensor["N"]:
+        return x * counter.weight
+
+    f(torch.ones(3), m)
+    made = weakref.ref(f.compiled)
+    del f
+    gc.collect()
+    assert made() is None
+
+
 def test_what_was_made_for_an_object_goes_with_it() -> None:
     gc.collect()
     before = Counter.scaled.cache_info().variants
