@@ -284,7 +284,6 @@ class Grouping:
                 if first is not None and n != first and n in self.groups and self.groups[first].form != "extern":
                     self.try_merge(self.groups[first], self.groups[n])
 
-
     def merge_neighbours(self) -> bool:
         """Join groups with those they read, where they came to share their loops only after both were decided."""
         merged = False
