@@ -15,6 +15,7 @@ from typing import Any
 from tessera.diag import Diagnostic, DTypeError, Help, Label, ShapeError, TesseraError, TraceError
 from tessera.frontend import strides
 from tessera.frontend.handles import PoisonHandle, SizeHandle, Storage, TensorHandle
+from tessera.frontend.selection import Selection, put_back, selected
 from tessera.frontend.session import Call, Session
 from tessera.ir.dialects.calls import Sym
 from tessera.ir.dtype import category, f32
@@ -139,13 +140,17 @@ def getitem(self: TensorHandle, key: Any) -> Any:
     record = self._session.table.records["getitem"]
     if is_basic(key):
         return linked(self, record, (self, key), {}, "subscript", "getitem")
-    return self._session.apply(record, (self, key), {}, "subscript", "getitem")
+    found = selected(self, key)
+    return self._session.apply(record, (self, key), {}, "subscript", "getitem") if found is None else found
 
 
 def setitem(self: TensorHandle, key: Any, value: Any) -> None:
     """``x[key] = value``, seen through every view of the same memory."""
     session = self._session
     if isinstance(value, PoisonHandle):
+        return
+    if isinstance(value, Selection):
+        _put_back(self, key, value)
         return
     record = session.table.records["setitem"]
     call = session.site("setitem", "subscript", (self, key, value), {})
@@ -154,6 +159,20 @@ def setitem(self: TensorHandle, key: Any, value: Any) -> None:
     result = session.perform(call, lambda a, k: session.ops.invoke(record, *a, **k))
     if isinstance(result, TensorHandle):
         write(self, result._value, call)
+
+
+def _put_back(self: TensorHandle, key: Any, selection: Selection) -> None:
+    """The end of ``y[m] += …``."""
+    session, new = self._session, selection.value
+    call = session.site("setitem", "subscript", (self, key, new), {})
+    target = self._value.type
+    if not _writable(self, call) or not _fits(self, new, call):
+        return
+    assert isinstance(target, TensorType)
+    if new._value.type.dims == target.dims or _same_sizes(session, target, new._value.type, call):
+        result = put_back(session, call, selection)
+        if isinstance(result, TensorHandle):
+            write(self, result._value, call)
 
 
 def update(

@@ -208,8 +208,10 @@ def argument_places(call: Call) -> Iterator[Place]:
         return
     for n, x in enumerate(call.args):
         yield from _argument(x, _positional(call, parts, n))
-    for key, x in call.kwargs.items():
-        yield from _argument(x, None if parts is None else parts.keywords.get(key))
+    for n, (key, x) in enumerate(call.kwargs.items(), len(call.args)):
+        span = None if parts is None else parts.keywords.get(key)
+        # A library may have given names to what is written without.
+        yield from _argument(x, span or (_positional(call, parts, n) if call.form == "function" else None))
 
 
 def _through_another(call: Call, parts: ExpressionParts) -> bool:

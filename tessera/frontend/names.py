@@ -59,6 +59,26 @@ def stored_names(code: CodeType) -> dict[int, tuple[str, ...]]:
 targets: Final = PerCode(stored_names)
 
 
+def read_for_update(code: CodeType) -> frozenset[int]:
+    """The byte offsets of every ``y[i]`` that an update ``y[i] += …`` reads: what it stands on is kept for the write.
+
+    >>> def f(y, i):
+    ...     y[i] += y[i]
+    >>> len(read_for_update(f.__code__)) > 0
+    True
+    """
+    kept = list(dis.get_instructions(code))
+    found: set[int] = set()
+    for n, (one, two, read) in enumerate(zip(kept, kept[1:], kept[2:], strict=False)):
+        if all(i.opname == "COPY" and i.arg == 2 for i in (one, two)) and read.opname.startswith("BINARY"):
+            end = kept[n + 3].offset if n + 3 < len(kept) else read.offset + 2
+            found.update(range(read.offset, end, 2))
+    return frozenset(found)
+
+
+updates_in_place: Final = PerCode(read_for_update)
+
+
 def _stored_after(instructions: list[dis.Instruction], place: int) -> tuple[str, ...]:
     """The names stored from the value on top of the stack; () when it goes elsewhere."""
     wanted = 1

@@ -36,7 +36,7 @@ def experts_one_by_one(x: Tensor["N", "D"], expert: Tensor["N", int64]) -> Tenso
 def updated_behind_a_mask(x: Tensor["B", "S"], m: Tensor["B", "S", bool_]) -> Tensor["B", "S"]:
     out = x.clone()
     out[m] = -1.0
-    out[~m] *= 2
+    out[~m] += x[~m]
     return out
 
 

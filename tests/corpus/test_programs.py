@@ -20,8 +20,8 @@ import tessera
 from tessera import Tensor
 from tests.corpus.table import CORRECT, FAULTY, Correct, Faulty, arguments
 
-_CORRECT = ("attention", "layers", "shapes", "models", "vision", "transformers", "styles", "training")
-_FAULTY = ("attention", "layers", "shapes", "calls", "models", "language", "transformers", "styles", "training")
+_CORRECT = ("attention", "layers", "shapes", "models", "vision", "transformers", "styles", "training", "dtypes")
+_FAULTY = (*_CORRECT[:4], "calls", "language", "transformers", "styles", "training", "dtypes")
 for _room in (*(f"correct_{name}" for name in _CORRECT), *(f"faulty_{name}" for name in _FAULTY)):
     importlib.import_module(f"tests.corpus.{_room}")
 

@@ -41,7 +41,7 @@ def _as_index(t: Any, e: Any) -> Any:
     return t.tensor(e) if isinstance(e, list) else e
 
 
-def _need_mask(t: Any, x: Any, mask: Any, axis: int) -> None:
+def need_mask(t: Any, x: Any, mask: Any, axis: int) -> None:
     """A mask has the sizes of the axes that it selects from; nothing broadcasts."""
     own = t.dims(mask) if t.is_tensor(mask) else ()
     for n, (have, size) in enumerate(zip(t.dims(x)[axis:], own, strict=False)):
@@ -63,7 +63,7 @@ def _getitem(t: Any, x: Any, key: Any) -> Any:
         if e is None:
             x, axis = t.unsqueeze(x, axis), axis + 1
         elif _is_mask(t, e):
-            _need_mask(t, x, e, axis)
+            need_mask(t, x, e, axis)
             _by_mask(t)
         elif isinstance(e, slice):
             x, axis = t.slice(x, axis, e.start, e.stop, e.step), axis + 1
@@ -102,7 +102,7 @@ def _setitem(t: Any, x: Any, key: Any, value: Any) -> Any:
 
 def _mask_assign(t: Any, x: Any, mask: Any, axis: int, value: Any) -> Any:
     """A number to all elements whose axes from ``axis`` on the mask selects."""
-    _need_mask(t, x, mask, axis)
+    need_mask(t, x, mask, axis)
     if t.is_tensor(value) and t.type_of(value).rank:
         _by_mask(t)
     if isinstance(value, float) and not t.dtype_of(x).is_float:
