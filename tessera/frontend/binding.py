@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -167,10 +168,13 @@ def _type_check(
         expected = _mismatch(p, one, is_tensor)
         if expected:
             called = caller_span()
-            labels = [] if called is None else [Label(called, f"called with a {_type_name(one)}", True)]
+            choice = typing.get_origin(p.hint.type) is typing.Literal and isinstance(one, str | int | None)
+            given = repr(one) if choice else f"a {type(one).__name__}"
+            what = given if choice else f"a {_type_name(one)}"
+            labels = [] if called is None else [Label(called, f"called with {what}", True)]
             if p.span is not None:
                 labels.append(Label(p.span, f"takes {expected}", not labels))
-            text = f"argument `{p.name}` of {spec.name} is a {type(one).__name__}"
+            text = f"argument `{p.name}` of {spec.name} is {given}"
             wrong.append(Finding(TraceError, Diagnostic("TSR0109", text, tuple(labels), (), _conversion(p, one))))
 
 

@@ -309,3 +309,12 @@ def _line() -> int:
     import sys
 
     return sys._getframe(1).f_lineno
+
+
+# ---- dtypes that there are none of -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.uint16])
+def test_a_refused_dtype_comes_with_those_that_are_known(dtype: torch.dtype) -> None:
+    with pytest.raises(tessera.DTypeError, match=r"(?s)TSR0301.*help: cast it first; known: .*bf16.*uint8"):
+        doubled()(torch.zeros(2, 3).to(dtype))

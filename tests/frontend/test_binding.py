@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -219,3 +219,13 @@ def test_anonymous_sizes() -> None:
     assert [str(t) for t in types.inputs] == ["f32[x_0, 1]", "int32[y_0]"]
     assert types.hints == {"x_0": 2, "y_0": 3} and types.ones == ("x_1",) and types.flexible == ("x_0", "y_0")
     assert bound.leaves[1].kind == "tensor" and int32.is_int
+
+
+def choosing(x: Tensor["N"], mode: Literal["a", "b"] = "a") -> Tensor["N"]:
+    return x
+
+
+def test_a_value_that_is_no_choice_is_shown() -> None:
+    with pytest.raises(TesseraError, match="takes a Literal") as caught:
+        bind_arguments(FunctionSpec.of(choosing), (torch.ones(3),), {"mode": "c"})
+    assert caught.value.codes == ("TSR0109",) and caught.value.message == "argument `mode` of choosing is 'c'"

@@ -148,7 +148,8 @@ class TorchTable:
         assert isinstance(x, torch.Tensor)
         found = _DTYPES.get(x.dtype)
         if found is None:
-            raise DTypeError(f"a tensor of dtype `{x.dtype}`", code="TSR0301", helps=["cast it to a real dtype first"])
+            helps = [f"cast it first; known: {', '.join(t.name for t in _DTYPES.values())}"]
+            raise DTypeError(f"a tensor of dtype `{x.dtype}`", code="TSR0301", helps=helps)
         return TensorType(found, tuple(Dim.const(int(n)) for n in x.shape))
 
     def to_dtype(self, x: object) -> DType | None:
