@@ -120,6 +120,22 @@ class Proxy(TensorHandle):
         return methods.setting(self._session, "strided")
 
     @property
+    def is_cpu(self) -> bool:
+        return getattr(self.device, "type", "cpu") == "cpu"
+
+    @property
+    def itemsize(self) -> int:
+        return self.element_size()
+
+    @property
+    def nbytes(self) -> Any:
+        return self.numel() * self.element_size()
+
+    @property
+    def real(self) -> Any:
+        return alias.same(self)
+
+    @property
     def grad(self) -> None:
         return None
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import tessera
 from tessera.frontend.annotation import Tensor
 from tests.frontend.harness import agrees, trace_call
 
@@ -243,3 +244,14 @@ def test_ten_thousand_operations_are_no_recursion() -> None:
 
     _, _, found = trace_call(long, X)
     assert len(found.function.ops) == 10_000
+
+
+def test_attributes_of_memory() -> None:
+    @tessera.function(strict=True)
+    def described(x: Tensor["N", "M"]) -> Any:
+        assert x.is_cpu and x.itemsize == x.element_size()
+        return x.real * 2, x.nbytes
+
+    x = torch.randn(3, 4)
+    got, want = described(x), described.eager(x)
+    assert torch.equal(got[0], want[0]) and got[1] == want[1] == 48
