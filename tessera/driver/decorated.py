@@ -45,6 +45,7 @@ from tessera.driver.variant import Variant
 from tessera.driver.variants import Variants
 from tessera.frontend.binding import Bound, bind_arguments
 from tessera.frontend.check import CheckReport, check
+from tessera.frontend.handles import ObjectOf
 from tessera.frontend.inline import inline_call
 from tessera.frontend.session import current, error_of
 from tessera.frontend.spec import FunctionSpec
@@ -98,6 +99,7 @@ class Function(Generic[P, R]):
         self._counters = Counters()
         self._warned = False
         self._report: CheckReport | None = None
+        self._owner: weakref.ref[type] | None = None
         if config.current().shapes != "off":
             self._prove()
 
@@ -120,7 +122,8 @@ class Function(Generic[P, R]):
     def check(self) -> CheckReport:
         """Prove the shapes for every size, without data; prints each need with its verdict."""
         if self._report is None:
-            self._report = check(self.spec, TABLE)
+            owner = None if self._owner is None else self._owner()
+            self._report = check(self.spec, TABLE, receiver=None if owner is None else ObjectOf(owner))
         return self._report
 
     # -- calls -----------------------------------------------------------------------------------------------------
@@ -332,6 +335,10 @@ class Function(Generic[P, R]):
         return self.fn(*args, **kwargs)
 
     # -- methods ---------------------------------------------------------------------------------------------------
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        """The class that a method stands in: its check follows the other methods of it."""
+        self._owner, self._report = weakref.ref(owner), None
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         return self if instance is None else Method(self, instance)

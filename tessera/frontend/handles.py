@@ -94,6 +94,13 @@ class PoisonHandle:
 UNKNOWN: Final = object()
 
 
+@dataclass(frozen=True, slots=True)
+class ObjectOf:
+    """Given as ``self`` where only the class is known: its methods run, what an object holds is unknown."""
+
+    cls: type
+
+
 class Stopped(BaseException):
     """Ends a trace early; what was found is on the session.
 

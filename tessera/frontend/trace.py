@@ -15,7 +15,16 @@ from tessera.diag.span import is_machinery
 from tessera.frontend import blame, extern, returns
 from tessera.frontend.annotation import Lead
 from tessera.frontend.context import Choice, TraceContext
-from tessera.frontend.handles import UNKNOWN, Deferred, PoisonHandle, SizeHandle, Stopped, Storage, TensorHandle
+from tessera.frontend.handles import (
+    UNKNOWN,
+    Deferred,
+    ObjectOf,
+    PoisonHandle,
+    SizeHandle,
+    Stopped,
+    Storage,
+    TensorHandle,
+)
 from tessera.frontend.interop import dispatch
 from tessera.frontend.proxy import Poison, Receiver, make
 from tessera.frontend.session import Finding, Path, Session, enter, error_of
@@ -231,8 +240,8 @@ class Run:
             if isinstance(given, Dim):
                 leaves.append(session.size(given))
                 continue
-            if given is UNKNOWN:
-                leaves.append(Receiver(session))
+            if given is UNKNOWN or isinstance(given, ObjectOf):
+                leaves.append(Receiver(session, given.cls if isinstance(given, ObjectOf) else None))
                 continue
             if not isinstance(given, TensorType | ScalarType):
                 leaves.append(given)
