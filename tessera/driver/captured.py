@@ -269,7 +269,7 @@ class Reader:
             return isinstance(x, torch.nn.Module)
         if name in getattr(x, "__dict__", ()) or isinstance(found, MemberDescriptorType):
             return True
-        function = found.fget if isinstance(found, property) else getattr(found, "__func__", found)
+        function = found.fget if isinstance(found, property) else _own(found, "__func__") or found
         if hasattr(type(found), "__get__"):
             self._function(function)
             return isinstance(found, staticmethod) or (isinstance(x, type) and isinstance(found, FunctionType))
@@ -277,15 +277,15 @@ class Reader:
 
     def _whole(self, x: Any) -> None:
         """An object that goes where it is not followed: its contents count, and the functions that it stands for."""
-        inner = getattr(x, "__func__", None)
+        inner = _own(x, "__func__")
         if isinstance(x, FunctionType):
             self._function(x)
         elif inner is not None and hasattr(x, "__self__"):  # a method of an object, compiled or not
             self._function(inner)
             self._whole(x.__self__)
-        elif isinstance(getattr(x, "fn", None), FunctionType) and of_library(type(x).__module__):
+        elif isinstance(_own(x, "fn"), FunctionType) and of_library(type(x).__module__):
             self._function(x.fn)
-        elif isinstance(getattr(x, "__wrapped__", None), FunctionType):
+        elif isinstance(_own(x, "__wrapped__"), FunctionType):
             self._function(x.__wrapped__)
         elif isinstance(x, partial):
             for part in (x.func, x.args, x.keywords):
@@ -340,12 +340,12 @@ class Reader:
                 continue
             for name in names:
                 found = vars(cls).get(name)
-                self._function(found.fget if isinstance(found, property) else getattr(found, "__func__", found))
+                self._function(found.fget if isinstance(found, property) else _own(found, "__func__") or found)
 
     def _function(self, found: Any) -> None:
         """A function that may be called: what it reads counts, and its defaults."""
-        function = inspect.unwrap(found) if isinstance(found, FunctionType) else getattr(found, "fn", None)
-        for one in dict.fromkeys((found, function)):
+        function = inspect.unwrap(found) if isinstance(found, FunctionType) else _own(found, "fn")
+        for one in (found,) if function is found else (found, function):
             if isinstance(one, FunctionType) and not of_library(one.__module__):
                 self.todo.append((one.__code__, one.__globals__, one.__closure__ or ()))
                 for name in ("__code__", "__defaults__", "__kwdefaults__"):
@@ -358,6 +358,11 @@ class Reader:
         value = self._link(getattr, function, name)
         if isinstance(value, dict | tuple):
             self._whole(value)
+
+
+def _own(x: Any, name: str) -> Any:
+    """An attribute that an object or its class holds, else None: ``__getattr__`` may answer for any name, or raise."""
+    return None if inspect.getattr_static(x, name, None) is None else getattr(x, name)
 
 
 def places(traced: Traced, watch: Watch) -> tuple[int, ...]:

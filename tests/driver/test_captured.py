@@ -6,7 +6,7 @@ import types
 import warnings
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -418,3 +418,45 @@ def test_nothing_is_compared_where_nothing_is_read() -> None:
     agrees(add, X, X + 1)
     (variant,) = add.compiled.all()
     assert not variant.watch
+
+
+class Scales:
+    """Class attributes that are no functions, and that no dict takes as keys."""
+
+    table: ClassVar[dict[str, float]] = {"a": 2.0}
+    steps: ClassVar[list[float]] = [1.0, 3.0]
+
+
+def test_class_attributes_that_cannot_be_hashed() -> None:
+    scales = Scales()
+
+    @tessera.function(strict=True)
+    def scaled(x: Tensor["N"], by: Scales) -> Tensor["N"]:
+        return x * by.table["a"] + scales.steps[1] + scales.table["a"]
+
+    x = torch.ones(3)
+    assert torch.equal(scaled(x, scales), torch.full((3,), 7.0))
+    assert torch.equal(scaled(x, scales), torch.full((3,), 7.0))
+
+
+class Answers:
+    """Refuses names that it does not know, with an exception of its own."""
+
+    def __getattr__(self, name: str) -> float:
+        if name != "known":
+            raise RuntimeError(f"no {name} here")
+        return 2.0
+
+
+class Holds:
+    inner = Answers()
+
+
+def test_objects_are_not_asked_for_what_the_code_does_not_read() -> None:
+    holds = Holds()
+
+    @tessera.function(strict=True)
+    def scaled(x: Tensor["N"]) -> Tensor["N"]:
+        return x * holds.inner.known
+
+    assert torch.equal(scaled(torch.ones(3)), torch.full((3,), 2.0))
