@@ -1,5 +1,6 @@
 """Tessera: tensor code with named dimensions, proved before any data and compiled to few kernels."""
 
+import gc
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -57,6 +58,12 @@ def __getattr__(name: str) -> Any:
 
 
 warn_of_unknown_variables()
+
+if not gc.get_freeze_count():
+    # What was imported lives on. Taken for young, it has Python look at every object of the process soon after, in the
+    # middle of the first call: 0.15 s beside torch. This moves it to the old objects, where it stays collectable.
+    gc.freeze()
+    gc.unfreeze()
 
 try:
     __version__ = version("tessera-dsl")
