@@ -238,7 +238,7 @@ class NestLowering:
         x = pull(op.operands[0], loops.index)
         sweep = pull.build.sweep
         assert sweep is not None
-        if isinstance(x, Literal):
+        if isinstance(x, Literal) or x in pull.build.numbers:
             dtype = compute_dtype(op.operands[0].type.dtype)
             x = pull.build.emit(OPS["cast"], (x,), dtype, {"dtype": dtype})
         rows = zip(loops.names, loops.kept_names, loops.extents, strict=True)

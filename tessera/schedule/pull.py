@@ -185,7 +185,8 @@ class Puller:
 
     def named(self, x: Operand, op: Operation) -> Operand:
         """A result in the compute dtype of the op's type, as a value even when it is constant."""
-        return self.build.cast(x, compute_dtype(op.result.type.dtype)) if isinstance(x, Value) else x
+        exact = not isinstance(x, Value) or (x in self.build.numbers and x.type.dtype.is_float)
+        return x if exact else self.build.cast(x, compute_dtype(op.result.type.dtype))
 
     def position(self, e: Dim) -> Operand:
         if e.is_const:

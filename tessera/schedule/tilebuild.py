@@ -9,7 +9,7 @@ from typing import Any
 
 from tessera.ir.dialects import OPS
 from tessera.ir.dim import Dim
-from tessera.ir.dtype import DType, compute_dtype, f64
+from tessera.ir.dtype import DType, compute_dtype, f32, f64
 from tessera.ir.graph import Attr, Block, Literal, Operand, Operation, Value, attr_key
 from tessera.ir.infer import InferContext
 from tessera.ir.record import OpRecord
@@ -36,6 +36,8 @@ class TileBuilder:
     top: Container
     names: dict[str, int]
     sweep: Container | None = None
+    #: What scalars alone give, still as precise as Python has it.
+    numbers: set[Value] = field(default_factory=set)
 
     def fresh(self, hint: str) -> str:
         hint = hint[:56]  # room for a number within the 64 characters of a name
@@ -153,21 +155,37 @@ class Namespace:
         if "dtype" in attrs:
             return self.convert(xs[0], attrs["dtype"])  # type: ignore[arg-type]
         key = tuple(sorted(attrs.items()))
-        meant = dtype = intrinsic_dtype(record, tuple(x.type for x in xs), key)
-        if not any(isinstance(x.type, TileType) for x in xs):
+        alone = all(self.is_number(x) for x in xs)
+        if alone:
             xs = tuple(self.number(x) for x in xs)
-            dtype = intrinsic_dtype(record, tuple(x.type for x in xs), key)
+        else:
+            xs = tuple(self.beside(x, xs) if x in self.build.numbers and x.type.dtype is f64 else x for x in xs)
+        meant = dtype = intrinsic_dtype(record, tuple(x.type for x in xs), key)
         wanted = operand_dtypes(record, tuple(x.type for x in xs))
         xs = tuple(x if t is None else self.build.cast(x, t) for x, t in zip(xs, wanted, strict=True))
         xs = tuple(self.weak(x, xs, dtype) for x in xs)
         hint = self.source.results[0].name if self.source is not None and self.source.record is record else ""
         value = self.build.emit(record, xs, dtype, attrs, hint=hint, source=self.source)
+        if alone:
+            self.build.numbers.add(value)
+            return value
         return self.build.cast(value, compute_dtype(meant))
 
-    def number(self, x: Operand) -> Value:
+    def is_number(self, x: Operand) -> bool:
+        """Is ``x`` a literal, a dynamic scalar, or made of such alone?"""
+        return not isinstance(x.type, TileType) or x in self.build.numbers
+
+    def beside(self, x: Operand, xs: tuple[Operand, ...]) -> Operand:
+        """What scalars gave, in the dtype of the tensors that it meets."""
+        found = next((y.type.dtype for y in xs if not self.is_number(y) and y.type.dtype.is_float), f32)
+        return self.build.cast(x, compute_dtype(found))
+
+    def number(self, x: Operand) -> Operand:
         """A dynamic scalar or literal among its like, as Python computes with it: ``1 - beta`` of a dynamic beta
         must not cancel in f32.
         """
+        if x in self.build.numbers:
+            return x
         dtype = f64 if x.type.dtype.is_float else x.type.dtype
         return self.build.emit(OPS["cast"], (x,), dtype, {"dtype": dtype})
 
