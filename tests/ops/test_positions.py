@@ -121,7 +121,8 @@ def test_the_interpreter_refuses_what_torch_refuses(name: str, stage: str) -> No
     x, call = CASES[name]
     first = torch.tensor(INDICES[0])
     compiled = tessera.function(call)
-    traced = compiled.resolve(x, first).variant
+    resolved = compiled.resolve(x, first)
+    traced, held = resolved.variant, resolved.given()
     inputs = traced.traced.inputs
     if stage == "tile":
         kernels = traced.program.kernels
@@ -133,7 +134,9 @@ def test_the_interpreter_refuses_what_torch_refuses(name: str, stage: str) -> No
     for values in INDICES:
         i = torch.tensor(values)
         given = {0: x, 1: i}
-        arrays = [np.asarray(s.captured if s.kind == "capture" else given[s.leaf]) for s in inputs]
+        arrays = [
+            np.asarray(h if s.kind == "capture" else given[s.leaf]) for s, h in zip(inputs, held, strict=True)
+        ]
         by_name = dict(zip((p.name for p in traced.traced.function.params), arrays, strict=True))
         order = [p.name for p in f.params if p.name in by_name]
         got = outcome(lambda a=[by_name[n] for n in order]: interpret(f, a)[0])
