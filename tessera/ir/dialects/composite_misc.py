@@ -166,7 +166,7 @@ OPS: tuple[OpRecord, ...] = (
        function_and_method("clamp_max"), samples(call(_X, 0.0))),
     composite("positive", "x: tensor float int", "The tensor itself.", _positive,
               (*function_and_method("positive"), "torch.Tensor.__pos__"), samples(call(_X))),
-    composite("ldexp", "x: tensor, other: tensor float int", "The product x * 2**other.", _ldexp,
+    composite("ldexp", "x: tensor, other: tensor", "The product x * 2**other.", _ldexp,
            function_and_method("ldexp"),
        samples(call(_X, T(("D",), "int32", 5)))),
     composite("float_power", "x: tensor, exponent: tensor", "Power in f64.", _float_power,
