@@ -72,51 +72,53 @@ class Watch:
     __slots__ = ("deep", "fast", "links")
 
     def __init__(self, links: tuple[Link, ...] = (), deep: tuple[tuple[Any, Any], ...] = ()) -> None:
-        self.links = links
         self.deep = deep
-        self.fast = [(link.get, link.owner, link.key, link.value) for link in links]
+        self._take(links)
+
+    def _take(self, links: tuple[Link, ...]) -> None:
+        self.links = links
+        self.fast = tuple((link.get, link.owner, link.key, link.value) for link in links)
 
     def __bool__(self) -> bool:
         return bool(self.links or self.deep)
 
     def holds(self) -> bool:
         """Whether everything is as it was, in the fewest instructions: tensors are not looked at closely."""
-        try:
-            for get, owner, key, value in self.fast:
-                if get(owner, key) is not value:
-                    return self.settle() is not None
-        except (AttributeError, LookupError, TypeError, ValueError):
-            return False
+        if not _same(self.fast):
+            return self.settle() is not None
         return all(fingerprint(x) == held for x, held in self.deep) if self.deep else True
 
     def unchanged(self) -> Callable[[], bool]:
         """A question whether every link gives the very object that it gives now."""
-        fast = tuple(self.fast)
-
-        def ask() -> bool:
-            try:
-                return all(get(owner, key) is value for get, owner, key, value in fast)
-            except (AttributeError, LookupError, TypeError, ValueError):
-                return False
-
-        return ask
+        return partial(_same, self.fast)
 
     def settle(self) -> tuple[Link, ...] | None:
         """The links with what they give now, where the variant still serves; else None."""
-        if self.changed() is not None or any(fingerprint(x) != held for x, held in self.deep):
-            return None
         links = self.links
         found = [link.now() for link in links]
+        if not all(link.admits(now) for now, link in zip(found, links, strict=True)):
+            return None
+        if any(fingerprint(x) != held for x, held in self.deep):
+            return None
         if any(now is not link.value for now, link in zip(found, links, strict=True)):
-            if not all(link.admits(now) for now, link in zip(found, links, strict=True)):
-                return None
             links = tuple(replace(link, value=now) for now, link in zip(found, links, strict=True))
-            self.links, self.fast = links, [(link.get, link.owner, link.key, link.value) for link in links]
+            self._take(links)
         return links
 
     def changed(self) -> Link | None:
         """The first link that gives something else."""
         return next((link for link in self.links if not link.admits(link.now())), None)
+
+
+def _same(fast: Iterable[tuple[Callable[[Any, Any], Any], Any, Any, Any]]) -> bool:
+    """Does every step give the very object that it gave?"""
+    try:
+        for get, owner, key, value in fast:
+            if get(owner, key) is not value:
+                return False
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return False
+    return True
 
 
 def _kind(x: torch.Tensor) -> tuple[object, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tessera.ir.dialects.composite_reduce import need_float
@@ -15,13 +16,22 @@ from tessera.ir.infer import Blame
 def alike(t: Any, x: Any, target: Any) -> None:
     """Targets of the very sizes of what they are compared with: nothing broadcasts (TSR0204, TSR0215)."""
     need_float(t, target, "targets", 1)
-    have, want = t.dims(target), t.dims(x)
-    if len(have) != len(want):
-        t.fail("TSR0204", f"targets of rank {len(have)} for values of rank {len(want)}",
-               Blame(1, None, f"has rank {len(have)}"), Blame(0, None, f"has rank {len(want)}"))  # fmt: skip
-    for n, (a, b) in enumerate(zip(want, have, strict=True)):
-        t.context.equal(a, b, "TSR0215", f"targets of size `{b}` for values of size `{a}`", Blame(1, n, f"`{b}`"),
-                        Blame(0, n, f"`{a}`"))  # fmt: skip
+    _need_sizes(t, x, target, range(len(t.dims(x))), "targets", "values")
+
+
+def _need_sizes(
+    t: Any, x: Any, target: Any, axes: Sequence[int], what: str, of: str, helps: Sequence[str] = ()
+) -> None:
+    """Targets with the sizes that these axes of the first operand have, in order (TSR0204, TSR0215)."""
+    dims, have = t.dims(x), t.dims(target)
+    if len(axes) != len(have):
+        t.fail("TSR0204", f"{what} of rank {len(have)} for {of} of rank {len(dims)}",
+               Blame(1, None, f"has rank {len(have)}"), Blame(0, None, f"has rank {len(dims)}"),
+               helps=helps)  # fmt: skip
+    for n, (axis, b) in enumerate(zip(axes, have, strict=True)):
+        a = dims[axis]
+        t.context.equal(a, b, "TSR0215", f"targets of size `{b}` for {of} of size `{a}`", Blame(1, n, f"`{b}`"),
+                        Blame(0, axis, f"`{a}`"))  # fmt: skip
 
 
 def apart(t: Any, x: Any, target: Any) -> Any:
@@ -36,16 +46,11 @@ def class_axis(t: Any, x: Any) -> int:
 
 def check_classes(t: Any, x: Any, target: Any, weight: Any) -> None:
     """The target has the shape of the scores without the class axis."""
-    dims, have, axis = t.dims(x), t.dims(target), class_axis(t, x)
+    dims, axis = t.dims(x), class_axis(t, x)
     need_one_rank(t, x, range(1, 65), "scores")
-    want = tuple(d for n, d in enumerate(dims) if n != axis)
-    if len(want) != len(have):
-        t.fail("TSR0204", f"class targets of rank {len(have)} for scores of rank {len(dims)}",
-               Blame(1, None, f"has rank {len(have)}"), Blame(0, None, f"has rank {len(dims)}"),
-               helps=["scores are [N, C, …] and targets [N, …]; flatten the leading dims"])  # fmt: skip
-    for n, (a, b) in enumerate(zip(want, have, strict=True)):
-        t.context.equal(a, b, "TSR0215", f"targets of size `{b}` for scores of size `{a}`", Blame(1, n, f"`{b}`"),
-                        Blame(0, n if n < axis else n + 1, f"`{a}`"))  # fmt: skip
+    others = [n for n in range(len(dims)) if n != axis]
+    helps = ["scores are [N, C, …] and targets [N, …]; flatten the leading dims"]
+    _need_sizes(t, x, target, others, "class targets", "scores", helps)
     if not t.dtype_of(target).is_int:
         t.fail("TSR0304", f"class targets of dtype `{t.dtype_of(target)}`", Blame(1, None, f"is {t.dtype_of(target)}"),
                helps=["cast them with `.long()`"])  # fmt: skip
@@ -61,9 +66,4 @@ def check_probabilities(t: Any, x: Any, target: Any) -> None:
     if len(have) == len(dims) - 1:
         t.fail("TSR0304", f"class targets of dtype `{dtype}`", Blame(1, None, f"is {dtype}"),
                helps=["cast class numbers with `.long()`; probabilities have one for each class"])  # fmt: skip
-    if len(have) != len(dims):
-        t.fail("TSR0204", f"class probabilities of rank {len(have)} for scores of rank {len(dims)}",
-               Blame(1, None, f"has rank {len(have)}"), Blame(0, None, f"has rank {len(dims)}"))  # fmt: skip
-    for n, (a, b) in enumerate(zip(dims, have, strict=True)):
-        t.context.equal(a, b, "TSR0215", f"targets of size `{b}` for scores of size `{a}`", Blame(1, n, f"`{b}`"),
-                        Blame(0, n, f"`{a}`"))  # fmt: skip
+    _need_sizes(t, x, target, range(len(dims)), "class probabilities", "scores")
