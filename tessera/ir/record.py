@@ -41,6 +41,19 @@ class Kind(Enum):
     TILE = "tile"  # loads, stores and loops of the tile dialect
 
 
+class Law(Enum):
+    """How the result of a MAP op follows when an operand is shifted or scaled: what algebra knows of the op."""
+
+    NONE = "none"
+    SUM = "sum"  # shifts add up; what both operands are multiplied by can be taken out
+    DIFFERENCE = "difference"  # as SUM, the second shift reversed
+    PRODUCT = "product"  # factors multiply
+    QUOTIENT = "quotient"  # as PRODUCT, the second factor inverted
+    POWER = "power"  # a shift becomes the factor that the op gives for it; 0 at -inf
+    CHOICE = "choice"  # one of the last two operands, as the first one says
+    SAME = "same"  # the operand itself, rounded at most
+
+
 class ScalarNamespace(Protocol):
     """What a scalar definition computes with: one function per intrinsic, called as ``t.exp(x)``.
 
@@ -210,6 +223,7 @@ class OpRecord:
       first name.
     - ``rewrites``: constants with which the op is another one. Only what changes no bit of any result: not ``x + 0``
       (turns -0.0 into 0.0), not ``x * 0`` (NaN, infinity), not ``pow(x, 0.5)`` (``sqrt`` differs at -0.0 and -inf).
+    - ``law``: MAP: how the result moves with its operands, see ``Law``.
     - ``domain``: interval of inputs on which samples are drawn. ``flops``: arithmetic operations per element.
     """
 
@@ -230,6 +244,7 @@ class OpRecord:
     eager: Callable[..., Any] | None = None
     samples: Callable[[], Iterable[Sample]] | None = None
     rewrites: tuple[Rewrite, ...] = ()
+    law: Law = Law.NONE
     domain: tuple[float, float] = (-4.0, 4.0)
     flops: int = 1
     example: str = ""

@@ -209,10 +209,13 @@ class _Names:
 def arity_problems(op: Operation, dialect: str = "tensor") -> Iterator[Problem]:
     """Number of operands, and names and kinds of attributes, against the record's signature.
 
-    A fold of the tile dialect has attributes of its own (see ``verify_tile``).
+    A fold of the tile dialect has operands and attributes of its own (see ``verify_tile``).
     """
     least, most = operand_range(op.record)
     count = len(op.operands)
+    folds = dialect == "tile" and op.record.kind is Kind.REDUCE
+    if folds and count == least + 1:
+        return
     if count < least or (most is not None and count > most):
         wanted = (
             str(least) if least == most else f"at least {least}" if most is None else f"{least} to {most}"
@@ -223,7 +226,7 @@ def arity_problems(op: Operation, dialect: str = "tensor") -> Iterator[Problem]:
             label=f"`{op.name}({op.record.signature})`",
         )
         return
-    if dialect == "tile" and op.record.kind is Kind.REDUCE:
+    if folds:
         return
     params = {p.name: p for p in op.record.params if not p.is_operand}
     for name, value in op.attrs.items():

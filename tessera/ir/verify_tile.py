@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tessera.diag import TesseraError
-from tessera.ir.dialects.tile import LOAD, NEST, STORE, SWEEP
+from tessera.ir.dialects.tile import MMA, GATE, LOAD, NEST, RUNNING, STORE, SWEEP
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, f32, f64
 from tessera.ir.graph import Attr, Function, Operation, Value
@@ -19,26 +19,34 @@ from tessera.ir.types import BufferType, ScalarType, TensorType, TileType, Type
 
 Found = tuple[Operation, str, int | None]
 Bounds = tuple[Attr, Attr, Attr]
+ZERO = Dim.const(0)
 
 _AXIS = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _IN_LEVEL = frozenset({Kind.MAP, Kind.REDUCE, Kind.TILE})
 #: Attributes of a reduction inside a sweep: the axes it folds, the position of an element, the state's dtype.
 FOLD_ATTRS = frozenset({"over", "position", "dtype"})
+#: How deep sweeps may stand inside each other.
+MAX_DEPTH = 4
 
 
 @dataclass
 class _Nest:
-    """What is in scope in one nest; ``made`` says in which sweep a value was made (None: in the nest
-    itself).
+    """What is in scope in one nest: the sweeps that are open, outermost first; ``made`` says in which sweeps a value
+    was made, ``folds`` which sweep completes one that was folded.
     """
 
     axes: tuple[str, ...]
-    sweep: Operation | None = None
-    made: dict[Value, Operation | None] = field(default_factory=dict)
+    open: tuple[Operation, ...] = ()
+    made: dict[Value, tuple[Operation, ...]] = field(default_factory=dict)
+    folds: dict[Value, Operation] = field(default_factory=dict)
 
     @property
     def scope(self) -> tuple[str, ...]:
-        return self.axes + (_names(self.sweep.attrs.get("axes")) if self.sweep is not None else ())
+        return self.axes + tuple(a for s in self.open for a in _names(s.attrs.get("axes")))
+
+    def over(self, axes: Attr) -> Operation | None:
+        """The open sweep with these axes."""
+        return next((s for s in self.open if s.attrs.get("axes") == axes), None)
 
 
 def tile_problems(f: Function) -> Iterator[Found]:
@@ -70,16 +78,18 @@ def _sweep(op: Operation, nest: _Nest) -> Iterator[Found]:
     if op.record is not SWEEP or op.body is None:
         yield op, f"`{op.name}` stands inside a nest", None
         return
-    yield from _axes(op, "hi", nest.axes)
+    yield from _axes(op, "hi", nest.scope)
     if op.attrs.get("lo") is not None and len(_tuple(op.attrs["lo"])) != len(_names(op.attrs.get("axes"))):
         yield op, "as many lower bounds as axes are needed", None
-    nest.sweep = op
+    nest.open = (*nest.open, op)
     for inner in op.body.ops:
-        if inner.body is not None:
-            yield inner, f"`{inner.name}` stands inside a sweep", None
-        else:
+        if inner.body is None:
             yield from _operation(inner, nest)
-    nest.sweep = None
+        elif len(nest.open) < MAX_DEPTH:
+            yield from _sweep(inner, nest)
+        else:
+            yield inner, f"sweeps inside each other more than {MAX_DEPTH} deep", None
+    nest.open = nest.open[:-1]
 
 
 def _axes(op: Operation, extents: str, taken: tuple[str, ...]) -> Iterator[Found]:
@@ -100,12 +110,16 @@ def _operation(op: Operation, nest: _Nest) -> Iterator[Found]:
     for number, x in enumerate(op.operands):
         if isinstance(x, Value):
             yield from _operand(op, number, x, nest)
+    folds = op.record.kind is Kind.REDUCE or op.record is MMA
+    whole = nest.over(op.attrs.get("over")) if folds else None
     for r in op.results:
-        nest.made[r] = nest.sweep
+        nest.made[r] = nest.open
+        if whole is not None:
+            nest.folds[r] = whole
         yield from _result(op, r, nest)
     if op.record.kind is Kind.MAP:
         yield from _element(op)
-    elif op.record.kind is Kind.REDUCE:
+    elif folds:
         yield from _fold(op, nest)
     else:
         yield from _own(op, nest)
@@ -122,17 +136,22 @@ def _operand(op: Operation, number: int, x: Value, nest: _Nest) -> Iterator[Foun
         yield op, f"`%{x.name}` belongs to another nest", number
         return
     outside = [a for a in x.type.axes if a not in nest.scope]
-    home = nest.made[x]
     if outside:
         yield op, f"`%{x.name}` depends on `{outside[0]}`, which is not in scope", number
-    elif home is not None and home is not nest.sweep:
-        inner = _names(home.attrs.get("axes"))
-        if any(a in inner for a in x.type.axes) and _bounds(home) != _bounds(nest.sweep):
-            yield op, f"`%{x.name}` is read in a sweep of other bounds", number
+    elif any(a in s and s[a] != here[a] for s in (_bounds(nest.made[x]),) for here in (_bounds(nest.open),)
+             for a in x.type.axes if a in here):  # fmt: skip
+        yield op, f"`%{x.name}` is read in a sweep of other bounds", number
+    if nest.folds.get(x) in nest.open and op.record is not RUNNING:
+        yield op, f"`%{x.name}` is read before its sweep ends; `running` gives what it has reached", number
 
 
-def _bounds(op: Operation | None) -> Bounds | None:
-    return None if op is None else (op.attrs.get("axes"), op.attrs.get("lo"), op.attrs.get("hi"))
+def _bounds(sweeps: tuple[Operation, ...]) -> dict[str, Bounds]:
+    """For each axis the sweep that walks it, as what it runs over."""
+    return {
+        a: (s.attrs.get("axes"), s.attrs.get("lo"), s.attrs.get("hi"))
+        for s in sweeps
+        for a in _names(s.attrs.get("axes"))
+    }
 
 
 def _result(op: Operation, r: Value, nest: _Nest) -> Iterator[Found]:
@@ -141,7 +160,7 @@ def _result(op: Operation, r: Value, nest: _Nest) -> Iterator[Found]:
     outside = [a for a in r.type.axes if a not in nest.scope]
     if outside:
         yield op, f"`%{r.name}` depends on `{outside[0]}`, which is not in scope", None
-    if op.record.kind is Kind.REDUCE:
+    if op.record.kind is Kind.REDUCE or op.record is MMA:
         return
     for number, x in enumerate(op.operands):
         if isinstance(x, Value) and isinstance(x.type, TileType):
@@ -183,17 +202,23 @@ def _as_tensor(t: Type) -> Type:
 
 
 def _fold(op: Operation, nest: _Nest) -> Iterator[Found]:
-    if nest.sweep is None:
+    if not nest.open:
         yield op, f"`{op.name}` folds outside of a sweep", None
         return
-    if set(op.attrs) != FOLD_ATTRS:
-        yield op, f"a fold has the attributes {', '.join(sorted(FOLD_ATTRS))}", None
+    wanted = FOLD_ATTRS - {"position"} if op.record is MMA else FOLD_ATTRS
+    if set(op.attrs) != wanted:
+        yield op, f"a fold has the attributes {', '.join(sorted(wanted))}", None
         return
-    axes = _names(nest.sweep.attrs.get("axes"))
-    if op.attrs["over"] != axes:
-        yield op, "a fold runs over the axes of its sweep", None
-    if not isinstance(op.attrs["position"], Dim) or not isinstance(op.attrs["dtype"], DType):
+    if nest.over(op.attrs["over"]) is None:
+        yield op, "a fold runs over the axes of a sweep around it", None
+    if not isinstance(op.attrs.get("position", ZERO), Dim) or not isinstance(op.attrs["dtype"], DType):
         yield op, "`position` is an index expression and `dtype` a dtype", None
+    plain = 2 if op.record is MMA else 1
+    if len(op.operands) not in (plain, plain + 1):
+        yield op, f"`{op.name}` folds {plain} operands, and may have a factor", None
+    elif len(op.operands) > plain and op.record is not MMA and not (op.record.reduction and op.record.reduction.additive):
+        yield op, f"what `{op.name}` has folded cannot be multiplied by a factor", plain
+    axes = _names(op.attrs["over"])
     for r in op.results:
         if isinstance(r.type, TileType) and any(a in axes for a in r.type.axes):
             yield op, f"`%{r.name}` depends on an axis that is folded", None
@@ -214,7 +239,11 @@ def _own(op: Operation, nest: _Nest) -> Iterator[Found]:
         if op.record is LOAD and op.result.type.dtype is not kind.dtype:
             yield op, f"`%{op.result.name}` is {op.result.type.dtype}, the buffer {kind.dtype}", None
         yield from _guard(op)
-    wanted = 0 if op.record is STORE else 1
+    if op.record is RUNNING and (first not in nest.folds or nest.folds[first] not in nest.open):
+        yield op, "`running` stands in the sweep that folds its operand, after the fold", 0
+    if op.record is GATE and not (isinstance(first, Value) and first.type.dtype.is_bool and nest.open):
+        yield op, "a gate takes a bool inside a sweep", 0
+    wanted = 0 if op.record in (STORE, GATE) else 1
     if len(op.results) != wanted:
         yield op, f"`{op.name}` has {wanted} results", None
     for r in op.results:

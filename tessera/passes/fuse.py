@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import networkx as nx
 
-from tessera.ir.dialects.region import COLUMN, EXTERN, MAP, ROW
+from tessera.ir.dialects.region import COLUMN, EXTERN, MAP, ROW, STREAM
 from tessera.ir.graph import Block, Function, Note, Operand, Operation, Value
 from tessera.ir.record import Kind
 from tessera.passes.apart import Apart, Cause, Obstacle
 from tessera.passes.grouping import Grouping, is_free
+from tessera.passes.streams import Stream, gather_streams
 
-_RECORDS = {"map": MAP, "row": ROW, "column": COLUMN, "extern": EXTERN}
+_RECORDS = {"map": MAP, "row": ROW, "column": COLUMN, "stream": STREAM, "extern": EXTERN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,9 @@ class Fuse:
     def run(self, f: Function) -> Function:
         if any(op.record.kind is Kind.REGION for op in f.ops):
             return f
-        grouping = Grouping(f).run()
-        writer = _Writer(f, grouping)
+        f, streams = gather_streams(f)
+        grouping = Grouping(f, streams).run()
+        writer = _Writer(f, grouping, streams)
         ops = writer.write()
         forms = [op.name for op in ops]
         text = ", ".join(f"{forms.count(n)} {n}" for n in _RECORDS if n in forms) or "no region"
@@ -46,6 +48,7 @@ def describe(op: Operation) -> str:
 class _Writer:
     f: Function
     grouping: Grouping
+    streams: Mapping[Operation, Stream]
     names: set[str] = field(default_factory=set)
     apart: list[Apart] = field(default_factory=list)
 
@@ -116,7 +119,9 @@ class _Writer:
         results = tuple(r for op in ops for r in op.results if r in needed)
         if not results:
             results = ops[-1].results
-        return Operation(record, tuple(reads), results, span=ops[-1].span, body=Block(tuple(body)))  # type: ignore[arg-type]
+        stream = self.streams.get(ops[0])
+        attrs = {} if stream is None else {"axis": stream.axis}
+        return Operation(record, tuple(reads), results, attrs, ops[-1].span, body=Block(tuple(body)))  # type: ignore[arg-type]
 
     def copy_free(
         self, wanted: Iterable[Value], members: set[Value], copies: dict[Value, Value], body: list[Operation]

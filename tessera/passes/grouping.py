@@ -23,7 +23,10 @@ MAX_OPS = 512
 #: Work that may be repeated for every element of a larger space instead of being stored once.
 CHEAP_FLOPS = 4
 
-_POINTWISE = frozenset({Kind.MAP, Kind.VIEW, Kind.INDEX, Kind.CREATE, Kind.RANDOM})
+POINTWISE = frozenset({Kind.MAP, Kind.VIEW, Kind.INDEX, Kind.CREATE, Kind.RANDOM})
+
+#: Forms whose groups nothing else joins, and why.
+CLOSED = {"extern": Obstacle.LIBRARY, "stream": Obstacle.STREAM}
 
 
 def space(t: Type) -> Space:
@@ -70,6 +73,8 @@ class Grouping:
     """The state of the partition of one function."""
 
     f: Function
+    #: For operations of a stream (see ``streams``) something that only its operations share.
+    streams: Mapping[Operation, object] = field(default_factory=dict)
     groups: dict[int, Group] = field(default_factory=dict)
     home: dict[Value, int] = field(default_factory=dict)
     roots: dict[Value, tuple[Value, ...]] = field(default_factory=dict)
@@ -79,6 +84,7 @@ class Grouping:
     late: set[Value] = field(default_factory=set)
     readers: Mapping[Value, list[Operation]] = field(default_factory=dict)
     position: dict[int, int] = field(default_factory=dict)
+    swept: dict[int, Group] = field(default_factory=dict)
 
     def run(self) -> Grouping:
         self.readers = users(self.f.body)
@@ -104,8 +110,9 @@ class Grouping:
 
     def place(self, number: int, op: Operation) -> None:
         sources = list(self.sources(op))
-        chosen: Group | None = None
-        if op.record.kind in _POINTWISE or op.record.kind is Kind.REDUCE:
+        stream = self.streams.get(op)
+        chosen = None if stream is None else self.swept.get(id(stream))
+        if stream is None and op.record.kind in POINTWISE or op.record.kind is Kind.REDUCE:
             for source in sources:
                 group = self.groups[source]
                 if len(group.ops) < MAX_OPS and self.acyclic(source, sources) and self.fits(group, op):
@@ -113,9 +120,12 @@ class Grouping:
                     break
         if chosen is None:
             chosen = self.fresh(number, op)
+        if stream is not None:
+            chosen.form = "stream"
+            self.swept[id(stream)] = chosen
         self.join(chosen, number, op, sources)
         for source in sources:
-            if source in self.groups and source != chosen.number and chosen.form != "extern":
+            if source in self.groups and source != chosen.number and chosen.form not in CLOSED:
                 self.try_merge(chosen, self.groups[source])
 
     def fresh(self, number: int, op: Operation) -> Group:
@@ -123,7 +133,7 @@ class Grouping:
         if kind is Kind.REDUCE:
             operand = op.operands[0].type
             group = Group(number, reduction_form(op), space(operand), space(op.results[0].type))
-        elif kind in _POINTWISE:
+        elif kind in POINTWISE:
             group = Group(number, "map", space(op.result.type))
         else:
             group = Group(number, "extern", ())
@@ -166,7 +176,7 @@ class Grouping:
         return not any(self.behind[s] & bit for s in sources if s != target)
 
     def fits(self, group: Group, op: Operation) -> bool:
-        if group.form == "extern":
+        if group.form in CLOSED:
             return False
         late = any(r in self.late for v in op.inputs for r in self.root(v))
         out = space(op.results[0].type)
@@ -244,8 +254,8 @@ class Grouping:
         through a third group.
         """
         for group in (a, b):
-            if group.form == "extern":
-                return Cause(Obstacle.LIBRARY, (self.f.ops[group.ops[0]].name,))
+            if group.form in CLOSED:
+                return Cause(CLOSED[group.form], (self.f.ops[group.ops[0]].name,))
         if len(a.ops) + len(b.ops) > MAX_OPS:
             return Cause(Obstacle.SIZE, (len(a.ops) + len(b.ops), MAX_OPS))
         if a.tail is not None or b.tail is not None:
@@ -281,7 +291,7 @@ class Grouping:
         for numbers in readers.values():
             first = next((n for n in numbers if n in self.groups), None)
             for n in dict.fromkeys(numbers):
-                if first is not None and n != first and n in self.groups and self.groups[first].form != "extern":
+                if first is not None and n != first and n in self.groups and self.groups[first].form not in CLOSED:
                     self.try_merge(self.groups[first], self.groups[n])
 
     def merge_neighbours(self) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tessera.ir.dialects import OPS
+from tessera.ir.dialects.region import STREAM
 from tessera.ir.dim import Dim, ceildiv, dim_min, product
 from tessera.ir.dtype import compute_dtype
 from tessera.ir.graph import Attr, Block, Function, Literal, Operation, Value
@@ -21,6 +22,7 @@ from tessera.schedule.plan import ZERO, Kernel, Unschedulable
 from tessera.schedule.pull import Index, Misplaced, Puller, Split, dense_strides
 from tessera.schedule.ranges import delinearize, in_order
 from tessera.schedule.split import split_reductions
+from tessera.schedule.stream import StreamLowering
 from tessera.schedule.tilebuild import Container, TileBuilder
 
 #: Elements of a flat map that one parallel iteration covers: long enough to hide its overhead, short enough to balance.
@@ -29,7 +31,7 @@ MAP_CHUNK = 8192
 ATTEMPTS = 64
 
 
-_AXIS = re.compile(r"(?:i\d+|c|k)(_*)")
+_AXIS = re.compile(r"(?:i\d+|c|k\d*)(_*)")
 
 
 def axis_mark(ops: Sequence[Operation]) -> str:
@@ -69,6 +71,9 @@ class RegionLowering:
             self.buffers[v] = self.buffer(v, "in")
         for v in self.region.results:
             self.buffers[v] = self.buffer(v, "out")
+        if self.region.record is STREAM:
+            nests, temps = [self.stream({s: s for s in scalars})], []
+            return self.kernel(nests, inputs, temps, scalars, self.region.body.ops)
         forced: list[Value] = []
         for _ in range(ATTEMPTS):
             try:
@@ -80,10 +85,25 @@ class RegionLowering:
                 forced.append(e.value)
         else:
             raise Unschedulable(f"more than {ATTEMPTS} values would have to be stored on the way")
+        return self.kernel(nests, inputs, temps, scalars, ops)
+
+    def kernel(
+        self, nests: Sequence[Operation], inputs: tuple[Value, ...], temps: Sequence[Value],
+        scalars: tuple[Value, ...], ops: Sequence[Operation],
+    ) -> Kernel:  # fmt: skip
         params = (*(self.buffers[v] for v in (*inputs, *self.region.results)), *temps, *scalars)
         function = Function(self.name, Block(tuple(nests), params), "tile", span=self.region.span)
         cost = region_cost(inputs, self.region.results, [t.type for t in temps], ops)
         return Kernel(function, self.region.name, inputs, self.region.results, tuple(temps), scalars, cost, self.region)
+
+    def stream(self, scalars: Mapping[Value, Value]) -> Operation:
+        assert self.region.body is not None
+        ops, axis = self.region.body.ops, self.region.attrs["axis"]
+        assert isinstance(axis, int)
+        names = {v.name: 0 for v in (*self.buffers.values(), *scalars)}
+        return StreamLowering(
+            ops, self.region.results, axis, self.buffers, scalars, names, axis_mark(ops)
+        ).run()
 
     def buffer(self, v: Value, role: str) -> Value:
         kind = v.type

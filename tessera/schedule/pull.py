@@ -11,16 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tessera.ir.dialects import OPS
+from tessera.ir.dialects.contract import contracted_dtype, letters
 from tessera.ir.dim import Dim
 from tessera.ir.dim_range import simplify_index
-from tessera.ir.dtype import compute_dtype, int64
+from tessera.ir.dtype import DType, compute_dtype, int64
 from tessera.ir.graph import Attr, Literal, Operand, Operation, Value
 from tessera.ir.infer import ONE
 from tessera.ir.record import Kind, Lookup, Piece
-from tessera.ir.types import BufferType, ScalarType, TensorType, Type
+from tessera.ir.types import BufferType, ScalarType, TensorType, TileType, Type
 from tessera.schedule.plan import ZERO
 from tessera.schedule.ranges import bounds, provably_ge
-from tessera.schedule.tilebuild import Expr, Namespace, TileBuilder, unwrap
+from tessera.schedule.tilebuild import Container, Expr, Namespace, TileBuilder, unwrap
 
 Index = tuple[Dim, ...]
 Guard = tuple[tuple[Dim, Dim, Dim], ...]
@@ -60,8 +61,11 @@ class Puller:
     splittable: str = ""
     folded: dict[Value, Value] = field(default_factory=dict)
     lookups: dict[str, Value] = field(default_factory=dict)
+    mark: str = ""
     earlier: list[tuple[Any, dict[Any, Value]]] = field(default_factory=list)
     weights: dict[Value, int] = field(default_factory=dict)
+    #: What tells apart values that the same tensor value has at different times.
+    era: str = ""
 
     def __call__(self, v: Operand, index: Index) -> Operand:
         stack: list[Pull] = [self.value(v, self.simple(index), ())]
@@ -85,7 +89,7 @@ class Puller:
             return v
         if isinstance(v.type, ScalarType):
             return self.scalars[v]
-        key = (v, index, guard)
+        key = (v, index, guard, self.era)
         found = self.remembered(key, v)
         if found is not None:
             return found
@@ -105,7 +109,7 @@ class Puller:
         """The value from this sweep or from the nest's own level; one of an earlier sweep is kept when that is
         cheaper.
         """
-        for c in (self.build.sweep, self.build.top):
+        for c in (*reversed(self.build.inner), self.build.sweep, self.build.top):
             if c is not None and key in c.memo:
                 return c.memo[key]
         sweep = self.build.sweep
@@ -171,6 +175,8 @@ class Puller:
             return self.reduced(v, index)
         if kind in (Kind.VIEW, Kind.INDEX):
             return (yield from self.viewed(op, index, guard))
+        if kind is Kind.CONTRACT:
+            return (yield from self.contracted(op, v, index, guard))
         names = Namespace(self.build, op)
         xs: list[Operand] = []
         for x in op.operands:
@@ -182,6 +188,45 @@ class Puller:
             return self.named(unwrap(made), op)
         assert kind is Kind.MAP, f"{op.name} cannot be part of a kernel"
         return self.named(names.apply(op.record, tuple(xs), op.attrs), op)
+
+    def contracted(self, op: Operation, v: Value, index: Index, guard: Guard) -> Pull:
+        """A sum of products, in a sweep of its own over what is summed."""
+        left, right, result = letters(op)
+        at = dict(zip(result, index, strict=True))
+        sizes = {c: d for c, d in zip(left, op.operands[0].type.dims, strict=True) if c not in at}
+        names = {c: self.axis(d) for c, d in sizes.items()}
+        at.update((c, Dim.name(a)) for c, a in names.items())
+        axes = tuple(names.values())
+        self.build.inner.append(Container(axes, tuple(ZERO for _ in axes), tuple(sizes.values())))
+        xs: list[Operand] = []
+        for x, part in zip(op.operands, (left, right), strict=True):
+            where = tuple(ZERO if d is ONE else at[c] for c, d in zip(part, x.type.dims, strict=True))
+            xs.append((yield (x, self.simple(where), guard)))
+        dtype = compute_dtype(contracted_dtype(op))
+        made = self.mma(v, xs[0], xs[1], axes, tuple(a for a in self.ranges if a not in axes), dtype, op)
+        self.build.close_inner()
+        return self.build.cast(made, compute_dtype(op.result.type.dtype))
+
+    def axis(self, extent: Dim) -> str:
+        """A further loop axis, for a sweep that something needs of its own."""
+        name = f"k{sum(a.startswith('k') for a in self.ranges)}{self.mark}"
+        self.ranges[name] = (ZERO, extent)
+        return name
+
+    def mma(
+        self, v: Value, a: Operand, b: Operand, over: tuple[str, ...], kept: tuple[str, ...], dtype: DType,
+        op: Operation, factor: tuple[Operand, ...] = (),
+    ) -> Value:  # fmt: skip
+        """Fold products in the innermost open sweep."""
+        names = Namespace(self.build, op)
+        pair = [x if isinstance(x, Value) else names.number(x) for x in (a, b)]
+        pair = [self.build.cast(x, dtype) for x in pair]  # type: ignore[misc]
+        depends = {n for x in pair if isinstance(x.type, TileType) for n in x.type.axes}
+        result = Value(self.build.fresh(v.name), TileType(dtype, tuple(n for n in kept if n in depends)))
+        attrs: dict[str, Attr] = {"over": over, "dtype": dtype}
+        record = OPS["mma"]
+        self.build.inner[-1].ops.append(Operation(record, (*pair, *factor), (result,), attrs, op.span, op.origin))
+        return result
 
     def named(self, x: Operand, op: Operation) -> Operand:
         """A result in the compute dtype of the op's type, as a value even when it is constant."""

@@ -36,6 +36,8 @@ class TileBuilder:
     top: Container
     names: dict[str, int]
     sweep: Container | None = None
+    #: Sweeps that are open inside the sweep, or without one, outermost first.
+    inner: list[Container] = field(default_factory=list)
     #: What scalars alone give, still as precise as Python has it.
     numbers: set[Value] = field(default_factory=set)
 
@@ -50,6 +52,9 @@ class TileBuilder:
         return name
 
     def container(self, axes: tuple[str, ...]) -> Container:
+        for c in reversed(self.inner):
+            if any(a in c.axes for a in axes):
+                return c
         if self.sweep is not None and any(a in self.sweep.axes for a in axes):
             return self.sweep
         return self.top
@@ -94,6 +99,14 @@ class TileBuilder:
             body = Block(tuple(s.ops))
             self.top.ops.append(Operation(OPS["sweep"], (), (), {"axes": s.axes, "lo": s.lo, "hi": s.hi}, body=body))
         self.sweep = None
+
+    def close_inner(self) -> None:
+        """End the innermost open sweep; it stands where the axes that its values depend on have their values."""
+        s = self.inner.pop()
+        axes = (a for op in s.ops for r in op.results if isinstance(r.type, TileType) for a in r.type.axes)
+        where = self.container(tuple(a for a in axes if a not in s.axes))
+        attrs: dict[str, Attr] = {"axes": s.axes, "lo": s.lo, "hi": s.hi}
+        where.ops.append(Operation(OPS["sweep"], (), (), attrs, body=Block(tuple(s.ops))))
 
 
 class Expr:

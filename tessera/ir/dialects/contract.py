@@ -115,6 +115,26 @@ def equation_parts(equation: str) -> tuple[list[str], str]:
     return left.split(","), right
 
 
+def letters(op: Any) -> tuple[str, str, str]:
+    """The subscripts of a contraction's operands and result: the equation, or that of a matrix product.
+
+    A leading dim of size 1 that is broadcast has the letter of the dim that it stands for.
+    """
+    equation = op.attrs.get("equation")
+    if equation is not None:
+        (left, right), result = equation_parts(str(equation))
+        return left, right, result
+    a, b = (x.type.rank for x in op.operands)
+    batch = "".join(chr(ord("A") + n) for n in range(max(a, b) - 2))
+    tail = len(batch)
+    return f"{batch[tail - a + 2 :]}ik", f"{batch[tail - b + 2 :]}kj", f"{batch}ij"
+
+
+def contracted_dtype(op: Any) -> Any:
+    """The dtype in which a contraction is summed."""
+    return op.attrs.get("accumulate_dtype") or op.results[0].type.dtype
+
+
 def _contract_infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     operands, result = equation_parts(str(attrs["equation"]))
     dtype = _RULE.result(ctx, types, attrs)

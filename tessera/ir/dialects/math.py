@@ -20,7 +20,7 @@ from tessera.ir.dialects.samples import T, call, samples
 from tessera.ir.dtype import DType, bool_, dtype, f32, uint8, uint32
 from tessera.ir.graph import Attr
 from tessera.ir.infer import Blame, InferContext, result_dtype
-from tessera.ir.record import Kind, OpRecord, Rewrite
+from tessera.ir.record import Kind, Law, OpRecord, Rewrite
 from tessera.ir.types import TensorType, Type
 
 
@@ -174,15 +174,15 @@ _POSITIVE = (0.05, 8.0)
 _UNIT = (-0.95, 0.95)
 
 ARITHMETIC_OPS: tuple[OpRecord, ...] = (
-    _binary("add", "Sum of two tensors; `alpha` scales the second.", call=_add, dtypes="f32 bf16 int32 bool",
-            more=("torch.Tensor.__add__", "torch.Tensor.__radd__")),
-    _binary("sub", "Difference; `alpha` scales the second.", also="subtract", call=_sub, eager=_sub_eager,
-            dtypes="f32 bf16 int32", more=("torch.Tensor.__sub__",), rewrites=(Rewrite(((1, 0),), 0),)),
-    _binary("mul", "Product.", also="multiply", call=_mul, dtypes="f32 bf16 int32 bool",
-            more=("torch.Tensor.__mul__", "torch.Tensor.__rmul__"),
+    _binary("add", "Sum of two tensors; `alpha` scales the second.", law=Law.SUM, call=_add,
+            dtypes="f32 bf16 int32 bool", more=("torch.Tensor.__add__", "torch.Tensor.__radd__")),
+    _binary("sub", "Difference; `alpha` scales the second.", also="subtract", law=Law.DIFFERENCE, call=_sub,
+            eager=_sub_eager, dtypes="f32 bf16 int32", more=("torch.Tensor.__sub__",), rewrites=(Rewrite(((1, 0),), 0),)),
+    _binary("mul", "Product.", also="multiply", law=Law.PRODUCT, call=_mul,
+            dtypes="f32 bf16 int32 bool", more=("torch.Tensor.__mul__", "torch.Tensor.__rmul__"),
             rewrites=(Rewrite(((1, 1),), 0), Rewrite(((0, 1),), 1))),
     _binary("div", "True division; integers divide as f32. `rounding_mode` is None, \"floor\" or \"trunc\".", _DIVISION,
-            also="divide true_divide", call=_div, dtypes="f32 bf16 int32", domain=_POSITIVE,
+            also="divide true_divide", law=Law.QUOTIENT, call=_div, dtypes="f32 bf16 int32", domain=_POSITIVE,
             more=("torch.Tensor.__truediv__", "torch.Tensor.__div__"), rewrites=(Rewrite(((1, 1),), 0),)),
     _binary("floordiv", "Quotient rounded toward minus infinity.", where="", methods=("floor_divide",),
             more=(*aliases("floor_divide"), "torch.Tensor.__floordiv__"), dtypes="f32 bf16 int32", domain=(1.0, 9.0)),
@@ -222,8 +222,8 @@ FLOAT_OPS: tuple[OpRecord, ...] = (
     _unary("sqrt", "Square root.", (0.0, 8.0), flops=4),
     _unary("rsqrt", "The reciprocal square root, 1 / sqrt(x).", _POSITIVE, flops=4),
     _unary("reciprocal", "The reciprocal, 1 / x.", _POSITIVE, flops=2),
-    _unary("exp", "The exponential function, e to the power x."),
-    _unary("exp2", "The power 2 to the x.", special="exp2"),
+    _unary("exp", "The exponential function, e to the power x.", law=Law.POWER),
+    _unary("exp2", "The power 2 to the x.", law=Law.POWER, special="exp2"),
     _unary("expm1", "The difference exp(x) - 1, exact near 0.", special="expm1"),
     _unary("log", "Natural logarithm.", _POSITIVE),
     _unary("log2", "Logarithm to base 2.", _POSITIVE),
@@ -360,7 +360,7 @@ CAST = OpRecord(
     "cast", Kind.MAP, "x: tensor, dtype: dtype",
     "Another element type: to narrower floats by rounding to even, to 8-bit floats and integers saturating, NaN to "
     "integer 0.",
-    _cast_infer, call=_cast, eager=_cast_eager, methods=("cast",),
+    _cast_infer, call=_cast, eager=_cast_eager, methods=("cast",), law=Law.SAME,
     samples=samples(call(T(("B", "D")), "bf16"), call(T(("B", "D")), "int32"), call(T((), "int64", 9), "f32"),
                     call(T(("B", "D"), "bf16"), "bool")),
 )  # fmt: skip
@@ -380,7 +380,7 @@ def _where_infer(ctx: InferContext, types: tuple[Type, ...], attrs: Mapping[str,
 WHERE = OpRecord(
     "where", Kind.MAP, "condition: tensor, x: tensor, other: tensor",
     "Values of x where the condition holds, of other elsewhere.",
-    _where_infer, _where_as, torch=("torch.where",),
+    _where_infer, _where_as, torch=("torch.where",), law=Law.CHOICE,
     samples=samples(
         call(T(("B", "D"), "bool", "bool"), T(("B", "D")), T(("B", "D"))),
         call(T(("D",), "bool", "bool"), T(("B", 1), "bf16"), 0.0),

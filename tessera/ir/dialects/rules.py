@@ -15,7 +15,7 @@ from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, bool_, f32
 from tessera.ir.graph import Attr
 from tessera.ir.infer import Blame, InferContext, result_dtype
-from tessera.ir.record import Infer, Kind, OpRecord, Rewrite, Sample
+from tessera.ir.record import Infer, Kind, Law, OpRecord, Rewrite, Sample
 from tessera.ir.types import ScalarType, TensorType, Type
 
 OperandsAs = Callable[[tuple[Type, ...]], tuple[DType | None, ...]]
@@ -156,12 +156,13 @@ def elementwise_record(
     samples: Callable[[], Iterable[Sample]] | None = None,
     kwargs: Mapping[str, Any] | None = None,
     rewrites: tuple[Rewrite, ...] = (),
+    law: Law = Law.NONE,
 ) -> OpRecord:
     """A Map record. ``where`` says under which torch modules the same name is found, ``more`` adds dotted names."""
     record = OpRecord(
         name, Kind.MAP, signature, doc, map_infer(rule), rule.operands_as, define, call=call, eager=eager,
         torch=(*torch_names(name, *where), *more), methods=(name,) if methods is None else methods,
-        domain=domain, flops=flops, rewrites=rewrites,
+        domain=domain, flops=flops, rewrites=rewrites, law=law,
     )  # fmt: skip
     arity = sum(p.is_operand for p in record.params)
     return replace(record, samples=samples or elementwise(arity, dtypes, domain, kwargs or {}))

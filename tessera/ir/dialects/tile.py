@@ -5,6 +5,11 @@ sequence of ``nest`` ops, each completed before the next begins. Inside, values 
 point of the axes they depend on. Index expressions are Dims over axis names and size names; a name ``_l0``, ``_l1``, …
 in an index stands for the value of the op's first, second, … lookup operand (an integer read from memory, already
 checked and made non-negative by ``lookup``).
+
+A sweep may stand inside another one. A fold (a REDUCE op or ``mma``) runs over the axes of one of the sweeps around it
+and is complete when that sweep is. An implementation takes a sweep in blocks of any size, one after the other; what a
+fold has reached within its own sweep is read with ``running``. A fold may take one operand more than its record says:
+a factor by which what was folded before a block is multiplied when the block joins it.
 """
 
 from __future__ import annotations
@@ -33,4 +38,17 @@ LOOKUP = OpRecord(
     "An index read from memory made usable: outside [0, size) is an error; with `wraps` negative ones down to -size "
     "count from the end.",
 )  # fmt: skip
-TILE_OPS: tuple[OpRecord, ...] = (NEST, SWEEP, LOAD, STORE, INDEX, LOOKUP)
+MMA = OpRecord(
+    "mma", Kind.TILE, "a: tensor, b: tensor, factor: tensor? = None, *, over: any, dtype: dtype",
+    "The sum of the products of two values over the axes of a sweep around it, in `dtype`; for `factor` see above.",
+    flops=2,
+)  # fmt: skip
+RUNNING = OpRecord(
+    "running", Kind.TILE, "x: tensor, *, before: bool = False",
+    "What a fold has reached inside its own sweep: after the block that is being folded, or `before` it.",
+)  # fmt: skip
+GATE = OpRecord(
+    "gate", Kind.TILE, "alive: tensor",
+    "Where this is false, a point of the sweep adds nothing to any fold: a block without a true one may be left out.",
+)  # fmt: skip
+TILE_OPS: tuple[OpRecord, ...] = (NEST, SWEEP, LOAD, STORE, INDEX, LOOKUP, MMA, RUNNING, GATE)

@@ -81,6 +81,7 @@ class TileMachine:
     scalars: Mapping[Value, Array]
     exact: bool = True
     held: dict[Value, Held] = field(default_factory=dict)
+    folds: dict[Value, Operation] = field(default_factory=dict)
     sweeps: int = 0
 
     def run(self, block: Block) -> None:
@@ -106,7 +107,10 @@ class TileMachine:
         inside = self.deeper(level, _names(op.attrs["axes"]), op.attrs["lo"], op.attrs["hi"])
         inside = Level(inside.axes, inside.index, inside.shape, inside.mask, level.outer, self.sweeps)
         for inner in op.body.ops:
-            self.operation(inner, inside)
+            if inner.body is not None:
+                self.sweep(inner, inside)
+            else:
+                self.operation(inner, inside)
 
     def deeper(self, level: Level, axes: Sequence[str], lo: Attr, hi: Attr) -> Level:
         """The level with further axes; bounds that vary between points give a mask."""
@@ -166,24 +170,52 @@ class TileMachine:
         ]
 
     def reduce(self, op: Operation, level: Level) -> list[tuple[Any, tuple[str, ...]]]:
-        """Fold over the axes of the sweep; points that do not exist add nothing."""
+        """Fold over the axes of a sweep; points that do not exist add nothing. The sweep is one block, so that no
+        factor has anything to multiply.
+        """
         assert op.record.reduction is not None
         kind = op.operands[0].type
-        over, position = op.attrs["over"], op.attrs["position"]
+        position = op.attrs["position"]
         assert isinstance(position, Dim)
-        folded = len(_names(over))
-        kept = level.axes[: len(level.axes) - folded]
+        over = _names(op.attrs["over"])
+        kept = tuple(a for a in level.axes if a not in over)
+        last = [n for n, a in enumerate(level.axes) if a in over]
 
         def rows(a: Array) -> Array:
-            full = np.broadcast_to(a, level.shape)
-            return full.reshape(
-                *level.shape[: len(kept)], int(np.prod(level.shape[len(kept) :], dtype=np.int64))
-            )
+            full = np.moveaxis(np.broadcast_to(a, level.shape), last, range(len(kept), len(level.axes)))
+            lead = full.shape[: len(kept)]
+            return full.reshape(*lead, int(np.prod(full.shape[len(kept) :], dtype=np.int64)))
 
         x = rows(self.read(op.operands[0], level, kind.dtype))
         valid = None if level.mask is None else rows(level.mask)
         found = fold(op.record.reduction, kind.dtype, x, valid, rows(self.at(position, level)))
+        self.folds.update(dict.fromkeys(op.results, op))
         return [(r, kept) for r in found]
+
+    def mma(self, op: Operation, level: Level) -> list[tuple[Any, tuple[str, ...]]]:
+        over = _names(op.attrs["over"])
+        a, b = (self.read(x, level, x.type.dtype) for x in op.operands[:2])
+        products = np.broadcast_to(a * b, level.shape)
+        if level.mask is not None:
+            products = np.where(level.mask, products, 0)
+        self.folds[op.result] = op
+        at = tuple(n for n, axis in enumerate(level.axes) if axis in over)
+        return [(products.sum(axis=at), tuple(a for a in level.axes if a not in over))]
+
+    def running(self, op: Operation, level: Level) -> list[tuple[Any, tuple[str, ...]]]:
+        """The sweep is one block: before it nothing is folded, after it everything."""
+        x = op.operands[0]
+        assert isinstance(x, Value)
+        if not op.attrs["before"]:
+            return [(self.read(x, level, None), level.axes)]
+        made = self.folds[x].record.reduction
+        start = (0,) if made is None else made.init(self.folds[x].operands[0].type.dtype)
+        state = () if made is None else made.finish(NumpyNamespace(), tuple(np.asarray(s) for s in start))
+        return [(state[self.folds[x].results.index(x)] if state else np.asarray(0), level.axes)]
+
+    def gate(self, op: Operation, level: Level) -> list[tuple[Any, tuple[str, ...]]]:
+        """What may be left out adds nothing, so that nothing needs to be."""
+        return []
 
     def offsets(self, op: Operation, level: Level, lookups: Sequence[Operand]) -> tuple[Points, Array]:
         """The flat element offset at every active point, and which points are active."""
@@ -248,6 +280,9 @@ _RUN: Mapping[str | Kind, _Run] = {
     "store": TileMachine.store,
     "position": TileMachine.position,
     "lookup": TileMachine.lookup,
+    "mma": TileMachine.mma,
+    "running": TileMachine.running,
+    "gate": TileMachine.gate,
 }
 
 

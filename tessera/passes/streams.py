@@ -1,0 +1,231 @@
+"""Which operations a kernel around a contraction takes in: what would otherwise go through memory as large as the
+contraction's result.
+
+From each contraction the operations on its result are followed: elementwise work, folds along one of its axes,
+contractions over that axis, and what is made of those. They become one group when nothing of the size of the
+contraction's result is read elsewhere, and when the folds can share one sweep (``ir.online``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import networkx as nx
+
+from tessera.ir.graph import Function, Operation, Value, users
+from tessera.ir.online import Apart, factors
+from tessera.ir.record import Kind
+from tessera.ir.roles import Role, Roles, folds_axis
+from tessera.ir.types import TensorType
+from tessera.passes.grouping import MAX_OPS, POINTWISE, is_free, space
+from tessera.passes.hoist import hoist
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """The operations of one such kernel, in order, and the axis of the contraction's result that is swept."""
+
+    ops: tuple[Operation, ...]
+    axis: int
+
+
+def gather_streams(f: Function) -> tuple[Function, dict[Operation, Stream]]:
+    """The function with the operations of each stream next to each other and common factors moved behind its sums;
+    and for each operation of a stream, the stream.
+    """
+    found: list[tuple[Stream, Stream]] = []
+    taken: set[Operation] = set()
+    readers = users(f.body)
+    for number, op in enumerate(f.ops):
+        if op.record.kind is Kind.CONTRACT and op not in taken:
+            stream = _around(f, number, readers, taken)
+            if stream is not None:
+                taken.update(stream.ops)
+                found.append((stream, Stream(_hoisted(f, stream, readers), stream.axis)))
+    if not found:
+        return f, {}
+    return f.with_ops(_ordered(f, found)), {op: new for _, new in found for op in new.ops}
+
+
+def _hoisted(f: Function, stream: Stream, readers: Mapping[Value, Sequence[Operation]]) -> tuple[Operation, ...]:
+    """The operations of a stream with common factors behind its sums, without what is no longer read."""
+    own = set(stream.ops)
+    needed = {
+        r
+        for op in stream.ops
+        for r in op.results
+        if r in f.outputs or any(reader not in own for reader in readers.get(r, ()))
+    }
+    out: list[Operation] = []
+    for op in reversed(hoist(stream.ops, stream.axis)):
+        if any(r in needed for r in op.results):
+            needed.update(op.inputs)
+            out.append(op)
+    return tuple(reversed(out))
+
+
+def _around(
+    f: Function, number: int, readers: dict[Value, list[Operation]], taken: set[Operation]
+) -> Stream | None:
+    """The stream of one contraction; the last axis along which it can be swept is taken."""
+    kind = f.ops[number].result.type
+    if not kind.dtype.is_float:
+        return None
+    for axis in reversed(range(kind.rank)):
+        growth = _Growth(f, number, axis, readers, taken)
+        stream = growth.run()
+        if stream is not None:
+            return stream
+    return None
+
+
+@dataclass
+class _Growth:
+    f: Function
+    number: int
+    axis: int
+    readers: dict[Value, list[Operation]]
+    taken: set[Operation]
+    roles: dict[Value, Role] = field(default_factory=dict)
+    members: list[Operation] = field(default_factory=list)
+    inside: set[Operation] = field(default_factory=set)
+    #: What depends on the contraction and is not part of the stream.
+    outside: set[Value] = field(default_factory=set)
+
+    def run(self) -> Stream | None:
+        start = self.f.ops[self.number]
+        self.space = start.result.type.dims
+        self.join(start, Role.FULL)
+        for op in self.f.ops[self.number + 1 :]:
+            self.visit(op)
+        if not any(folds_axis(op, self.axis) for op in self.members[1:] if self.role_of(op.operands[0]) is Role.FULL):
+            return None
+        if any(self.leaves(v) for v, role in self.roles.items() if role is Role.FULL):
+            return None
+        ops = tuple(self.before(start)) + tuple(self.members)
+        order = {op: n for n, op in enumerate(self.f.ops)}
+        stream = Stream(tuple(sorted(ops, key=order.__getitem__)), self.axis)
+        try:
+            hoisted = hoist(stream.ops, self.axis)
+            factors(hoisted, Roles.find(hoisted, self.axis))
+        except Apart:
+            return None
+        return stream
+
+    def role_of(self, x: object) -> Role:
+        return self.roles.get(x, Role.FREE) if isinstance(x, Value) else Role.FREE
+
+    def join(self, op: Operation, role: Role) -> None:
+        self.members.append(op)
+        self.inside.add(op)
+        self.roles.update(dict.fromkeys(op.results, role))
+
+    def visit(self, op: Operation) -> None:
+        read = {self.role_of(x) for x in op.operands} - {Role.FREE}
+        apart = any(v in self.outside for v in op.inputs)
+        if not read and not apart:
+            return
+        role = None if apart or op in self.taken or len(self.members) >= MAX_OPS else self.role(op, read)
+        if role is None:
+            self.outside.update(op.results)
+        elif is_free(op):
+            self.roles[op.result] = role
+        else:
+            self.join(op, role)
+
+    def role(self, op: Operation, read: set[Role]) -> Role | None:
+        """The role of an operation that reads values of the stream; None when it cannot be part of it."""
+        first, *others = op.operands
+        if op.record.kind in (Kind.REDUCE, Kind.CONTRACT):
+            if self.role_of(first) is not Role.FULL or any(self.role_of(x) is not Role.FREE for x in others):
+                return None
+            if not folds_axis(op, self.axis) or first.type.dims != self.space:
+                return None
+            return Role.KEPT if op.record.kind is Kind.REDUCE else Role.OUT
+        if op.record.kind not in POINTWISE:
+            return None
+        if is_free(op):
+            (role,) = read if len(read) == 1 else (None,)
+            return role if role is not Role.FULL else None
+        kept = tuple(d for a, d in enumerate(self.space) if a != self.axis)
+        dims = op.results[0].type.dims
+        if Role.OUT in read:
+            sizes = {space(x.type) for x in op.operands if self.role_of(x) is Role.OUT}
+            return Role.OUT if Role.FULL not in read and sizes == {space(op.results[0].type)} else None
+        if Role.FULL in read:
+            return Role.FULL if dims == self.space else None
+        if space(op.results[0].type) == space(TensorType(op.results[0].type.dtype, kept)):
+            return Role.KEPT
+        return Role.FULL if dims == self.space else None
+
+    def leaves(self, v: Value) -> bool:
+        """Is ``v`` given back, or read by something that is no part of the stream?"""
+        if v in self.f.outputs:
+            return True
+        for op in self.readers.get(v, ()):
+            if is_free(op):
+                if self.leaves(op.result):
+                    return True
+            elif op not in self.inside:
+                return True
+        return False
+
+    def before(self, start: Operation) -> Iterator[Operation]:
+        """Elementwise operations that only the stream reads, through which no large tensor needs to go: masks and
+        biases, and what the contraction's first operand is made of.
+        """
+        maker = {r: op for op in self.f.ops for r in op.results}
+        second = {id(x) for op in self.members if op.record.kind is Kind.CONTRACT for x in op.operands[1:]}
+        pending = [x for op in self.members for x in op.operands if id(x) not in second]
+        while pending:
+            x = pending.pop()
+            op = maker.get(x) if isinstance(x, Value) else None
+            if op is None or op in self.inside or op in self.taken or op.record.kind not in POINTWISE:
+                continue
+            if is_free(op):
+                pending.extend(op.operands)
+            elif not any(self.leaves(r) for r in op.results):
+                self.inside.add(op)
+                yield op
+                pending.extend(op.operands)
+
+
+def _ordered(f: Function, found: Sequence[tuple[Stream, Stream]]) -> tuple[Operation, ...]:
+    """All operations, each stream in one piece, in an order in which everything is made before it is read."""
+    home = {op: n for n, (old, _) in enumerate(found) for op in old.ops}
+    maker = {r: op for op in f.ops for r in op.results}
+    for op in f.ops:  # a view of what a stream makes goes with it
+        if is_free(op):
+            homes = {home[maker[v]] for v in op.inputs if v in maker and maker[v] in home}
+            home.update((op, n) for n in homes)
+    place = {op: n for n, op in enumerate(f.ops)}
+    node = {op: (place[found[home[op]][0].ops[-1]] if op in home else n) for op, n in place.items()}
+    graph: nx.DiGraph = nx.DiGraph()
+    graph.add_nodes_from(node.values())
+    for op in f.ops:
+        graph.add_edges_from((node[maker[v]], node[op]) for v in op.inputs if v in maker and node[maker[v]] != node[op])
+    out: list[Operation] = []
+    for n in nx.lexicographical_topological_sort(graph):
+        op = f.ops[n]
+        if op not in home:
+            out.append(op)
+            continue
+        views = [o for o in f.ops if is_free(o) and home.get(o) == home[op]]
+        out.extend(_with_views(found[home[op]][1].ops, views))
+    return tuple(out)
+
+
+def _with_views(ops: Sequence[Operation], views: Sequence[Operation]) -> Iterator[Operation]:
+    """The operations, each view as soon as what it is a view of is there."""
+    waiting = list(views)
+    mine = {r for op in (*ops, *views) for r in op.results}
+    done: set[Value] = set()
+    for op in ops:
+        yield op
+        done.update(op.results)
+        for view in list(waiting):
+            if all(v in done or v not in mine for v in view.inputs):
+                waiting.remove(view)
+                done.add(view.result)
+                yield view

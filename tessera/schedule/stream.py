@@ -1,0 +1,260 @@
+"""A region around a contraction to one nest: the contraction is made and used up block by block, never stored.
+
+The space of the contraction has one axis that is swept. All folds along it share the sweep, those that depend on
+others by following them (see ``online``). What the folds leave is finished after the sweep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tessera.ir.dialects import OPS
+from tessera.ir.dialects.contract import contracted_dtype, letters
+from tessera.ir.dim import Dim
+from tessera.ir.dtype import compute_dtype
+from tessera.ir.graph import Attr, Block, Literal, Operand, Operation, Value
+from tessera.ir.infer import ONE
+from tessera.ir.record import Kind
+from tessera.ir.types import BufferType, TileType
+from tessera.ir.online import Apart, Shift, factors, gates, identity
+from tessera.schedule.plan import ZERO, Unschedulable
+from tessera.schedule.pull import Index, Misplaced, Puller, dense_strides
+from tessera.ir.roles import Role, Roles
+from tessera.schedule.tilebuild import Container, Expr, Namespace, TileBuilder, unwrap
+
+
+class StreamPuller(Puller):
+    """As ``Puller``, inside or after the sweep: what a fold of it has reached, or what it gave."""
+
+    places: Mapping[Value, Index]
+    before = False
+
+    def reduced(self, v: Value, index: Index) -> Operand:
+        at = tuple(e for e, d in zip(index, v.type.dims, strict=True) if d is not ONE)
+        if v not in self.folded or at != self.places[v]:
+            raise Misplaced(v)
+        fold = self.folded[v]
+        sweep = self.build.sweep
+        if sweep is None or not isinstance(fold.type, TileType):
+            return fold
+        attrs: dict[str, Attr] = {"before": self.before}
+        reached = self.build.emit(OPS["running"], (fold,), fold.type.dtype, attrs, axes=(*fold.type.axes, *sweep.axes))
+        start = identity(self.maker[v])
+        if self.before or start is None or abs(start) != float("inf"):
+            return reached
+        # Where nothing but the identity came, any number will do, and a finite one gives no NaN: exp(-inf - 0) = 0.
+        t = Namespace(self.build)
+        some = t.where(Expr(t, reached) == start, 0.0, Expr(t, reached))
+        return unwrap(some)
+
+    def contracted(self, op, v, index, guard):  # type: ignore[no-untyped-def]
+        if v in self.places:
+            return self.reduced(v, index)
+        return (yield from super().contracted(op, v, index, guard))
+
+
+@dataclass
+class StreamLowering:
+    """Builds the nest of one stream region."""
+
+    ops: Sequence[Operation]
+    outputs: Sequence[Value]
+    axis: int
+    buffers: Mapping[Value, Value]
+    scalars: Mapping[Value, Value]
+    names: dict[str, int]
+    mark: str
+    free: dict[tuple[Dim, int], str] = field(default_factory=dict)
+
+    def run(self) -> Operation:
+        """Raises Unschedulable where a fold cannot follow another."""
+        self.roles = Roles.find(self.ops, self.axis)
+        try:
+            self.moves = factors(self.ops, self.roles)
+        except Apart as e:
+            raise Unschedulable(f"%{e.op.results[0].name} cannot follow the folds before it in one sweep") from e
+        self.space = next(op for op in self.ops if self.roles[op.results[0]] is Role.FULL).result.type.dims
+        self.index: Index = tuple(ZERO if d is ONE else Dim.name(f"i{a}{self.mark}") for a, d in enumerate(self.space))
+        self.build = TileBuilder(Container(), self.names)
+        own = frozenset(v for v in self.buffers if v in self.roles.maker)
+        kept = tuple(e for a, e in enumerate(self.index) if a != self.axis and e is not ZERO)
+        self.places: dict[Value, Index] = {}
+        self.pull, self.old = (
+            StreamPuller(self.build, self.roles.maker, self.buffers, self.scalars, kept, own, mark=self.mark)
+            for _ in range(2)
+        )
+        self.old.before, self.old.era = True, "before"
+        self.old.ranges, self.old.lookups, self.old.folded = self.pull.ranges, self.pull.lookups, self.pull.folded
+        self.pull.places = self.old.places = self.places
+        for a, d in enumerate(self.space):
+            self.pull.ranges[f"i{a}{self.mark}"] = (ZERO, d)
+        try:
+            self.sweep(kept)
+            self.finish()
+        except Misplaced as e:
+            raise Unschedulable(f"%{e.value.name} is read at positions that no loop of the kernel walks") from e
+        parallel = [a for a in range(len(self.space)) if a != self.axis and self.space[a] is not ONE]
+        axes = tuple(f"i{a}{self.mark}" for a in parallel)
+        attrs: dict[str, Attr] = {"axes": axes, "extents": tuple(self.space[a] for a in parallel),
+                                  "vector": axes[-1] if axes else ""}  # fmt: skip
+        return Operation(OPS["nest"], (), (), attrs, body=Block(tuple(self.build.top.ops)))
+
+    # -- the sweep
+
+    def sweep(self, kept: Index) -> None:
+        name = f"i{self.axis}{self.mark}"
+        self.build.sweep = Container((name,), (ZERO,), (self.space[self.axis],))
+        folds = self.roles.folds(self.ops)
+        for condition, alive in gates(self.ops, self.roles, folds) if not self.stored() else ():
+            self.gate(condition, alive)
+        for op in folds:
+            self.places.update((r, kept) for r in op.results)
+            if op.record.kind is Kind.CONTRACT:
+                self.contraction(op)
+            else:
+                self.fold(op)
+        for v in self.stored():
+            self.store(v, self.index)
+        self.build.close_sweep()
+
+    def stored(self) -> list[Value]:
+        """Values of the space itself that the region gives."""
+        return [v for v in self.outputs if self.roles[v] is Role.FULL]
+
+    def gate(self, condition: Value, alive: bool) -> None:
+        x = self.pull(condition, Puller.aligned(condition.type, self.index))
+        if not isinstance(x, Value):
+            return
+        t = Namespace(self.build)
+        wanted = x if alive else unwrap(t.logical_not(Expr(t, x)))
+        assert self.build.sweep is not None and isinstance(wanted, Value)
+        self.build.sweep.ops.append(Operation(OPS["gate"], (wanted,), ()))
+
+    def fold(self, op: Operation) -> None:
+        x = self.pull(op.operands[0], self.index)
+        dtype = compute_dtype(op.operands[0].type.dtype)
+        if isinstance(x, Literal) or x in self.build.numbers:
+            x = self.build.emit(OPS["cast"], (x,), dtype, {"dtype": dtype})
+        factor = self.factor(op)
+        axes = tuple(n for n in self.pull.ranges if n in {m for e in self.pull.parallel for m in e.names()})
+        results = tuple(
+            Value(self.build.fresh(r.name), TileType(compute_dtype(r.type.dtype), axes)) for r in op.results
+        )
+        sweep = self.build.sweep
+        assert sweep is not None
+        attrs: dict[str, Attr] = {"over": sweep.axes, "position": self.index[self.axis],
+                                  "dtype": compute_dtype(op.results[0].type.dtype)}  # fmt: skip
+        sweep.ops.append(Operation(op.record, (x, *factor), results, attrs, op.span, op.origin))
+        self.pull.folded.update(zip(op.results, results, strict=True))
+
+    def contraction(self, op: Operation) -> None:
+        """A contraction over the swept axis: for each block a sweep over the dims that only its other operand has."""
+        left, right, result = letters(op)
+        x = self.pull(op.operands[0], self.index)
+        factor = self.factor(op)
+        at = dict(zip(left, self.index, strict=True))
+        free = {c: d for c, d in zip(right, op.operands[1].type.dims, strict=True) if c not in at and d is not ONE}
+        names = {c: self.free_axis(d, n) for n, (c, d) in enumerate(free.items())}
+        at.update((c, Dim.name(a)) for c, a in names.items())
+        self.places[op.result] = tuple(at[c] for c, d in zip(result, op.result.type.dims, strict=True) if d is not ONE)
+        self.build.inner.append(Container(tuple(names.values()), tuple(ZERO for _ in names), tuple(free.values())))
+        dims = op.operands[1].type.dims
+        where = tuple(ZERO if d is ONE else at[c] for c, d in zip(right, dims, strict=True))
+        y = self.pull(op.operands[1], where)
+        sweep = self.build.sweep
+        assert sweep is not None
+        kept = tuple(a for a in self.pull.ranges if a not in sweep.axes)
+        dtype = compute_dtype(contracted_dtype(op))
+        self.pull.folded[op.result] = self.pull.mma(op.result, x, y, sweep.axes, kept, dtype, op, factor)
+        self.build.close_inner()
+
+    def free_axis(self, extent: Dim, number: int) -> str:
+        """The axis for a free dim of the other operand; contractions with equal ones share it, so that what they give
+        can be combined.
+        """
+        key = (extent, number)
+        if key not in self.free:
+            self.free[key] = self.pull.axis(extent)
+        return self.free[key]
+
+    def factor(self, op: Operation) -> tuple[Operand, ...]:
+        """What a fold's state is multiplied by when the folds it depends on move; nothing when it depends on none."""
+        t = Namespace(self.build)
+        factor = None
+        for record, shift in self.moves[op].scales:
+            step = Expr(t, t.apply(record, (unwrap(self.change(shift)),), {}))
+            factor = step if factor is None else factor * step
+        # Only what is still zero can be asked to grow without bound.
+        return () if factor is None else (unwrap(t.where(t.isinf(factor), 0.0, factor)),)
+
+    def change(self, shift: Shift) -> Expr:
+        """How much the kept values have moved with this block, from after it to before it, weighted."""
+        t = Namespace(self.build)
+        total = None
+        for v, n in shift:
+            index = Puller.aligned(v.type, self.index)
+            new, old = (Expr(t, p(v, index)) for p in (self.pull, self.old))
+            moved = (old - new) if n < 0 else (new - old)
+            moved = moved if abs(n) == 1 else moved * abs(n)
+            total = moved if total is None else total + moved
+        assert total is not None
+        return total
+
+    # -- after the sweep
+
+    def finish(self) -> None:
+        for v in self.outputs:
+            role = self.roles[v]
+            if role is Role.KEPT:
+                at = iter(self.pull.parallel)
+                index = tuple(ZERO if d is ONE else next(at, ZERO) for d in v.type.dims)
+                if any(d is not ONE for d in v.type.dims) and next(at, None) is not None:
+                    raise Misplaced(v)
+                self.store(v, index)
+            elif role is Role.OUT:
+                self.store_out(v)
+
+    def store_out(self, v: Value) -> None:
+        """The sweep over the free axes of a contraction, in which what is made of it is stored."""
+        place = self.places[self.behind(v)]
+        wanted = [d for d in v.type.dims if d is not ONE]
+        if len(wanted) != len(place):
+            raise Misplaced(v)
+        at = iter(place)
+        index = tuple(ZERO if d is ONE else next(at) for d in v.type.dims)
+        own = [str(e) for e in place if str(e) in self.free.values()]
+        if not own:
+            self.store(v, index)
+            return
+        bounds = [self.pull.ranges[a] for a in own]
+        self.build.inner.append(Container(tuple(own), tuple(lo for lo, _ in bounds), tuple(hi for _, hi in bounds)))
+        self.store(v, index)
+        self.build.close_inner()
+
+    def behind(self, v: Value) -> Value:
+        """The contraction that ``v`` is made of."""
+        pending = [v]
+        while pending:
+            u = pending.pop()
+            if u in self.places and self.roles[u] is Role.OUT:
+                return u
+            op = self.roles.maker.get(u)
+            pending.extend(op.inputs if op is not None else ())
+        raise Misplaced(v)
+
+    def store(self, v: Value, index: Index) -> None:
+        x = self.pull(v, index)
+        buffer = self.buffers[v]
+        kind = buffer.type
+        assert isinstance(kind, BufferType)
+        if not isinstance(x, Value):
+            dtype = compute_dtype(kind.dtype)
+            x = self.build.emit(OPS["cast"], (x,), dtype, {"dtype": dtype})
+        strides = dense_strides(kind.dims)
+        pairs = zip(index, strides, kind.dims, strict=True)
+        offset = sum((e * stride for e, stride, d in pairs if d is not ONE), ZERO)
+        axes = tuple(n for n in self.pull.ranges if n in offset.names())
+        where = self.build.container((*axes, *(x.type.axes if isinstance(x.type, TileType) else ())))
+        attrs: dict[str, Attr] = {"index": self.pull.simple((offset,))}
+        where.ops.append(Operation(OPS["store"], (buffer, x), (), attrs, self.roles.maker[v].span))
