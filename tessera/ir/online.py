@@ -179,7 +179,7 @@ class Absence:
 
     def settle(self, ops: Sequence[Operation]) -> None:
         for op in ops:
-            if self.roles[op.results[0]] is Role.FULL and op.record.kind is Kind.MAP:
+            if op.record.kind is Kind.MAP:
                 found = self.of(op)
                 if found is not None:
                     self.known[op.results[0]] = found
@@ -221,7 +221,7 @@ def gates(ops: Sequence[Operation], roles: Roles, folds: Sequence[Operation]) ->
     conditions = dict.fromkeys(
         op.operands[0]
         for op in ops
-        if op.record.law is Law.CHOICE and roles[op.results[0]] is Role.FULL and isinstance(op.operands[0], Value)
+        if op.record.law is Law.CHOICE and isinstance(op.operands[0], Value)
     )
     for condition in conditions:
         for outcome in (False, True):

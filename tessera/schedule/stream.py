@@ -17,6 +17,7 @@ from tessera.ir.graph import Attr, Block, Literal, Operand, Operation, Value
 from tessera.ir.infer import ONE
 from tessera.ir.record import Kind
 from tessera.ir.types import BufferType, TileType
+from tessera.ir.intervals import Interval, holds
 from tessera.ir.online import Apart, Shift, factors, gates, identity
 from tessera.schedule.plan import ZERO, Unschedulable
 from tessera.schedule.pull import Index, Misplaced, Puller, dense_strides
@@ -106,8 +107,8 @@ class StreamLowering:
         name = f"i{self.axis}{self.mark}"
         self.build.sweep = Container((name,), (ZERO,), (self.space[self.axis],))
         folds = self.roles.folds(self.ops)
-        for condition, alive in gates(self.ops, self.roles, folds) if not self.stored() else ():
-            self.gate(condition, alive)
+        if not self.stored():
+            self.gates(folds)
         for op in folds:
             self.places.update((r, kept) for r in op.results)
             if op.record.kind is Kind.CONTRACT:
@@ -122,14 +123,25 @@ class StreamLowering:
         """Values of the space itself that the region gives."""
         return [v for v in self.outputs if self.roles[v] is Role.FULL]
 
-    def gate(self, condition: Value, alive: bool) -> None:
-        x = self.pull(condition, Puller.aligned(condition.type, self.index))
-        if not isinstance(x, Value):
-            return
-        t = Namespace(self.build)
-        wanted = x if alive else unwrap(t.logical_not(Expr(t, x)))
-        assert self.build.sweep is not None and isinstance(wanted, Value)
-        self.build.sweep.ops.append(Operation(OPS["gate"], (wanted,), ()))
+    def gates(self, folds: Sequence[Operation]) -> None:
+        """Bounds for the sweep from conditions on positions, and gates for conditions on more than that."""
+        sweep = self.build.sweep
+        assert sweep is not None
+        found = [
+            (x, alive)
+            for condition, alive in gates(self.ops, self.roles, folds)
+            if isinstance(x := self.pull(condition, Puller.aligned(condition.type, self.index)), Value)
+        ]
+        maker = {r: op for c in (self.build.top, sweep) for op in c.ops for r in op.results}
+        within = Interval()
+        for x, alive in found:
+            interval = holds(x, alive, maker, sweep.axes[0])
+            within = within.both(interval)
+            if not interval.exact and isinstance(x.type, TileType) and sweep.axes[0] in x.type.axes:
+                t = Namespace(self.build)
+                wanted = x if alive else unwrap(t.logical_not(Expr(t, x)))
+                sweep.ops.append(Operation(OPS["gate"], (wanted,), ()))
+        sweep.alive = (within.lo, within.hi)
 
     def fold(self, op: Operation) -> None:
         x = self.pull(op.operands[0], self.index)

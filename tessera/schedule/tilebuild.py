@@ -24,6 +24,7 @@ class Container:
     lo: tuple[Dim, ...] = ()
     hi: tuple[Dim, ...] = ()
     ops: list[Operation] = field(default_factory=list)
+    alive: tuple[Dim | None, Dim | None] = (None, None)
     memo: dict[Any, Value] = field(default_factory=dict)
 
 
@@ -96,8 +97,10 @@ class TileBuilder:
     def close_sweep(self) -> None:
         if self.sweep is not None and self.sweep.ops:
             s = self.sweep
-            body = Block(tuple(s.ops))
-            self.top.ops.append(Operation(OPS["sweep"], (), (), {"axes": s.axes, "lo": s.lo, "hi": s.hi}, body=body))
+            attrs: dict[str, Attr] = {"axes": s.axes, "lo": s.lo, "hi": s.hi}
+            if s.alive != (None, None):
+                attrs["alive"] = s.alive
+            self.top.ops.append(Operation(OPS["sweep"], (), (), attrs, body=Block(tuple(s.ops))))
         self.sweep = None
 
     def close_inner(self) -> None:

@@ -261,13 +261,13 @@ _BIT_SAMPLES = samples(
 _BITS: dict[str, Any] = {"rule": BITWISE, "dtypes": "int32 bool"}
 
 BIT_OPS: tuple[OpRecord, ...] = (
-    _binary("bitwise_and", "And of the bits; for bools, and.", **_BITS,
+    _binary("bitwise_and", "And of the bits; for bools, and.", law=Law.AND, **_BITS,
             more=("torch.Tensor.__and__", "torch.Tensor.__rand__")),
-    _binary("bitwise_or", "Or of the bits; for bools, or.", **_BITS,
+    _binary("bitwise_or", "Or of the bits; for bools, or.", law=Law.OR, **_BITS,
             more=("torch.Tensor.__or__", "torch.Tensor.__ror__")),
     _binary("bitwise_xor", "Exclusive or of the bits.", **_BITS,
             more=("torch.Tensor.__xor__", "torch.Tensor.__rxor__")),
-    _unary("bitwise_not", "Complement of the bits; for bools, not.", **_BITS, more=("torch.Tensor.__invert__",)),
+    _unary("bitwise_not", "Complement of the bits; for bools, not.", law=Law.NOT, **_BITS, more=("torch.Tensor.__invert__",)),
     _binary("shift_left", "Bits moved up by other places.", INTEGER, where="", methods=("bitwise_left_shift",),
             more=(*aliases("bitwise_left_shift"), "torch.Tensor.__lshift__"), samples=_BIT_SAMPLES),
     _binary("shift_right", "Bits moved down by other places; the sign is kept.", INTEGER, where="",
