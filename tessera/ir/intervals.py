@@ -51,8 +51,8 @@ def holds(x: Operand, outcome: bool, maker: Mapping[Value, Operation], axis: str
         a, b = (holds(y, outcome, maker, axis, depth - 1) for y in op.operands)
         return a.both(b) if (law is Law.AND) is outcome else a.hull(b)
     if law in _OPPOSITE or law is Law.EQUAL:
-        a, b = (position(y, maker, depth - 1) for y in op.operands)
-        return UNKNOWN if a is None or b is None else _compared(law, outcome, a - b, axis)
+        left, right = (position(y, maker, depth - 1) for y in op.operands)
+        return UNKNOWN if left is None or right is None else _compared(law, outcome, left - right, axis)
     return UNKNOWN
 
 

@@ -219,9 +219,7 @@ def gates(ops: Sequence[Operation], roles: Roles, folds: Sequence[Operation]) ->
     """Conditions without which a point adds nothing to any fold, with the outcome that keeps it alive."""
     found: list[tuple[Value, bool]] = []
     conditions = dict.fromkeys(
-        op.operands[0]
-        for op in ops
-        if op.record.law is Law.CHOICE and isinstance(op.operands[0], Value)
+        op.operands[0] for op in ops if op.record.law is Law.CHOICE and isinstance(op.operands[0], Value)
     )
     for condition in conditions:
         for outcome in (False, True):

@@ -69,5 +69,3 @@ class Roles:
 
     def folds(self, ops: Iterable[Operation]) -> list[Operation]:
         return [op for op in ops if self.folded(op)]
-
-

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 
 import networkx as nx
 
+from tessera.ir.dim import ZERO, Dim
 from tessera.ir.graph import Function, Operation, Value, users
+from tessera.ir.infer import ONE
 from tessera.ir.online import Apart, factors
 from tessera.ir.record import Kind
 from tessera.ir.roles import Role, Roles, folds_axis
@@ -65,14 +67,12 @@ def _hoisted(f: Function, stream: Stream, readers: Mapping[Value, Sequence[Opera
     return tuple(reversed(out))
 
 
-def _around(
-    f: Function, number: int, readers: dict[Value, list[Operation]], taken: set[Operation]
-) -> Stream | None:
+def _around(f: Function, number: int, readers: dict[Value, list[Operation]], taken: set[Operation]) -> Stream | None:
     """The stream of one contraction; the last axis along which it can be swept is taken."""
     kind = f.ops[number].result.type
     if not kind.dtype.is_float:
         return None
-    for axis in reversed(range(kind.rank)):
+    for axis in (a for a in reversed(range(kind.rank)) if kind.dims[a] is not ONE):
         growth = _Growth(f, number, axis, readers, taken)
         stream = growth.run()
         if stream is not None:
@@ -147,7 +147,7 @@ class _Growth:
             return None
         if is_free(op):
             (role,) = read if len(read) == 1 else (None,)
-            return role if role is not Role.FULL else None
+            return role if role is not Role.FULL and keeps_places(op) else None
         kept = tuple(d for a, d in enumerate(self.space) if a != self.axis)
         dims = op.results[0].type.dims
         if Role.OUT in read:
@@ -189,6 +189,17 @@ class _Growth:
                 self.inside.add(op)
                 yield op
                 pending.extend(op.operands)
+
+
+def keeps_places(op: Operation) -> bool:
+    """Is a view the tensor itself, but for axes of size 1 and repetition?"""
+    kind = op.result.type
+    assert isinstance(kind, TensorType) and op.record.pieces is not None
+    index = tuple(ZERO if d is ONE else Dim.name(f"_i{axis}") for axis, d in enumerate(kind.dims))
+    (piece,) = op.record.pieces(index, [x.type for x in op.operands], kind, op.attrs)
+    read = [e for e in piece.index if e is not ZERO]
+    rest = iter(index)
+    return all(isinstance(e, Dim) and e.is_name and e in rest for e in read)
 
 
 def _ordered(f: Function, found: Sequence[tuple[Stream, Stream]]) -> tuple[Operation, ...]:

@@ -15,13 +15,13 @@ from tessera.ir.dim import Dim
 from tessera.ir.dtype import compute_dtype
 from tessera.ir.graph import Attr, Block, Literal, Operand, Operation, Value
 from tessera.ir.infer import ONE
-from tessera.ir.record import Kind
-from tessera.ir.types import BufferType, TileType
 from tessera.ir.intervals import Interval, holds
 from tessera.ir.online import Apart, Shift, factors, gates, identity
+from tessera.ir.record import Kind
+from tessera.ir.roles import Role, Roles
+from tessera.ir.types import BufferType, TileType
 from tessera.schedule.plan import ZERO, Unschedulable
 from tessera.schedule.pull import Index, Misplaced, Puller, dense_strides
-from tessera.ir.roles import Role, Roles
 from tessera.schedule.tilebuild import Container, Expr, Namespace, TileBuilder, unwrap
 
 
@@ -29,6 +29,10 @@ class StreamPuller(Puller):
     """As ``Puller``, inside or after the sweep: what a fold of it has reached, or what it gave."""
 
     places: Mapping[Value, Index]
+    #: For a fold that follows others: the values it follows, and what they are where nothing came.
+    follows: Mapping[Value, Sequence[tuple[Value, float]]]
+    #: How many points the sweep has.
+    extent: Dim
     before = False
 
     def reduced(self, v: Value, index: Index) -> Operand:
@@ -37,8 +41,9 @@ class StreamPuller(Puller):
             raise Misplaced(v)
         fold = self.folded[v]
         sweep = self.build.sweep
-        if sweep is None or not isinstance(fold.type, TileType):
-            return fold
+        assert isinstance(fold.type, TileType)
+        if sweep is None:
+            return self.complete(v, fold, index)
         attrs: dict[str, Attr] = {"before": self.before}
         reached = self.build.emit(OPS["running"], (fold,), fold.type.dtype, attrs, axes=(*fold.type.axes, *sweep.axes))
         start = identity(self.maker[v])
@@ -48,6 +53,19 @@ class StreamPuller(Puller):
         t = Namespace(self.build)
         some = t.where(Expr(t, reached) == start, 0.0, Expr(t, reached))
         return unwrap(some)
+
+    def complete(self, v: Value, fold: Value, index: Index) -> Operand:
+        """A fold after the sweep. Where all that came was the identity of a fold that it follows, its terms are
+        inf - inf, which the sweep passed over.
+        """
+        t = Namespace(self.build)
+        made = Expr(t, fold)
+        for followed, nothing in self.follows.get(v, ()):
+            place = iter(self.parallel)
+            at = tuple(ZERO if d is ONE else next(place) for d in followed.type.dims)
+            missing = t.logical_and(Expr(t, self(followed, at)) == nothing, t.gt(self.extent, 0))
+            made = t.where(missing, float("nan"), made)
+        return unwrap(made)
 
     def contracted(self, op, v, index, guard):  # type: ignore[no-untyped-def]
         if v in self.places:
@@ -88,6 +106,12 @@ class StreamLowering:
         self.old.before, self.old.era = True, "before"
         self.old.ranges, self.old.lookups, self.old.folded = self.pull.ranges, self.pull.lookups, self.pull.folded
         self.pull.places = self.old.places = self.places
+        self.pull.extent = self.space[self.axis]
+        inf = float("inf")
+        self.pull.follows = {
+            op.results[0]: [(v, -inf if n < 0 else inf) for _, shift in move.scales for v, n in shift]
+            for op, move in self.moves.items()
+        }
         for a, d in enumerate(self.space):
             self.pull.ranges[f"i{a}{self.mark}"] = (ZERO, d)
         try:
@@ -193,23 +217,23 @@ class StreamLowering:
     def factor(self, op: Operation) -> tuple[Operand, ...]:
         """What a fold's state is multiplied by when the folds it depends on move; nothing when it depends on none."""
         t = Namespace(self.build)
-        factor = None
+        factor: Expr | None = None
         for record, shift in self.moves[op].scales:
             step = Expr(t, t.apply(record, (unwrap(self.change(shift)),), {}))
-            factor = step if factor is None else factor * step
+            factor = step if factor is None else t.mul(factor, step)
         # Only what is still zero can be asked to grow without bound.
         return () if factor is None else (unwrap(t.where(t.isinf(factor), 0.0, factor)),)
 
     def change(self, shift: Shift) -> Expr:
         """How much the kept values have moved with this block, from after it to before it, weighted."""
         t = Namespace(self.build)
-        total = None
+        total: Expr | None = None
         for v, n in shift:
             index = Puller.aligned(v.type, self.index)
             new, old = (Expr(t, p(v, index)) for p in (self.pull, self.old))
-            moved = (old - new) if n < 0 else (new - old)
-            moved = moved if abs(n) == 1 else moved * abs(n)
-            total = moved if total is None else total + moved
+            moved = t.sub(old, new) if n < 0 else t.sub(new, old)
+            moved = moved if abs(n) == 1 else t.mul(moved, abs(n))
+            total = moved if total is None else t.add(total, moved)
         assert total is not None
         return total
 

@@ -106,7 +106,8 @@ class TileBuilder:
     def close_inner(self) -> None:
         """End the innermost open sweep; it stands where the axes that its values depend on have their values."""
         s = self.inner.pop()
-        axes = (a for op in s.ops for r in op.results if isinstance(r.type, TileType) for a in r.type.axes)
+        values = (v for op in s.ops for v in (*op.inputs, *op.results))
+        axes = (a for v in values if isinstance(v.type, TileType) for a in v.type.axes)
         where = self.container(tuple(a for a in axes if a not in s.axes))
         attrs: dict[str, Attr] = {"axes": s.axes, "lo": s.lo, "hi": s.hi}
         where.ops.append(Operation(OPS["sweep"], (), (), attrs, body=Block(tuple(s.ops))))

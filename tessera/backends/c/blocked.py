@@ -9,26 +9,30 @@ varies along the lanes comes from a tile, the other one is broadcast from where 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from tessera.backends.c import intrinsics as ci
-from tessera.backends.c.body import dtype_of, op_makes_lanes
+from tessera.backends.c.body import dtype_of, op_makes_lanes, place
 from tessera.backends.c.fold import Fold, plan_fold
 from tessera.backends.c.source import c_index
 from tessera.backends.c.stages import Block, varies
-from tessera.ir.dialects.tile import MMA, RUNNING
+from tessera.ir.dialects.tile import LOAD, MMA, RUNNING
 from tessera.ir.dim import Dim, dim_max, dim_min, product
-from tessera.ir.dim_range import bounds
+from tessera.ir.dim_range import bounds, coefficient
 from tessera.ir.graph import Operation, Value
 from tessera.ir.record import Kind
+from tessera.schedule.plan import ONE
 
 if TYPE_CHECKING:
     from tessera.backends.c.emit import Emitter
 
 #: Points of a swept axis in one block: the tiles of a block stay in the nearest cache.
 BLOCK = 128
+
+#: Terms that are added one after the other before their sum joins others: long chains of additions round more.
+CHAIN, SHORT_CHAIN = 32, 16
 
 #: Rows of a tile of products in registers, and its vectors, by lanes: as many sums as hide the latency of one, and no
 #: more than there are registers.
@@ -76,7 +80,8 @@ class Blocked:
         assert nest.body is not None
         for op in nest.body.ops:
             if op.body is None:
-                for _ in self.e.each():
+                for side in self.e.each():
+                    self.fetch((op,), side)
                     self.e.statement(op)
             elif any(inner.body is not None or inner.record.kind is Kind.REDUCE for inner in op.body.ops):
                 self.stream(op)
@@ -111,9 +116,13 @@ class Blocked:
     def take(self, v: Value, side: int) -> None:
         tile, name = self.tiles[v], self.e.fresh()
         self.e.values[v] = name
-        self.e.lines.add(
-            f"const {ci.vector_type(tile.dtype)} {name} = t_load_{tile.lane}({self.slot(tile, side)});"
-        )
+        self.e.lines.add(f"const {ci.vector_type(tile.dtype)} {name} = t_load_{tile.lane}({self.slot(tile, side)});")
+
+    def fetch(self, ops: Sequence[Operation], side: int) -> None:
+        """Take what operations after a sweep read of what it left in tiles."""
+        for v in dict.fromkeys(v for op in ops for v in op.inputs):
+            if v in self.tiles:
+                self.take(v, side)
 
     # -- loops
 
@@ -140,9 +149,7 @@ class Blocked:
         assert op.body is not None
         with self.loops(self.walks(op)):
             for side in self.e.each():
-                for v in dict.fromkeys(v for inner in op.body.ops for v in inner.inputs):
-                    if v in self.tiles:
-                        self.take(v, side)
+                self.fetch(op.body.ops, side)
                 for inner in op.body.ops:
                     self.e.statement(inner)
 
@@ -245,34 +252,49 @@ class Blocked:
         e, ops = self.e, plan.rows(number)
         if not ops:
             return
-        parts: list[dict[Operation, Fold]] = []
-        for side in e.each():
-            mine = sides[side]
-            parts.append({f: self.start(mine[f]) if len(f.operands) > 1 else mine[f] for f in ops if f in mine})
-        axis = block[0]
+        summed = [op for op in ops if op in plan.folds and len(op.operands) > 1]
         for v in plan.kept(number):
-            self.tile(v, (axis,), (Dim.const(BLOCK),))
-        with self.loops([block]):
+            self.tile(v, (block[0],), (Dim.const(BLOCK),))
+        scope = nullcontext((block, sides)) if not summed else self.chains(block, summed, sides)
+        with scope as (part, folds), self.loops([part]):
             for side in e.each():
                 for v in plan.taken(number):
                     self.take(v, side)
                 for op in ops:
-                    if op in parts[side]:
-                        e.step(parts[side][op])
+                    if op in plan.folds:
+                        e.step(folds[side][op])
                     else:
                         e.statement(op)
                 for v in plan.kept(number):
                     self.hold(v, side)
-        for side in e.each():
-            for f, part in parts[side].items():
-                if len(f.operands) > 1:
-                    self.join(f, sides[side][f].names[0], part.names[0], part.state[0].name)
 
-    def join(self, fold: Operation, total: str, part: str, dtype: str) -> None:
-        """What a block gave joins what was folded before, times the factor."""
+    @contextmanager
+    def chains(
+        self, block: Loop, summed: Sequence[Operation], sides: list[dict[Operation, Fold]]
+    ) -> Iterator[tuple[Loop, list[dict[Operation, Fold]]]]:
+        """A block in short pieces, for sums with a factor: each piece is added up by itself."""
         e = self.e
-        factor = e.operand(fold.operands[-1], fold.results[0].type.dtype)
-        e.lines.add(f"{total} = {ci.expression('fma', dtype, [total, factor, part])};")
+        for side in e.each():
+            for op in summed:
+                (total,), dtype = sides[side][op].names, sides[side][op].state[0].name
+                factor = e.operand(op.operands[-1], op.results[0].type.dtype)
+                e.lines.add(f"{total} = {ci.expression('mul', dtype, [total, factor])};")
+        with self.pieces(block, SHORT_CHAIN) as piece:
+            parts = [{**sides[side], **{op: self.start(sides[side][op]) for op in summed}} for side in e.each()]
+            yield piece, parts
+            for side in e.each():
+                for op in summed:
+                    e.lines.add(f"{sides[side][op].names[0]} += {parts[side][op].names[0]};")
+
+    @contextmanager
+    def pieces(self, block: Loop, length: int) -> Iterator[Loop]:
+        """A loop over pieces of a block; gives back the bounds of one."""
+        axis, lo, hi = block
+        e, begin, stop = self.e, self.e.fresh(), self.e.fresh()
+        e.lines.open(f"for (i64 {begin} = {lo}; {begin} < {hi}; {begin} += {length})")
+        e.lines.add(f"const i64 {stop} = x_min({begin} + {length}, {hi});")
+        yield axis, begin, stop
+        e.lines.close()
 
     # -- sums of products
 
@@ -314,27 +336,35 @@ class Blocked:
             e.values[op.result] = total
             self.hold(op.result, side)
 
-        roots = packed(sweep, block[0], e.vector)
-        self.registers(sweep, roots, [block], self.walks(sweep), end)
+        self.registers(sweep, self.from_tiles(sweep, block[0]), [block], self.walks(sweep), end)
 
     def sum(self, sweep: Operation, block: Loop) -> None:
-        """Sums over the swept axis, for every point of the inner sweep: what a block gives joins a tile."""
+        """Sums over the swept axis, for every point of the inner sweep: what a piece gives joins a tile."""
         e = self.e
 
-        def end(op: Operation, total: str, side: int) -> None:
+        def join(op: Operation, total: str, side: int) -> None:
             self.take(op.result, side)
-            old, dtype = e.values[op.result], dtype_of(op.result)
-            joined = f"({old} + {total})"
-            if len(op.operands) > 2:
-                factor = e.operand(op.operands[2], op.result.type.dtype)
-                joined = ci.expression("fma", dtype, [old, factor, total])
-            e.values[op.result] = joined
+            e.values[op.result] = f"({e.values[op.result]} + {total})"
             self.hold(op.result, side)
 
+        scaled = [op for op in mmas(sweep) if len(op.operands) > 2]
+        with self.loops(self.walks(sweep) if scaled else ()):
+            for side in e.each():
+                for op in scaled:
+                    self.take(op.result, side)
+                    factor = e.operand(op.operands[2], op.result.type.dtype)
+                    args = [e.values[op.result], factor]
+                    e.values[op.result] = ci.expression("mul", dtype_of(op.result), args)
+                    self.hold(op.result, side)
+        with self.pieces(block, CHAIN) as piece:
+            self.registers(sweep, self.from_tiles(sweep, ""), self.walks(sweep), [piece], join)
+
+    def from_tiles(self, sweep: Operation, swept: str) -> list[Value]:
+        """What the sums of a sweep read from tiles: what was packed, and what was computed point by point."""
         assert sweep.body is not None
         inside = {r for op in sweep.body.ops for r in op.results}
         read = dict.fromkeys(v for op in sweep.body.ops for v in op.inputs if v in self.tiles and v not in inside)
-        self.registers(sweep, list(read), self.walks(sweep), [block], end)
+        return [*(packed(sweep, swept, self.e.vector) if swept else ()), *read]
 
     def registers(
         self, sweep: Operation, tiles: Sequence[Value], rows: Sequence[Loop], summed: Sequence[Loop],
@@ -371,6 +401,8 @@ class Blocked:
             e.lines.add(f"{ci.vector_type(dtype_of(op.result))} {name} = {{}};")
         before = [dict(s) for s in e.sides]
         with self.loops(summed):
+            if many > 1:
+                self.ask(sweep, axis, many, summed[-1][0])
             self.step(sweep, tiles, axis, many, totals)
         e.sides = before
         for side in e.each():
@@ -383,15 +415,22 @@ class Blocked:
             e.names[axis] = at
 
     def step(
-        self, sweep: Operation, tiles: Sequence[Value], axis: str, many: int, totals: dict[tuple[object, ...], str]
-    ) -> None:
+        self, sweep: Operation, tiles: Sequence[Value], axis: str, many: int,
+        totals: dict[tuple[Operation, int, int], str],
+    ) -> None:  # fmt: skip
         """One product for each row and vector. What does not vary along the one or the other is computed once."""
         e, at = self.e, self.e.names.get(axis, "")
         values: dict[tuple[int, int], dict[Value, str]] = {}
         for side in e.each():
-            for v in tiles:
-                self.take(v, side)
-            values.update({(r, side): dict(e.values) for r in range(many)})
+            for r in range(many):
+                for v in tiles:
+                    if r == 0 or varies(v, (axis,)):
+                        if axis:
+                            e.names[axis] = f"({at} + {r})" if r else at
+                        self.take(v, side)
+                values[r, side] = dict(e.values)
+        if axis:
+            e.names[axis] = at
         assert sweep.body is not None
         for op in sweep.body.ops:
             if op.record is not MMA and op.result in tiles:
@@ -418,6 +457,22 @@ class Blocked:
         if axis:
             e.names[axis] = at
 
+    def ask(self, sweep: Operation, axis: str, many: int, inner: str) -> None:
+        """Prefetch what the next rows will read where each of them is contiguous along what is summed: too many rows
+        for the processor to see that it will be needed.
+        """
+        e = self.e
+        assert sweep.body is not None
+        for op in sweep.body.ops:
+            if op.record is not LOAD or not varies(op.result, (axis,)) or varies(op.result, (e.vector,)):
+                continue
+            offset = place(op)[1]
+            if op.attrs.get("guard") or len(op.operands) > 1 or coefficient(offset, inner) is not ONE:
+                continue
+            at, k = e.names[axis], e.names[inner]
+            names = {**e.names, axis: f"({at} + {many} + ({k} & {many - 1}))", inner: f"({k} & -16)"}
+            e.lines.add(f"t_prefetch({e.buffer(op)[0]} + {c_index(offset, names)});")
+
     @staticmethod
     def packs(op: Operation, sweep: Operation, tiles: Sequence[Value]) -> bool:
         """Is ``op`` only there for what is read from tiles?"""
@@ -443,5 +498,3 @@ def packed(sweep: Operation, swept: str, vector: str) -> list[Value]:
                 if v in own and op_makes_lanes(v) and varies(v, (vector,)) and not varies(v, (swept,)):
                     out[v] = None
     return list(out)
-
-

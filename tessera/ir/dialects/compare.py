@@ -19,9 +19,7 @@ def _compare(
     )  # fmt: skip
 
 
-def _logic(
-    name: str, doc: str, signature: str = "x: tensor, other: tensor", law: Law = Law.NONE
-) -> OpRecord:
+def _logic(name: str, doc: str, signature: str = "x: tensor, other: tensor", law: Law = Law.NONE) -> OpRecord:
     return elementwise_record(name, signature, doc, MASKS, dtypes="bool f32 int32", law=law)
 
 
