@@ -37,7 +37,7 @@ def motions(ops: Sequence[Operation], roles: Roles) -> dict[Value, Motion | None
 
     def of(x: Operand) -> Motion | None:
         if isinstance(x, Value) and roles[x] is Role.KEPT:
-            return Motion(((x, 1.0),))
+            return Motion(((x, 1.0),)) if roles.follows(x) else STILL
         return found.get(x, STILL) if isinstance(x, Value) else STILL
 
     for op in ops:

@@ -107,12 +107,14 @@ class _Hoist:
         if law is Law.SAME:
             return self.through(op, (0,), depth)
         if law is Law.CHOICE:
-            a, b = op.operands[1:]
-            if isinstance(b, Literal) and b.value == 0 and roles[1] is Role.FULL:
+            for place in (1, 2):
+                other = op.operands[3 - place]
+                if not (isinstance(other, Literal) and other.value == 0 and roles[place] is Role.FULL):
+                    continue
                 if roles[0] is not Role.KEPT:
-                    return self.through(op, (1,), depth)
-                inner = self.core(a, depth - 1)
-                self.tail.append((op, 1))
+                    return self.through(op, (place,), depth)
+                inner = self.core(op.operands[place], depth - 1)
+                self.tail.append((op, place))
                 return inner
         return x
 

@@ -97,10 +97,10 @@ class RegionLowering:
 
     def stream(self, scalars: Mapping[Value, Value]) -> Operation:
         assert self.region.body is not None
-        ops, axis = self.region.body.ops, self.region.attrs["axis"]
-        assert isinstance(axis, int)
+        ops, axes = self.region.body.ops, self.region.attrs["axes"]
+        assert isinstance(axes, tuple)
         names = {v.name: 0 for v in (*self.buffers.values(), *scalars)}
-        return StreamLowering(ops, self.region.results, axis, self.buffers, scalars, names, axis_mark(ops)).run()
+        return StreamLowering(ops, self.region.results, axes, self.buffers, scalars, names, axis_mark(ops)).run()
 
     def buffer(self, v: Value, role: str) -> Value:
         kind = v.type

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from tessera.ir.dialects import OPS
 from tessera.ir.dialects.contract import contracted_dtype, letters
-from tessera.ir.dim import Dim
+from tessera.ir.dim import Dim, ceildiv, dim_min, product
 from tessera.ir.dtype import compute_dtype
 from tessera.ir.graph import Attr, Block, Literal, Operand, Operation, Value
 from tessera.ir.infer import ONE
@@ -22,7 +22,11 @@ from tessera.ir.roles import Role, Roles
 from tessera.ir.types import BufferType, TileType
 from tessera.schedule.plan import ZERO, Unschedulable
 from tessera.schedule.pull import Index, Misplaced, Puller, dense_strides
+from tessera.schedule.ranges import delinearize
 from tessera.schedule.tilebuild import Container, Expr, Namespace, TileBuilder, unwrap
+
+#: Points of a sweep without folds that one iteration takes: enough to make up for what each brings into its form.
+PIECE = 512
 
 
 class StreamPuller(Puller):
@@ -79,7 +83,7 @@ class StreamLowering:
 
     ops: Sequence[Operation]
     outputs: Sequence[Value]
-    axis: int
+    axes: tuple[Attr, ...]
     buffers: Mapping[Value, Value]
     scalars: Mapping[Value, Value]
     names: dict[str, int]
@@ -88,16 +92,18 @@ class StreamLowering:
 
     def run(self) -> Operation:
         """Raises Unschedulable where a fold cannot follow another."""
+        self.axis = int(self.axes[0])  # type: ignore[arg-type]
         self.roles = Roles.find(self.ops, self.axis)
         try:
             self.moves = factors(self.ops, self.roles)
         except Apart as e:
             raise Unschedulable(f"%{e.op.results[0].name} cannot follow the folds before it in one sweep") from e
         self.space = next(op for op in self.ops if self.roles[op.results[0]] is Role.FULL).result.type.dims
-        self.index: Index = tuple(ZERO if d is ONE else Dim.name(f"i{a}{self.mark}") for a, d in enumerate(self.space))
+        self.extent = product(self.space[a] for a in self.axes)  # type: ignore[index]
+        self.index = self.place()
         self.build = TileBuilder(Container(), self.names)
         own = frozenset(v for v in self.buffers if v in self.roles.maker)
-        kept = tuple(e for a, e in enumerate(self.index) if a != self.axis and e is not ZERO)
+        kept = tuple(e for a, e in enumerate(self.index) if a not in self.axes and e is not ZERO)
         self.places: dict[Value, Index] = {}
         self.pull, self.old = (
             StreamPuller(self.build, self.roles.maker, self.buffers, self.scalars, kept, own, mark=self.mark)
@@ -106,30 +112,50 @@ class StreamLowering:
         self.old.before, self.old.era = True, "before"
         self.old.ranges, self.old.lookups, self.old.folded = self.pull.ranges, self.pull.lookups, self.pull.folded
         self.pull.places = self.old.places = self.places
-        self.pull.extent = self.space[self.axis]
+        self.pull.extent = self.extent
         inf = float("inf")
         self.pull.follows = {
             op.results[0]: [(v, -inf if n < 0 else inf) for _, shift in move.scales for v, n in shift]
             for op, move in self.moves.items()
         }
-        for a, d in enumerate(self.space):
-            self.pull.ranges[f"i{a}{self.mark}"] = (ZERO, d)
+        return self.nest(kept)
+
+    def place(self) -> Index:
+        """A position in the space: one axis for all that are swept, one for each of the others."""
+        swept = [self.space[a] for a in self.axes if self.space[a] is not ONE]  # type: ignore[index]
+        parts = iter(delinearize(Dim.name(self.name(self.axis)), swept))
+        return tuple(
+            ZERO if d is ONE else next(parts) if a in self.axes else Dim.name(self.name(a))
+            for a, d in enumerate(self.space)
+        )
+
+    def name(self, axis: int) -> str:
+        return f"i{axis}{self.mark}"
+
+    def nest(self, kept: Index) -> Operation:
+        parallel = [(self.name(a), d) for a, d in enumerate(self.space) if a not in self.axes and d is not ONE]
+        bounds = (ZERO, self.extent)
+        if not self.roles.folds(self.ops):  # then there is no reason not to share out the sweep as well
+            piece, size = f"c{self.mark}", Dim.const(PIECE)
+            parallel.insert(0, (piece, ceildiv(self.extent, size)))
+            bounds = (Dim.name(piece) * size, dim_min(Dim.name(piece) * size + size, self.extent))
+        self.pull.ranges.update((n, (ZERO, d)) for n, d in parallel)
+        self.pull.ranges[self.name(self.axis)] = bounds
         try:
-            self.sweep(kept)
+            self.sweep(kept, bounds)
             self.finish()
         except Misplaced as e:
             raise Unschedulable(f"%{e.value.name} is read at positions that no loop of the kernel walks") from e
-        parallel = [a for a in range(len(self.space)) if a != self.axis and self.space[a] is not ONE]
-        axes = tuple(f"i{a}{self.mark}" for a in parallel)
-        attrs: dict[str, Attr] = {"axes": axes, "extents": tuple(self.space[a] for a in parallel),
+        axes = tuple(n for n, _ in parallel)
+        attrs: dict[str, Attr] = {"axes": axes, "extents": tuple(d for _, d in parallel),
                                   "vector": axes[-1] if axes else ""}  # fmt: skip
         return Operation(OPS["nest"], (), (), attrs, body=Block(tuple(self.build.top.ops)))
 
     # -- the sweep
 
-    def sweep(self, kept: Index) -> None:
-        name = f"i{self.axis}{self.mark}"
-        self.build.sweep = Container((name,), (ZERO,), (self.space[self.axis],))
+    def sweep(self, kept: Index, bounds: tuple[Dim, Dim]) -> None:
+        lo, hi = bounds
+        self.build.sweep = Container((self.name(self.axis),), (lo,), (hi,))
         folds = self.roles.folds(self.ops)
         if not self.stored():
             self.gates(folds)

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 #: Points of a swept axis in one block: the tiles of a block stay in the nearest cache.
 BLOCK = 128
 
-#: Terms that are added one after the other before their sum joins others: long chains of additions round more.
-CHAIN, SHORT_CHAIN = 32, 16
+#: Terms that are added one after the other before their sum joins others: long chains of additions round more. The
+#: first is for sums of products along axes of their own, the second along the swept axis, the third for other sums.
+LONG_CHAIN, CHAIN, SHORT_CHAIN = 128, 32, 16
 
 #: Rows of a tile of products in registers, and its vectors, by lanes: as many sums as hide the latency of one, and no
 #: more than there are registers.
@@ -85,6 +86,8 @@ class Blocked:
                     self.e.statement(op)
             elif any(inner.body is not None or inner.record.kind is Kind.REDUCE for inner in op.body.ops):
                 self.stream(op)
+            elif mmas(op):
+                self.alone(op)
             else:
                 self.plain(op)
 
@@ -152,6 +155,14 @@ class Blocked:
                 self.fetch(op.body.ops, side)
                 for inner in op.body.ops:
                     self.e.statement(inner)
+
+    def alone(self, op: Operation) -> None:
+        """Sums of products outside of the blocks, one for each lane."""
+
+        def end(op: Operation, total: str, side: int) -> None:
+            self.e.values[op.result] = total
+
+        self.several(op, [], "", 1, self.walks(op), end)
 
     # -- a sweep in blocks
 
@@ -332,11 +343,16 @@ class Blocked:
         for op in mmas(sweep):
             self.tile(op.result, (block[0],), (Dim.const(BLOCK),))
 
-        def end(op: Operation, total: str, side: int) -> None:
-            e.values[op.result] = total
-            self.hold(op.result, side)
+        *outer, inner = self.walks(sweep)
+        tiles = self.from_tiles(sweep, block[0])
+        with self.pieces(inner, LONG_CHAIN) as piece:
 
-        self.registers(sweep, self.from_tiles(sweep, block[0]), [block], self.walks(sweep), end)
+            def end(op: Operation, total: str, side: int) -> None:
+                slot, kind = self.slot(self.tiles[op.result], side), self.tiles[op.result].lane
+                more = f"{piece[1]} > {inner[1]} ? t_load_{kind}({slot}) + {total} : {total}"
+                e.lines.add(f"t_store_{kind}({slot}, {more});")
+
+            self.registers(sweep, tiles, [block], [*outer, piece], end)
 
     def sum(self, sweep: Operation, block: Loop) -> None:
         """Sums over the swept axis, for every point of the inner sweep: what a piece gives joins a tile."""
