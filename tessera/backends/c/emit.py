@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tessera.backends.c import intrinsics as ci
-from tessera.backends.c.blocked import WIDTH, Blocked, is_blocked
+from tessera.backends.c.blocked import Blocked, is_blocked
 from tessera.backends.c.body import Body, place
 from tessera.backends.c.fold import Fold, plan_fold
+from tessera.backends.c.products import WIDTH
 from tessera.backends.c.source import HELPERS, c_index
 from tessera.ir.dialects.tile import LOAD
 from tessera.ir.dim import Dim, product
