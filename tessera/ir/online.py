@@ -225,7 +225,9 @@ def gates(ops: Sequence[Operation], roles: Roles, folds: Sequence[Operation]) ->
         for outcome in (False, True):
             absent = Absence(roles, condition, outcome)
             absent.settle(ops)
-            if folds and all(absent.number(op.operands[0]) == identity(op) for op in folds):
+            starts = [identity(op) for op in folds]
+            given = [absent.number(op.operands[0]) for op in folds]
+            if folds and None not in starts and given == starts:
                 found.append((condition, not outcome))
     return found
 

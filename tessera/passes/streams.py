@@ -200,6 +200,7 @@ class _Growth:
         read over and over in another form than it lies in, and contractions over the same space.
         """
         maker = {r: op for op in self.f.ops for r in op.results}
+        lying = self.lying(maker)
         pending = [x for op in self.members for x in self.brought(op)]
         while pending:
             x = pending.pop()
@@ -211,22 +212,44 @@ class _Growth:
                 continue
             if is_free(op):
                 pending.extend(op.operands)
-            elif not any(self.leaves(r) for r in op.results):
+            elif not any(r in lying or self.leaves(r) for r in op.results):
                 self.inside.add(op)
                 yield op
                 pending.extend(self.brought(op))
 
-    def brought(self, op: Operation) -> tuple[Operand, ...]:
-        """The operands that may be computed where they are read. One that a contraction reads along the swept axis is
-        read again for every vector of the others, from where it lies.
+    def lying(self, maker: Mapping[Value, Operation]) -> set[Value]:
+        """What contractions read from where it lies, views looked through: it is not made anew for every read."""
+        found: set[Value] = set()
+        pending = [
+            x
+            for op in self.f.ops
+            if op.record.kind is Kind.CONTRACT and (op in self.inside or op.result.type.dims == self.space)
+            for x in self.parted(op)[1]
+        ]
+        while pending:
+            x = pending.pop()
+            if isinstance(x, Value) and x not in found:
+                found.add(x)
+                made = maker.get(x)
+                pending.extend(made.operands if made is not None and is_free(made) else ())
+        return found
+
+    def brought(self, op: Operation) -> Sequence[Operand]:
+        """The operands that may be computed where they are read."""
+        return self.parted(op)[0] if op.record.kind is Kind.CONTRACT else op.operands
+
+    def parted(self, op: Operation) -> tuple[list[Operand], list[Operand]]:
+        """The operands of a contraction that are brought into another form once, and those that it reads again for
+        every vector of the others, along the swept axis.
         """
-        if op.record.kind is not Kind.CONTRACT:
-            return op.operands
         left, right, result = letters(op)
         space = left if self.role_of(op.operands[0]) is Role.FULL else result
         swept = {space[a] for a in self.axes}
         pairs = zip(op.operands, (left, right), strict=True)
-        return tuple(x for x, part in pairs if swept.isdisjoint(part))
+        found: tuple[list[Operand], list[Operand]] = ([], [])
+        for x, part in pairs:
+            found[not swept.isdisjoint(part)].append(x)
+        return found
 
 
 def keeps_places(op: Operation) -> bool:

@@ -204,7 +204,7 @@ SOUND = [
 ]
 
 BROKEN = [
-    (kernel(sweep="%s = sum(%v, over=(\"i\",), position=`j`, dtype=f32) : f32<i>"), "runs over the axes of its sweep"),
+    (kernel(sweep="%s = sum(%v, over=(\"i\",), position=`j`, dtype=f32) : f32<i>"), "runs over the axes of a sweep around it"),
     (kernel(sweep="%s = sum(%v, over=(\"j\",), position=`j`, dtype=f32) : f32<i, j>"), "on an axis that is folded"),
     (kernel(sweep="%s = sum(%v, dim=(1,), keepdim=false) : f32<i>"), "a fold has the attributes dtype, over, position"),
     (kernel(after=FOLD, sweep=""), "depends on `j`, which is not"),
@@ -220,7 +220,7 @@ BROKEN = [
     (kernel(sweep="%t = load(x, index=[i, j]) : int64<i, j>"), "the buffer f32"),
     (kernel(sweep="%t = load(x, index=[i, j], guard=(`i`, 3)) : f32<i, j>"), "a guard is a tuple of"),
     (kernel(second="%t = exp(%v) : f32<i, j>", high="D - 1"), "read in a sweep of other bounds"),
-    (kernel(sweep='sweep(axes=("k",), lo=[0], hi=[D]) {}'), "stands inside a sweep"),
+    (kernel(sweep='sweep(axes=("j",), lo=[0], hi=[D]) {}'), "an axis is named twice"),
     (kernel(nest='nest(axes=("k",), extents=[D], vector="") {}'), "stands inside a nest"),
     (kernel(nest='sweep(axes=("i",), lo=[0], hi=[D]) {}'), "an axis is named twice"),
     (kernel(nest='sweep(axes=("k", "k"), lo=[0, 0], hi=[D, D]) {}'), "an axis is named twice"),

@@ -189,7 +189,7 @@ fn f(x: f32[B, D]) -> f32[B, D] {
 }""",
     ),
     Case(
-        "a product of matrices keeps apart what stands before and after it",
+        "a product of matrices takes in what stands after it",
         ("fuse",),
         """
 fn f(x: f32[A, K], w: f32[K, N], b: f32[N]) -> f32[A, N] {
@@ -203,11 +203,9 @@ fn f(x: f32[A, K], w: f32[K, N], b: f32[N]) -> f32[A, N] {
   map(x) -> %h {
     %h = exp(x) : f32[A, K]
   }
-  extern(%h, w) -> %p {
+  stream(%h, w, b, axes=(0,)) -> %y {
     %p = matmul(%h, w) : f32[A, N]
-  }
-  map(%p, b) -> %y {
-    %y = add(%p, b) : f32[A, N]
+    %y = add(%p, b)    : f32[A, N]
   }
   return %y
 }""",
@@ -231,7 +229,7 @@ fn f(x: f32[N]) -> (f32[N], f32[N]) {
 }""",
     ),
     Case(
-        "joining two maps may not close a circle through a third region",
+        "what a product reads where it lies is made before it",
         ("fuse",),
         """
 fn f(x: f32[A, A]) -> f32[A, A] {
@@ -245,8 +243,30 @@ fn f(x: f32[A, A]) -> f32[A, A] {
   map(x) -> %a {
     %a = exp(x) : f32[A, A]
   }
-  extern(%a) -> %p {
+  stream(%a, axes=(0,)) -> %y {
     %p = matmul(%a, %a) : f32[A, A]
+    %y = add(%a, %p)    : f32[A, A]
+  }
+  return %y
+}""",
+    ),
+    Case(
+        "joining two maps may not close a circle through a third region",
+        ("fuse",),
+        """
+fn f(x: f32[A, A]) -> f32[A, A] {
+  %a = exp(x) : f32[A, A]
+  %p = cumsum(%a, dim=0) : f32[A, A]
+  %y = add(%a, %p) : f32[A, A]
+  return %y
+}""",
+        """
+fn f(x: f32[A, A]) -> f32[A, A] {
+  map(x) -> %a {
+    %a = exp(x) : f32[A, A]
+  }
+  extern(%a) -> %p {
+    %p = cumsum(%a, dim=0) : f32[A, A]
   }
   map(%a, %p) -> %y {
     %y = add(%a, %p) : f32[A, A]
