@@ -59,6 +59,9 @@ def tile_problems(f: Function) -> Iterator[Found]:
         vector, axes = op.attrs.get("vector"), _names(op.attrs.get("axes"))
         if vector and vector not in axes and not any(vector in _names(s.attrs.get("axes")) for s in op.body.ops):
             yield op, f"vector axis `{vector}` is no axis of the nest", None
+        when = op.attrs.get("when")
+        if when is not None and not _is_range(when):
+            yield op, "`when` is a size and two bounds, of which one may be none", None
         nest = _Nest(axes)
         for inner in op.body.ops:
             if inner.body is not None:
@@ -68,6 +71,11 @@ def tile_problems(f: Function) -> Iterator[Found]:
                     yield inner, f"the points of one vector along `{vector}` differ in where the sweep ends", None
             else:
                 yield from _operation(inner, nest)
+
+
+def _is_range(a: Attr) -> bool:
+    parts = _tuple(a)
+    return len(parts) == 3 and isinstance(parts[0], Dim) and all(p is None or isinstance(p, Dim) for p in parts[1:])
 
 
 def _sweep(op: Operation, nest: _Nest) -> Iterator[Found]:

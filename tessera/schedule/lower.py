@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tessera.ir.dialects import OPS
 from tessera.ir.dialects.region import STREAM
@@ -14,6 +14,7 @@ from tessera.ir.dtype import compute_dtype
 from tessera.ir.graph import Attr, Block, Function, Literal, Operation, Value
 from tessera.ir.infer import ONE
 from tessera.ir.record import Kind
+from tessera.ir.roles import Roles
 from tessera.ir.types import BufferType, ScalarType, TensorType, TileType
 from tessera.schedule.cost import region_cost
 from tessera.schedule.merge import merge_axes, vector_axis
@@ -23,10 +24,13 @@ from tessera.schedule.pull import Index, Misplaced, Puller, Split, dense_strides
 from tessera.schedule.ranges import delinearize, in_order
 from tessera.schedule.split import split_reductions
 from tessera.schedule.stream import StreamLowering
+from tessera.schedule.sums import as_sums
 from tessera.schedule.tilebuild import Container, TileBuilder
 
 #: Elements of a flat map that one parallel iteration covers: long enough to hide its overhead, short enough to balance.
 MAP_CHUNK = 8192
+#: Rows of a product below which it is made by sums along the memory of its other operand.
+FEW = 2
 #: How often a nest is built again with one more cut before its shape is declared unschedulable.
 ATTEMPTS = 64
 
@@ -61,6 +65,8 @@ class RegionLowering:
     strided: frozenset[str]
     names: dict[str, int] = field(default_factory=dict)
     buffers: dict[Value, Value] = field(default_factory=dict)
+    #: Names in nests that are finished.
+    taken: dict[str, int] = field(default_factory=dict)
 
     def run(self) -> Kernel:
         assert self.region.body is not None
@@ -72,7 +78,8 @@ class RegionLowering:
         for v in self.region.results:
             self.buffers[v] = self.buffer(v, "out")
         if self.region.record is STREAM:
-            return self.kernel([self.stream({s: s for s in scalars})], inputs, (), scalars, self.region.body.ops)
+            stream = self.stream({s: s for s in scalars})
+            return self.kernel(*self.by_rows(stream, {s: s for s in scalars}), inputs, scalars, self.region.body.ops)
         forced: list[Value] = []
         for _ in range(ATTEMPTS):
             try:
@@ -84,10 +91,29 @@ class RegionLowering:
                 forced.append(e.value)
         else:
             raise Unschedulable(f"more than {ATTEMPTS} values would have to be stored on the way")
-        return self.kernel(nests, inputs, temps, scalars, ops)
+        return self.kernel(nests, temps, inputs, scalars, ops)
+
+    def by_rows(self, stream: Operation, scalars: Mapping[Value, Value]) -> tuple[list[Operation], list[Value]]:
+        """A stream without folds, and beside it what runs instead when there is a single row: it is not worth bringing
+        the other operand into another form for that.
+        """
+        assert self.region.body is not None
+        ops, axes = self.region.body.ops, self.region.attrs["axes"]
+        assert isinstance(axes, tuple)
+        if Roles.find(ops, int(axes[0])).folds(ops):  # type: ignore[arg-type]
+            return [stream], []
+        space = next(op for op in ops if op.record.kind is Kind.CONTRACT).result.type.dims
+        rows = product(space[int(a)] for a in axes)  # type: ignore[arg-type]
+        few = Dim.const(FEW)
+        try:
+            nests, temps = self.nests(as_sums(ops), (), scalars)
+        except (Misplaced, Unschedulable):
+            return [stream], []
+        ranges = [(stream, (rows, few, None)), *((n, (rows, None, few)) for n in nests)]
+        return [replace(n, attrs={**n.attrs, "when": when}) for n, when in ranges], temps
 
     def kernel(
-        self, nests: Sequence[Operation], inputs: tuple[Value, ...], temps: Sequence[Value],
+        self, nests: Sequence[Operation], temps: Sequence[Value], inputs: tuple[Value, ...],
         scalars: tuple[Value, ...], ops: Sequence[Operation],
     ) -> Kernel:  # fmt: skip
         params = (*(self.buffers[v] for v in (*inputs, *self.region.results)), *temps, *scalars)
@@ -99,8 +125,8 @@ class RegionLowering:
         assert self.region.body is not None
         ops, axes = self.region.body.ops, self.region.attrs["axes"]
         assert isinstance(axes, tuple)
-        names = {v.name: 0 for v in (*self.buffers.values(), *scalars)}
-        return StreamLowering(ops, self.region.results, axes, self.buffers, scalars, names, axis_mark(ops)).run()
+        self.taken = {v.name: 0 for v in (*self.buffers.values(), *scalars)}
+        return StreamLowering(ops, self.region.results, axes, self.buffers, scalars, self.taken, axis_mark(ops)).run()
 
     def buffer(self, v: Value, role: str) -> Value:
         kind = v.type
@@ -120,7 +146,8 @@ class RegionLowering:
         buffers = dict(self.buffers)
         for v in plan.temps:
             buffers[v] = self.temp(v)
-        self.names = {v.name: 0 for v in (*buffers.values(), *scalars)}  # a value may not share a parameter's name
+        # A value may share its name neither with a parameter nor with one of another nest.
+        self.names = {**{v.name: 0 for v in (*buffers.values(), *scalars)}, **self.taken}
         out: list[Operation] = []
         done: set[Value] = set()
         for nest in plan.nests:

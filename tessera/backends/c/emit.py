@@ -121,7 +121,7 @@ class Emitter(Body):
             width = self.width(op)
             extent, counts[-1] = counts[-1], f"x_cdiv({counts[-1]}, {width} * L)"
         total = " * ".join(f"({c})" for c in counts) or "1"
-        out.open()
+        out.open(self.condition(op))
         out.add(f"const i64 total = {total};")
         points = product(extents) * self.swept(op)
         self.work = self.work + points
@@ -154,6 +154,15 @@ class Emitter(Body):
             out.add("if (stream) t_fence();")
         out.close()
         out.close()
+
+    def condition(self, nest: Operation) -> str:
+        """What must hold for the nest to run, as the head of its block."""
+        when = nest.attrs.get("when")
+        if not isinstance(when, tuple):
+            return ""
+        size, low, high = (c_index(d, self.names) if isinstance(d, Dim) else "" for d in when)
+        tests = [f"{size} >= {low}"] * bool(low) + [f"{size} < {high}"] * bool(high)
+        return f"if ({' && '.join(tests)})" if tests else ""
 
     def width(self, nest: Operation) -> int:
         """How many vectors of columns go down the rows together: several, where each row has little work for one."""

@@ -17,8 +17,9 @@ from __future__ import annotations
 from tessera.ir.record import Kind, OpRecord
 
 NEST = OpRecord(
-    "nest", Kind.TILE, "axes: any, extents: sizes, vector: str",
-    "Independent iterations over the parallel axes, in any order; `vector` is the axis whose points share a vector.",
+    "nest", Kind.TILE, "axes: any, extents: sizes, vector: str, when: any = None",
+    "Independent iterations over the parallel axes, in any order; `vector` is the axis whose points share a vector. "
+    "With `when`, a size and its bounds of which one may be none, the nest only runs for sizes within them.",
 )  # fmt: skip
 SWEEP = OpRecord(
     "sweep", Kind.TILE, "axes: any, lo: sizes, hi: sizes, alive: any = None",
