@@ -9,7 +9,7 @@ for. (For softmax: Milakov and Gimelshein, "Online normalizer calculation for so
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tessera.ir.dtype import DType
 from tessera.ir.graph import Literal, Operand, Operation, Value
@@ -22,10 +22,14 @@ Shift = tuple[tuple[Value, float], ...]
 
 @dataclass(frozen=True, slots=True)
 class Motion:
-    """How a value moves with the kept values: by ``shift``, or by the factors that ``scales`` give for theirs."""
+    """How a value moves with the kept values: by ``shift``, or by the factors that ``scales`` give for theirs.
+
+    With ``guarded`` it is 0 at points that a condition leaves out.
+    """
 
     shift: Shift = ()
     scales: tuple[tuple[OpRecord, Shift], ...] = ()
+    guarded: bool = field(default=False, compare=False)
 
 
 STILL = Motion()
@@ -73,7 +77,7 @@ def _difference(op: Operation, m: Sequence[Motion]) -> Motion | None:
 
 def _product(op: Operation, m: Sequence[Motion]) -> Motion | None:
     if not m[0].shift and not m[1].shift:
-        return Motion(scales=m[0].scales + m[1].scales)
+        return Motion(scales=m[0].scales + m[1].scales, guarded=m[0].guarded or m[1].guarded)
     for moving, number in ((m[0], op.operands[1]), (m[1], op.operands[0])):
         if isinstance(number, Literal) and isinstance(number.value, int | float) and not moving.scales:
             return Motion(tuple((v, n * number.value) for v, n in moving.shift))
@@ -97,9 +101,10 @@ def _choice(op: Operation, m: Sequence[Motion]) -> Motion | None:
         return a
     for moving, number in ((a, op.operands[2]), (b, op.operands[1])):
         if isinstance(number, Literal) and isinstance(number.value, int | float):
-            stays = abs(number.value) == float("inf") if moving.shift else number.value == 0
-            if stays:
+            if moving.shift and abs(number.value) == INF:
                 return moving
+            if not moving.shift and number.value == 0:
+                return replace(moving, guarded=True)
     return None
 
 

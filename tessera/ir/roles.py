@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from tessera.ir.dialects.contract import letters
+from tessera.ir.dim import Dim
 from tessera.ir.graph import Operand, Operation, Value
 from tessera.ir.record import Kind
 
@@ -37,6 +38,7 @@ class Roles:
     axis: int
     of: dict[Value, Role] = field(default_factory=dict)
     maker: dict[Value, Operation] = field(default_factory=dict)
+    space: tuple[Dim, ...] = ()
 
     @staticmethod
     def find(ops: Iterable[Operation], axis: int) -> Roles:
@@ -44,6 +46,8 @@ class Roles:
         roles = Roles(axis)
         for op in ops:
             role = roles.role(op)
+            if role is Role.FULL and not roles.space:
+                roles.space = op.result.type.dims
             for r in op.results:
                 roles.of[r] = role
                 roles.maker[r] = op
@@ -53,9 +57,11 @@ class Roles:
         return self.of.get(x, Role.FREE) if isinstance(x, Value) else Role.FREE
 
     def role(self, op: Operation) -> Role:
+        if self.folded(op):
+            return Role.KEPT if op.record.kind is Kind.REDUCE else Role.OUT
         read = {self[x] for x in op.operands}
         if op.record.kind in (Kind.REDUCE, Kind.CONTRACT) and read != {Role.FREE}:
-            return Role.KEPT if op.record.kind is Kind.REDUCE and self.folded(op) else Role.OUT
+            return Role.OUT
         if op.record.kind is Kind.CONTRACT:
             return Role.FULL
         if op.record.kind is Kind.INDEX and self[op.operands[0]] is Role.FULL:
@@ -67,7 +73,11 @@ class Roles:
 
     def folded(self, op: Operation) -> bool:
         """Is ``op`` a fold of the sweep?"""
-        return self[op.operands[0]] is Role.FULL and folds_axis(op, self.axis)
+        if op.record.kind not in (Kind.REDUCE, Kind.CONTRACT):
+            return False
+        x = op.operands[0]
+        alike = op.record.kind is Kind.REDUCE and self[x] is Role.FREE and x.type.dims == self.space
+        return (self[x] is Role.FULL or alike) and folds_axis(op, self.axis)
 
     def follows(self, v: Value) -> bool:
         """Does a kept value depend on a fold of the sweep?"""

@@ -9,6 +9,7 @@ from tessera.ir.dialects import OPS
 from tessera.ir.dialects.contract import letters
 from tessera.ir.dtype import DType, bool_
 from tessera.ir.graph import Literal, Operand, Operation, Value
+from tessera.ir.infer import ONE
 from tessera.ir.online import additive
 from tessera.ir.record import Kind, Law
 from tessera.ir.roles import Role, Roles
@@ -31,13 +32,15 @@ class _Hoist:
     out: list[Operation] = field(default_factory=list)
     #: Operations that come after a sum: each with the number of the operand that the sum takes.
     tail: list[tuple[Operation, int]] = field(default_factory=list)
+    #: What chooses the points that the tail is for, with the outcome that does; elsewhere the sum's terms are 0.
+    chosen: list[tuple[Operand, bool]] = field(default_factory=list)
 
     def run(self, ops: Sequence[Operation]) -> list[Operation]:
         for op in ops:
             if not (additive(op) and self.roles.folded(op) and self.keeps_place(op)):
                 self.out.append(op)
                 continue
-            self.tail = []
+            self.tail, self.chosen = [], []
             core = self.core(op.operands[0], DEPTH)
             if not self.tail:
                 self.out.append(op)
@@ -49,28 +52,48 @@ class _Hoist:
         """Apply the tail to a sum; what it ends in is the result of ``op``."""
         kind = op.result.type
         assert isinstance(kind, TensorType)
+        some, terms = self.some(op, made), made
         for step, place in self.tail:
             operands = list(step.operands)
             whole = self.cast(made, step.operands[place].type.dtype)
             operands[place] = whole.result
             made = self.clone(step, tuple(operands), TensorType(step.result.type.dtype, kind.dims))
-            if step.record.law is Law.QUOTIENT:  # a sum of nothing is 0, whatever it would have been divided by
-                made = self.unless_empty(op, made, whole)
+        if some is not None:  # a sum of nothing is 0, whatever it would have been multiplied with
+            terms = self.cast(terms, made.result.type.dtype)
+            choice = replace(made, record=OPS["where"], attrs={})
+            made = self.clone(choice, (some, made.result, terms.result), made.result.type)
         made = self.cast(made, kind.dtype)
         last = self.out.pop()
         assert last is made
         self.out.append(replace(made, results=op.results))
         self.roles.maker[op.result] = self.out[-1]
 
-    def unless_empty(self, op: Operation, made: Operation, whole: Operation) -> Operation:
-        """``made`` where the fold has terms, else ``whole``."""
-        size = op.operands[0].type.dims[self.roles.axis]
-        if size.is_const:
-            return made
-        test = replace(made, record=OPS["gt"], attrs={})
-        some = self.clone(test, (Literal(size), Literal(0)), TensorType(bool_, ()))
-        choice = replace(made, record=OPS["where"], attrs={})
-        return self.clone(choice, (some.result, made.result, whole.result), made.result.type)
+    def some(self, op: Operation, like: Operation) -> Operand | None:
+        """Does a sum have any terms for the tail? None where it always has."""
+        dims = op.operands[0].type.dims
+        size = dims[self.roles.axis]
+        if not self.chosen:
+            if size.is_const or all(step.record.law is not Law.QUOTIENT for step, _ in self.tail):
+                return None
+            test = replace(like, record=OPS["gt"], attrs={})
+            return self.clone(test, (Literal(size), Literal(0)), TensorType(bool_, ())).result
+        found: Operand | None = None
+        for condition, outcome in self.chosen:
+            kind = condition.type
+            assert isinstance(kind, TensorType)
+            if not outcome:
+                condition = self.clone(replace(like, record=OPS["logical_not"], attrs={}), (condition,), kind).result
+            if kind.dims != dims:
+                view = replace(like, record=OPS["expand"], attrs={"shape": dims})
+                condition = self.clone(view, (condition,), TensorType(bool_, dims)).result
+            if found is not None:
+                both = replace(like, record=OPS["logical_and"], attrs={})
+                condition = self.clone(both, (found, condition), TensorType(bool_, dims)).result
+            found = condition
+        assert found is not None
+        kept = tuple(ONE if a == self.roles.axis else d for a, d in enumerate(dims))
+        fold = replace(like, record=OPS["any"], attrs={"dim": (self.roles.axis,), "keepdim": True})
+        return self.clone(fold, (found,), TensorType(bool_, kept)).result
 
     def cast(self, made: Operation, dtype: DType) -> Operation:
         kind = made.result.type
@@ -112,7 +135,11 @@ class _Hoist:
                 if not (isinstance(other, Literal) and other.value == 0 and roles[place] is Role.FULL):
                     continue
                 if roles[0] is not Role.KEPT:
-                    return self.through(op, (place,), depth)
+                    known = len(self.tail)
+                    made = self.through(op, (place,), depth)
+                    if len(self.tail) > known:
+                        self.chosen.append((op.operands[0], place == 1))
+                    return made
                 inner = self.core(op.operands[place], depth - 1)
                 self.tail.append((op, place))
                 return inner

@@ -117,6 +117,7 @@ class StreamLowering:
         self.pull.follows = {
             op.results[0]: [(v, -inf if n < 0 else inf) for _, shift in move.scales for v, n in shift]
             for op, move in self.moves.items()
+            if not move.guarded
         }
         return self.nest(kept)
 
