@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from tessera.backends.c import intrinsics as ci
 from tessera.backends.c.body import dtype_of, op_makes_lanes, place
 from tessera.backends.c.source import c_index
 from tessera.backends.c.stages import varies
-from tessera.backends.c.tiles import Loop, Tiles
+from tessera.backends.c.strips import Strips
+from tessera.backends.c.tiles import Loop
 from tessera.ir.dialects.tile import LOAD, MMA
-from tessera.ir.dim import Dim
+from tessera.ir.dim import Dim, ceildiv
 from tessera.ir.dim_range import coefficient
 from tessera.ir.graph import Operation, Value
 from tessera.schedule.plan import ONE
@@ -27,7 +28,7 @@ LONG_CHAIN, CHAIN, SHORT_CHAIN = 128, 32, 16
 ROWS, WIDTH = {16: 8, 8: 4, 4: 4}, 2
 
 
-class Products(Tiles):
+class Products(Strips):
     """Writes the sweeps that sum products."""
 
     def pack(self, sweep: Operation, swept: str) -> None:
@@ -127,7 +128,8 @@ class Products(Tiles):
                 more = f"{piece[1]} > {inner[1]} ? t_load_{kind}({slot}) + {total} : {total}"
                 e.lines.add(f"t_store_{kind}({slot}, {more});")
 
-            self.registers(sweep, tiles, [block], [*outer, piece], end)
+            with self.stripped(sweep, block, piece, BLOCK, Dim.const(LONG_CHAIN)):
+                self.registers(sweep, tiles, [block], [*outer, piece], end)
 
     def sum(self, sweep: Operation, block: Loop) -> None:
         """Sums over the swept axis, for every point of the inner sweep: what a piece gives joins a tile."""
@@ -147,8 +149,14 @@ class Products(Tiles):
                     args = [e.values[op.result], factor]
                     e.values[op.result] = ci.expression("mul", dtype_of(op.result), args)
                     self.hold(op.result, side)
+        rows, tiles = self.walks(sweep), self.from_tiles(sweep, "")
         with self.pieces(block, CHAIN) as piece:
-            self.registers(sweep, self.from_tiles(sweep, ""), self.walks(sweep), [piece], join)
+            if len(rows) != 1:
+                self.registers(sweep, tiles, rows, [piece], join)
+                return
+            pitch = ceildiv(sweep.dims("hi")[0], Dim.const(e.lanes)) * e.lanes
+            with self.stripped(sweep, piece, rows[0], CHAIN, pitch):
+                self.registers(sweep, tiles, rows, [piece], join)
 
     def from_tiles(self, sweep: Operation, swept: str) -> list[Value]:
         """What the sums of a sweep read from tiles: what was packed, and what was computed point by point."""
@@ -220,11 +228,20 @@ class Products(Tiles):
                             e.names[axis] = f"({at} + {r})" if r else at
                         self.take(v, side)
                 values[r, side] = dict(e.values)
+        for v, strip in self.strips.items():
+            for r in range(many):
+                if axis:
+                    e.names[axis] = f"({at} + {r})" if r else at
+                name = e.fresh()
+                e.lines.add(f"const v{strip.lane} {name} = t_splat_{strip.lane}(*({self.spot(strip)}));")
+                for side in range(len(e.sides)):
+                    values[r, side][v] = name
         if axis:
             e.names[axis] = at
+        known = {*tiles, *self.strips}
         assert sweep.body is not None
         for op in sweep.body.ops:
-            if op.record is not MMA and op.result in tiles:
+            if op.record is not MMA and op.result in known:
                 continue
             made: dict[tuple[int, int], str] = {}
             for side in e.each():
@@ -239,7 +256,7 @@ class Products(Tiles):
                         e.lines.add(f"{total} = {ci.expression('fma', dtype.name, [a, b, total])};")
                         continue
                     spot = (r if varies(op.result, (axis,)) else 0, side if varies(op.result, (e.vector,)) else 0)
-                    if spot not in made and not self.packs(op, sweep, tiles):
+                    if spot not in made and not only_behind(op, sweep, known):
                         e.statement(op)
                         made[spot] = e.values[op.result]
                     if spot in made:
@@ -257,6 +274,8 @@ class Products(Tiles):
         for op in sweep.body.ops:
             if op.record is not LOAD or not varies(op.result, (axis,)) or varies(op.result, (e.vector,)):
                 continue
+            if only_behind(op, sweep, self.strips):
+                continue
             offset = place(op)[1]
             if op.attrs.get("guard") or len(op.operands) > 1 or coefficient(offset, inner) is not ONE:
                 continue
@@ -264,12 +283,21 @@ class Products(Tiles):
             names = {**e.names, axis: f"({at} + {many} + ({k} & {many - 1}))", inner: f"({k} & -16)"}
             e.lines.add(f"t_prefetch({e.buffer(op)[0]} + {c_index(offset, names)});")
 
-    @staticmethod
-    def packs(op: Operation, sweep: Operation, tiles: Sequence[Value]) -> bool:
-        """Is ``op`` only there for what is read from tiles?"""
-        assert sweep.body is not None
-        readers = [o for o in sweep.body.ops if op.result in o.inputs]
-        return bool(readers) and all(o.record is not MMA and o.result in tiles for o in readers)
+
+def only_behind(op: Operation, sweep: Operation, known: Container[Value]) -> bool:
+    """Is ``op`` only there for values that are known without it?"""
+    assert sweep.body is not None
+    pending, readers = [op.result], 0
+    while pending:
+        v = pending.pop()
+        for o in sweep.body.ops:
+            if v in o.inputs:
+                readers += 1
+                if o.record is MMA:
+                    return False
+                if o.result not in known:
+                    pending.append(o.result)
+    return readers > 0
 
 
 def mmas(sweep: Operation) -> list[Operation]:

@@ -1,0 +1,133 @@
+"""Operands that are broadcast, brought into floats before: one conversion for each instead of one for every use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from tessera.backends.c import intrinsics as ci
+from tessera.backends.c.body import dtype_of, place
+from tessera.backends.c.source import c_index
+from tessera.backends.c.stages import varies
+from tessera.backends.c.tiles import Loop, Tiles
+from tessera.ir.dialects.tile import LOAD, MMA
+from tessera.ir.dim import Dim
+from tessera.ir.dim_range import coefficient
+from tessera.ir.graph import Operation, Value
+from tessera.schedule.plan import ONE
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Lines of scalars in scratch memory: one for each point of the one loop, along the other."""
+
+    offset: Dim
+    line: Loop
+    run: Loop
+    pitch: Dim
+    lane: str
+
+
+@dataclass
+class Strips(Tiles):
+    """``strips`` are those that can be read at the moment; their room is kept by value."""
+
+    strips: dict[Value, Strip] = field(default_factory=dict)
+    rooms: dict[Value, Dim] = field(default_factory=dict)
+
+    @contextmanager
+    def stripped(self, sweep: Operation, line: Loop, run: Loop, lines: int, pitch: Dim) -> Iterator[None]:
+        """Convert what the products of a sweep broadcast, for as long as the block lasts."""
+        e, before = self.e, self.strips
+        self.strips = {}
+        roots = broadcast(sweep, (line[0], run[0]), e.vector)
+        for v in roots:
+            if v not in self.rooms:
+                self.rooms[v] = e.scratch
+                e.scratch = e.scratch + pitch * (lines * (8 if ci.lane(dtype_of(v)) == "f64" else 4))
+        strips = {v: Strip(self.rooms[v], line, run, pitch, ci.lane(dtype_of(v))) for v in roots}
+        if roots:
+            self.convert(sweep, strips, line, run)
+        self.strips = strips
+        yield
+        self.strips = before
+
+    def convert(self, sweep: Operation, strips: dict[Value, Strip], line: Loop, run: Loop) -> None:
+        """Fill the strips, with the lanes along the run."""
+        e, (axis, lo, hi) = self.e, run
+        state = (e.vector, e.partial, e.values, e.names.get(axis))
+        with self.loops([line]):
+            at = e.fresh()
+            e.vector, e.names[axis], e.values = axis, at, dict(e.sides[0])
+            e.lines.open()
+            e.lines.add(f"i64 {at} = {lo};")
+            for head, partial in ((f"for (; {at} + L <= {hi}; {at} += L)", False), (f"if ({at} < {hi})", True)):
+                e.partial, outer = partial, dict(e.values)
+                e.lines.open(head)
+                if partial:
+                    e.lines.add(f"const int n = (int)({hi} - {at});")
+                self.run(sweep, strips)
+                e.lines.close()
+                e.values = outer
+            e.lines.close()
+            e.vector, e.partial, e.values = state[:3]
+        if state[3] is not None:
+            e.names[axis] = state[3]
+
+    def run(self, sweep: Operation, strips: dict[Value, Strip]) -> None:
+        e = self.e
+        assert sweep.body is not None
+        needed = set(strips)
+        for op in reversed(sweep.body.ops):
+            if any(r in needed for r in op.results):
+                needed.update(op.inputs)
+        for op in sweep.body.ops:
+            if op.record is not MMA and op.result in needed:
+                e.statement(op)
+                if op.result in strips:
+                    strip = strips[op.result]
+                    e.lines.add(f"t_store_{strip.lane}({self.spot(strip)}, {e.values[op.result]});")
+
+    def spot(self, strip: Strip) -> str:
+        """Where the strip has the element of the current point."""
+        e = self.e
+        row, column = (f"({e.names[a]} - {lo})" for a, lo, _ in (strip.line, strip.run))
+        offset, pitch = (c_index(d, e.names) for d in (strip.offset, strip.pitch))
+        return f"({strip.lane} *)(mine + {offset}) + {row} * ({pitch}) + {column}"
+
+
+def broadcast(sweep: Operation, axes: Sequence[str], vector: str) -> list[Value]:
+    """What the products of a sweep broadcast along the lanes and do not read as it lies in memory: for each point of
+    both axes one value, computed from loads that are contiguous along the second.
+    """
+    assert sweep.body is not None
+    own = {op.result: op for op in sweep.body.ops if op.record is not MMA}
+    out: dict[Value, None] = {}
+    for op in sweep.body.ops:
+        if op.record is MMA or varies(op.results[0], (vector,)):
+            for v in op.inputs:
+                plain = v in own and own[v].record is LOAD and ci.storage(dtype_of(v)) in ("f32", "f64")
+                both = all(varies(v, (a,)) for a in axes) and not varies(v, (vector,))
+                if (
+                    v in own
+                    and both
+                    and not plain
+                    and ci.lane(dtype_of(v)) in ("f32", "f64")
+                    and _runs(v, own, axes[1])
+                ):
+                    out[v] = None
+    return list(out)
+
+
+def _runs(v: Value, own: dict[Value, Operation], axis: str) -> bool:
+    """Are all loads behind ``v`` contiguous along the axis, or the same for all of it?"""
+    pending = [v]
+    while pending:
+        op = own.get(pending.pop())
+        if op is None:
+            continue
+        if op.record is LOAD and (op.attrs.get("guard") or coefficient(place(op)[1], axis) not in (ONE, Dim.const(0))):
+            return False
+        pending.extend(op.inputs)
+    return True
