@@ -66,9 +66,7 @@ SOUND = {
         fold=f'{MOVED} %l = sum(%s, %g, over=("j",), position=`j`, dtype=f32) : f32<i>', total=factor("%g")
     ),
     "gate": kernel(before=f"{POSITION} gate(%h)"),
-    "a fold over an outer sweep": kernel(
-        total=TOTAL + ' %y = sum(%w, over=("j",), position=`j`, dtype=f32) : f32<c>'
-    ),
+    "a fold over an outer sweep": kernel(total=TOTAL + ' %y = sum(%w, over=("j",), position=`j`, dtype=f32) : f32<c>'),
 }
 
 
