@@ -54,6 +54,8 @@ def motions(ops: Sequence[Operation], roles: Roles) -> dict[Value, Motion | None
             law = _LAWS.get(op.record.law)
             known = [m for m in moves if m is not None]
             motion = law(op, known) if law is not None and len(known) == len(moves) else None
+            if op.record.law is Law.POWER and motion is not None and not _bounded(roles, op, moves[0]):
+                motion = None
         found.update(dict.fromkeys(op.results, motion))
     return found
 
@@ -135,9 +137,7 @@ def factors(ops: Sequence[Operation], roles: Roles) -> dict[Operation, Motion]:
     for op in roles.folds(ops):
         x = op.operands[0]
         motion = moves.get(x, STILL) if isinstance(x, Value) else STILL
-        if motion != STILL and (
-            motion is None or motion.shift or not additive(op) or not all(_shrinks(roles, s) for _, s in motion.scales)
-        ):
+        if motion is None or motion.shift or (motion.scales and not additive(op)):
             raise Apart(op)
         found[op] = motion
     return found
@@ -148,26 +148,61 @@ def additive(op: Operation) -> bool:
     return op.record.kind is Kind.CONTRACT or bool(op.record.reduction and op.record.reduction.additive)
 
 
-def _shrinks(roles: Roles, shift: Shift) -> bool:
-    """Do the kept values move so that terms shrink? Then nothing that was folded can overflow."""
-    return all(_extremum(roles, v, n < 0) for v, n in shift)
-
-
-def _extremum(roles: Roles, v: Value, largest: bool) -> bool:
-    """Is ``v`` made of extrema alone?"""
-    pending, seen = [v], set()
-    while pending:
-        u = pending.pop()
-        op = roles.maker.get(u)
-        if op is None or u in seen:
-            continue
-        seen.add(u)
-        if roles.folded(op):
-            if identity(op) != (-INF if largest else INF):
-                return False
-            continue
-        pending.extend(op.inputs)
+def _bounded(roles: Roles, op: Operation, motion: Motion | None) -> bool:
+    """Does what a power is taken of have in it, with the opposite sign, the very values whose extremum it is shifted
+    by? Then no term is above the one at the extremum, and what was folded can only shrink when that moves.
+    """
+    if motion is None:
+        return False
+    for v, n in motion.shift:
+        fold = _extremum(roles, v)
+        if fold is None or identity(fold) != (-INF if n < 0 else INF):
+            return False
+        if not _has(roles, op.operands[0], fold.operands[0], n < 0):
+            return False
     return True
+
+
+def _extremum(roles: Roles, v: Value) -> Operation | None:
+    """The fold that ``v`` is, but for what stands in for it where it is infinite."""
+    for _ in range(DEPTH):
+        op = roles.maker.get(v)
+        if op is None or roles.folded(op):
+            return op
+        passes = op.record.kind is Kind.VIEW or op.record.law in (Law.SAME, Law.CHOICE)
+        moving = [x for x in op.inputs if roles[x] is Role.KEPT and not x.type.dtype.is_bool and roles.follows(x)]
+        if not passes or len(moving) != 1:
+            return None
+        v = moving[0]
+    return None
+
+
+def _has(roles: Roles, x: Operand, wanted: Operand, positive: bool) -> bool:
+    """Is ``wanted`` a summand of ``x``, with this sign?"""
+    pending = [(x, positive)]
+    for _ in range(DEPTH):
+        if not pending:
+            return False
+        v, sign = pending.pop()
+        if v is wanted and sign:
+            return True
+        op = roles.maker.get(v) if isinstance(v, Value) and roles[v] is Role.FULL else None
+        if op is None:
+            continue
+        if op.record.law in (Law.SUM, Law.DIFFERENCE):
+            a, b = op.operands
+            pending += [(a, sign), (b, sign is (op.record.law is Law.SUM))]
+        elif op.record.law is Law.PRODUCT:
+            for factor, other in (op.operands, op.operands[::-1]):
+                if isinstance(factor, Literal) and isinstance(factor.value, int | float) and factor.value > 0:
+                    pending.append((other, sign))
+        elif op.record.law in (Law.SAME, Law.CHOICE):
+            pending += [(y, sign) for y in op.operands if not y.type.dtype.is_bool]
+    return False
+
+
+#: How many operations deep a value is looked into.
+DEPTH = 64
 
 
 # -- conditions under which nothing is added
