@@ -11,6 +11,7 @@ import torch
 from tessera import config
 from tessera.backends.base import Packed
 from tessera.backends.c import backend as c_backend
+from tessera.backends.c.host import library_dtypes
 from tessera.backends.c.load import SharedObject
 from tessera.diag import ResourceError
 from tessera.driver.captured import Link, Watch, kinds, places
@@ -21,7 +22,7 @@ from tessera.ir.graph import Function, Value
 from tessera.ir.types import TensorType
 from tessera.ir.verify import verify
 from tessera.passes.base import run_pipeline
-from tessera.passes.pipeline import PIPELINE
+from tessera.passes.pipeline import pipeline
 from tessera.runtime import dispatch, gpu
 from tessera.runtime.cache import default_cache
 from tessera.runtime.keys import content_key, environment_parts
@@ -105,7 +106,8 @@ class Variant:
     def stages(self) -> dict[str, Function]:
         """The function after each pass, by name, in order."""
         check_ir(self.traced.function)
-        return run_pipeline(self.traced.function, PIPELINE, check_ir)
+        rows = pipeline(library_dtypes() if self.device.type == CPU.type else ())
+        return run_pipeline(self.traced.function, rows, check_ir)
 
     @Lazy
     def fused(self) -> Function:

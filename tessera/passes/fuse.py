@@ -20,15 +20,16 @@ _RECORDS = {"map": MAP, "row": ROW, "column": COLUMN, "stream": STREAM, "extern"
 @dataclass(frozen=True, slots=True)
 class Fuse:
     """Grow regions greedily (see ``grouping``) so that the bytes moved between kernels are few, then write them
-    down.
+    down. Plain products of the dtypes in ``library`` stay calls of one, whatever follows them.
     """
 
     name: str = "fuse"
+    library: tuple[str, ...] = ()
 
     def run(self, f: Function) -> Function:
         if any(op.record.kind is Kind.REGION for op in f.ops):
             return f
-        f, streams = gather_streams(f)
+        f, streams = gather_streams(f, self.library)
         grouping = Grouping(f, streams).run()
         writer = _Writer(f, grouping, streams)
         ops = writer.write()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tessera.passes.base import Row
 from tessera.passes.canonicalize import Canonicalize
 from tessera.passes.cse import CommonSubexpressions
@@ -16,5 +18,12 @@ PIPELINE: tuple[Row, ...] = (
     Row(DeadCode(), "before fuse, so that no region carries work nobody reads"),
     Row(Fuse(), "last: regions are what the scheduler takes"),
 )
+
+
+def pipeline(library: tuple[str, ...]) -> tuple[Row, ...]:
+    """The pipeline for a machine on which a library's products of these dtypes are the faster ones."""
+    return tuple(replace(row, step=replace(row.step, library=library)) if isinstance(row.step, Fuse) else row
+                 for row in PIPELINE)  # fmt: skip
+
 
 PASSES = {row.step.name: row.step for row in PIPELINE}

@@ -8,7 +8,7 @@ contraction's result is read elsewhere, and when the folds can share one sweep (
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import networkx as nx
@@ -33,16 +33,17 @@ class Stream:
     axes: tuple[int, ...]
 
 
-def gather_streams(f: Function) -> tuple[Function, dict[Operation, Stream]]:
+def gather_streams(f: Function, library: Container[str] = ()) -> tuple[Function, dict[Operation, Stream]]:
     """The function with the operations of each stream next to each other and common factors moved behind its sums;
-    and for each operation of a stream, the stream.
+    and for each operation of a stream, the stream. Products of dtypes in ``library`` are streams for folds alone.
     """
     found: list[tuple[Stream, Stream]] = []
     taken: set[Operation] = set()
     readers = users(f.body)
     for number, op in enumerate(f.ops):
         if op.record.kind is Kind.CONTRACT and op not in taken:
-            stream = _around(f, number, readers, taken)
+            plain = not any(x.type.dtype.name in library for x in op.operands)
+            stream = _around(f, number, readers, taken, plain)
             if stream is not None:
                 taken.update(stream.ops)
                 found.append((stream, Stream(_hoisted(f, stream, readers), stream.axes)))
@@ -68,7 +69,9 @@ def _hoisted(f: Function, stream: Stream, readers: Mapping[Value, Sequence[Opera
     return tuple(reversed(out))
 
 
-def _around(f: Function, number: int, readers: dict[Value, list[Operation]], taken: set[Operation]) -> Stream | None:
+def _around(
+    f: Function, number: int, readers: dict[Value, list[Operation]], taken: set[Operation], plain: bool
+) -> Stream | None:
     """The stream of one contraction: swept along the last axis that allows folds, else along the axes of its first
     operand alone, so that what is stored is contiguous along the others.
     """
@@ -81,7 +84,7 @@ def _around(f: Function, number: int, readers: dict[Value, list[Operation]], tak
             return stream
     left, right, result = letters(f.ops[number])
     rows = tuple(n for n, c in enumerate(result) if c in left and c not in right)
-    if not rows or all(kind.dims[a] is ONE for a in rows) or result[-1] in left or kind.dims[-1] is ONE:
+    if not plain or not rows or all(kind.dims[a] is ONE for a in rows) or result[-1] in left or kind.dims[-1] is ONE:
         return None
     return _Growth(f, number, rows, readers, taken).run(folds=False)
 

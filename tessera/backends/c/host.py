@@ -43,6 +43,13 @@ def host_target() -> Target:
     return Target("cpu", machine, tuple(sorted(features)))
 
 
+def library_dtypes() -> tuple[str, ...]:
+    """The narrow dtypes whose products the processor has instructions for, which libraries use and kernels do not."""
+    features = set(host_target().features)
+    found = {"bf16": {"avx512_bf16", "bf16"}, "f16": {"avx512_fp16", "fp16"}}
+    return tuple(dtype for dtype, any_of in found.items() if any_of & features)
+
+
 @lru_cache(maxsize=1)
 def cpu_identity() -> str:
     """A digest of everything `-march=native` looks at: code made under another one may not run here."""
