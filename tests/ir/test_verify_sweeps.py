@@ -84,13 +84,13 @@ BROKEN = {
     "a total read in the outer sweep": (
         kernel(inside='sweep(axes=("c",), lo=[0], hi=[E]) { store(o, %t, index=[i, c]) }'),
         "`%t` is read before its sweep ends"),
-    "running after the sweep": (kernel(after="%n = running(%m, before=false) : f32<i>"), "`running` stands in the sweep"),
+    "running after the sweep": (kernel(after="%n = running(%m, before=false) : f32<i>"), "`running` stands in"),
     "running of what is no fold": (kernel(inside="%n = running(%s, before=false) : f32<i, j>"), "`running` stands in"),
     "running of an inner fold": (kernel(inside="%n = running(%w, before=true) : f32<i, j>"), "`%w`"),
     "a gate of a number": (kernel(inside="gate(%s)"), "a gate takes a bool inside a sweep"),
     "a gate outside": (kernel(nest="%yes = lt(e, 3) : bool<> gate(%yes)"), "a gate takes a bool inside a sweep"),
     "no sweep to fold over": (kernel(product=PRODUCT.replace('"d"', '"c"')), "runs over the axes of a sweep around it"),
-    "a product that keeps its axis": (kernel(product=PRODUCT.replace("f32<i, j>", "f32<i, j, d>")), "axis that is folded"),
+    "a product that keeps its axis": (kernel(product=PRODUCT.replace("<i, j>", "<i, j, d>")), "axis that is folded"),
     "a position of a product": (
         kernel(product=PRODUCT.replace(", dtype", ", position=`d`, dtype")), "`mma` has no attribute `position`"),
     "a factor of a maximum": (

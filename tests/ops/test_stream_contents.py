@@ -210,6 +210,27 @@ def test_scores_that_rise_and_fall_from_block_to_block() -> None:
         same(compiled(plain)(q, keys[:, None], v), plain(q, keys[:, None], v), 1e-12)
 
 
+def reciprocal_of_the_largest(q, k, v):  # type: ignore[no-untyped-def]
+    s = q @ k.mT
+    return torch.exp(s - 1 / s.amax(-1, keepdim=True)).sum(-1)
+
+
+def largest_of_another(q, k, v):  # type: ignore[no-untyped-def]
+    s = q @ k.mT
+    return torch.exp(s - (-s).amax(-1, keepdim=True)) @ v
+
+
+@pytest.mark.xfail(strict=True, reason="what is folded first overflows before the shift is known")
+@pytest.mark.parametrize(
+    ("f", "first", "later"), [(reciprocal_of_the_largest, -1e-3, 5.0), (largest_of_another, 100.0, -200.0)]
+)
+def test_nothing_overflows_that_would_not(f: Callable[..., Any], first: float, later: float) -> None:
+    k = torch.full((300, 1), first)
+    k[200] = later
+    args = torch.ones(3, 1), k, torch.randn(300, 4)
+    same(compiled(f)(*args), f(*args), 1e-4)
+
+
 # -- chance
 
 
