@@ -111,7 +111,11 @@ class _Growth:
         self.space = start.result.type.dims
         self.join(start, Role.FULL)
         for op in self.f.ops[self.number + 1 :]:
-            self.visit(op)
+            if not folds and self.is_sibling(start, op):
+                self.join(op, Role.FULL)
+            else:
+                self.visit(op)
+        self.trim()
         found = any(self.role_of(op.operands[0]) is Role.FULL and self.folds(op) for op in self.members)
         if found is not folds or len(self.members) == 1:
             return None
@@ -126,6 +130,35 @@ class _Growth:
         except Apart:
             return None
         return stream
+
+    def is_sibling(self, start: Operation, op: Operation) -> bool:
+        """Is ``op`` a contraction of the same first operand into the same space, and not one of what comes of it?"""
+        return (
+            op.record.kind is Kind.CONTRACT
+            and op not in self.taken
+            and op.operands[0] is start.operands[0]
+            and op.result.type == start.result.type
+            and letters(op) == letters(start)
+            and not any(v in self.outside or v in self.roles for v in op.inputs)
+        )
+
+    def trim(self) -> None:
+        """Leave out what others read and can make themselves from something that is stored for them anyway."""
+        for op in reversed(self.members[1:]):
+            mine = [v for v in op.inputs if self.role_of(v) is not Role.FREE]
+            if op.record.kind is not Kind.MAP or op.result in self.f.outputs or not self.leaves(op.result):
+                continue
+            if any(reader in self.inside for reader in self.readers.get(op.result, ())):
+                continue
+            if mine and all(self.leaves_besides(v, op) for v in mine):
+                self.members.remove(op)
+                self.inside.remove(op)
+                del self.roles[op.result]
+
+    def leaves_besides(self, v: Value, op: Operation) -> bool:
+        """Is ``v`` read outside of the stream, by others than ``op``?"""
+        others = [reader for reader in self.readers.get(v, ()) if reader is not op]
+        return v in self.f.outputs or any(not is_free(o) and o not in self.inside for o in others)
 
     def folds(self, op: Operation) -> bool:
         return len(self.axes) == 1 and folds_axis(op, self.axis)
