@@ -29,7 +29,7 @@ Json = Any
 @dataclass(frozen=True)
 class LoweredKernel:
     """One kernel for one target: ``source`` text, ``ir`` of the loops, ``stages`` by name, ``resources`` where a
-    compiler ran.
+    compiler ran. ``flops`` and ``bytes`` are what it computes and moves, as polynomials in the dims.
     """
 
     name: str
@@ -39,6 +39,15 @@ class LoweredKernel:
     stages: tuple[Stage, ...] = ()
     resources: Mapping[str, Json] = field(default_factory=dict)
     launches: int = 1
+    flops: Dim = ZERO
+    bytes: Dim = ZERO
+
+    def intensity(self, sizes: Mapping[str, int]) -> float:
+        """Operations per byte of memory traffic, its place on the horizontal axis of a roofline plot (Williams,
+        Waterman and Patterson 2009). A kernel is limited by memory where this is less than what the machine computes
+        while it moves a byte. Raises ShapeError when ``sizes`` lacks a name.
+        """
+        return self.flops.evaluate(sizes) / max(self.bytes.evaluate(sizes), 1)
 
     def __str__(self) -> str:
         return self.source
@@ -186,7 +195,10 @@ def _lower_c(kernels: Sequence[Kernel], target: Target, calls: tuple[str, ...]) 
         program = c_backend.emit([kernel], target)
         stages = (Stage("c", program.text),)
         made.append(
-            LoweredKernel(kernel.name, kernel.form, program.kernels[0].body, print_function(kernel.function), stages)
+            LoweredKernel(
+                kernel.name, kernel.form, program.kernels[0].body, print_function(kernel.function), stages,
+                flops=kernel.cost.flops, bytes=kernel.cost.moved,
+            )  # fmt: skip
         )
     return Lowered(target, "c", tuple(made), calls)
 
@@ -212,6 +224,8 @@ def _lower_triton(
                 stages,
                 resources,
                 len(source.nests),
+                kernel.cost.flops,
+                kernel.cost.moved,
             )
         )
     return Lowered(target, "triton", tuple(made), calls)
