@@ -196,9 +196,14 @@ def _lower_c(kernels: Sequence[Kernel], target: Target, calls: tuple[str, ...]) 
         stages = (Stage("c", program.text),)
         made.append(
             LoweredKernel(
-                kernel.name, kernel.form, program.kernels[0].body, print_function(kernel.function), stages,
-                flops=kernel.cost.flops, bytes=kernel.cost.moved,
-            )  # fmt: skip
+                kernel.name,
+                kernel.form,
+                program.kernels[0].body,
+                print_function(kernel.function),
+                stages,
+                flops=kernel.cost.flops,
+                bytes=kernel.cost.moved,
+            )
         )
     return Lowered(target, "c", tuple(made), calls)
 
