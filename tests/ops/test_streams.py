@@ -109,7 +109,7 @@ def test_nothing_as_large_as_the_scores_is_stored(f: Any, make: Callable[[Draw],
     args = arguments(make)
     fused = parse(f.ir("fuse", *args))
     kernels = [s for s in schedule(fused).steps if isinstance(s, Kernel)]
-    assert all(not k.temps for k in kernels)
+    assert all(len(v.type.dims) < 2 for k in kernels for v in k.temps)  # parts of sums over all rows have one dim
     assert [op.name for op in fused.ops if op.name != "extern"] == FORMS.get(f, ["stream"])
 
 
