@@ -24,7 +24,8 @@ from tessera.schedule.ranges import provably_ge
 #: ``tile``: nothing is folded, tiles of the sweep are programs. ``hold``: a tile covers the whole sweep
 #: and stays in registers.
 #: ``loop``: a program walks the sweep tile by tile and computes again what a later sweep needs.
-Mode = Literal["tile", "hold", "loop"]
+#: ``held``, ``walked``: a nest of blocks (see ``blocks``), its inner sides whole or walked.
+Mode = Literal["tile", "hold", "loop", "held", "walked"]
 
 #: Elements of a tile of a nest without folds.
 MAP_TILE = 1024
@@ -106,7 +107,8 @@ class Tiling:
 @dataclass(frozen=True, slots=True)
 class Config:
     """One way to launch a nest: which function, block sizes (rows, columns), warps, and the number of
-    programs.
+    programs; for nests of blocks all constants by name, and how many blocks are under way at a time (0: as the
+    compiler likes).
     """
 
     mode: Mode
@@ -114,6 +116,8 @@ class Config:
     cols: int
     warps: int
     grid: int
+    more: tuple[tuple[str, int], ...] = ()
+    stages: int = 0
 
 
 def tiling(nest: Operation) -> Tiling:

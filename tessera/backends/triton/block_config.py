@@ -1,0 +1,116 @@
+"""How large the blocks of a nest are on one target, for given sizes: a small table, and what must fit where."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from tessera.backends.triton.blocks import COLS, ROWS, Blocks, Side
+from tessera.backends.triton.tiling import Config, Mode, power
+
+#: The shortest side that a product of tiles takes.
+LEAST = 16
+#: The longest inner side that is held whole; longer ones are walked in blocks of WALKED.
+HELD_LIMIT = 256
+WALKED = 64
+#: Offsets inside a tile have 32 bits below this, for sums of two.
+LIMIT = 1 << 30
+#: The longest part of a free side in one program.
+FREE_LIMIT = 256
+#: Fewer programs than these leave much of a GPU idle; blocks get fewer rows instead.
+ENOUGH_PROGRAMS = 132
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What one program of a target may use: bytes of shared memory, and f32 elements of its tiles a lane."""
+
+    shared: int
+    tiles: int
+    stages: int
+
+
+#: By kind and architecture; the last row of a kind is for those that are not listed.
+ROOMS: Mapping[str, Room] = MappingProxyType(
+    {
+        "cuda:90": Room(232448, 128, 3),
+        "cuda:100": Room(232448, 128, 3),
+        "cuda:80": Room(166912, 96, 3),
+        "cuda": Room(101376, 96, 2),
+        "hip": Room(65536, 96, 2),
+    }
+)
+
+#: Rows, columns and warps to try, the fastest first, by the bytes of an operand: 2 or fewer, 4, 8.
+TRIALS: tuple[tuple[tuple[int, int, int], ...], ...] = (
+    ((128, 128, 8), (128, 64, 8), (64, 64, 4), (64, 32, 4), (32, 32, 4), (16, 32, 4), (16, 16, 4)),
+    ((64, 32, 8), (32, 32, 8), (32, 32, 4), (16, 32, 4), (16, 16, 4)),
+    ((32, 32, 8), (16, 32, 4), (16, 16, 4)),
+)
+
+
+def block_config(t: Blocks, sizes: Mapping[str, int]) -> Config:
+    """Blocks, warps and grid for given sizes. Sizes decide only through powers of two and whether blocks fill them."""
+    extents = {s.block: max(s.extent.evaluate(sizes, signed=True), 0) for s in t.sides}
+    mode: Mode = "walked" if any(power(extents[s.block]) > HELD_LIMIT for s in t.inner) else "held"
+    room = ROOMS.get(t.target.name) or ROOMS[t.target.kind]
+    lengths = {s.block: _length(s, extents[s.block], mode) for s in t.sides if s.block not in (ROWS, COLS)}
+    outer = t.outer.evaluate(sizes)
+    tries = TRIALS[0 if t.width <= 2 else 1 if t.width <= 4 else 2]
+    chosen = None
+    for rows, cols, warps in tries:
+        made = {**lengths, ROWS: _clamped(rows, extents.get(ROWS, 1)), COLS: _clamped(cols, extents[COLS])}
+        chosen = laid_out_blocks(t, sizes, mode, made, warps, room.stages)
+        if fits(t, chosen, room) and (outer * -(-extents.get(ROWS, 1) // rows) >= ENOUGH_PROGRAMS or rows <= 64):
+            break
+    assert chosen is not None
+    return chosen
+
+
+def _length(s: Side, extent: int, mode: Mode) -> int:
+    if s.folded:
+        return _clamped(WALKED if mode == "walked" else HELD_LIMIT, extent)
+    return _clamped(FREE_LIMIT, extent)
+
+
+def _clamped(most: int, extent: int) -> int:
+    return max(LEAST, min(most, power(extent)))
+
+
+def fits(t: Blocks, c: Config, room: Room) -> bool:
+    """Are the tiles that live at a time few enough for registers, and those under way for shared memory?"""
+    made = dict(c.more)
+    rows = c.rows if ROWS in t.by_block else 1
+    free = sum(made[s.block] for s in t.shared)
+    inner = sum(made[s.block] for s in t.inner)
+    lanes = c.warps * (64 if t.target.kind == "hip" else 32)
+    if rows * (free + c.cols) > room.tiles * lanes:
+        return False
+    walked = c.mode == "walked"
+    moved = c.cols * (free + inner) + (rows * inner if walked else 0)
+    kept = 0 if walked else rows * inner
+    return (moved * c.stages + kept) * t.width <= room.shared
+
+
+def laid_out_blocks(
+    t: Blocks, sizes: Mapping[str, int], mode: Mode, lengths: Mapping[str, int], warps: int, stages: int
+) -> Config:
+    """The launch with given blocks."""
+    grid, parts = t.outer.evaluate(sizes), 1
+    more: list[tuple[str, int]] = []
+    for s in t.sides:
+        extent, block = max(s.extent.evaluate(sizes, signed=True), 0), lengths[s.block]
+        more += [(s.block, block), (s.even, int(extent % block == 0))]
+        if s.block == ROWS:
+            grid *= -(-extent // block)
+        elif s.parts:
+            parts = max(parts, -(-extent // block))
+    more.append(("WIDE", int(any(_far(t, s, lengths[s.block], sizes) for s in t.sides))))
+    return Config(mode, lengths.get(ROWS, 1), lengths[COLS], warps, grid * parts, tuple(more), stages)
+
+
+def _far(t: Blocks, s: Side, block: int, sizes: Mapping[str, int]) -> bool:
+    """Do positions along a side, or offsets inside a block of it, need 64 bits?"""
+    slopes = [abs(d.evaluate(sizes, signed=True)) for d in t.slopes.get(s.block, ())]
+    return s.extent.evaluate(sizes, signed=True) + block >= LIMIT or block * max(slopes, default=0) >= LIMIT
