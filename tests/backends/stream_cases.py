@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -173,9 +173,9 @@ def nearest(x: Tensor[S, D], w: Tensor[T, D]) -> tuple[Tensor[S], Tensor[S, tess
     return s.amax(-1), s.argmax(-1)
 
 
-BOTH = ({"B": 2, "H": 3, "S": 37, "T": 41, "D": 24, "E": 40}, {"B": 1, "H": 2, "S": 1, "T": 70, "D": 24, "E": 40})
+BOTH = ({"B": 1, "H": 2, "S": 37, "T": 41, "D": 24, "E": 40}, {"B": 2, "H": 1, "S": 1, "T": 70, "D": 24, "E": 20})
 SAME = tuple({**s, "T": s["S"]} for s in BOTH)
-LONG = {"B": 1, "H": 1, "S": 19, "T": 67, "D": 300, "E": 270}
+LONG = {"B": 1, "H": 1, "S": 19, "T": 35, "D": 260, "E": 258}
 ONE = ({"B": 2, "H": 3, "T": 41, "D": 24, "E": 40},)
 EVEN = {"B": 1, "H": 1, "S": 128, "T": 256, "D": 32, "E": 64}
 
@@ -203,7 +203,6 @@ class Stream:
         return before, schedule(fuse.run(before))
 
 
-SCALE: Mapping[str, Callable[[], float]] = {}
 CASES = (
     Stream(full, (*BOTH, LONG, EVEN), numbers={"scale": 0.3}),
     Stream(causal, (*BOTH, EVEN), numbers={"scale": 0.3}),

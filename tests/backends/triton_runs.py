@@ -95,7 +95,7 @@ def looped(source: TritonSource, sizes: Mapping[str, int]) -> list[Bound] | None
         t = nest.tiling
         if isinstance(t, Blocks):
             mode = t.modes[-1]
-            config = laid_out_blocks(t, sizes, mode, {s.block: 16 for s in t.sides}, 4, 2)
+            config = laid_out_blocks(t, sizes, mode, {s.block: 64 if s.parts else 16 for s in t.sides}, 4, 2)
         else:
             mode = "loop" if "loop" in nest.functions else t.modes[0]
             points = power(t.points.evaluate(sizes))

@@ -37,6 +37,11 @@ NEGATIONS = ("logical_not", "bitwise_not")
 SUMS: Mapping[str, tuple[int, ...]] = MappingProxyType({"add": (1, 1), "sub": (1, -1), "neg": (-1,)})
 
 
+SIGNS: Mapping[str, str] = MappingProxyType({"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="})
+#: How often one position may count in a comparison of 32 bits, and what is far from every point of a tile.
+FACTOR, FAR = 1 << 10, 1 << 30
+
+
 @dataclass(frozen=True, slots=True)
 class Reach:
     """Bounds outside of which a condition is false, as text; None where there is none. ``high`` is exclusive."""
@@ -72,6 +77,38 @@ def loop_bounds(e: BlockStatements, swept: Operation) -> tuple[str, str]:
     if found.low is not None and side.lo[0] is ZERO:
         lo = _integer(e, "first", f"tl.maximum({found.low}, 0) // {COLS} * {COLS}")
     return lo, hi
+
+
+def narrow_comparison(e: BlockStatements, op: Operation, swept: Operation) -> str | None:
+    """A comparison of positions in the current frame with 32 bits a point: what all points share is on one side of it,
+    and kept within the range beyond which it alone decides. None for other operations.
+    """
+    if op.name not in COMPARISONS and op.name != "ne" or len(e.frame) != 2:
+        return None
+    solver = _Solver(e, e.layout.by_block[COLS].axes[0], frozenset(varying(swept)))
+    a, b = (solver.sum(x, DEPTH) for x in op.operands)
+    if a is None or b is None:
+        return None
+    total = solver.whole(a.plus(b.scaled(-1)))
+    if total is None:
+        return None
+    slopes = {n: coefficient(total, n) for n in total.names() & e.layout.home.keys()}
+    if any(c is None or not c.is_const or abs(c.value) > FACTOR for c in slopes.values()):
+        return None
+    if any(len(e.layout.home[n].axes) > 1 for n in slopes) or {e.layout.home[n] for n in slopes} != set(e.frame):
+        return None
+    first, second = (
+        next((n, c.value) for n, c in slopes.items() if c is not None and e.layout.home[n] is s) for s in e.frame
+    )
+    shared = e.define("shift", f"tl.minimum(tl.maximum(tl.cast({e.shared(total)}, tl.int64), -{FAR}), {FAR}).to(tl.int32)")
+    with e.along(()):
+        left = e.define("near", _times(first[1], e.lanes_of(first[0])))
+        right = e.define("near", f"{_times(-second[1], e.lanes_of(second[0]))} - {shared}")
+    return f"{left}[:, None] {SIGNS[op.name]} {right}[None, :]"
+
+
+def _times(n: int, text: str) -> str:
+    return text if n == 1 else f"-{text}" if n == -1 else f"{n} * {text}"
 
 
 def _integer(e: BlockStatements, hint: str, text: str) -> str:
@@ -180,6 +217,15 @@ class _Solver:
                     part = self.sum(y, depth - 1)
                     return None if part is None else part.scaled(number.value)
         return None
+
+    def whole(self, s: _Sum) -> Dim | None:
+        """A sum of positions and sizes alone as one expression."""
+        total = s.slope * Dim.name(self.axis)
+        for n, t in s.terms:
+            if not isinstance(t, Dim):
+                return None
+            total = total + n * t
+        return total
 
     def place(self, e: Dim) -> _Sum | None:
         slope = coefficient(e, self.axis)

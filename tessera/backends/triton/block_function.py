@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from tessera.backends.triton import intrinsics
-from tessera.backends.triton.block_bounds import loop_bounds
+from tessera.backends.triton.block_bounds import loop_bounds, narrow_comparison
 from tessera.backends.triton.block_memory import BlockStatements, Place
 from tessera.backends.triton.blocks import COLS, EIGHT, ROWS, Blocks, Side, names, varying
 from tessera.backends.triton.expr import Expressions, Sizes
@@ -233,8 +233,18 @@ class BlockEmitter(BlockStatements):
             assert isinstance(x, Value)
             self.values[op.result] = self.running(x, bool(op.attrs["before"]))
             self.spread[op.result] = self.states[x].sides
-        elif op.record is not GATE:
+        elif op.record is not GATE and not self.compared(op):
             super().statement(op)
+
+    def compared(self, op: Operation) -> bool:
+        """Write a comparison of positions that needs fewer bits than the positions; False for other operations."""
+        if op.record.kind is not Kind.MAP:
+            return False
+        with self.along(self.lies(op.operands)) as frame:
+            text = narrow_comparison(self, op, self.layout.swept)
+            if text is not None:
+                self.gives(op.result, op.name, text, frame)
+        return text is not None
 
     def running(self, x: Value, before: bool) -> str:
         """What a fold has reached after this block, or before it."""

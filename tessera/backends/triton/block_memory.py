@@ -115,6 +115,19 @@ class BlockStatements(Statements):
             terms.append(lanes if slope is ONE else f"{lanes} * {self.exprs.inner(slope)}")
         return " + ".join(terms).replace("+ -", "- ") or "0"
 
+    def shared(self, e: Dim) -> str:
+        """What an index expression is at the first point of the tile."""
+        known = dict(self.exprs.axes)
+        starts = {n: self._place(n).start for n in e.names() if n in self.layout.home}
+        self.exprs.axes.update({n: start for n, start in starts.items() if start})
+        text = self.exprs.text(e.substitute({n: ZERO for n, start in starts.items() if not start}))
+        self.exprs.axes = known
+        return text
+
+    def lanes_of(self, axis: str) -> str:
+        """Offsets of the points along an axis from the first."""
+        return self._place(axis).lanes
+
     def position(self, axis: str) -> str:
         """The positions along one axis in the current frame, 64 bits wide."""
         at = self._place(axis)
