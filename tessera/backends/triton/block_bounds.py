@@ -83,7 +83,7 @@ def narrow_comparison(e: BlockStatements, op: Operation, swept: Operation) -> st
     """A comparison of positions in the current frame with 32 bits a point: what all points share is on one side of it,
     and kept within the range beyond which it alone decides. None for other operations.
     """
-    if op.name not in COMPARISONS and op.name != "ne" or len(e.frame) != 2:
+    if (op.name not in COMPARISONS and op.name != "ne") or len(e.frame) != 2:
         return None
     solver = _Solver(e, e.layout.by_block[COLS].axes[0], frozenset(varying(swept)))
     a, b = (solver.sum(x, DEPTH) for x in op.operands)
@@ -100,7 +100,8 @@ def narrow_comparison(e: BlockStatements, op: Operation, swept: Operation) -> st
     first, second = (
         next((n, c.value) for n, c in slopes.items() if c is not None and e.layout.home[n] is s) for s in e.frame
     )
-    shared = e.define("shift", f"tl.minimum(tl.maximum(tl.cast({e.shared(total)}, tl.int64), -{FAR}), {FAR}).to(tl.int32)")
+    apart = f"tl.maximum(tl.cast({e.shared(total)}, tl.int64), -{FAR})"
+    shared = e.define("shift", f"tl.minimum({apart}, {FAR}).to(tl.int32)")
     with e.along(()):
         left = e.define("near", _times(first[1], e.lanes_of(first[0])))
         right = e.define("near", f"{_times(-second[1], e.lanes_of(second[0]))} - {shared}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -22,6 +23,22 @@ FREE_LIMIT = 256
 ENOUGH_PROGRAMS = 132
 
 
+#: Rows, columns and warps to try, the fastest first.
+Trial = tuple[int, int, int]
+_WIDE: tuple[Trial, ...] = ((32, 32, 8), (16, 32, 4), (16, 16, 4))
+#: By the bytes of an operand: 2 or fewer, 4, 8. Products of f32 use no tensor cores, and more registers.
+_NVIDIA: tuple[tuple[Trial, ...], ...] = (
+    ((128, 128, 8), (128, 64, 8), (64, 64, 4), (64, 32, 4), (32, 32, 4), (16, 32, 4), (16, 16, 4)),
+    ((64, 32, 8), (32, 32, 8), (32, 32, 4), (16, 32, 4), (16, 16, 4)),
+    _WIDE,
+)
+_AMD: tuple[tuple[Trial, ...], ...] = (
+    ((128, 32, 4), (64, 32, 4), (32, 32, 4), (16, 32, 4), (16, 16, 4)),
+    ((64, 32, 8), (32, 32, 8), (32, 32, 4), (16, 32, 4), (16, 16, 4)),
+    _WIDE,
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Room:
     """What one program of a target may use: bytes of shared memory, and f32 elements of its tiles a lane."""
@@ -29,24 +46,18 @@ class Room:
     shared: int
     tiles: int
     stages: int
+    trials: tuple[tuple[Trial, ...], ...]
 
 
 #: By kind and architecture; the last row of a kind is for those that are not listed.
 ROOMS: Mapping[str, Room] = MappingProxyType(
     {
-        "cuda:90": Room(232448, 128, 3),
-        "cuda:100": Room(232448, 128, 3),
-        "cuda:80": Room(166912, 96, 3),
-        "cuda": Room(101376, 96, 2),
-        "hip": Room(65536, 96, 2),
+        "cuda:90": Room(232448, 112, 3, _NVIDIA),
+        "cuda:100": Room(232448, 112, 3, _NVIDIA),
+        "cuda:80": Room(166912, 96, 3, _NVIDIA),
+        "cuda": Room(101376, 96, 2, _NVIDIA),
+        "hip": Room(65536, 96, 2, _AMD),
     }
-)
-
-#: Rows, columns and warps to try, the fastest first, by the bytes of an operand: 2 or fewer, 4, 8.
-TRIALS: tuple[tuple[tuple[int, int, int], ...], ...] = (
-    ((128, 128, 8), (128, 64, 8), (64, 64, 4), (64, 32, 4), (32, 32, 4), (16, 32, 4), (16, 16, 4)),
-    ((64, 32, 8), (32, 32, 8), (32, 32, 4), (16, 32, 4), (16, 16, 4)),
-    ((32, 32, 8), (16, 32, 4), (16, 16, 4)),
 )
 
 
@@ -57,7 +68,7 @@ def block_config(t: Blocks, sizes: Mapping[str, int]) -> Config:
     room = ROOMS.get(t.target.name) or ROOMS[t.target.kind]
     lengths = {s.block: _length(s, extents[s.block], mode) for s in t.sides if s.block not in (ROWS, COLS)}
     outer = t.outer.evaluate(sizes)
-    tries = TRIALS[0 if t.width <= 2 else 1 if t.width <= 4 else 2]
+    tries = room.trials[0 if t.width <= 2 else 1 if t.width <= 4 else 2]
     chosen = None
     for rows, cols, warps in tries:
         made = {**lengths, ROWS: _clamped(rows, extents.get(ROWS, 1)), COLS: _clamped(cols, extents[COLS])}
@@ -83,14 +94,16 @@ def fits(t: Blocks, c: Config, room: Room) -> bool:
     made = dict(c.more)
     rows = c.rows if ROWS in t.by_block else 1
     free = sum(made[s.block] for s in t.shared)
-    inner = sum(made[s.block] for s in t.inner)
     lanes = c.warps * (64 if t.target.kind == "hip" else 32)
-    if rows * (free + c.cols) > room.tiles * lanes:
+    # The first two tiles of a block share registers; what further folds take lives beside them in part.
+    if rows * (free + c.cols * t.folded / 2) > room.tiles * lanes:
         return False
-    walked = c.mode == "walked"
-    moved = c.cols * (free + inner) + (rows * inner if walked else 0)
-    kept = 0 if walked else rows * inner
-    return (moved * c.stages + kept) * t.width <= room.shared
+    shared = 0
+    for sides, width, varies in t.loads:
+        anew = varies or (c.mode == "walked" and not sides.isdisjoint(s.block for s in t.inner))
+        if len(sides) == 2:
+            shared += math.prod(made[b] for b in sides) * width * (c.stages if anew else 1)
+    return shared <= room.shared
 
 
 def laid_out_blocks(

@@ -17,8 +17,8 @@ from tessera.backends.triton.intrinsics import Used
 from tessera.backends.triton.source import Argument, KernelFunction
 from tessera.backends.triton.statements import dim
 from tessera.backends.triton.tiling import Mode
-from tessera.ir.dialects.tile import GATE, MMA, RUNNING, STORE
-from tessera.ir.dtype import f32
+from tessera.ir.dialects.tile import GATE, MMA, RUNNING
+from tessera.ir.dtype import DType, f32
 from tessera.ir.graph import Literal, Operand, Operation, Value
 from tessera.ir.record import Kind
 from tessera.ir.types import BufferType
@@ -277,12 +277,14 @@ class BlockEmitter(BlockStatements):
 
     def carried(self, loop: Loop, op: Operation, plan: FoldPlan | None, sides: Sequence[Side]) -> State:
         """A state that a loop carries, declared before it."""
-        dtypes = (op.attrs["dtype"],) if plan is None else plan.dtypes
-        starts = (0.0,) if plan is None else plan.start
+        own = op.attrs["dtype"]
+        assert isinstance(own, DType)
+        dtypes = (own,) if plan is None else plan.dtypes
+        starts: Sequence[bool | int | float] = (0.0,) if plan is None else plan.start
         made = [self.fresh(op.name) for _ in dtypes]
         for name, start, t in zip(made, starts, dtypes, strict=True):
-            text = intrinsics.literal(start, f32 if t.is_float else t)  # type: ignore[union-attr]
-            line = f"{name} = tl.full({self.shape(sides)}, {text}, {intrinsics.type_name(t)})"  # type: ignore[arg-type]
+            text = intrinsics.literal(start, f32 if t.is_float else t)
+            line = f"{name} = tl.full({self.shape(sides)}, {text}, {intrinsics.type_name(t)})"
             loop.declared.append("    " * loop.depth + line)
         s = State(op, plan, made, [], frozenset(x.block for x in sides))
         loop.states.append(s)
@@ -328,7 +330,8 @@ class BlockEmitter(BlockStatements):
         if not plan.plain:
             given = {plan.element: self.text(x)}
             if plan.step.reads(plan.index):
-                given[plan.index] = self.define("at", f"tl.cast({self.place(dim(plan.op.attrs['position']))}, tl.int64)")
+                at = self.place(dim(plan.op.attrs["position"]))
+                given[plan.index] = self.define("at", f"tl.cast({at}, tl.int64)")
             results = self.inline(plan.step, given, starts)
             new = [self.text(r, t) for r, t in zip(results, plan.dtypes, strict=True)]
         (mask,) = self.masks((COLS,))
@@ -342,7 +345,7 @@ class BlockEmitter(BlockStatements):
     # -- products
 
     def product(self, op: Operation) -> None:
-        """A sum of products over one side: of tiles where they have a side each besides it, point by point otherwise."""
+        """A sum of products over one side: of tiles where each has a side besides it, else point by point."""
         a, b = (x for x in op.operands[:2])
         axes = names(op.attrs["over"])
         over = self.layout.home[axes[0]] if axes else None
@@ -350,7 +353,10 @@ class BlockEmitter(BlockStatements):
             raise Unschedulable("a product sums over some of the axes that are swept together")
         own = self.lies((a, b)) | ({over.block} if over is not None else set())
         loop = self.loops.get(over.block) if over is not None else None
-        make, rest = self.tiles(op, a, b, over, own) if over is not None and len(own) == 3 else self.points(a, b, over, own)
+        if over is not None and len(own) == 3:
+            make, rest = self.tiles(op, a, b, over, own)
+        else:
+            make, rest = self.points(a, b, over, own)
         if loop is None:
             self.gives(op.result, op.name, make(""), rest)
             return

@@ -173,7 +173,8 @@ class BlockStatements(Statements):
         guard = op.attrs.get("guard") or ()
         assert isinstance(guard, tuple)
         for part in guard:
-            tests += self.within(*dims(part), lookups)
+            e, lo, hi = dims(part)
+            tests += self.within(e, lo, hi, lookups)
         text = self.place(offset, lookups)
         pointer = self.text(op.operands[0])
         pointer = pointer if text == "0" else f"{pointer} + {text}".replace("+ -", "- ")

@@ -58,8 +58,8 @@ class Side:
 
 @dataclass(frozen=True)
 class Blocks:
-    """A nest laid out. ``before`` and ``after`` stand around the sweep that is walked; ``single`` are parallel axes with
-    one value in a program.
+    """A nest laid out. ``before`` and ``after`` stand around the sweep that is walked; ``single`` are parallel axes
+    with one value in a program.
     """
 
     before: tuple[Operation, ...]
@@ -104,11 +104,38 @@ class Blocks:
         return product(self.extents[a] for a in self.single)
 
     @cached_property
+    def folded(self) -> int:
+        """How many different values the walked sweep folds, at least 2."""
+        over = self.swept.attrs["axes"]
+        folds = [o for o in every((self.swept,)) if o.body is None and o.attrs.get("over") == over]
+        kept = {self.original(o.operands[0]) for o in folds}
+        return max(len(kept), 2)
+
+    def original(self, x: object) -> object:
+        """What ``x`` is a conversion of."""
+        while isinstance(x, Value) and (op := self.maker.get(x)) is not None and op.record is _CAST:
+            x = op.operands[0]
+        return x
+
+    @cached_property
     def width(self) -> int:
         """Bytes of the widest operand of a product."""
         found = [self.source(x).type.dtype.bits // 8 for o in self.products for x in o.operands[:2]
                  if isinstance(x, Value)]  # fmt: skip
         return max(found, default=4)
+
+    @cached_property
+    def loads(self) -> tuple[tuple[frozenset[str], int, bool], ...]:
+        """What is read inside the walked sweep: the sides it lies along, bytes an element, and whether every block
+        reads it anew.
+        """
+        varied, found = varying(self.swept), {}
+        for o in every((self.swept,)):
+            if o.record is LOAD:
+                sides = frozenset(self.home[n].block for n in dims(o.attrs["index"])[0].names() & self.home.keys())
+                key = (o.operands, o.attrs["index"])
+                found[key] = (sides, max(o.result.type.dtype.bits // 8, 1), o.result in varied)
+        return tuple(found.values())
 
     @cached_property
     def slopes(self) -> Mapping[str, tuple[Dim, ...]]:
@@ -264,11 +291,13 @@ def varying(swept: Operation) -> set[Value]:
 
 
 def names(a: object) -> tuple[str, ...]:
+    """An attribute that is a tuple of axes."""
     assert isinstance(a, tuple)
     return tuple(str(x) for x in a)
 
 
 def bounds_of(a: object) -> tuple[Dim, ...]:
+    """An attribute that is a tuple of sizes."""
     assert isinstance(a, tuple)
     return tuple(Dim.of(x) for x in a)
 

@@ -247,7 +247,8 @@ class FunctionEmitter(Memory):
             self.lines.add(f"{names} = tl.sum({names}, axis={side}{more})")
         else:
             given = names if len(state) == 1 else f"({names})"
-            self.lines.add(f"{names} = tl.reduce({given}, {side}, {merge_function(plan, self.used, self.merges)}{more})")
+            merge = merge_function(plan, self.used, self.merges)
+            self.lines.add(f"{names} = tl.reduce({given}, {side}, {merge}{more})")
         results = self.inline(plan.finish, dict(zip(plan.state, state, strict=True)), {})
         for r, made in zip(plan.op.results, results, strict=True):
             to = r.type.dtype

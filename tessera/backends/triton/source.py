@@ -70,6 +70,11 @@ class Bound:
         return {**{b: blocks[b] for b in self.function.blocks}, **ones}
 
     @property
+    def options(self) -> tuple[int, bool, int]:
+        """How it is compiled: the arguments of ``worker.options``."""
+        return self.config.warps, self.function.looks_up, self.config.stages
+
+    @property
     def _size_arguments(self) -> list[Argument]:
         return [a for a in self.function.arguments if a.kind == "size"]
 

@@ -79,7 +79,7 @@ def compile_one(module: ModuleType, job: Mapping[str, Any], target: str, folder:
     source = ast_source(getattr(module, job["function"]), job["signature"], job["constants"])
     log = io.StringIO()
     with contextlib.redirect_stdout(log):
-        made = triton.compile(source, target=gpu_target(target), options=options(job["warps"], job["checked"], job["stages"]))
+        made = triton.compile(source, target=gpu_target(target), options=options(*job["options"]))
     stages = {name: text for name, text in made.asm.items() if isinstance(text, str)}
     usage = ""
     if target.startswith("cuda"):
