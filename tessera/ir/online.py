@@ -37,7 +37,7 @@ def motions(ops: Sequence[Operation], roles: Roles) -> dict[Value, Motion | None
 
     def of(x: Operand) -> Motion | None:
         if isinstance(x, Value) and roles[x] is Role.KEPT:
-            return Motion(((x, 1.0),))
+            return Motion(((x, 1.0),)) if roles.follows(x) else STILL
         return found.get(x, STILL) if isinstance(x, Value) else STILL
 
     for op in ops:
@@ -179,7 +179,7 @@ class Absence:
 
     def settle(self, ops: Sequence[Operation]) -> None:
         for op in ops:
-            if self.roles[op.results[0]] is Role.FULL and op.record.kind is Kind.MAP:
+            if op.record.kind is Kind.MAP:
                 found = self.of(op)
                 if found is not None:
                     self.known[op.results[0]] = found
@@ -219,9 +219,7 @@ def gates(ops: Sequence[Operation], roles: Roles, folds: Sequence[Operation]) ->
     """Conditions without which a point adds nothing to any fold, with the outcome that keeps it alive."""
     found: list[tuple[Value, bool]] = []
     conditions = dict.fromkeys(
-        op.operands[0]
-        for op in ops
-        if op.record.law is Law.CHOICE and roles[op.results[0]] is Role.FULL and isinstance(op.operands[0], Value)
+        op.operands[0] for op in ops if op.record.law is Law.CHOICE and isinstance(op.operands[0], Value)
     )
     for condition in conditions:
         for outcome in (False, True):

@@ -52,6 +52,14 @@ class Law(Enum):
     POWER = "power"  # a shift becomes the factor that the op gives for it; 0 at -inf
     CHOICE = "choice"  # one of the last two operands, as the first one says
     SAME = "same"  # the operand itself, rounded at most
+    AND = "and"  # logic and order, for conditions on positions
+    OR = "or"
+    NOT = "not"
+    LESS = "less"
+    AT_MOST = "at most"
+    GREATER = "greater"
+    AT_LEAST = "at least"
+    EQUAL = "equal"
 
 
 class ScalarNamespace(Protocol):

@@ -58,6 +58,8 @@ class Roles:
             return Role.KEPT if op.record.kind is Kind.REDUCE and self.folded(op) else Role.OUT
         if op.record.kind is Kind.CONTRACT:
             return Role.FULL
+        if op.record.kind is Kind.INDEX and self[op.operands[0]] is Role.FULL:
+            return Role.KEPT  # one point of each row, made once more
         for role in (Role.OUT, Role.FULL, Role.KEPT):
             if role in read:
                 return role
@@ -67,7 +69,19 @@ class Roles:
         """Is ``op`` a fold of the sweep?"""
         return self[op.operands[0]] is Role.FULL and folds_axis(op, self.axis)
 
+    def follows(self, v: Value) -> bool:
+        """Does a kept value depend on a fold of the sweep?"""
+        pending, seen = [v], set[Value]()
+        while pending:
+            u = pending.pop()
+            op = self.maker.get(u)
+            if op is None or u in seen:
+                continue
+            if self.folded(op):
+                return True
+            seen.add(u)
+            pending.extend(op.inputs)
+        return False
+
     def folds(self, ops: Iterable[Operation]) -> list[Operation]:
         return [op for op in ops if self.folded(op)]
-
-

@@ -217,9 +217,7 @@ def arity_problems(op: Operation, dialect: str = "tensor") -> Iterator[Problem]:
     if folds and count == least + 1:
         return
     if count < least or (most is not None and count > most):
-        wanted = (
-            str(least) if least == most else f"at least {least}" if most is None else f"{least} to {most}"
-        )
+        wanted = str(least) if least == most else f"at least {least}" if most is None else f"{least} to {most}"
         yield Problem(
             op,
             f"`{op.name}` takes {wanted} operands, not {count}",
@@ -249,9 +247,7 @@ def operand_range(record: OpRecord) -> tuple[int, int | None]:
     known = _RANGES.get(record)
     if known is None:
         kinds = [p.kind for p in record.params if p.is_operand]
-        optional = sum(
-            k == "tensor?" or (k == "tensor" and not p.required) for k, p in _operand_params(record)
-        )
+        optional = sum(k == "tensor?" or (k == "tensor" and not p.required) for k, p in _operand_params(record))
         fixed = sum(k != "tensors" for k in kinds)
         known = _RANGES[record] = (fixed - optional, None if "tensors" in kinds else fixed)
     return known
@@ -306,9 +302,7 @@ class Known:
     """
 
     def __init__(self, obligations: Sequence[Obligation]) -> None:
-        self._pairs = {
-            pair for o in obligations if o.kind == "eq" for pair in ((o.left, o.right), (o.right, o.left))
-        }
+        self._pairs = {pair for o in obligations if o.kind == "eq" for pair in ((o.left, o.right), (o.right, o.left))}
         self.facts = Facts()
         for o in obligations:
             if o.kind == "eq" and o.verdict != "proved":
@@ -331,9 +325,7 @@ def _full(f: Function) -> Iterator[Problem]:
 
 _FORBIDDEN: Mapping[str, frozenset[Kind]] = {
     "tensor": frozenset({Kind.TILE, Kind.COMPOSITE}),
-    "tile": frozenset(
-        {Kind.REGION, Kind.COMPOSITE, Kind.VIEW, Kind.INDEX, Kind.CREATE, Kind.CONTRACT, Kind.EXTERN}
-    ),
+    "tile": frozenset({Kind.REGION, Kind.COMPOSITE, Kind.VIEW, Kind.INDEX, Kind.CREATE, Kind.CONTRACT, Kind.EXTERN}),
 }
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "tensor": (TensorType, ScalarType),
@@ -348,9 +340,7 @@ def _kinds(f: Function) -> Iterator[Problem]:
         return
     for p in f.params:
         if not isinstance(p.type, _TYPES[f.dialect]):
-            yield Problem(
-                None, f"parameter `{p.name}` of type `{p.type}` in a function of the {f.dialect} dialect"
-            )
+            yield Problem(None, f"parameter `{p.name}` of type `{p.type}` in a function of the {f.dialect} dialect")
     for op in _operations(f.body):
         if op.record.kind in _FORBIDDEN[f.dialect]:
             yield Problem(op, f"`{op.name}` has no place in the {f.dialect} dialect")
@@ -358,9 +348,7 @@ def _kinds(f: Function) -> Iterator[Problem]:
             yield Problem(op, f"`{op.name}` has no body")
         for r in op.results:
             if not isinstance(r.type, _TYPES[f.dialect]):
-                yield Problem(
-                    op, f"`%{r.name}` has the type `{r.type}`, which the {f.dialect} dialect does not have"
-                )
+                yield Problem(op, f"`%{r.name}` has the type `{r.type}`, which the {f.dialect} dialect does not have")
 
 
 def _typed(op: Operation, known: Known) -> Iterator[Problem]:
@@ -372,18 +360,14 @@ def _typed(op: Operation, known: Known) -> Iterator[Problem]:
         wanted = op.record.infer(InferContext(known.facts), tuple(x.type for x in op.operands), op.attrs)
     except Refused as refused:
         operand = next((b.operand for b in refused.blame if b.operand is not None), None)
-        yield Problem(
-            op, refused.message, operand, next((b.text for b in refused.blame), ""), helps=refused.helps
-        )
+        yield Problem(op, refused.message, operand, next((b.text for b in refused.blame), ""), helps=refused.helps)
         return
     except TesseraError as error:
         yield Problem(op, error.message)
         return
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         # A rule may assume the attributes that its own `call` makes; text can hold any others.
-        yield Problem(
-            op, f"`{op.name}` does not take these operands and attributes", label=type(error).__name__
-        )
+        yield Problem(op, f"`{op.name}` does not take these operands and attributes", label=type(error).__name__)
         return
     found = tuple(r.type for r in op.results)
     if len(found) != len(wanted):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tessera.diag import TesseraError
-from tessera.ir.dialects.tile import MMA, GATE, LOAD, NEST, RUNNING, STORE, SWEEP
+from tessera.ir.dialects.tile import GATE, LOAD, MMA, NEST, RUNNING, STORE, SWEEP
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, f32, f64
 from tessera.ir.graph import Attr, Function, Operation, Value
@@ -57,11 +57,7 @@ def tile_problems(f: Function) -> Iterator[Found]:
             continue
         yield from _axes(op, "extents", ())
         vector, axes = op.attrs.get("vector"), _names(op.attrs.get("axes"))
-        if (
-            vector
-            and vector not in axes
-            and not any(vector in _names(s.attrs.get("axes")) for s in op.body.ops)
-        ):
+        if vector and vector not in axes and not any(vector in _names(s.attrs.get("axes")) for s in op.body.ops):
             yield op, f"vector axis `{vector}` is no axis of the nest", None
         nest = _Nest(axes)
         for inner in op.body.ops:
@@ -216,7 +212,7 @@ def _fold(op: Operation, nest: _Nest) -> Iterator[Found]:
     plain = 2 if op.record is MMA else 1
     if len(op.operands) not in (plain, plain + 1):
         yield op, f"`{op.name}` folds {plain} operands, and may have a factor", None
-    elif len(op.operands) > plain and op.record is not MMA and not (op.record.reduction and op.record.reduction.additive):
+    elif len(op.operands) > plain and op.record.reduction is not None and not op.record.reduction.additive:
         yield op, f"what `{op.name}` has folded cannot be multiplied by a factor", plain
     axes = _names(op.attrs["over"])
     for r in op.results:
@@ -239,7 +235,7 @@ def _own(op: Operation, nest: _Nest) -> Iterator[Found]:
         if op.record is LOAD and op.result.type.dtype is not kind.dtype:
             yield op, f"`%{op.result.name}` is {op.result.type.dtype}, the buffer {kind.dtype}", None
         yield from _guard(op)
-    if op.record is RUNNING and (first not in nest.folds or nest.folds[first] not in nest.open):
+    if op.record is RUNNING and (not isinstance(first, Value) or nest.folds.get(first) not in nest.open):
         yield op, "`running` stands in the sweep that folds its operand, after the fold", 0
     if op.record is GATE and not (isinstance(first, Value) and first.type.dtype.is_bool and nest.open):
         yield op, "a gate takes a bool inside a sweep", 0
@@ -259,9 +255,7 @@ def _guard(op: Operation) -> Iterator[Found]:
     if guard is None:
         return
     rows = _tuple(guard)
-    if not isinstance(guard, tuple) or not all(
-        isinstance(r, tuple) and len(r) == 3 and _all_dims(r) for r in rows
-    ):
+    if not isinstance(guard, tuple) or not all(isinstance(r, tuple) and len(r) == 3 and _all_dims(r) for r in rows):
         yield op, "a guard is a tuple of (expression, lower bound, upper bound)", None
 
 

@@ -120,7 +120,7 @@ class _Writer:
         if not results:
             results = ops[-1].results
         stream = self.streams.get(ops[0])
-        attrs = {} if stream is None else {"axis": stream.axis}
+        attrs = {} if stream is None else {"axes": stream.axes}
         return Operation(record, tuple(reads), results, attrs, ops[-1].span, body=Block(tuple(body)))  # type: ignore[arg-type]
 
     def copy_free(

@@ -112,7 +112,7 @@ class Grouping:
         sources = list(self.sources(op))
         stream = self.streams.get(op)
         chosen = None if stream is None else self.swept.get(id(stream))
-        if stream is None and op.record.kind in POINTWISE or op.record.kind is Kind.REDUCE:
+        if (stream is None and op.record.kind in POINTWISE) or op.record.kind is Kind.REDUCE:
             for source in sources:
                 group = self.groups[source]
                 if len(group.ops) < MAX_OPS and self.acyclic(source, sources) and self.fits(group, op):

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field, replace
 
 from tessera.ir.dialects import OPS
 from tessera.ir.dialects.contract import letters
-from tessera.ir.dtype import DType
+from tessera.ir.dtype import DType, bool_
 from tessera.ir.graph import Literal, Operand, Operation, Value
-
 from tessera.ir.online import additive
 from tessera.ir.record import Kind, Law
-from tessera.ir.types import TensorType, Type
 from tessera.ir.roles import Role, Roles
+from tessera.ir.types import TensorType, Type
 
 #: How many operations away from a sum a common factor is looked for.
 DEPTH = 64
@@ -52,13 +51,26 @@ class _Hoist:
         assert isinstance(kind, TensorType)
         for step, place in self.tail:
             operands = list(step.operands)
-            operands[place] = self.cast(made, step.operands[place].type.dtype).result
+            whole = self.cast(made, step.operands[place].type.dtype)
+            operands[place] = whole.result
             made = self.clone(step, tuple(operands), TensorType(step.result.type.dtype, kind.dims))
+            if step.record.law is Law.QUOTIENT:  # a sum of nothing is 0, whatever it would have been divided by
+                made = self.unless_empty(op, made, whole)
         made = self.cast(made, kind.dtype)
         last = self.out.pop()
         assert last is made
         self.out.append(replace(made, results=op.results))
         self.roles.maker[op.result] = self.out[-1]
+
+    def unless_empty(self, op: Operation, made: Operation, whole: Operation) -> Operation:
+        """``made`` where the fold has terms, else ``whole``."""
+        size = op.operands[0].type.dims[self.roles.axis]
+        if size.is_const:
+            return made
+        test = replace(made, record=OPS["gt"], attrs={})
+        some = self.clone(test, (Literal(size), Literal(0)), TensorType(bool_, ()))
+        choice = replace(made, record=OPS["where"], attrs={})
+        return self.clone(choice, (some.result, made.result, whole.result), made.result.type)
 
     def cast(self, made: Operation, dtype: DType) -> Operation:
         kind = made.result.type
@@ -95,12 +107,14 @@ class _Hoist:
         if law is Law.SAME:
             return self.through(op, (0,), depth)
         if law is Law.CHOICE:
-            a, b = op.operands[1:]
-            if isinstance(b, Literal) and b.value == 0 and roles[1] is Role.FULL:
+            for place in (1, 2):
+                other = op.operands[3 - place]
+                if not (isinstance(other, Literal) and other.value == 0 and roles[place] is Role.FULL):
+                    continue
                 if roles[0] is not Role.KEPT:
-                    return self.through(op, (1,), depth)
-                inner = self.core(a, depth - 1)
-                self.tail.append((op, 1))
+                    return self.through(op, (place,), depth)
+                inner = self.core(op.operands[place], depth - 1)
+                self.tail.append((op, place))
                 return inner
         return x
 
@@ -127,5 +141,3 @@ class _Hoist:
             number += 1
         self.names.add(f"{name}_h{number}")
         return f"{name}_h{number}"
-
-

@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 
 import networkx as nx
 
-from tessera.ir.graph import Function, Operation, Value, users
+from tessera.ir.dialects.contract import letters
+from tessera.ir.dim import ZERO, Dim
+from tessera.ir.graph import Function, Operand, Operation, Value, users
+from tessera.ir.infer import ONE
 from tessera.ir.online import Apart, factors
 from tessera.ir.record import Kind
 from tessera.ir.roles import Role, Roles, folds_axis
@@ -24,10 +27,10 @@ from tessera.passes.hoist import hoist
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """The operations of one such kernel, in order, and the axis of the contraction's result that is swept."""
+    """The operations of one such kernel, in order, and the axes of the contraction's result that are swept as one."""
 
     ops: tuple[Operation, ...]
-    axis: int
+    axes: tuple[int, ...]
 
 
 def gather_streams(f: Function) -> tuple[Function, dict[Operation, Stream]]:
@@ -42,7 +45,7 @@ def gather_streams(f: Function) -> tuple[Function, dict[Operation, Stream]]:
             stream = _around(f, number, readers, taken)
             if stream is not None:
                 taken.update(stream.ops)
-                found.append((stream, Stream(_hoisted(f, stream, readers), stream.axis)))
+                found.append((stream, Stream(_hoisted(f, stream, readers), stream.axes)))
     if not found:
         return f, {}
     return f.with_ops(_ordered(f, found)), {op: new for _, new in found for op in new.ops}
@@ -58,33 +61,36 @@ def _hoisted(f: Function, stream: Stream, readers: Mapping[Value, Sequence[Opera
         if r in f.outputs or any(reader not in own for reader in readers.get(r, ()))
     }
     out: list[Operation] = []
-    for op in reversed(hoist(stream.ops, stream.axis)):
+    for op in reversed(hoist(stream.ops, stream.axes[0])):
         if any(r in needed for r in op.results):
             needed.update(op.inputs)
             out.append(op)
     return tuple(reversed(out))
 
 
-def _around(
-    f: Function, number: int, readers: dict[Value, list[Operation]], taken: set[Operation]
-) -> Stream | None:
-    """The stream of one contraction; the last axis along which it can be swept is taken."""
+def _around(f: Function, number: int, readers: dict[Value, list[Operation]], taken: set[Operation]) -> Stream | None:
+    """The stream of one contraction: swept along the last axis that allows folds, else along the axes of its first
+    operand alone, so that what is stored is contiguous along the others.
+    """
     kind = f.ops[number].result.type
     if not kind.dtype.is_float:
         return None
-    for axis in reversed(range(kind.rank)):
-        growth = _Growth(f, number, axis, readers, taken)
-        stream = growth.run()
+    for axis in (a for a in reversed(range(kind.rank)) if kind.dims[a] is not ONE):
+        stream = _Growth(f, number, (axis,), readers, taken).run(folds=True)
         if stream is not None:
             return stream
-    return None
+    left, right, result = letters(f.ops[number])
+    rows = tuple(n for n, c in enumerate(result) if c in left and c not in right)
+    if not rows or all(kind.dims[a] is ONE for a in rows) or result[-1] in left or kind.dims[-1] is ONE:
+        return None
+    return _Growth(f, number, rows, readers, taken).run(folds=False)
 
 
 @dataclass
 class _Growth:
     f: Function
     number: int
-    axis: int
+    axes: tuple[int, ...]
     readers: dict[Value, list[Operation]]
     taken: set[Operation]
     roles: dict[Value, Role] = field(default_factory=dict)
@@ -93,25 +99,33 @@ class _Growth:
     #: What depends on the contraction and is not part of the stream.
     outside: set[Value] = field(default_factory=set)
 
-    def run(self) -> Stream | None:
+    @property
+    def axis(self) -> int:
+        return self.axes[0]
+
+    def run(self, folds: bool) -> Stream | None:
         start = self.f.ops[self.number]
         self.space = start.result.type.dims
         self.join(start, Role.FULL)
         for op in self.f.ops[self.number + 1 :]:
             self.visit(op)
-        if not any(folds_axis(op, self.axis) for op in self.members[1:] if self.role_of(op.operands[0]) is Role.FULL):
+        found = any(self.role_of(op.operands[0]) is Role.FULL and self.folds(op) for op in self.members)
+        if found is not folds or len(self.members) == 1:
             return None
-        if any(self.leaves(v) for v, role in self.roles.items() if role is Role.FULL):
+        if folds and any(self.leaves(v) for v, role in self.roles.items() if role is Role.FULL):
             return None
-        ops = tuple(self.before(start)) + tuple(self.members)
+        ops = tuple(self.before()) + tuple(self.members)
         order = {op: n for n, op in enumerate(self.f.ops)}
-        stream = Stream(tuple(sorted(ops, key=order.__getitem__)), self.axis)
+        stream = Stream(tuple(sorted(ops, key=order.__getitem__)), self.axes)
         try:
             hoisted = hoist(stream.ops, self.axis)
             factors(hoisted, Roles.find(hoisted, self.axis))
         except Apart:
             return None
         return stream
+
+    def folds(self, op: Operation) -> bool:
+        return len(self.axes) == 1 and folds_axis(op, self.axis)
 
     def role_of(self, x: object) -> Role:
         return self.roles.get(x, Role.FREE) if isinstance(x, Value) else Role.FREE
@@ -140,14 +154,16 @@ class _Growth:
         if op.record.kind in (Kind.REDUCE, Kind.CONTRACT):
             if self.role_of(first) is not Role.FULL or any(self.role_of(x) is not Role.FREE for x in others):
                 return None
-            if not folds_axis(op, self.axis) or first.type.dims != self.space:
+            if not self.folds(op) or first.type.dims != self.space:
                 return None
             return Role.KEPT if op.record.kind is Kind.REDUCE else Role.OUT
         if op.record.kind not in POINTWISE:
             return None
+        if op.record.kind is Kind.INDEX:
+            return self.looked_up(op)
         if is_free(op):
             (role,) = read if len(read) == 1 else (None,)
-            return role if role is not Role.FULL else None
+            return role if role is not Role.FULL and keeps_places(op) else None
         kept = tuple(d for a, d in enumerate(self.space) if a != self.axis)
         dims = op.results[0].type.dims
         if Role.OUT in read:
@@ -158,6 +174,14 @@ class _Growth:
         if space(op.results[0].type) == space(TensorType(op.results[0].type.dtype, kept)):
             return Role.KEPT
         return Role.FULL if dims == self.space else None
+
+    def looked_up(self, op: Operation) -> Role | None:
+        """A value of the space read at one point of each row."""
+        first, *others = op.operands
+        if self.role_of(first) is not Role.FULL or any(self.role_of(x) is not Role.FREE for x in others):
+            return None
+        kept = tuple(d for a, d in enumerate(self.space) if a != self.axis and d is not ONE)
+        return Role.KEPT if first.type.dims == self.space and space(op.results[0].type) == kept else None
 
     def leaves(self, v: Value) -> bool:
         """Is ``v`` given back, or read by something that is no part of the stream?"""
@@ -171,24 +195,49 @@ class _Growth:
                 return True
         return False
 
-    def before(self, start: Operation) -> Iterator[Operation]:
-        """Elementwise operations that only the stream reads, through which no large tensor needs to go: masks and
-        biases, and what the contraction's first operand is made of.
+    def before(self) -> Iterator[Operation]:
+        """Operations that only the stream reads, through which no large tensor needs to go: masks and biases, what is
+        read over and over in another form than it lies in, and contractions over the same space.
         """
         maker = {r: op for op in self.f.ops for r in op.results}
-        second = {id(x) for op in self.members if op.record.kind is Kind.CONTRACT for x in op.operands[1:]}
-        pending = [x for op in self.members for x in op.operands if id(x) not in second]
+        pending = [x for op in self.members for x in self.brought(op)]
         while pending:
             x = pending.pop()
             op = maker.get(x) if isinstance(x, Value) else None
-            if op is None or op in self.inside or op in self.taken or op.record.kind not in POINTWISE:
+            if op is None or op in self.inside or op in self.taken:
+                continue
+            alike = op.record.kind is Kind.CONTRACT and op.result.type.dims == self.space
+            if not alike and op.record.kind not in POINTWISE:
                 continue
             if is_free(op):
                 pending.extend(op.operands)
             elif not any(self.leaves(r) for r in op.results):
                 self.inside.add(op)
                 yield op
-                pending.extend(op.operands)
+                pending.extend(self.brought(op))
+
+    def brought(self, op: Operation) -> tuple[Operand, ...]:
+        """The operands that may be computed where they are read. One that a contraction reads along the swept axis is
+        read again for every vector of the others, from where it lies.
+        """
+        if op.record.kind is not Kind.CONTRACT:
+            return op.operands
+        left, right, result = letters(op)
+        space = left if self.role_of(op.operands[0]) is Role.FULL else result
+        swept = {space[a] for a in self.axes}
+        pairs = zip(op.operands, (left, right), strict=True)
+        return tuple(x for x, part in pairs if swept.isdisjoint(part))
+
+
+def keeps_places(op: Operation) -> bool:
+    """Is a view the tensor itself, but for axes of size 1 and repetition?"""
+    kind = op.result.type
+    assert isinstance(kind, TensorType) and op.record.pieces is not None
+    index = tuple(ZERO if d is ONE else Dim.name(f"_i{axis}") for axis, d in enumerate(kind.dims))
+    (piece,) = op.record.pieces(index, [x.type for x in op.operands], kind, op.attrs)
+    read = [e for e in piece.index if e is not ZERO]
+    rest = iter(index)
+    return all(isinstance(e, Dim) and e.is_name and e in rest for e in read)
 
 
 def _ordered(f: Function, found: Sequence[tuple[Stream, Stream]]) -> tuple[Operation, ...]:

@@ -72,8 +72,7 @@ class RegionLowering:
         for v in self.region.results:
             self.buffers[v] = self.buffer(v, "out")
         if self.region.record is STREAM:
-            nests, temps = [self.stream({s: s for s in scalars})], []
-            return self.kernel(nests, inputs, temps, scalars, self.region.body.ops)
+            return self.kernel([self.stream({s: s for s in scalars})], inputs, (), scalars, self.region.body.ops)
         forced: list[Value] = []
         for _ in range(ATTEMPTS):
             try:
@@ -98,12 +97,10 @@ class RegionLowering:
 
     def stream(self, scalars: Mapping[Value, Value]) -> Operation:
         assert self.region.body is not None
-        ops, axis = self.region.body.ops, self.region.attrs["axis"]
-        assert isinstance(axis, int)
+        ops, axes = self.region.body.ops, self.region.attrs["axes"]
+        assert isinstance(axes, tuple)
         names = {v.name: 0 for v in (*self.buffers.values(), *scalars)}
-        return StreamLowering(
-            ops, self.region.results, axis, self.buffers, scalars, names, axis_mark(ops)
-        ).run()
+        return StreamLowering(ops, self.region.results, axes, self.buffers, scalars, names, axis_mark(ops)).run()
 
     def buffer(self, v: Value, role: str) -> Value:
         kind = v.type

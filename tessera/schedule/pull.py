@@ -220,7 +220,7 @@ class Puller:
         """Fold products in the innermost open sweep."""
         names = Namespace(self.build, op)
         pair = [x if isinstance(x, Value) else names.number(x) for x in (a, b)]
-        pair = [self.build.cast(x, dtype) for x in pair]  # type: ignore[misc]
+        pair = [self.build.cast(x, dtype) for x in pair]
         depends = {n for x in pair if isinstance(x.type, TileType) for n in x.type.axes}
         result = Value(self.build.fresh(v.name), TileType(dtype, tuple(n for n in kept if n in depends)))
         attrs: dict[str, Attr] = {"over": over, "dtype": dtype}

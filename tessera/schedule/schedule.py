@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tessera.ir.dialects.region import EXTERN
+from tessera.ir.dialects.region import EXTERN, MAP, ROW
 from tessera.ir.graph import Block, Function, Operation, Value
 from tessera.ir.record import Kind
 from tessera.schedule.lower import RegionLowering
@@ -35,12 +35,18 @@ def _lower(op: Operation, name: str, strided: frozenset[str], cuts: list[Cut]) -
             return [Call(op.body.ops[0])]
         cuts.append(Cut(op, str(failure)))
         parts = enumerate(op.body.ops)
-        return [s for n, inner in parts for s in _lower(_alone(op, inner), f"{name}_{n}", strided, cuts)]
+        return [s for n, inner in parts for s in _part(inner, f"{name}_{n}", strided, cuts)]
 
 
-def _alone(region: Operation, op: Operation) -> Operation:
+def _part(op: Operation, name: str, strided: frozenset[str], cuts: list[Cut]) -> list[Step]:
+    return [Call(op)] if op.record.kind is Kind.CONTRACT else _lower(_alone(op), name, strided, cuts)
+
+
+def _alone(op: Operation) -> Operation:
+    """A region of one operation."""
     reads = tuple(dict.fromkeys(v for v in op.operands if isinstance(v, Value)))
-    return Operation(region.record, reads, op.results, span=op.span, body=Block((op,)))
+    record = ROW if op.record.kind is Kind.REDUCE else MAP
+    return Operation(record, reads, op.results, span=op.span, body=Block((op,)))
 
 
 __all__ = ["Kernel", "schedule"]

@@ -11,23 +11,32 @@ from dataclasses import dataclass, field
 
 from tessera.ir.dialects import OPS
 from tessera.ir.dialects.contract import contracted_dtype, letters
-from tessera.ir.dim import Dim
+from tessera.ir.dim import Dim, ceildiv, dim_min, product
 from tessera.ir.dtype import compute_dtype
 from tessera.ir.graph import Attr, Block, Literal, Operand, Operation, Value
 from tessera.ir.infer import ONE
-from tessera.ir.record import Kind
-from tessera.ir.types import BufferType, TileType
+from tessera.ir.intervals import Interval, holds
 from tessera.ir.online import Apart, Shift, factors, gates, identity
+from tessera.ir.record import Kind
+from tessera.ir.roles import Role, Roles
+from tessera.ir.types import BufferType, TileType
 from tessera.schedule.plan import ZERO, Unschedulable
 from tessera.schedule.pull import Index, Misplaced, Puller, dense_strides
-from tessera.ir.roles import Role, Roles
+from tessera.schedule.ranges import delinearize
 from tessera.schedule.tilebuild import Container, Expr, Namespace, TileBuilder, unwrap
+
+#: Points of a sweep without folds that one iteration takes: enough to make up for what each brings into its form.
+PIECE = 512
 
 
 class StreamPuller(Puller):
     """As ``Puller``, inside or after the sweep: what a fold of it has reached, or what it gave."""
 
     places: Mapping[Value, Index]
+    #: For a fold that follows others: the values it follows, and what they are where nothing came.
+    follows: Mapping[Value, Sequence[tuple[Value, float]]]
+    #: How many points the sweep has.
+    extent: Dim
     before = False
 
     def reduced(self, v: Value, index: Index) -> Operand:
@@ -36,8 +45,9 @@ class StreamPuller(Puller):
             raise Misplaced(v)
         fold = self.folded[v]
         sweep = self.build.sweep
-        if sweep is None or not isinstance(fold.type, TileType):
-            return fold
+        assert isinstance(fold.type, TileType)
+        if sweep is None:
+            return self.complete(v, fold, index)
         attrs: dict[str, Attr] = {"before": self.before}
         reached = self.build.emit(OPS["running"], (fold,), fold.type.dtype, attrs, axes=(*fold.type.axes, *sweep.axes))
         start = identity(self.maker[v])
@@ -47,6 +57,19 @@ class StreamPuller(Puller):
         t = Namespace(self.build)
         some = t.where(Expr(t, reached) == start, 0.0, Expr(t, reached))
         return unwrap(some)
+
+    def complete(self, v: Value, fold: Value, index: Index) -> Operand:
+        """A fold after the sweep. Where all that came was the identity of a fold that it follows, its terms are
+        inf - inf, which the sweep passed over.
+        """
+        t = Namespace(self.build)
+        made = Expr(t, fold)
+        for followed, nothing in self.follows.get(v, ()):
+            place = iter(self.parallel)
+            at = tuple(ZERO if d is ONE else next(place) for d in followed.type.dims)
+            missing = t.logical_and(Expr(t, self(followed, at)) == nothing, t.gt(self.extent, 0))
+            made = t.where(missing, float("nan"), made)
+        return unwrap(made)
 
     def contracted(self, op, v, index, guard):  # type: ignore[no-untyped-def]
         if v in self.places:
@@ -60,7 +83,7 @@ class StreamLowering:
 
     ops: Sequence[Operation]
     outputs: Sequence[Value]
-    axis: int
+    axes: tuple[Attr, ...]
     buffers: Mapping[Value, Value]
     scalars: Mapping[Value, Value]
     names: dict[str, int]
@@ -69,16 +92,18 @@ class StreamLowering:
 
     def run(self) -> Operation:
         """Raises Unschedulable where a fold cannot follow another."""
+        self.axis = int(self.axes[0])  # type: ignore[arg-type]
         self.roles = Roles.find(self.ops, self.axis)
         try:
             self.moves = factors(self.ops, self.roles)
         except Apart as e:
             raise Unschedulable(f"%{e.op.results[0].name} cannot follow the folds before it in one sweep") from e
         self.space = next(op for op in self.ops if self.roles[op.results[0]] is Role.FULL).result.type.dims
-        self.index: Index = tuple(ZERO if d is ONE else Dim.name(f"i{a}{self.mark}") for a, d in enumerate(self.space))
+        self.extent = product(self.space[a] for a in self.axes)  # type: ignore[index]
+        self.index = self.place()
         self.build = TileBuilder(Container(), self.names)
         own = frozenset(v for v in self.buffers if v in self.roles.maker)
-        kept = tuple(e for a, e in enumerate(self.index) if a != self.axis and e is not ZERO)
+        kept = tuple(e for a, e in enumerate(self.index) if a not in self.axes and e is not ZERO)
         self.places: dict[Value, Index] = {}
         self.pull, self.old = (
             StreamPuller(self.build, self.roles.maker, self.buffers, self.scalars, kept, own, mark=self.mark)
@@ -87,27 +112,53 @@ class StreamLowering:
         self.old.before, self.old.era = True, "before"
         self.old.ranges, self.old.lookups, self.old.folded = self.pull.ranges, self.pull.lookups, self.pull.folded
         self.pull.places = self.old.places = self.places
-        for a, d in enumerate(self.space):
-            self.pull.ranges[f"i{a}{self.mark}"] = (ZERO, d)
+        self.pull.extent = self.extent
+        inf = float("inf")
+        self.pull.follows = {
+            op.results[0]: [(v, -inf if n < 0 else inf) for _, shift in move.scales for v, n in shift]
+            for op, move in self.moves.items()
+        }
+        return self.nest(kept)
+
+    def place(self) -> Index:
+        """A position in the space: one axis for all that are swept, one for each of the others."""
+        swept = [self.space[a] for a in self.axes if self.space[a] is not ONE]  # type: ignore[index]
+        parts = iter(delinearize(Dim.name(self.name(self.axis)), swept))
+        return tuple(
+            ZERO if d is ONE else next(parts) if a in self.axes else Dim.name(self.name(a))
+            for a, d in enumerate(self.space)
+        )
+
+    def name(self, axis: int) -> str:
+        return f"i{axis}{self.mark}"
+
+    def nest(self, kept: Index) -> Operation:
+        parallel = [(self.name(a), d) for a, d in enumerate(self.space) if a not in self.axes and d is not ONE]
+        bounds = (ZERO, self.extent)
+        if not self.roles.folds(self.ops):  # then there is no reason not to share out the sweep as well
+            piece, size = f"c{self.mark}", Dim.const(PIECE)
+            parallel.insert(0, (piece, ceildiv(self.extent, size)))
+            bounds = (Dim.name(piece) * size, dim_min(Dim.name(piece) * size + size, self.extent))
+        self.pull.ranges.update((n, (ZERO, d)) for n, d in parallel)
+        self.pull.ranges[self.name(self.axis)] = bounds
         try:
-            self.sweep(kept)
+            self.sweep(kept, bounds)
             self.finish()
         except Misplaced as e:
             raise Unschedulable(f"%{e.value.name} is read at positions that no loop of the kernel walks") from e
-        parallel = [a for a in range(len(self.space)) if a != self.axis and self.space[a] is not ONE]
-        axes = tuple(f"i{a}{self.mark}" for a in parallel)
-        attrs: dict[str, Attr] = {"axes": axes, "extents": tuple(self.space[a] for a in parallel),
+        axes = tuple(n for n, _ in parallel)
+        attrs: dict[str, Attr] = {"axes": axes, "extents": tuple(d for _, d in parallel),
                                   "vector": axes[-1] if axes else ""}  # fmt: skip
         return Operation(OPS["nest"], (), (), attrs, body=Block(tuple(self.build.top.ops)))
 
     # -- the sweep
 
-    def sweep(self, kept: Index) -> None:
-        name = f"i{self.axis}{self.mark}"
-        self.build.sweep = Container((name,), (ZERO,), (self.space[self.axis],))
+    def sweep(self, kept: Index, bounds: tuple[Dim, Dim]) -> None:
+        lo, hi = bounds
+        self.build.sweep = Container((self.name(self.axis),), (lo,), (hi,))
         folds = self.roles.folds(self.ops)
-        for condition, alive in gates(self.ops, self.roles, folds) if not self.stored() else ():
-            self.gate(condition, alive)
+        if not self.stored():
+            self.gates(folds)
         for op in folds:
             self.places.update((r, kept) for r in op.results)
             if op.record.kind is Kind.CONTRACT:
@@ -122,14 +173,25 @@ class StreamLowering:
         """Values of the space itself that the region gives."""
         return [v for v in self.outputs if self.roles[v] is Role.FULL]
 
-    def gate(self, condition: Value, alive: bool) -> None:
-        x = self.pull(condition, Puller.aligned(condition.type, self.index))
-        if not isinstance(x, Value):
-            return
-        t = Namespace(self.build)
-        wanted = x if alive else unwrap(t.logical_not(Expr(t, x)))
-        assert self.build.sweep is not None and isinstance(wanted, Value)
-        self.build.sweep.ops.append(Operation(OPS["gate"], (wanted,), ()))
+    def gates(self, folds: Sequence[Operation]) -> None:
+        """Bounds for the sweep from conditions on positions, and gates for conditions on more than that."""
+        sweep = self.build.sweep
+        assert sweep is not None
+        found = [
+            (x, alive)
+            for condition, alive in gates(self.ops, self.roles, folds)
+            if isinstance(x := self.pull(condition, Puller.aligned(condition.type, self.index)), Value)
+        ]
+        maker = {r: op for c in (self.build.top, sweep) for op in c.ops for r in op.results}
+        within = Interval()
+        for x, alive in found:
+            interval = holds(x, alive, maker, sweep.axes[0])
+            within = within.both(interval)
+            if not interval.exact and isinstance(x.type, TileType) and sweep.axes[0] in x.type.axes:
+                t = Namespace(self.build)
+                wanted = x if alive else unwrap(t.logical_not(Expr(t, x)))
+                sweep.ops.append(Operation(OPS["gate"], (wanted,), ()))
+        sweep.alive = (within.lo, within.hi)
 
     def fold(self, op: Operation) -> None:
         x = self.pull(op.operands[0], self.index)
@@ -181,23 +243,23 @@ class StreamLowering:
     def factor(self, op: Operation) -> tuple[Operand, ...]:
         """What a fold's state is multiplied by when the folds it depends on move; nothing when it depends on none."""
         t = Namespace(self.build)
-        factor = None
+        factor: Expr | None = None
         for record, shift in self.moves[op].scales:
             step = Expr(t, t.apply(record, (unwrap(self.change(shift)),), {}))
-            factor = step if factor is None else factor * step
+            factor = step if factor is None else t.mul(factor, step)
         # Only what is still zero can be asked to grow without bound.
         return () if factor is None else (unwrap(t.where(t.isinf(factor), 0.0, factor)),)
 
     def change(self, shift: Shift) -> Expr:
         """How much the kept values have moved with this block, from after it to before it, weighted."""
         t = Namespace(self.build)
-        total = None
+        total: Expr | None = None
         for v, n in shift:
             index = Puller.aligned(v.type, self.index)
             new, old = (Expr(t, p(v, index)) for p in (self.pull, self.old))
-            moved = (old - new) if n < 0 else (new - old)
-            moved = moved if abs(n) == 1 else moved * abs(n)
-            total = moved if total is None else total + moved
+            moved = t.sub(old, new) if n < 0 else t.sub(new, old)
+            moved = moved if abs(n) == 1 else t.mul(moved, abs(n))
+            total = moved if total is None else t.add(total, moved)
         assert total is not None
         return total
 

@@ -24,6 +24,7 @@ class Container:
     lo: tuple[Dim, ...] = ()
     hi: tuple[Dim, ...] = ()
     ops: list[Operation] = field(default_factory=list)
+    alive: tuple[Dim | None, Dim | None] = (None, None)
     memo: dict[Any, Value] = field(default_factory=dict)
 
 
@@ -96,14 +97,17 @@ class TileBuilder:
     def close_sweep(self) -> None:
         if self.sweep is not None and self.sweep.ops:
             s = self.sweep
-            body = Block(tuple(s.ops))
-            self.top.ops.append(Operation(OPS["sweep"], (), (), {"axes": s.axes, "lo": s.lo, "hi": s.hi}, body=body))
+            attrs: dict[str, Attr] = {"axes": s.axes, "lo": s.lo, "hi": s.hi}
+            if s.alive != (None, None):
+                attrs["alive"] = s.alive
+            self.top.ops.append(Operation(OPS["sweep"], (), (), attrs, body=Block(tuple(s.ops))))
         self.sweep = None
 
     def close_inner(self) -> None:
         """End the innermost open sweep; it stands where the axes that its values depend on have their values."""
         s = self.inner.pop()
-        axes = (a for op in s.ops for r in op.results if isinstance(r.type, TileType) for a in r.type.axes)
+        values = (v for op in s.ops for v in (*op.inputs, *op.results))
+        axes = (a for v in values if isinstance(v.type, TileType) for a in v.type.axes)
         where = self.container(tuple(a for a in axes if a not in s.axes))
         attrs: dict[str, Attr] = {"axes": s.axes, "lo": s.lo, "hi": s.hi}
         where.ops.append(Operation(OPS["sweep"], (), (), attrs, body=Block(tuple(s.ops))))

@@ -12,8 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tessera.backends.c import intrinsics as ci
+from tessera.backends.c.blocked import Blocked, is_blocked
 from tessera.backends.c.body import Body, place
 from tessera.backends.c.fold import Fold, plan_fold
+from tessera.backends.c.products import WIDTH
 from tessera.backends.c.source import HELPERS, c_index
 from tessera.ir.dialects.tile import LOAD
 from tessera.ir.dim import Dim, product
@@ -59,6 +61,8 @@ class CSource:
 @dataclass
 class Emitter(Body):
     """Writes one kernel: its entry, its loops, and what ``Body`` puts inside."""
+
+    blocked: Blocked | None = None
 
     def run(self) -> CSource:
         f = self.function
@@ -107,9 +111,11 @@ class Emitter(Body):
         self.axes, self.vector, self.kept, self.streams = axes, str(op.attrs["vector"]), {}, False
         self.read, self.asked = set(), set()
         assert op.body is not None
-        self.plan_kept(op)
         out = self.lines
         block = self.vector in axes
+        self.blocked = Blocked(self, WIDTH if block else 1) if is_blocked(op) else None
+        if self.blocked is None:
+            self.plan_kept(op)
         counts = [c_index(e, self.names) for e in extents]
         if block:
             width = self.width(op)
@@ -123,20 +129,26 @@ class Emitter(Body):
         out.add(f"#pragma omp parallel if (({work}) >= {PARALLEL_FROM} && total > 1) reduction(|:failed)")
         out.open()
         out.add("const i64 threads = omp_get_num_threads(), me = omp_get_thread_num();")
-        out.add("const i64 first = total * me / threads, last = total * (me + 1) / threads;")
+        if self.blocked is None:
+            out.add("const i64 first = total * me / threads, last = total * (me + 1) / threads;")
         out.add("int *const t_err = &failed;")
         out.add("vm t_live = ~(vm){};")
-        if self.kept:
+        if self.kept or self.blocked:
             out.add("char *const mine = scratch + me * scratch_step;")
-        self.start_axes(axes, counts)
-        out.open("for (i64 p = first; p < last; p++)")
+        if self.blocked is None:
+            self.start_axes(axes, counts, "first")
+            out.open("for (i64 p = first; p < last; p++)")
+        else:  # iterations may differ much in their work, and have enough to find their place each
+            out.open("for (i64 p = me; p < total; p += threads)")
+            self.start_axes(axes, counts, "p")
         self.block = block
         if block:
             self.columns(op, extent, width)
         else:
             self.partial = False
             self.point(op)
-        self.step_axes(axes, counts, block)
+        if self.blocked is None:
+            self.step_axes(axes, counts, block)
         out.close()
         if self.streams:
             out.add("if (stream) t_fence();")
@@ -146,6 +158,8 @@ class Emitter(Body):
     def width(self, nest: Operation) -> int:
         """How many vectors of columns go down the rows together: several, where each row has little work for one."""
         assert nest.body is not None
+        if self.blocked is not None:
+            return self.blocked.width
         work = sum(inner.record.flops for inner in walk(nest.body) if inner.body is None)
         return SEVERAL if work <= BRIEF and not self.kept else 1
 
@@ -172,6 +186,9 @@ class Emitter(Body):
         """The body of a nest, for as many vectors."""
         assert op.body is not None
         self.sides = [dict(self.values) for _ in range(width)]
+        if self.blocked is not None:
+            self.blocked.point(op)
+            return
         for inner in op.body.ops:
             if inner.body is not None:
                 self.sweep(inner)
@@ -191,10 +208,10 @@ class Emitter(Body):
         if len(self.sides) > 1:
             self.names[self.vector] = before
 
-    def start_axes(self, axes: Sequence[str], counts: Sequence[str]) -> None:
-        """Coordinates of the first point of this thread; later ones follow by counting up."""
+    def start_axes(self, axes: Sequence[str], counts: Sequence[str], at: str) -> None:
+        """The coordinates of the point numbered ``at``."""
         out = self.lines
-        out.add("i64 rest = first;")
+        out.add(f"i64 rest = {at};")
         for n in reversed(range(len(axes))):
             name = f"i_{axes[n]}"
             self.names[axes[n]] = name

@@ -7,18 +7,20 @@ from typing import Any
 from tessera.ir.dialects.math import aliases
 from tessera.ir.dialects.rules import ANY, COMPARING, MASKS, TESTING, DTypeRule, comparing, elementwise_record
 from tessera.ir.dialects.samples import T, call, samples
-from tessera.ir.record import OpRecord
+from tessera.ir.record import Law, OpRecord
 
 
-def _compare(name: str, doc: str, dunder: str, also: str = "", rule: DTypeRule = COMPARING) -> OpRecord:
+def _compare(
+    name: str, doc: str, dunder: str, also: str = "", rule: DTypeRule = COMPARING, law: Law = Law.NONE
+) -> OpRecord:
     return elementwise_record(
         name, "x: tensor, other: tensor", doc, rule, more=(*aliases(also), f"torch.Tensor.__{dunder}__"),
-        methods=(name, *also.split()), dtypes="f32 bf16 int32 bool",
+        methods=(name, *also.split()), dtypes="f32 bf16 int32 bool", law=law,
     )  # fmt: skip
 
 
-def _logic(name: str, doc: str, signature: str = "x: tensor, other: tensor") -> OpRecord:
-    return elementwise_record(name, signature, doc, MASKS, dtypes="bool f32 int32")
+def _logic(name: str, doc: str, signature: str = "x: tensor, other: tensor", law: Law = Law.NONE) -> OpRecord:
+    return elementwise_record(name, signature, doc, MASKS, dtypes="bool f32 int32", law=law)
 
 
 def _test(name: str, doc: str, define: Any = None, **more: Any) -> OpRecord:
@@ -42,16 +44,16 @@ def _isclose(t: Any, x: Any, other: Any, rtol: Any, atol: Any, *, equal_nan: boo
 
 
 OPS: tuple[OpRecord, ...] = (
-    _compare("eq", "Equal.", "eq"),
+    _compare("eq", "Equal.", "eq", law=Law.EQUAL),
     _compare("ne", "Not equal.", "ne", "not_equal"),
-    _compare("lt", "Less than.", "lt", "less"),
-    _compare("le", "At most.", "le", "less_equal"),
-    _compare("gt", "Greater than.", "gt", "greater"),
-    _compare("ge", "At least.", "ge", "greater_equal"),
-    _logic("logical_and", "Both are nonzero."),
-    _logic("logical_or", "At least one is nonzero."),
+    _compare("lt", "Less than.", "lt", "less", law=Law.LESS),
+    _compare("le", "At most.", "le", "less_equal", law=Law.AT_MOST),
+    _compare("gt", "Greater than.", "gt", "greater", law=Law.GREATER),
+    _compare("ge", "At least.", "ge", "greater_equal", law=Law.AT_LEAST),
+    _logic("logical_and", "Both are nonzero.", law=Law.AND),
+    _logic("logical_or", "At least one is nonzero.", law=Law.OR),
     _logic("logical_xor", "Exactly one is nonzero."),
-    _logic("logical_not", "Is zero.", "x: tensor"),
+    _logic("logical_not", "Is zero.", "x: tensor", law=Law.NOT),
     _test("isnan", "Is not a number."),
     _test("isinf", "Is an infinity."),
     _test("isfinite", "Is neither NaN nor an infinity."),

@@ -177,7 +177,8 @@ ARITHMETIC_OPS: tuple[OpRecord, ...] = (
     _binary("add", "Sum of two tensors; `alpha` scales the second.", law=Law.SUM, call=_add,
             dtypes="f32 bf16 int32 bool", more=("torch.Tensor.__add__", "torch.Tensor.__radd__")),
     _binary("sub", "Difference; `alpha` scales the second.", also="subtract", law=Law.DIFFERENCE, call=_sub,
-            eager=_sub_eager, dtypes="f32 bf16 int32", more=("torch.Tensor.__sub__",), rewrites=(Rewrite(((1, 0),), 0),)),
+            eager=_sub_eager, dtypes="f32 bf16 int32", more=("torch.Tensor.__sub__",),
+            rewrites=(Rewrite(((1, 0),), 0),)),
     _binary("mul", "Product.", also="multiply", law=Law.PRODUCT, call=_mul,
             dtypes="f32 bf16 int32 bool", more=("torch.Tensor.__mul__", "torch.Tensor.__rmul__"),
             rewrites=(Rewrite(((1, 1),), 0), Rewrite(((0, 1),), 1))),
@@ -261,13 +262,14 @@ _BIT_SAMPLES = samples(
 _BITS: dict[str, Any] = {"rule": BITWISE, "dtypes": "int32 bool"}
 
 BIT_OPS: tuple[OpRecord, ...] = (
-    _binary("bitwise_and", "And of the bits; for bools, and.", **_BITS,
+    _binary("bitwise_and", "And of the bits; for bools, and.", law=Law.AND, **_BITS,
             more=("torch.Tensor.__and__", "torch.Tensor.__rand__")),
-    _binary("bitwise_or", "Or of the bits; for bools, or.", **_BITS,
+    _binary("bitwise_or", "Or of the bits; for bools, or.", law=Law.OR, **_BITS,
             more=("torch.Tensor.__or__", "torch.Tensor.__ror__")),
     _binary("bitwise_xor", "Exclusive or of the bits.", **_BITS,
             more=("torch.Tensor.__xor__", "torch.Tensor.__rxor__")),
-    _unary("bitwise_not", "Complement of the bits; for bools, not.", **_BITS, more=("torch.Tensor.__invert__",)),
+    _unary("bitwise_not", "Complement of the bits; for bools, not.", law=Law.NOT, **_BITS,
+           more=("torch.Tensor.__invert__",)),
     _binary("shift_left", "Bits moved up by other places.", INTEGER, where="", methods=("bitwise_left_shift",),
             more=(*aliases("bitwise_left_shift"), "torch.Tensor.__lshift__"), samples=_BIT_SAMPLES),
     _binary("shift_right", "Bits moved down by other places; the sign is kept.", INTEGER, where="",

@@ -15,9 +15,9 @@ REGION_OPS: tuple[OpRecord, ...] = (
              "One kernel that reduces over one (merged) axis, with elementwise work before, between and after."),
     OpRecord("column", Kind.REGION, "xs: tensors, over: sizes = None",
              "One kernel that reduces over leading axes and keeps the last one, in fixed order."),
-    OpRecord("stream", Kind.REGION, "xs: tensors, *, axis: int",
-             "One kernel around a contraction whose result is made and used up block by block along `axis`, with the "
-             "folds and contractions over that axis, and elementwise work before, between and after."),
+    OpRecord("stream", Kind.REGION, "xs: tensors, *, axes: any",
+             "One kernel around a contraction whose result is made and used up block by block along `axes` as one, "
+             "with the folds and contractions over them, and elementwise work before, between and after."),
     OpRecord("extern", Kind.REGION, "xs: tensors", "One library call, or one view of a tensor that costs nothing."),
 )  # fmt: skip
 

@@ -21,9 +21,10 @@ NEST = OpRecord(
     "Independent iterations over the parallel axes, in any order; `vector` is the axis whose points share a vector.",
 )  # fmt: skip
 SWEEP = OpRecord(
-    "sweep", Kind.TILE, "axes: any, lo: sizes, hi: sizes",
+    "sweep", Kind.TILE, "axes: any, lo: sizes, hi: sizes, alive: any = None",
     "Iterations over further axes inside a nest, row-major. Reduce ops inside fold over these axes; a later sweep over "
-    "the same range may read what this one computed.",
+    "the same range may read what this one computed. Outside of `alive`, a pair of bounds of the last axis either of "
+    "which may be none, a point adds nothing to any fold and may be left out.",
 )  # fmt: skip
 LOAD = OpRecord(
     "load", Kind.TILE, "buffer: tensor, lookups: tensors, index: sizes, guard: any = None",

@@ -1,0 +1,204 @@
+"""Nests whose sweeps hold sweeps: the swept axis is taken in blocks, and sums of products are kept in registers.
+
+Lanes are points of the innermost parallel axis, so that no fold of the sweep crosses lanes. What one stage of a block
+leaves for the next is a tile in scratch memory: a row for each point of the swept axis, ``width`` vectors long. A sum
+of products holds ``ROWS`` rows by ``width`` vectors in registers while it walks what is summed; the operand that
+varies along the lanes comes from a tile, the other one is broadcast from where it lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+
+from tessera.backends.c import intrinsics as ci
+from tessera.backends.c.body import dtype_of
+from tessera.backends.c.fold import Fold, plan_fold
+from tessera.backends.c.products import BLOCK, SHORT_CHAIN, Products, mmas
+from tessera.backends.c.source import c_index
+from tessera.backends.c.stages import Block
+from tessera.backends.c.tiles import Loop
+from tessera.ir.dialects.tile import RUNNING
+from tessera.ir.dim import Dim, dim_max, dim_min
+from tessera.ir.dim_range import bounds
+from tessera.ir.graph import Operation
+from tessera.ir.record import Kind
+
+#: The first lane's point along the vector axis, in bounds that hold for all lanes.
+LANE = Dim.name("_lane")
+
+
+def is_blocked(nest: Operation) -> bool:
+    """Does a sweep of the nest hold another one?"""
+    assert nest.body is not None
+    return any(inner.body is not None for op in nest.body.ops if op.body is not None for inner in op.body.ops)
+
+
+class Blocked(Products):
+    """Writes the body of such a nest."""
+
+    def point(self, nest: Operation) -> None:
+        """The body of the nest, for the vectors that go together."""
+        assert nest.body is not None
+        for op in nest.body.ops:
+            if op.body is None:
+                for side in self.e.each():
+                    self.fetch((op,), side)
+                    self.e.statement(op)
+            elif any(inner.body is not None or inner.record.kind is Kind.REDUCE for inner in op.body.ops):
+                self.stream(op)
+            elif mmas(op):
+                self.alone(op)
+            else:
+                self.plain(op)
+
+    def plain(self, op: Operation) -> None:
+        """A sweep without folds: it reads what the sweeps before it left in tiles."""
+        assert op.body is not None
+        with self.loops(self.walks(op)):
+            for side in self.e.each():
+                self.fetch(op.body.ops, side)
+                for inner in op.body.ops:
+                    self.e.statement(inner)
+
+    def alone(self, op: Operation) -> None:
+        """Sums of products outside of the blocks, one for each lane."""
+
+        def end(op: Operation, total: str, side: int) -> None:
+            self.e.values[op.result] = total
+
+        self.several(op, [], "", 1, self.walks(op), end)
+
+    # -- a sweep in blocks
+
+    def stream(self, op: Operation) -> None:
+        """A sweep with folds and sums of products, block by block."""
+        e, plan = self.e, Block.of(op)
+        (axis,), (lo,), (hi,) = op.words("axes"), op.dims("lo"), op.dims("hi")
+        for sweep in plan.products:
+            self.pack(sweep, axis)
+        folds = {f: plan_fold(f) for f in plan.folds}
+        sides = [{f: self.start(p) for f, p in folds.items()} for _ in e.each()]
+        for sweep in plan.sums:
+            self.clear(sweep, axis)
+        begin, stop = e.fresh(), e.fresh()
+        self.starts[axis] = begin
+        first, end = self.alive(op, lo, hi)
+        e.lines.open(f"for (i64 {begin} = {first}; {begin} < {end}; {begin} += {BLOCK})")
+        e.lines.add(f"const i64 {stop} = x_min({begin} + {BLOCK}, {end});")
+        before = [dict(s) for s in e.sides]
+        block = (axis, begin, stop)
+        for gate in plan.gates:
+            self.gate(gate, plan, block)
+        for side in e.each():
+            for reached in plan.reached(before=True):
+                self.reach(reached, sides[side])
+        for stage in range(plan.stages):
+            self.stage(plan, stage, block, sides)
+        e.sides = before
+        e.lines.close()
+        for side in e.each():
+            for fold in sides[side].values():
+                e.finish(fold, across=False)
+
+    def alive(self, op: Operation, lo: Dim, hi: Dim) -> tuple[str, str]:
+        """From where to where points add to a fold, for any of the lanes."""
+        e, given = self.e, op.attrs.get("alive")
+        assert given is None or isinstance(given, tuple)
+        low, high = given or (None, None)
+        ranges = {} if not e.vector else {e.vector: (LANE, LANE + self.width * e.lanes)}
+        if isinstance(low, Dim):
+            least, _ = bounds(low, ranges)
+            lo = lo if least is None else dim_max(lo, least)
+        if isinstance(high, Dim):
+            _, most = bounds(high, ranges)
+            hi = hi if most is None else dim_min(hi, most)
+        names = {**e.names, str(LANE): e.names.get(e.vector, "0")}
+        first, end = e.fresh(), e.fresh()
+        e.lines.add(f"const i64 {first} = {c_index(lo, names)}, {end} = {c_index(hi, names)};")
+        return first, end
+
+    def start(self, fold: Fold) -> Fold:
+        """A fold with a state of its own. One with a factor is summed block by block, and needs no carry."""
+        scaled = len(fold.op.operands) > 1
+        mine = replace(fold, names=[], carry="" if scaled else fold.carry)
+        self.e.declare(mine)
+        return mine
+
+    def reach(self, op: Operation, folds: dict[Operation, Fold]) -> None:
+        """The value of ``running``: the fold's result if it ended here."""
+        (x,) = op.inputs
+        fold = next(f for o, f in folds.items() if x in o.results)
+        e = self.e
+        saved = dict(e.values)
+        e.finish(fold, across=False)
+        text, e.values = e.values[x], saved
+        name = e.fresh()
+        e.values[op.result] = name
+        e.lines.add(f"const {ci.vector_type(dtype_of(op.result))} {name} = {text};")
+
+    def gate(self, gate: Operation, plan: Block, block: Loop) -> None:
+        """Leave the block out when no point of it is alive."""
+        e, alive = self.e, self.e.fresh()
+        e.lines.add(f"vm {alive} = {{}};")
+        (condition,) = gate.inputs
+        with self.loops([block]):
+            for _ in e.each():
+                for op in plan.behind(condition):
+                    e.statement(op)
+                e.lines.add(f"{alive} |= {e.values[condition]} & t_live;")
+        e.lines.add(f"if (!t_any({alive})) continue;")
+
+    def stage(self, plan: Block, number: int, block: Loop, sides: list[dict[Operation, Fold]]) -> None:
+        e = self.e
+        for op in plan.constants(number):
+            for side in e.each():
+                if op.record is RUNNING:
+                    self.reach(op, sides[side])
+                else:
+                    e.statement(op)
+        for sweep in plan.at(number, plan.products):
+            self.product(sweep, block)
+        self.rows(plan, number, block, sides)
+        for sweep in plan.at(number, plan.sums):
+            self.sum(sweep, block)
+
+    def rows(self, plan: Block, number: int, block: Loop, sides: list[dict[Operation, Fold]]) -> None:
+        """The elementwise operations and folds of a stage, point by point."""
+        e, ops = self.e, plan.rows(number)
+        if not ops:
+            return
+        summed = [op for op in ops if op in plan.folds and len(op.operands) > 1]
+        for v in plan.kept(number):
+            self.tile(v, (block[0],), (Dim.const(BLOCK),))
+        scope = nullcontext((block, sides)) if not summed else self.chains(block, summed, sides)
+        with scope as (part, folds), self.loops([part]):
+            for side in e.each():
+                for v in plan.taken(number):
+                    self.take(v, side)
+                for op in ops:
+                    if op in plan.folds:
+                        e.step(folds[side][op])
+                    else:
+                        e.statement(op)
+                for v in plan.kept(number):
+                    self.hold(v, side)
+
+    @contextmanager
+    def chains(
+        self, block: Loop, summed: Sequence[Operation], sides: list[dict[Operation, Fold]]
+    ) -> Iterator[tuple[Loop, list[dict[Operation, Fold]]]]:
+        """A block in short pieces, for sums with a factor: each piece is added up by itself."""
+        e = self.e
+        for side in e.each():
+            for op in summed:
+                (total,), dtype = sides[side][op].names, sides[side][op].state[0].name
+                factor = e.operand(op.operands[-1], op.results[0].type.dtype)
+                e.lines.add(f"{total} = {ci.expression('mul', dtype, [total, factor])};")
+        with self.pieces(block, SHORT_CHAIN) as piece:
+            parts = [{**sides[side], **{op: self.start(sides[side][op]) for op in summed}} for side in e.each()]
+            yield piece, parts
+            for side in e.each():
+                for op in summed:
+                    e.lines.add(f"{sides[side][op].names[0]} += {parts[side][op].names[0]};")

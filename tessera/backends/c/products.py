@@ -1,0 +1,291 @@
+"""Sums of products: packed operands, and tiles of sums that are kept in registers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tessera.backends.c import intrinsics as ci
+from tessera.backends.c.body import dtype_of, op_makes_lanes, place
+from tessera.backends.c.source import c_index
+from tessera.backends.c.stages import varies
+from tessera.backends.c.tiles import Loop, Tiles
+from tessera.ir.dialects.tile import LOAD, MMA
+from tessera.ir.dim import Dim
+from tessera.ir.dim_range import coefficient
+from tessera.ir.graph import Operation, Value
+from tessera.schedule.plan import ONE
+
+#: Points of a swept axis in one block: the tiles of a block stay in the nearest cache.
+BLOCK = 128
+
+#: Terms that are added one after the other before their sum joins others: long chains of additions round more. The
+#: first is for sums of products along axes of their own, the second along the swept axis, the third for other sums.
+LONG_CHAIN, CHAIN, SHORT_CHAIN = 128, 32, 16
+
+#: Rows of a tile of products in registers, and its vectors, by lanes: as many sums as hide the latency of one, and no
+#: more than there are registers.
+ROWS, WIDTH = {16: 8, 8: 4, 4: 4}, 2
+
+
+class Products(Tiles):
+    """Writes the sweeps that sum products."""
+
+    def pack(self, sweep: Operation, swept: str) -> None:
+        """Bring what varies along the lanes, and is the same for all points of the swept axis, into a tile once."""
+        e = self.e
+        roots = packed(sweep, swept, e.vector)
+        if not roots:
+            return
+        assert sweep.body is not None
+        ops = [op for op in sweep.body.ops if op.record is not MMA and not varies(op.results[0], (swept,))]
+        for v in roots:
+            self.tile(v, sweep.words("axes"), sweep.dims("hi"))
+        *outer, (axis, lo, hi) = self.walks(sweep)
+        lying = [op for op in ops if self.lies(op, axis)]
+        with self.loops(outer):
+            at = e.fresh()
+            e.lines.open()
+            e.lines.add(f"i64 {at} = {lo};")
+            if lying:
+                e.lines.open(f"for (; {at} + L <= {hi}; {at} += L)")
+                self.squares(ops, lying, roots, (axis, at))
+                e.lines.close()
+            e.lines.open(f"for (; {at} < {hi}; {at}++)")
+            e.names[axis] = at
+            self.fill(ops, roots, [{} for _ in e.sides])
+            e.lines.close()
+            e.lines.close()
+
+    def lies(self, op: Operation, axis: str) -> bool:
+        """Does a load have its elements next to each other along ``axis`` rather than along the lanes?"""
+        if op.record is not LOAD or op.attrs.get("guard") or len(op.operands) > 1:
+            return False
+        offset, narrow = place(op)[1], ci.lane(dtype_of(op.result)) not in ("f64", "i64", "u64")
+        return narrow and coefficient(offset, axis) is ONE and coefficient(offset, self.e.vector) not in (None, ONE)
+
+    def squares(
+        self, ops: Sequence[Operation], lying: Sequence[Operation], roots: Sequence[Value], at: tuple[str, str]
+    ) -> None:
+        """L points of the axis ``at`` at once: what lies along it is loaded so, and turned."""
+        e, (axis, first) = self.e, at
+        e.names[axis] = first
+        turned: list[dict[Value, str]] = []
+        for _ in e.each():
+            mine = {op.result: e.fresh() for op in lying}
+            for op in lying:
+                (offset,), buffer = op.dims("index"), e.buffer(op)
+                step = coefficient(offset, e.vector)
+                assert step is not None
+                square, count = mine[op.result], "n" if e.partial else "L"
+                e.lines.add(f"{ci.vector_type(dtype_of(op.result))} {square}[L];")
+                pointer = f"{buffer[0]} + {c_index(offset, e.names)}"
+                e.lines.add(f"t_load_rows_{buffer[1]}({square}, {pointer}, {c_index(step, e.names)}, {count});")
+            turned.append(mine)
+        row = e.fresh()
+        e.lines.open(f"for (i64 {row} = 0; {row} < L; {row}++)")
+        e.names[axis] = f"({first} + {row})"
+        self.fill(ops, roots, [{v: f"{name}[{row}]" for v, name in mine.items()} for mine in turned])
+        e.lines.close()
+
+    def fill(self, ops: Sequence[Operation], roots: Sequence[Value], known: Sequence[dict[Value, str]]) -> None:
+        """One row of the tiles of ``roots``, where some of the operations' results are known for each side."""
+        e = self.e
+        before = [dict(s) for s in e.sides]
+        for side in e.each():
+            for op in ops:
+                if op.result in known[side]:
+                    e.values[op.result] = known[side][op.result]
+                else:
+                    e.statement(op)
+            for v in roots:
+                self.hold(v, side)
+        e.sides = before
+
+    def clear(self, sweep: Operation, swept: str) -> None:
+        """Start sums over the swept axis at zero."""
+        e = self.e
+        for op in mmas(sweep):
+            self.tile(op.result, sweep.words("axes"), sweep.dims("hi"))
+        with self.loops(self.walks(sweep)):
+            for side in e.each():
+                for op in mmas(sweep):
+                    e.values[op.result] = ci.constant(0, dtype_of(op.result))
+                    self.hold(op.result, side)
+
+    def product(self, sweep: Operation, block: Loop) -> None:
+        """Sums over axes of the inner sweep, for every point of a block: each goes into a tile."""
+        e = self.e
+        for op in mmas(sweep):
+            self.tile(op.result, (block[0],), (Dim.const(BLOCK),))
+
+        *outer, inner = self.walks(sweep)
+        tiles = self.from_tiles(sweep, block[0])
+        with self.pieces(inner, LONG_CHAIN) as piece:
+
+            def end(op: Operation, total: str, side: int) -> None:
+                slot, kind = self.slot(self.tiles[op.result], side), self.tiles[op.result].lane
+                more = f"{piece[1]} > {inner[1]} ? t_load_{kind}({slot}) + {total} : {total}"
+                e.lines.add(f"t_store_{kind}({slot}, {more});")
+
+            self.registers(sweep, tiles, [block], [*outer, piece], end)
+
+    def sum(self, sweep: Operation, block: Loop) -> None:
+        """Sums over the swept axis, for every point of the inner sweep: what a piece gives joins a tile."""
+        e = self.e
+
+        def join(op: Operation, total: str, side: int) -> None:
+            self.take(op.result, side)
+            e.values[op.result] = f"({e.values[op.result]} + {total})"
+            self.hold(op.result, side)
+
+        scaled = [op for op in mmas(sweep) if len(op.operands) > 2]
+        with self.loops(self.walks(sweep) if scaled else ()):
+            for side in e.each():
+                for op in scaled:
+                    self.take(op.result, side)
+                    factor = e.operand(op.operands[2], op.result.type.dtype)
+                    args = [e.values[op.result], factor]
+                    e.values[op.result] = ci.expression("mul", dtype_of(op.result), args)
+                    self.hold(op.result, side)
+        with self.pieces(block, CHAIN) as piece:
+            self.registers(sweep, self.from_tiles(sweep, ""), self.walks(sweep), [piece], join)
+
+    def from_tiles(self, sweep: Operation, swept: str) -> list[Value]:
+        """What the sums of a sweep read from tiles: what was packed, and what was computed point by point."""
+        assert sweep.body is not None
+        inside = {r for op in sweep.body.ops for r in op.results}
+        read = dict.fromkeys(v for op in sweep.body.ops for v in op.inputs if v in self.tiles and v not in inside)
+        return [*(packed(sweep, swept, self.e.vector) if swept else ()), *read]
+
+    def registers(
+        self, sweep: Operation, tiles: Sequence[Value], rows: Sequence[Loop], summed: Sequence[Loop],
+        end: Callable[[Operation, str, int], None],
+    ) -> None:  # fmt: skip
+        """Sums of products for all points of ``rows``, several of the last of them at once."""
+        e = self.e
+        with self.loops(rows[:-1]):
+            if not rows:
+                self.several(sweep, tiles, "", 1, summed, end)
+                return
+            axis, lo, hi = rows[-1]
+            at = e.names[axis] = f"i_{axis}"
+            many = ROWS[e.lanes]
+            e.lines.open()
+            e.lines.add(f"i64 {at} = {lo};")
+            e.lines.open(f"for (; {at} + {many} <= {hi}; {at} += {many})")
+            self.several(sweep, tiles, axis, many, summed, end)
+            e.lines.close()
+            e.lines.open(f"for (; {at} < {hi}; {at}++)")
+            self.several(sweep, tiles, axis, 1, summed, end)
+            e.lines.close()
+            e.lines.close()
+
+    def several(
+        self, sweep: Operation, tiles: Sequence[Value], axis: str, many: int, summed: Sequence[Loop],
+        end: Callable[[Operation, str, int], None],
+    ) -> None:  # fmt: skip
+        """The sums of ``many`` rows."""
+        e, at = self.e, self.e.names.get(axis, "")
+        spots = [(r, w) for r in range(many) for w in range(len(e.sides))]
+        totals = {(op, *spot): e.fresh() for op in mmas(sweep) for spot in spots}
+        for (op, *_), name in totals.items():
+            e.lines.add(f"{ci.vector_type(dtype_of(op.result))} {name} = {{}};")
+        before = [dict(s) for s in e.sides]
+        with self.loops(summed):
+            if many > 1:
+                self.ask(sweep, axis, many, summed[-1][0])
+            self.step(sweep, tiles, axis, many, totals)
+        e.sides = before
+        for side in e.each():
+            for r in range(many):
+                if axis:
+                    e.names[axis] = f"({at} + {r})" if r else at
+                for op in mmas(sweep):
+                    end(op, totals[op, r, side], side)
+        if axis:
+            e.names[axis] = at
+
+    def step(
+        self, sweep: Operation, tiles: Sequence[Value], axis: str, many: int,
+        totals: dict[tuple[Operation, int, int], str],
+    ) -> None:  # fmt: skip
+        """One product for each row and vector. What does not vary along the one or the other is computed once."""
+        e, at = self.e, self.e.names.get(axis, "")
+        values: dict[tuple[int, int], dict[Value, str]] = {}
+        for side in e.each():
+            for r in range(many):
+                for v in tiles:
+                    if r == 0 or varies(v, (axis,)):
+                        if axis:
+                            e.names[axis] = f"({at} + {r})" if r else at
+                        self.take(v, side)
+                values[r, side] = dict(e.values)
+        if axis:
+            e.names[axis] = at
+        assert sweep.body is not None
+        for op in sweep.body.ops:
+            if op.record is not MMA and op.result in tiles:
+                continue
+            made: dict[tuple[int, int], str] = {}
+            for side in e.each():
+                outer = e.values
+                for r in range(many):
+                    e.values = values[r, side]
+                    if axis:
+                        e.names[axis] = f"({at} + {r})" if r else at
+                    if op.record is MMA:
+                        total, dtype = totals[op, r, side], op.result.type.dtype
+                        a, b = (e.operand(x, dtype) for x in op.operands[:2])
+                        e.lines.add(f"{total} = {ci.expression('fma', dtype.name, [a, b, total])};")
+                        continue
+                    spot = (r if varies(op.result, (axis,)) else 0, side if varies(op.result, (e.vector,)) else 0)
+                    if spot not in made and not self.packs(op, sweep, tiles):
+                        e.statement(op)
+                        made[spot] = e.values[op.result]
+                    if spot in made:
+                        e.values[op.result] = made[spot]
+                e.values = outer
+        if axis:
+            e.names[axis] = at
+
+    def ask(self, sweep: Operation, axis: str, many: int, inner: str) -> None:
+        """Prefetch what the next rows will read where each of them is contiguous along what is summed: too many rows
+        for the processor to see that it will be needed.
+        """
+        e = self.e
+        assert sweep.body is not None
+        for op in sweep.body.ops:
+            if op.record is not LOAD or not varies(op.result, (axis,)) or varies(op.result, (e.vector,)):
+                continue
+            offset = place(op)[1]
+            if op.attrs.get("guard") or len(op.operands) > 1 or coefficient(offset, inner) is not ONE:
+                continue
+            at, k = e.names[axis], e.names[inner]
+            names = {**e.names, axis: f"({at} + {many} + ({k} & {many - 1}))", inner: f"({k} & -16)"}
+            e.lines.add(f"t_prefetch({e.buffer(op)[0]} + {c_index(offset, names)});")
+
+    @staticmethod
+    def packs(op: Operation, sweep: Operation, tiles: Sequence[Value]) -> bool:
+        """Is ``op`` only there for what is read from tiles?"""
+        assert sweep.body is not None
+        readers = [o for o in sweep.body.ops if op.result in o.inputs]
+        return bool(readers) and all(o.record is not MMA and o.result in tiles for o in readers)
+
+
+def mmas(sweep: Operation) -> list[Operation]:
+    """The sums of products of a sweep."""
+    assert sweep.body is not None
+    return [op for op in sweep.body.ops if op.record is MMA]
+
+
+def packed(sweep: Operation, swept: str, vector: str) -> list[Value]:
+    """Values that the sums of a sweep read, which vary along the lanes and not along the swept axis."""
+    assert sweep.body is not None
+    own = {op.result: op for op in sweep.body.ops if op.record is not MMA}
+    out: dict[Value, None] = {}
+    for op in sweep.body.ops:
+        if op.record is MMA or varies(op.results[0], (swept,)):
+            for v in op.inputs:
+                if v in own and op_makes_lanes(v) and varies(v, (vector,)) and not varies(v, (swept,)):
+                    out[v] = None
+    return list(out)
