@@ -19,6 +19,8 @@ WALKED = 64
 LIMIT = 1 << 30
 #: The longest part of a free side in one program.
 FREE_LIMIT = 256
+#: Elements of finished tiles a lane, where nothing else lives beside them.
+FULL_TILES = 128
 #: Fewer programs than these leave much of a GPU idle; blocks get fewer rows instead.
 ENOUGH_PROGRAMS = 132
 
@@ -37,6 +39,17 @@ _AMD: tuple[tuple[Trial, ...], ...] = (
     ((64, 32, 8), (32, 32, 8), (32, 32, 4), (16, 32, 4), (16, 16, 4)),
     _WIDE,
 )
+#: The same where nothing is folded over the columns.
+_NVIDIA_TILED: tuple[tuple[Trial, ...], ...] = (
+    ((128, 256, 8), (128, 128, 8), (64, 128, 4), (64, 64, 4), (32, 64, 4), (16, 64, 4), (16, 32, 4), (16, 16, 4)),
+    ((64, 64, 8), (32, 64, 4), (32, 32, 4), (16, 32, 4), (16, 16, 4)),
+    _WIDE,
+)
+_AMD_TILED: tuple[tuple[Trial, ...], ...] = (
+    ((128, 128, 8), (128, 64, 4), (64, 64, 4), (32, 64, 4), (16, 64, 4), (16, 32, 4), (16, 16, 4)),
+    ((64, 64, 8), (32, 64, 4), (32, 32, 4), (16, 32, 4), (16, 16, 4)),
+    _WIDE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +59,18 @@ class Room:
     shared: int
     tiles: int
     stages: int
-    trials: tuple[tuple[Trial, ...], ...]
+    walked: tuple[tuple[Trial, ...], ...]
+    tiled: tuple[tuple[Trial, ...], ...]
 
 
 #: By kind and architecture; the last row of a kind is for those that are not listed.
 ROOMS: Mapping[str, Room] = MappingProxyType(
     {
-        "cuda:90": Room(232448, 112, 3, _NVIDIA),
-        "cuda:100": Room(232448, 112, 3, _NVIDIA),
-        "cuda:80": Room(166912, 96, 3, _NVIDIA),
-        "cuda": Room(101376, 96, 2, _NVIDIA),
-        "hip": Room(65536, 96, 2, _AMD),
+        "cuda:90": Room(232448, 112, 3, _NVIDIA, _NVIDIA_TILED),
+        "cuda:100": Room(232448, 112, 3, _NVIDIA, _NVIDIA_TILED),
+        "cuda:80": Room(166912, 96, 3, _NVIDIA, _NVIDIA_TILED),
+        "cuda": Room(101376, 96, 2, _NVIDIA, _NVIDIA_TILED),
+        "hip": Room(65536, 96, 2, _AMD, _AMD_TILED),
     }
 )
 
@@ -64,16 +78,17 @@ ROOMS: Mapping[str, Room] = MappingProxyType(
 def block_config(t: Blocks, sizes: Mapping[str, int]) -> Config:
     """Blocks, warps and grid for given sizes. Sizes decide only through powers of two and whether blocks fill them."""
     extents = {s.block: max(s.extent.evaluate(sizes, signed=True), 0) for s in t.sides}
-    mode: Mode = "walked" if any(power(extents[s.block]) > HELD_LIMIT for s in t.inner) else "held"
+    limit = HELD_LIMIT if t.walks else WALKED
+    mode: Mode = "walked" if any(power(extents[s.block]) > limit for s in t.inner) else "held"
     room = ROOMS.get(t.target.name) or ROOMS[t.target.kind]
     lengths = {s.block: _length(s, extents[s.block], mode) for s in t.sides if s.block not in (ROWS, COLS)}
-    outer = t.outer.evaluate(sizes)
-    tries = room.trials[0 if t.width <= 2 else 1 if t.width <= 4 else 2]
+    table = room.walked if t.walks else room.tiled
+    tries = table[0 if t.width <= 2 else 1 if t.width <= 4 else 2]
     chosen = None
     for rows, cols, warps in tries:
         made = {**lengths, ROWS: _clamped(rows, extents.get(ROWS, 1)), COLS: _clamped(cols, extents[COLS])}
         chosen = laid_out_blocks(t, sizes, mode, made, warps, room.stages)
-        if fits(t, chosen, room) and (outer * -(-extents.get(ROWS, 1) // rows) >= ENOUGH_PROGRAMS or rows <= 64):
+        if fits(t, chosen, room) and (chosen.grid >= ENOUGH_PROGRAMS or rows <= 64):
             break
     assert chosen is not None
     return chosen
@@ -96,7 +111,8 @@ def fits(t: Blocks, c: Config, room: Room) -> bool:
     free = sum(made[s.block] for s in t.shared)
     lanes = c.warps * (64 if t.target.kind == "hip" else 32)
     # The first two tiles of a block share registers; what further folds take lives beside them in part.
-    if rows * (free + c.cols * t.folded / 2) > room.tiles * lanes:
+    tiles = t.folded / 2 if t.walks else len(t.products)
+    if rows * (free + c.cols * tiles) > (room.tiles if t.walks else FULL_TILES) * lanes:
         return False
     shared = 0
     for sides, width, varies in t.loads:
@@ -115,7 +131,7 @@ def laid_out_blocks(
     for s in t.sides:
         extent, block = max(s.extent.evaluate(sizes, signed=True), 0), lengths[s.block]
         more += [(s.block, block), (s.even, int(extent % block == 0))]
-        if s.block == ROWS:
+        if s in t.tiled:
             grid *= -(-extent // block)
         elif s.parts:
             parts = max(parts, -(-extent // block))

@@ -46,6 +46,8 @@ class Loop:
     declared: list[str] = field(default_factory=list)
 
 
+#: Rows of tiles that programs take one after the other, down each column of them.
+GROUP = 8
 #: Writes a product, added to a state where there is one; and the sides of its result.
 Product = tuple[Callable[[str], str], Sequence[Side]]
 
@@ -61,6 +63,7 @@ class BlockEmitter(BlockStatements):
     states: dict[Value, State] = field(default_factory=dict)
     finished: dict[tuple[Value, bool], str] = field(default_factory=dict)
     variant: set[Value] = field(default_factory=set)
+    hoisted: bool = False
 
     # -- the function as a whole
 
@@ -70,8 +73,9 @@ class BlockEmitter(BlockStatements):
         for op in self.layout.before:
             self.step(op)
         self.variant = varying(self.layout.swept)
+        self.hoisted = self.layout.walks
         self.walk()
-        self.variant = set()
+        self.variant, self.hoisted = set(), False
         for op in self.layout.after:
             self.step(op)
         function = self.function()
@@ -95,9 +99,11 @@ class BlockEmitter(BlockStatements):
         """Which program this is, and where it stands along every side that is not walked."""
         t, add = self.layout, self.lines.add
         counts = [(a, f"i{n}", self.exprs.text(t.extents[a])) for n, a in enumerate(t.single)]
-        rows = t.by_block.get(ROWS)
-        if rows is not None:
-            counts.append(("", "tile", f"tl.cdiv({self.exprs.text(rows.extent)}, {ROWS})"))
+        tiles = {s.block: f"tl.cdiv({self.exprs.text(s.extent)}, {s.block})" for s in t.tiled}
+        if not t.walks:
+            counts.append(("", "tile", " * ".join(tiles.values())))
+        elif tiles:
+            counts.append(("", "tile", tiles[ROWS]))
         if t.shared:
             parts = [f"tl.cdiv({self.exprs.text(s.extent)}, {s.block})" for s in t.shared]
             most = parts[0]
@@ -106,16 +112,31 @@ class BlockEmitter(BlockStatements):
             counts.append(("", "part", most))
         add("program = tl.program_id(0)")
         for axis, name, count in reversed(counts):
+            count = count if " * " not in count else f"({count})"
             add(f"{name} = (program % {count}).to(tl.int64)")
             add(f"program = program // {count}")
             if axis:
                 self.exprs.axes[axis] = name
+        if len(tiles) == 2:
+            self.grouped(tiles[ROWS], tiles[COLS])
         for s in t.sides:
-            if s.block == COLS or (self.mode == "walked" and s in t.inner):
+            if (s.block == COLS and t.walks) or (self.mode == "walked" and s in t.inner):
                 self.lanes(s)
             else:
-                start = "tile" if s.block == ROWS else "part" if s.parts else ""
+                first = s is t.tiled[0] if t.tiled else False
+                start = "tile" if first else "strip" if s in t.tiled else "part" if s.parts else ""
                 self.stand(s, f"{start} * {s.block}" if start else "")
+
+    def grouped(self, rows: str, cols: str) -> None:
+        """Take programs apart so that neighbours share most of what they read: a few rows of tiles at a time."""
+        for line in (
+            f"across = {GROUP} * {cols}",
+            f"first = tile // across * {GROUP}",
+            f"group = tl.minimum({rows} - first, {GROUP})",
+            "strip = tile % across // group",
+            "tile = first + tile % across % group",
+        ):
+            self.lines.add(line)
 
     def lanes(self, s: Side) -> str:
         """Offsets inside a block."""
@@ -158,18 +179,26 @@ class BlockEmitter(BlockStatements):
         swept = self.layout.swept
         side = self.layout.by_block[COLS]
         assert swept.body is not None
+        if not self.layout.walks:
+            self.block(swept)
+            return
         self.hoist(swept.body.ops)
         lo, hi = loop_bounds(self, swept)
         with self.loop(side, "start", lo, hi):
-            for op in swept.body.ops:
-                if op.body is not None:
-                    self.inner(op)
-                elif not self.invariant(op):
-                    self.statement(op)
+            self.block(swept)
+
+    def block(self, swept: Operation) -> None:
+        """One block of the swept side."""
+        assert swept.body is not None
+        for op in swept.body.ops:
+            if op.body is not None:
+                self.inner(op)
+            elif not self.invariant(op):
+                self.statement(op)
 
     def invariant(self, op: Operation) -> bool:
         """Is an operation the same in all blocks, and so already done?"""
-        return bool(op.results) and not any(r in self.variant for r in op.results)
+        return self.hoisted and bool(op.results) and not any(r in self.variant for r in op.results)
 
     def hoist(self, ops: Sequence[Operation]) -> None:
         """What is the same in all blocks, before the loop; not what stands in a loop of its own."""
@@ -241,7 +270,7 @@ class BlockEmitter(BlockStatements):
         if op.record.kind is not Kind.MAP:
             return False
         with self.along(self.lies(op.operands)) as frame:
-            text = narrow_comparison(self, op, self.layout.swept)
+            text = narrow_comparison(self, op)
             if text is not None:
                 self.gives(op.result, op.name, text, frame)
         return text is not None

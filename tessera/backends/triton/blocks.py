@@ -12,7 +12,7 @@ from functools import cached_property
 
 from tessera.backends.base import Target
 from tessera.backends.triton.statements import dims
-from tessera.backends.triton.tiling import Mode, without_units
+from tessera.backends.triton.tiling import Mode, without_piece, without_units
 from tessera.ir.dialects import OPS
 from tessera.ir.dialects.tile import GATE, LOAD, MMA, RUNNING, STORE
 from tessera.ir.dim import Dim, product
@@ -20,7 +20,7 @@ from tessera.ir.dim_range import coefficient
 from tessera.ir.graph import Operation, Value
 from tessera.ir.record import Kind
 from tessera.ir.types import TileType
-from tessera.schedule.plan import ZERO, Unschedulable
+from tessera.schedule.plan import ONE, ZERO, Unschedulable
 
 ROWS, COLS = "ROWS", "COLS"
 _CAST = OPS["cast"]
@@ -59,7 +59,8 @@ class Side:
 @dataclass(frozen=True)
 class Blocks:
     """A nest laid out. ``before`` and ``after`` stand around the sweep that is walked; ``single`` are parallel axes
-    with one value in a program.
+    with one value in a program. Where nothing is folded over the sweep, it is not walked (``walks``): its blocks are
+    programs of their own.
     """
 
     before: tuple[Operation, ...]
@@ -68,6 +69,7 @@ class Blocks:
     extents: Mapping[str, Dim]
     single: tuple[str, ...]
     sides: tuple[Side, ...]
+    walks: bool
     target: Target
     maker: Mapping[Value, Operation] = field(repr=False)
 
@@ -79,6 +81,11 @@ class Blocks:
     @cached_property
     def by_block(self) -> Mapping[str, Side]:
         return {s.block: s for s in self.sides}
+
+    @property
+    def tiled(self) -> tuple[Side, ...]:
+        """The sides whose blocks are programs, without those that are merely shared out."""
+        return tuple(s for s in self.sides if s.block == ROWS or (s.block == COLS and not self.walks))
 
     @property
     def inner(self) -> tuple[Side, ...]:
@@ -186,19 +193,58 @@ def blocks(nest: Operation, target: Target) -> Blocks:
     assert nest.body is not None
     flat = tuple(_flat(op) for op in nest.body.ops)
     maker = {r: o for o in every(flat) for r in o.results}
-    ops = living(flat)
-    axes = names(nest.attrs["axes"])
-    extents = dict(zip(axes, bounds_of(nest.attrs["extents"]), strict=True))
-    walked = [n for n, op in enumerate(ops) if op.body is not None and folded_in(op)]
-    if len(walked) != 1:
-        raise Unschedulable("blocks are walked in one sweep, and this nest has several that fold")
-    at = walked[0]
+    extents = dict(zip(names(nest.attrs["axes"]), bounds_of(nest.attrs["extents"]), strict=True))
+    ops, extents = uncut(living(flat), extents)
+    found = [n for n, op in enumerate(ops) if op.body is not None and folded_in(op)]
+    walks = bool(found)
+    found = found or [n for n, op in enumerate(ops) if op.body is not None]
+    if len(found) != 1:
+        raise Unschedulable("blocks are made of one sweep, and this nest has several")
+    at = found[0]
     swept = ops[at]
-    row = _rows(swept, axes)
+    row = _rows(swept, tuple(extents))
     sides = [] if row is None else [Side(ROWS, (row,), (ZERO,), (extents[row],), 0)]
     sides += _inner_sides(ops, swept)
-    single = tuple(a for a in axes if a != row)
-    return Blocks(ops[:at], swept, ops[at + 1 :], extents, single, tuple(sides), target, maker)
+    if not walks:
+        sides = _tiled(sides, swept)
+    single = tuple(a for a in extents if a != row)
+    return Blocks(ops[:at], swept, ops[at + 1 :], extents, single, tuple(sides), walks, target, maker)
+
+
+def uncut(ops: tuple[Operation, ...], extents: Mapping[str, Dim]) -> tuple[tuple[Operation, ...], dict[str, Dim]]:
+    """The operations, with sweeps whole that were cut into pieces: programs share them out otherwise."""
+    kept = dict(extents)
+    for piece in extents:
+        whole: list[Operation] = []
+        for op in ops:
+            reads = {n for o in every((op,)) if o.body is None for e in dims(tuple(o.attrs.values())) for n in e.names()}
+            if op.body is None and piece not in reads | depends(*op.results):
+                whole.append(op)
+                continue
+            if op.body is None or piece in reads or len(bounds_of(op.attrs["lo"])) != 1:
+                break
+            bounds = without_piece(*bounds_of(op.attrs["lo"]), *bounds_of(op.attrs["hi"]), piece)
+            if bounds is None:
+                break
+            whole.append(replace(op, attrs={**op.attrs, "lo": bounds[:1], "hi": bounds[1:]}))
+        else:
+            ops = tuple(whole)
+            del kept[piece]
+    return ops, kept
+
+
+def _tiled(sides: Sequence[Side], swept: Operation) -> list[Side]:
+    """The sides of a sweep whose blocks are programs: the one along which more is contiguous comes last."""
+    rows, cols = (next((s for s in sides if s.block == b), None) for b in (ROWS, COLS))
+    assert cols is not None
+    others = [s for s in sides if s not in (rows, cols)]
+    cols = replace(cols, folded=False)
+    if rows is None:
+        return [cols, *others]
+    stores = [dims(o.attrs["index"])[0] for o in every((swept,)) if o.record is STORE]
+    if sum((coefficient(e, rows.axes[0]) is ONE) - (coefficient(e, cols.axes[0]) is ONE) for e in stores) > 0:
+        rows, cols = replace(cols, block=ROWS, rank=0), replace(rows, block=COLS, rank=2)
+    return [rows, cols, *others]
 
 
 def _flat(op: Operation) -> Operation:
@@ -223,9 +269,9 @@ def _rows(swept: Operation, axes: Sequence[str]) -> str | None:
     return None
 
 
-def depends(x: object) -> frozenset[str]:
-    """The axes that a value depends on."""
-    return frozenset(x.type.axes) if isinstance(x, Value) and isinstance(x.type, TileType) else frozenset()
+def depends(*values: object) -> frozenset[str]:
+    """The axes that values depend on."""
+    return frozenset(a for x in values if isinstance(x, Value) and isinstance(x.type, TileType) for a in x.type.axes)
 
 
 def _inner_sides(ops: Sequence[Operation], swept: Operation) -> list[Side]:

@@ -215,7 +215,7 @@ def unchunked(
         if op.body is None:
             whole.append(op)
             continue
-        bounds = _without_piece(_dims(op.attrs["lo"])[-1], _dims(op.attrs["hi"])[-1], piece)
+        bounds = without_piece(_dims(op.attrs["lo"])[-1], _dims(op.attrs["hi"])[-1], piece)
         if bounds is None or len(_names(op.attrs["axes"])) != 1:
             return axes, extents, ops
         whole.append(replace(op, attrs={**op.attrs, "lo": bounds[:1], "hi": bounds[1:]}))
@@ -232,7 +232,7 @@ def _deep_dims(a: object) -> list[Dim]:
     return [d for x in a for d in _deep_dims(x)] if isinstance(a, tuple) else []
 
 
-def _without_piece(lo: Dim, hi: Dim, piece: str) -> tuple[Dim, Dim] | None:
+def without_piece(lo: Dim, hi: Dim, piece: str) -> tuple[Dim, Dim] | None:
     """Bounds of the uncut sweep; None unless the piece number cuts them evenly."""
     low, high = bound_parts(lo, "max"), bound_parts(hi, "min")
     start = [e for e in low if piece in e.names()]
