@@ -17,10 +17,10 @@ from tessera.passes.pipeline import PIPELINE
 from tessera.schedule.plan import Program
 from tessera.schedule.schedule import schedule
 
-B, H, S, T, D, E = "B", "H", "S", "T", "D", "E"
+B, H, S, T, D, E, M = "B", "H", "S", "T", "D", "E", "M"
 INF = float("inf")
 Q, K, V, O = Tensor[B, H, S, D], Tensor[B, H, T, D], Tensor[B, H, T, E], Tensor[B, H, S, E]  # noqa: E741
-BF16 = tessera.bf16
+BF16, F16, F64 = tessera.bf16, tessera.f16, tessera.f64
 
 
 def far(s: Any) -> Any:
@@ -173,9 +173,89 @@ def nearest(x: Tensor[S, D], w: Tensor[T, D]) -> tuple[Tensor[S], Tensor[S, tess
     return s.amax(-1), s.argmax(-1)
 
 
+@tessera.function
+def half(q: Tensor[B, S, D, F16], k: Tensor[B, T, D, F16], v: Tensor[B, T, E, F16]) -> Tensor[B, S, E, F16]:
+    return torch.softmax(q @ k.mT, -1) @ v
+
+
+@tessera.function
+def double(q: Tensor[B, S, D, F64], k: Tensor[B, T, D, F64], v: Tensor[B, T, E, F64]) -> Tensor[B, S, E, F64]:
+    return torch.softmax(q @ k.mT, -1) @ v
+
+
+@tessera.function
+def rotated(q: Q, k: K, v: V, c: Tensor[S, D], s: Tensor[S, D]) -> O:
+    n = q.shape[-1] // 2
+    q = q * c + torch.cat([-q[..., n:], q[..., :n]], -1) * s
+    return torch.softmax(q @ k.mT, -1) @ v
+
+
+@tessera.function
+def nested(q: Tensor[B, S, M, D], k: Tensor[B, T, M, D], v: Tensor[B, T, E]) -> Tensor[B, S, E]:
+    return torch.softmax(torch.einsum("bsmd,btmd->bst", q, k), -1) @ v
+
+
+@tessera.function
+def column(q: Tensor[B, S, D], k: Tensor[B, T, D], v: Tensor[B, T, 1]) -> Tensor[B, S, 1]:
+    return torch.softmax(q @ k.mT, -1) @ v
+
+
+@tessera.function
+def outer(q: Tensor[B, S, 1], k: Tensor[B, T, 1], v: Tensor[B, T, E]) -> Tensor[B, S, E]:
+    return torch.softmax(q @ k.mT, -1) @ v
+
+
+@tessera.function
+def folds(x: Tensor[S, D], w: Tensor[T, D]) -> tuple[Tensor[S], Tensor[S], Tensor[S], Tensor[S, tessera.bool_]]:
+    s = x @ w.T
+    return s.amin(-1), s.prod(-1), s.abs().mean(-1), (s > 3).any(-1)
+
+
+@tessera.function
+def limited(q: Q, k: K, v: V, n: Tensor[B, tessera.int32]) -> O:
+    s = q @ k.mT
+    beyond = torch.arange(s.shape[-1]) >= n[:, None, None, None]
+    return torch.softmax(s.masked_fill(beyond, -INF), -1) @ v
+
+
+@tessera.function
+def relative(q: Q, k: K, v: V, bias: Tensor[H, 7]) -> O:
+    s = q @ k.mT
+    return torch.softmax(s + bias[:, far(s).clamp(-3, 3) + 3], -1) @ v
+
+
+@tessera.function
+def slanted(q: Q, k: K, v: V) -> O:
+    s = q @ k.mT
+    i, j = torch.arange(s.shape[-2])[:, None], torch.arange(s.shape[-1])[None, :]
+    return torch.softmax(s.masked_fill((2 * i - 3 * j > 7) | (j % 3 == 0), -INF), -1) @ v
+
+
+@tessera.function
+def linear(x: Tensor[S, D], w: Tensor[T, D], b: Tensor[T]) -> Tensor[S, T]:
+    return torch.nn.functional.gelu(x @ w.T + b)
+
+
+@tessera.function
+def gated(x: Tensor[S, D], w: Tensor[D, T], u: Tensor[D, T]) -> Tensor[S, T]:
+    return torch.nn.functional.silu(x @ w) * (x @ u)
+
+
+@tessera.function
+def batched(x: Tensor[B, S, D], w: Tensor[B, D, T]) -> Tensor[B, S, T]:
+    return torch.relu(x @ w)
+
+
+@tessera.function
+def narrow_linear(x: Tensor[S, D, BF16], w: Tensor[T, D, BF16], b: Tensor[T, BF16]) -> Tensor[S, T, BF16]:
+    return torch.relu(x @ w.T + b)
+
+
 BOTH = ({"B": 1, "H": 2, "S": 37, "T": 41, "D": 24, "E": 40}, {"B": 2, "H": 1, "S": 1, "T": 70, "D": 24, "E": 20})
-SAME = tuple({**s, "T": s["S"]} for s in BOTH)
+SAME = ({**BOTH[0], "T": 37},)
 LONG = {"B": 1, "H": 1, "S": 19, "T": 35, "D": 260, "E": 258}
+SMALL = ({"B": 1, "S": 19, "T": 37, "D": 12, "E": 10, "M": 3},)
+NONE = {"B": 1, "H": 2, "S": 5, "T": 0, "D": 24, "E": 40}
 ONE = ({"B": 2, "H": 3, "T": 41, "D": 24, "E": 40},)
 EVEN = {"B": 1, "H": 1, "S": 128, "T": 256, "D": 32, "E": 64}
 
@@ -185,11 +265,10 @@ class Stream:
     """A program, the sizes to run it at, integers that its parameters take (as a range), and numbers."""
 
     function: Any
-    sizes: tuple[Mapping[str, int], ...] = BOTH
-    static: Mapping[str, int] = field(default_factory=dict)
+    sizes: tuple[Mapping[str, int], ...] = BOTH[:1]
     integers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     numbers: Mapping[str, float] = field(default_factory=dict)
-    streams: int = 1
+    strided: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -200,11 +279,11 @@ class Stream:
         """Before regions are made, and scheduled."""
         before = parse(str(self.function.ir("dce")))
         fuse = next(row.step for row in PIPELINE if row.step.name == "fuse")
-        return before, schedule(fuse.run(before))
+        return before, schedule(fuse.run(before), self.strided)
 
 
 CASES = (
-    Stream(full, (*BOTH, LONG, EVEN), numbers={"scale": 0.3}),
+    Stream(full, (*BOTH, LONG, EVEN, NONE), numbers={"scale": 0.3}),
     Stream(causal, (*BOTH, EVEN), numbers={"scale": 0.3}),
     Stream(lower, SAME),
     Stream(sloped),
@@ -214,18 +293,32 @@ CASES = (
     Stream(prefix, integers={"lengths": (5, 20)}),
     Stream(documents, integers={"a": (0, 2), "b": (0, 2)}),
     Stream(biased),
-    Stream(grouped, tuple({**s, "G": 2} for s in BOTH)),
+    Stream(grouped, ({**BOTH[0], "G": 2},)),
     Stream(dropped),
-    Stream(logged, (*BOTH, LONG)),
+    Stream(logged, (*BOTH, EVEN), strided=frozenset("qkv")),
     Stream(narrow, (*BOTH, LONG), numbers={"scale": 0.3}),
     Stream(narrow_causal, SAME, numbers={"scale": 0.3}),
     Stream(single, ONE),
     Stream(shared, ONE),
     Stream(interleaved),
-    Stream(vocabulary, (*BOTH, LONG)),
+    Stream(vocabulary, (LONG,)),
     Stream(likely, integers={"target": (0, 41)}),
     Stream(twice),
     Stream(both),
     Stream(unsoft),
     Stream(nearest),
+    Stream(half, SMALL),
+    Stream(double, SMALL),
+    Stream(rotated),
+    Stream(nested, SMALL),
+    Stream(column, SMALL),
+    Stream(outer, SMALL),
+    Stream(folds, SMALL),
+    Stream(limited, integers={"n": (3, 30)}),
+    Stream(relative),
+    Stream(slanted),
+    Stream(linear, (*SMALL, {"S": 70, "T": 130, "D": 80})),
+    Stream(gated, SMALL),
+    Stream(batched, SMALL),
+    Stream(narrow_linear, SMALL),
 )

@@ -19,8 +19,8 @@ WALKED = 64
 LIMIT = 1 << 30
 #: The longest part of a free side in one program.
 FREE_LIMIT = 256
-#: Elements of finished tiles a lane, where nothing else lives beside them.
-FULL_TILES = 128
+#: Points a lane may have, by how many operations each takes: compilers carry one out for all points before the next.
+POINTS = ((8, 128), (24, 64))
 #: Fewer programs than these leave much of a GPU idle; blocks get fewer rows instead.
 ENOUGH_PROGRAMS = 132
 
@@ -111,8 +111,9 @@ def fits(t: Blocks, c: Config, room: Room) -> bool:
     free = sum(made[s.block] for s in t.shared)
     lanes = c.warps * (64 if t.target.kind == "hip" else 32)
     # The first two tiles of a block share registers; what further folds take lives beside them in part.
-    tiles = t.folded / 2 if t.walks else len(t.products)
-    if rows * (free + c.cols * tiles) > (room.tiles if t.walks else FULL_TILES) * lanes:
+    if t.walks and rows * (free + c.cols * t.folded / 2) > room.tiles * lanes:
+        return False
+    if rows * c.cols * (1 if t.walks else len(t.products)) > _points(t.work) * lanes:
         return False
     shared = 0
     for sides, width, varies in t.loads:
@@ -120,6 +121,10 @@ def fits(t: Blocks, c: Config, room: Room) -> bool:
         if len(sides) == 2:
             shared += math.prod(made[b] for b in sides) * width * (c.stages if anew else 1)
     return shared <= room.shared
+
+
+def _points(work: int) -> int:
+    return next((n for most, n in POINTS if work <= most), 32)
 
 
 def laid_out_blocks(
@@ -130,7 +135,7 @@ def laid_out_blocks(
     more: list[tuple[str, int]] = []
     for s in t.sides:
         extent, block = max(s.extent.evaluate(sizes, signed=True), 0), lengths[s.block]
-        more += [(s.block, block), (s.even, int(extent % block == 0))]
+        more += [(s.block, block), (s.even, int(extent > 0 and extent % block == 0))]
         if s in t.tiled:
             grid *= -(-extent // block)
         elif s.parts:

@@ -118,6 +118,14 @@ class Blocks:
         kept = {self.original(o.operands[0]) for o in folds}
         return max(len(kept), 2)
 
+    @cached_property
+    def work(self) -> int:
+        """How many operations a point of a block takes besides its products."""
+        assert self.swept.body is not None
+        sides = [{s.block for a in depends(*o.results) if (s := self.home.get(a))} for o in self.swept.body.ops
+                 if o.record.kind is Kind.MAP]  # fmt: skip
+        return sum(len(s) == 2 for s in sides)
+
     def original(self, x: object) -> object:
         """What ``x`` is a conversion of."""
         while isinstance(x, Value) and (op := self.maker.get(x)) is not None and op.record is _CAST:
