@@ -57,7 +57,7 @@ def _gates(e: BlockStatements, swept: Operation) -> list[tuple[Dim | None, Dim |
     for n, v in enumerate(alike):
         if position(v, e.layout.maker) is None:
             maker[v] = Operation(maker[v].record, (), (v,), {"of": Dim.name(f"_l{n}")})
-    found = []
+    found: list[tuple[Dim | None, Dim | None, Sequence[Value]]] = []
     for op in swept.body.ops:
         if op.record is GATE:
             within: Interval = holds(op.operands[0], True, maker, e.layout.by_block[COLS].axes[0])
@@ -71,7 +71,7 @@ def _extreme(e: BlockStatements, at: Dim, known: Sequence[Value], which: str) ->
     if not sides <= {ROWS}:
         return None
     with e.along(sides):
-        text = e.place(at, [v for v in known])
+        text = e.place(at, list(known))
     return f"tl.{which}({text}, axis=0)" if sides else f"({text})"
 
 

@@ -12,9 +12,9 @@ from tessera.backends.triton.tiling import Config, Mode, power
 
 #: The shortest side that a product of tiles takes.
 LEAST = 16
-#: The longest inner side that is held whole; longer ones are walked in blocks of WALKED.
-HELD_LIMIT = 256
-WALKED = 64
+#: By the bytes of an operand (2 or fewer, 4, 8): the longest inner side that is held whole, and the blocks in which
+#: longer ones are walked. Without tensor cores a lane holds its operands over the whole side.
+HELD_LIMITS, WALKED = (256, 64, 32), (64, 16, 16)
 #: Offsets inside a tile have 32 bits below this, for sums of two.
 LIMIT = 1 << 30
 #: The longest part of a free side in one program.
@@ -78,14 +78,15 @@ ROOMS: Mapping[str, Room] = MappingProxyType(
 def block_config(t: Blocks, sizes: Mapping[str, int]) -> Config:
     """Blocks, warps and grid for given sizes. Sizes decide only through powers of two and whether blocks fill them."""
     extents = {s.block: max(s.extent.evaluate(sizes, signed=True), 0) for s in t.sides}
-    limit = HELD_LIMIT if t.walks else WALKED
+    kind = 0 if t.width <= 2 else 1 if t.width <= 4 else 2
+    limit = (HELD_LIMITS if t.walks else WALKED)[kind]
     mode: Mode = "walked" if any(power(extents[s.block]) > limit for s in t.inner) else "held"
     room = ROOMS.get(t.target.name) or ROOMS[t.target.kind]
-    lengths = {s.block: _length(s, extents[s.block], mode) for s in t.sides if s.block not in (ROWS, COLS)}
+    most = WALKED[kind] if mode == "walked" else limit
+    lengths = {s.block: _length(s, extents[s.block], most) for s in t.sides if s.block not in (ROWS, COLS)}
     table = room.walked if t.walks else room.tiled
-    tries = table[0 if t.width <= 2 else 1 if t.width <= 4 else 2]
     chosen = None
-    for rows, cols, warps in tries:
+    for rows, cols, warps in table[kind]:
         made = {**lengths, ROWS: _clamped(rows, extents.get(ROWS, 1)), COLS: _clamped(cols, extents[COLS])}
         chosen = laid_out_blocks(t, sizes, mode, made, warps, room.stages)
         if fits(t, chosen, room) and (chosen.grid >= ENOUGH_PROGRAMS or rows <= 64):
@@ -94,10 +95,8 @@ def block_config(t: Blocks, sizes: Mapping[str, int]) -> Config:
     return chosen
 
 
-def _length(s: Side, extent: int, mode: Mode) -> int:
-    if s.folded:
-        return _clamped(WALKED if mode == "walked" else HELD_LIMIT, extent)
-    return _clamped(FREE_LIMIT, extent)
+def _length(s: Side, extent: int, most: int) -> int:
+    return _clamped(most if s.folded else FREE_LIMIT, extent)
 
 
 def _clamped(most: int, extent: int) -> int:

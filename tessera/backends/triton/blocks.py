@@ -225,13 +225,14 @@ def uncut(ops: tuple[Operation, ...], extents: Mapping[str, Dim]) -> tuple[tuple
     for piece in extents:
         whole: list[Operation] = []
         for op in ops:
-            reads = {n for o in every((op,)) if o.body is None for e in dims(tuple(o.attrs.values())) for n in e.names()}
+            inside = [e for o in every((op,)) if o.body is None for e in dims(tuple(o.attrs.values()))]
+            reads = {n for e in inside for n in e.names()}
             if op.body is None and piece not in reads | depends(*op.results):
                 whole.append(op)
                 continue
             if op.body is None or piece in reads or len(bounds_of(op.attrs["lo"])) != 1:
                 break
-            bounds = without_piece(*bounds_of(op.attrs["lo"]), *bounds_of(op.attrs["hi"]), piece)
+            bounds = without_piece(bounds_of(op.attrs["lo"])[0], bounds_of(op.attrs["hi"])[0], piece)
             if bounds is None:
                 break
             whole.append(replace(op, attrs={**op.attrs, "lo": bounds[:1], "hi": bounds[1:]}))
