@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from tessera.backends.base import Target
+from tessera.backends.triton.block_config import laid_out_blocks
+from tessera.backends.triton.blocks import Blocks
 from tessera.backends.triton.emit import emit
 from tessera.backends.triton.source import Bound, TritonSource
 from tessera.backends.triton.tiling import laid_out, power
@@ -86,13 +88,18 @@ def padded_strides(shape: tuple[int, ...]) -> list[int]:
 
 def looped(source: TritonSource, sizes: Mapping[str, int]) -> list[Bound] | None:
     """Every nest that can loop does, over blocks much shorter than its sweeps; None when none can."""
-    if not any("loop" in n.functions for n in source.nests):
+    if not any(mode in n.functions for n in source.nests for mode in ("loop", "held")):
         return None
     out = []
     for nest in source.nests:
-        mode = "loop" if "loop" in nest.functions else nest.tiling.modes[0]
-        points = power(nest.tiling.points.evaluate(sizes))
-        config = laid_out(nest.tiling, sizes, mode, 16, min(points, 4))
+        t = nest.tiling
+        if isinstance(t, Blocks):
+            mode = t.modes[-1]
+            config = laid_out_blocks(t, sizes, mode, {s.block: 64 if s.parts else 16 for s in t.sides}, 4, 2)
+        else:
+            mode = "loop" if "loop" in nest.functions else t.modes[0]
+            points = power(t.points.evaluate(sizes))
+            config = laid_out(t, sizes, mode, 16, min(points, 4))
         function = nest.functions[mode]
         values = tuple(a.dim.evaluate(sizes, signed=True) for a in function.arguments if a.dim is not None)
         if config.grid:

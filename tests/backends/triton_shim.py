@@ -57,6 +57,19 @@ def _cast(original: Callable[..., Any]) -> Callable[..., Any]:
     return cast
 
 
+def _dot(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Products of narrow floats are those of their values."""
+
+    def dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        wide = [
+            Handle(widened(x.data, x.dtype.scalar.name), tl.float32) if x.dtype.scalar.name in NARROW else x
+            for x in (a, b)
+        ]
+        return original(self, *wide, *rest)
+
+    return dot
+
+
 def _reduce(self: Any, inputs: tuple[Any, ...]) -> list[Any]:
     """Fold halves of the axis onto each other; lengths are powers of two."""
     axis = self.axis
@@ -177,6 +190,7 @@ def install() -> None:
     cast = _cast(Builder.cast_impl)
     Builder.cast_impl = cast
     Builder.create_fp_to_fp = cast
+    Builder.create_dot = _dot(Builder.create_dot)
     Builder.binary_op = _compared(Builder.binary_op)
     interpreter.ReduceOps.generic_reduce = _reduce
     for name, function in _LIBRARY.items():

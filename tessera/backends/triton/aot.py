@@ -127,7 +127,7 @@ class TritonArtifact:
     @cached_property
     def key(self) -> str:
         shape = [
-            [n.bound.function.name, dict(n.signature), n.bound.constants, n.bound.config.warps] for n in self.nests
+            [n.bound.function.name, dict(n.signature), n.bound.constants, *n.bound.options] for n in self.nests
         ]
         text = json.dumps([self.source.text, self.target, self.version, shape], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -193,8 +193,7 @@ def compile_aot(
             "function": b.function.name,
             "signature": s,
             "constants": b.constants,
-            "warps": b.config.warps,
-            "checked": b.function.looks_up,
+            "options": b.options,
         }
         for b, s in zip(bound, signatures, strict=True)
     ]

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 
 from tessera.backends.base import Target
 from tessera.backends.triton import intrinsics
-from tessera.backends.triton.function import emitter
+from tessera.backends.triton.block_function import BlockEmitter, block_emitter
+from tessera.backends.triton.blocks import Blocks, blocks, has_blocks
+from tessera.backends.triton.function import FunctionEmitter, emitter
 from tessera.backends.triton.source import KernelFunction, Nest, TritonSource
-from tessera.backends.triton.tiling import Mode, tiling
+from tessera.backends.triton.tiling import Mode, Tiling, tiling
 from tessera.ir.dtype import DType
 from tessera.ir.graph import Function, Value
 from tessera.ir.types import BufferType, ScalarType
@@ -76,13 +78,21 @@ def emit_function(f: Function, target: Target) -> TritonSource:
     nests: list[Nest] = []
     texts: list[str] = []
     for number, op in enumerate(f.ops):
-        laid = tiling(op)
+        laid = blocks(op, target) if has_blocks(op) else tiling(op)
         functions: dict[Mode, KernelFunction] = {}
         for mode in laid.modes:
-            one = emitter(f"nest{number}_{mode}", laid, mode, names, parts.used, parts.merges)
+            one = _emitter(f"nest{number}_{mode}", laid, mode, names, parts)
             texts.append(one.run())
             functions[mode] = one.function()
         nests.append(Nest(laid, functions))
     return TritonSource(
         parts.text(texts), tuple(nests), tuple(dtypes), tuple(scalars), 64 if target.kind == "hip" else 32
     )
+
+
+def _emitter(
+    name: str, laid: Tiling | Blocks, mode: Mode, names: dict[Value, str], parts: _Parts
+) -> FunctionEmitter | BlockEmitter:
+    if isinstance(laid, Blocks):
+        return block_emitter(name, laid, mode, names, parts.used, parts.merges)
+    return emitter(name, laid, mode, names, parts.used, parts.merges)

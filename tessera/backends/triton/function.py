@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from tessera.backends.triton import intrinsics
+from tessera.backends.triton.expr import Expressions, Sizes
 from tessera.backends.triton.fold import FoldPlan, plan_fold
 from tessera.backends.triton.intrinsics import Used
 from tessera.backends.triton.memory import POINTS, SWEPT, Memory, Sides, expressions, load_key
@@ -246,22 +247,24 @@ class FunctionEmitter(Memory):
             self.lines.add(f"{names} = tl.sum({names}, axis={side}{more})")
         else:
             given = names if len(state) == 1 else f"({names})"
-            self.lines.add(f"{names} = tl.reduce({given}, {side}, {self.merge(plan)}{more})")
+            merge = merge_function(plan, self.used, self.merges)
+            self.lines.add(f"{names} = tl.reduce({given}, {side}, {merge}{more})")
         results = self.inline(plan.finish, dict(zip(plan.state, state, strict=True)), {})
         for r, made in zip(plan.op.results, results, strict=True):
             to = r.type.dtype
             same = isinstance(made, Value) and made.type.dtype is to
             self.values[r] = self.text(made) if same else self.define("cast", self.cast(made, to))
 
-    def merge(self, plan: FoldPlan) -> str:
-        """The name of the function that joins two states; equal ones are written once."""
-        inner = Statements({}, self.used, expressions(self.tiling))
-        params = [*(f"a{n}" for n in range(len(plan.state))), *(f"b{n}" for n in range(len(plan.other)))]
-        given = dict(zip((*plan.state, *plan.other), params, strict=True))
-        results = inner.inline(plan.merge, given, {})
-        back = ", ".join(inner.text(r, t, alone=True) for r, t in zip(results, plan.dtypes, strict=True))
-        body = "\n".join((f"({', '.join(params)}):", *inner.lines.text, f"    return {back}"))
-        return self.merges.setdefault(body, f"_merge{len(self.merges)}")
+
+def merge_function(plan: FoldPlan, used: Used, merges: dict[str, str]) -> str:
+    """The name of the function that joins two states; equal ones are written once."""
+    inner = Statements({}, used, Expressions(Sizes(), {}))
+    params = [*(f"a{n}" for n in range(len(plan.state))), *(f"b{n}" for n in range(len(plan.other)))]
+    given = dict(zip((*plan.state, *plan.other), params, strict=True))
+    results = inner.inline(plan.merge, given, {})
+    back = ", ".join(inner.text(r, t, alone=True) for r, t in zip(results, plan.dtypes, strict=True))
+    body = "\n".join((f"({', '.join(params)}):", *inner.lines.text, f"    return {back}"))
+    return merges.setdefault(body, f"_merge{len(merges)}")
 
 
 def emitter(

@@ -48,7 +48,7 @@ def compile_here(module: Any, bound: Bound, signature: Mapping[str, str]) -> Com
     from tessera.backends.triton.worker import ast_source, options
 
     source = ast_source(getattr(module, bound.function.name), signature, bound.constants)
-    made: Compiled = triton.compile(source, options=options(bound.config.warps, bound.function.looks_up))
+    made: Compiled = triton.compile(source, options=options(*bound.options))
     return made
 
 
@@ -101,7 +101,7 @@ class Launcher:
         Raises ResourceError (TSR0607) when Triton is missing or refuses, at once when it refused before.
         """
         signature = bound.signature(aligned)
-        key = (bound.function.name, bound.config.warps, *bound.constants.items(), *signature.items())
+        key = (bound.function.name, *bound.options, *bound.constants.items(), *signature.items())
         with self._lock:
             if key in self._refused:
                 raise self._refused[key].with_traceback(None)

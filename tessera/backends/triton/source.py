@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
+from tessera.backends.triton.block_config import block_config
+from tessera.backends.triton.blocks import Blocks
 from tessera.backends.triton.intrinsics import SIGNATURE
 from tessera.backends.triton.tiling import Config, Mode, Tiling, configure
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType
-
-
-@dataclass
-class Lines:
-    """Source text under construction."""
-
-    depth: int = 0
-    text: list[str] = field(default_factory=list)
-
-    def add(self, line: str) -> None:
-        self.text.append("    " * self.depth + line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +27,8 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class KernelFunction:
-    """One ``@triton.jit`` function of the text. ``blocks`` are its constexpr parameters, a subset of ROWS,
-    COLS and WIDE (whether positions may need 64 bits).
+    """One ``@triton.jit`` function of the text. ``blocks`` are its constexpr parameters: ROWS, COLS and
+    WIDE (whether positions may need 64 bits) where it has them, and for nests of blocks those of their sides.
     """
 
     name: str
@@ -50,8 +41,14 @@ class KernelFunction:
 class Nest:
     """One launch: the functions that can carry it out, one a mode, and the layout that chooses."""
 
-    tiling: Tiling
+    tiling: Tiling | Blocks
     functions: Mapping[Mode, KernelFunction]
+
+    def configure(self, sizes: Mapping[str, int], wave: int) -> Config:
+        """How it is launched at given sizes."""
+        if isinstance(self.tiling, Blocks):
+            return block_config(self.tiling, sizes)
+        return configure(self.tiling, sizes, wave)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +65,14 @@ class Bound:
     def constants(self) -> dict[str, int]:
         """Block sizes, and size arguments that are 1 (known so, strides of 1 make accesses contiguous)."""
         wide = self.config.grid * max(self.config.rows, self.config.cols) >= 1 << 31
-        blocks = {"ROWS": self.config.rows, "COLS": self.config.cols, "WIDE": int(wide)}
+        blocks = {"ROWS": self.config.rows, "COLS": self.config.cols, "WIDE": int(wide), **dict(self.config.more)}
         ones = {a.name: 1 for a, n in zip(self._size_arguments, self.sizes, strict=True) if n == 1}
         return {**{b: blocks[b] for b in self.function.blocks}, **ones}
+
+    @property
+    def options(self) -> tuple[int, bool, int]:
+        """How it is compiled: the arguments of ``worker.options``."""
+        return self.config.warps, self.function.looks_up, self.config.stages
 
     @property
     def _size_arguments(self) -> list[Argument]:
@@ -123,7 +125,7 @@ class TritonSource:
         """The launches for given sizes; those with an empty grid are left out."""
         out = []
         for nest in self.nests:
-            config = configure(nest.tiling, sizes, self.wave)
+            config = nest.configure(sizes, self.wave)
             function = nest.functions[config.mode]
             values = tuple(
                 a.dim.evaluate(sizes, signed=True) for a in function.arguments if a.kind == "size" and a.dim is not None

@@ -9,7 +9,6 @@ from tessera.backends.triton import intrinsics
 from tessera.backends.triton.expr import Expressions
 from tessera.backends.triton.fold import Trace
 from tessera.backends.triton.intrinsics import Used
-from tessera.backends.triton.source import Lines
 from tessera.ir.dialects import OPS
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, f32
@@ -18,6 +17,17 @@ from tessera.ir.types import ScalarType
 from tessera.schedule.tilebuild import literal_dtype
 
 _CAST = OPS["cast"]
+
+
+@dataclass
+class Lines:
+    """Source text under construction."""
+
+    depth: int = 0
+    text: list[str] = field(default_factory=list)
+
+    def add(self, line: str) -> None:
+        self.text.append("    " * self.depth + line)
 
 
 @dataclass

@@ -24,7 +24,8 @@ from tessera.schedule.ranges import provably_ge
 #: ``tile``: nothing is folded, tiles of the sweep are programs. ``hold``: a tile covers the whole sweep
 #: and stays in registers.
 #: ``loop``: a program walks the sweep tile by tile and computes again what a later sweep needs.
-Mode = Literal["tile", "hold", "loop"]
+#: ``held``, ``walked``: a nest of blocks (see ``blocks``), its inner sides whole or walked.
+Mode = Literal["tile", "hold", "loop", "held", "walked"]
 
 #: Elements of a tile of a nest without folds.
 MAP_TILE = 1024
@@ -106,7 +107,8 @@ class Tiling:
 @dataclass(frozen=True, slots=True)
 class Config:
     """One way to launch a nest: which function, block sizes (rows, columns), warps, and the number of
-    programs.
+    programs; for nests of blocks all constants by name, and how many blocks are under way at a time (0: as the
+    compiler likes).
     """
 
     mode: Mode
@@ -114,6 +116,8 @@ class Config:
     cols: int
     warps: int
     grid: int
+    more: tuple[tuple[str, int], ...] = ()
+    stages: int = 0
 
 
 def tiling(nest: Operation) -> Tiling:
@@ -211,7 +215,7 @@ def unchunked(
         if op.body is None:
             whole.append(op)
             continue
-        bounds = _without_piece(_dims(op.attrs["lo"])[-1], _dims(op.attrs["hi"])[-1], piece)
+        bounds = without_piece(_dims(op.attrs["lo"])[-1], _dims(op.attrs["hi"])[-1], piece)
         if bounds is None or len(_names(op.attrs["axes"])) != 1:
             return axes, extents, ops
         whole.append(replace(op, attrs={**op.attrs, "lo": bounds[:1], "hi": bounds[1:]}))
@@ -228,7 +232,7 @@ def _deep_dims(a: object) -> list[Dim]:
     return [d for x in a for d in _deep_dims(x)] if isinstance(a, tuple) else []
 
 
-def _without_piece(lo: Dim, hi: Dim, piece: str) -> tuple[Dim, Dim] | None:
+def without_piece(lo: Dim, hi: Dim, piece: str) -> tuple[Dim, Dim] | None:
     """Bounds of the uncut sweep; None unless the piece number cuts them evenly."""
     low, high = bound_parts(lo, "max"), bound_parts(hi, "min")
     start = [e for e in low if piece in e.names()]

@@ -63,14 +63,15 @@ def gpu_target(name: str) -> GPUTarget:
     return GPUTarget("cuda", int(arch), 32) if kind == "cuda" else GPUTarget("hip", arch, 64)
 
 
-def options(warps: int, checked: bool) -> dict[str, object]:
+def options(warps: int, checked: bool, stages: int = 0) -> dict[str, object]:
     """How kernels are compiled. Definitions rely on every operation rounding by itself, so nothing is
     contracted.
 
     ``checked`` keeps the assertions on indices read from memory, but not those on integer overflow, which
-    wraps.
+    wraps. ``stages`` is how many steps of a loop have their loads under way; 0 leaves that to the compiler.
     """
-    return {"num_warps": warps, "enable_fp_fusion": False, "debug": checked, "sanitize_overflow": False}
+    given = {"num_stages": stages} if stages else {}
+    return {"num_warps": warps, "enable_fp_fusion": False, "debug": checked, "sanitize_overflow": False, **given}
 
 
 def compile_one(module: ModuleType, job: Mapping[str, Any], target: str, folder: Path) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def compile_one(module: ModuleType, job: Mapping[str, Any], target: str, folder:
     source = ast_source(getattr(module, job["function"]), job["signature"], job["constants"])
     log = io.StringIO()
     with contextlib.redirect_stdout(log):
-        made = triton.compile(source, target=gpu_target(target), options=options(job["warps"], job["checked"]))
+        made = triton.compile(source, target=gpu_target(target), options=options(*job["options"]))
     stages = {name: text for name, text in made.asm.items() if isinstance(text, str)}
     usage = ""
     if target.startswith("cuda"):

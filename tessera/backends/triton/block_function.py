@@ -1,0 +1,462 @@
+"""One nest of blocks in one mode as one ``@triton.jit`` function: programs, loops over blocks, products and folds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from tessera.backends.triton import intrinsics
+from tessera.backends.triton.block_bounds import loop_bounds, narrow_comparison
+from tessera.backends.triton.block_memory import BlockStatements, Place
+from tessera.backends.triton.blocks import COLS, EIGHT, ROWS, Blocks, Side, names, varying
+from tessera.backends.triton.expr import Expressions, Sizes
+from tessera.backends.triton.fold import FoldPlan, plan_fold
+from tessera.backends.triton.function import merge_function
+from tessera.backends.triton.intrinsics import Used
+from tessera.backends.triton.source import Argument, KernelFunction
+from tessera.backends.triton.statements import dim
+from tessera.backends.triton.tiling import Mode
+from tessera.ir.dialects.tile import GATE, MMA, RUNNING
+from tessera.ir.dtype import DType, f32
+from tessera.ir.graph import Literal, Operand, Operation, Value
+from tessera.ir.record import Kind
+from tessera.ir.types import BufferType
+from tessera.schedule.plan import ZERO, Unschedulable
+
+
+@dataclass
+class State:
+    """What a fold carries through a loop: the variables from one block to the next, and those after this block."""
+
+    op: Operation
+    plan: FoldPlan | None
+    names: list[str]
+    after: list[str]
+    sides: frozenset[str]
+
+
+@dataclass
+class Loop:
+    """A loop under construction: the line at which it starts, and what it carries."""
+
+    start: int
+    depth: int
+    states: list[State] = field(default_factory=list)
+    declared: list[str] = field(default_factory=list)
+
+
+#: Rows of tiles that programs take one after the other, down each column of them.
+GROUP = 8
+#: Writes a product, added to a state where there is one; and the sides of its result.
+Product = tuple[Callable[[str], str], Sequence[Side]]
+
+
+@dataclass
+class BlockEmitter(BlockStatements):
+    """The state of emitting one function. ``merges`` (text to name) is shared by those of a kernel."""
+
+    name: str = ""
+    merges: dict[str, str] = field(default_factory=dict)
+    offsets: dict[str, str] = field(default_factory=dict)
+    loops: dict[str, Loop] = field(default_factory=dict)
+    states: dict[Value, State] = field(default_factory=dict)
+    finished: dict[tuple[Value, bool], str] = field(default_factory=dict)
+    variant: set[Value] = field(default_factory=set)
+    hoisted: bool = False
+
+    # -- the function as a whole
+
+    def run(self) -> str:
+        """The text of the function."""
+        self.programs()
+        for op in self.layout.before:
+            self.step(op)
+        self.variant = varying(self.layout.swept)
+        self.hoisted = self.layout.walks
+        self.walk()
+        self.variant, self.hoisted = set(), False
+        for op in self.layout.after:
+            self.step(op)
+        function = self.function()
+        params = [a.name for a in function.arguments] + [f"{b}: tl.constexpr" for b in function.blocks]
+        return "\n".join((f"@triton.jit\ndef {self.name}({', '.join(params)}):", *self.lines.text, ""))
+
+    def function(self) -> KernelFunction:
+        """The function's name and arguments; complete after ``run``."""
+        buffers, scalars = [], []
+        for name, v in sorted(self.taken.items(), key=lambda item: int(item[0][1:])):
+            number = int(name[1:])
+            if isinstance(v.type, BufferType):
+                buffers.append(Argument(name, "buffer", number, dtype=v.type.dtype))
+            else:
+                scalars.append(Argument(name, "scalar", number, dtype=v.type.dtype))
+        sizes = [Argument(name, "size", dim=d) for d, name in self.exprs.sizes.names.items()]
+        flags = [s.block for s in self.layout.sides] + [s.even for s in self.layout.sides] + ["WIDE"]
+        return KernelFunction(self.name, (*buffers, *sizes, *scalars), tuple(flags), self.looks_up)
+
+    def programs(self) -> None:
+        """Which program this is, and where it stands along every side that is not walked."""
+        t, add = self.layout, self.lines.add
+        counts = [(a, f"i{n}", self.exprs.text(t.extents[a])) for n, a in enumerate(t.single)]
+        tiles = {s.block: f"tl.cdiv({self.exprs.text(s.extent)}, {s.block})" for s in t.tiled}
+        if not t.walks:
+            counts.append(("", "tile", " * ".join(tiles.values())))
+        elif tiles:
+            counts.append(("", "tile", tiles[ROWS]))
+        if t.shared:
+            parts = [f"tl.cdiv({self.exprs.text(s.extent)}, {s.block})" for s in t.shared]
+            most = parts[0]
+            for p in parts[1:]:
+                most = f"tl.maximum({most}, {p})"
+            counts.append(("", "part", most))
+        add("program = tl.program_id(0)")
+        for axis, name, count in reversed(counts):
+            count = count if " * " not in count else f"({count})"
+            add(f"{name} = (program % {count}).to(tl.int64)")
+            add(f"program = program // {count}")
+            if axis:
+                self.exprs.axes[axis] = name
+        if len(tiles) == 2:
+            self.grouped(tiles[ROWS], tiles[COLS])
+        for s in t.sides:
+            if (s.block == COLS and t.walks) or (self.mode == "walked" and s in t.inner):
+                self.lanes(s)
+            else:
+                first = s is t.tiled[0] if t.tiled else False
+                start = "tile" if first else "strip" if s in t.tiled else "part" if s.parts else ""
+                self.stand(s, f"{start} * {s.block}" if start else "")
+
+    def grouped(self, rows: str, cols: str) -> None:
+        """Take programs apart so that neighbours share most of what they read: a few rows of tiles at a time."""
+        for line in (
+            f"across = {GROUP} * {cols}",
+            f"first = tile // across * {GROUP}",
+            f"group = tl.minimum({rows} - first, {GROUP})",
+            "strip = tile % across // group",
+            "tile = first + tile % across % group",
+        ):
+            self.lines.add(line)
+
+    def lanes(self, s: Side) -> str:
+        """Offsets inside a block."""
+        name = self.offsets.get(s.block)
+        if name is None:
+            name = self.offsets[s.block] = self.fresh(s.block.lower())
+            self.lines.add(f"{name} = tl.arange(0, {s.block})")
+            self.lines.add("if WIDE:")
+            self.lines.add(f"    {name} = {name}.to(tl.int64)")
+        return name
+
+    def stand(self, s: Side, start: str) -> None:
+        """Stand at the block of a side that begins at ``start``."""
+        lanes = self.lanes(s)
+        first = self.define("start", start) if start else ""
+        at = f"{first} + {lanes}" if first else lanes
+        end = self.exprs.text(s.hi[0] if len(s.axes) == 1 else s.extent)
+        mask = self.define(f"in_{s.block.lower()}", f"({at} < {end}) | ({s.even} == 1)")
+        vectors: dict[str, str] = {}
+        if len(s.axes) > 1:
+            rest = self.define("at", at)
+            for axis, n in reversed(list(zip(s.axes, s.hi, strict=True))):
+                size = self.exprs.text(n)
+                vectors[axis] = self.define("at", f"{rest} % {size}")
+                rest = self.define("at", f"{rest} // {size}")
+        self.places[s.block] = Place(first, lanes, mask, vectors)
+
+    # -- sweeps
+
+    def step(self, op: Operation) -> None:
+        """An operation outside of loops, or a sweep over sides that are held."""
+        if op.body is None:
+            self.statement(op)
+            return
+        for o in op.body.ops:
+            self.step(o)
+
+    def walk(self) -> None:
+        """The loop over the blocks of the swept side."""
+        swept = self.layout.swept
+        side = self.layout.by_block[COLS]
+        assert swept.body is not None
+        if not self.layout.walks:
+            self.block(swept)
+            return
+        self.hoist(swept.body.ops)
+        lo, hi = loop_bounds(self, swept)
+        with self.loop(side, "start", lo, hi):
+            self.block(swept)
+
+    def block(self, swept: Operation) -> None:
+        """One block of the swept side."""
+        assert swept.body is not None
+        for op in swept.body.ops:
+            if op.body is not None:
+                self.inner(op)
+            elif not self.invariant(op):
+                self.statement(op)
+
+    def invariant(self, op: Operation) -> bool:
+        """Is an operation the same in all blocks, and so already done?"""
+        return self.hoisted and bool(op.results) and not any(r in self.variant for r in op.results)
+
+    def hoist(self, ops: Sequence[Operation]) -> None:
+        """What is the same in all blocks, before the loop; not what stands in a loop of its own."""
+        for op in ops:
+            if op.body is None:
+                if self.invariant(op):
+                    self.statement(op)
+            elif not self.loops_over(op):
+                self.hoist(op.body.ops)
+
+    def loops_over(self, sweep: Operation) -> bool:
+        """Is an inner sweep walked?"""
+        axes = names(sweep.attrs["axes"])
+        return self.mode == "walked" and bool(axes) and self.layout.home[axes[0]].folded
+
+    def inner(self, sweep: Operation) -> None:
+        """A sweep inside the loop, whole or block by block."""
+        assert sweep.body is not None
+        if not self.loops_over(sweep):
+            for op in sweep.body.ops:
+                if op.body is not None:
+                    self.inner(op)
+                elif not self.invariant(op):
+                    self.statement(op)
+            return
+        side = self.layout.home[names(sweep.attrs["axes"])[0]]
+        with self.loop(side, "begin", "0", self.exprs.text(side.extent)):
+            for op in sweep.body.ops:
+                if op.body is not None:
+                    raise Unschedulable("a sweep stands inside one that is walked block by block")
+                self.statement(op)
+
+    @contextmanager
+    def loop(self, side: Side, variable: str, lo: str, hi: str) -> Iterator[None]:
+        """A loop over blocks. States that folds inside carry are declared before it; what they give is known after."""
+        values, memo = dict(self.values), dict(self.memo)
+        made = self.loops[side.block] = Loop(len(self.lines.text), self.lines.depth)
+        self.lines.add(f"for {variable} in range({lo}, {hi}, {side.block}):")
+        self.lines.depth += 1
+        self.stand(side, f"tl.cast({variable}, tl.int64)")
+        yield
+        for s in made.states:
+            for name, new in zip(s.names, s.after, strict=True):
+                self.lines.add(f"{name} = {new}")
+        self.lines.depth = made.depth
+        self.lines.text[made.start : made.start] = made.declared
+        self.values, self.memo = values, memo
+        del self.loops[side.block], self.places[side.block]
+        for s in made.states:
+            self.complete(s)
+
+    # -- operations
+
+    def statement(self, op: Operation) -> None:
+        if op.record is MMA:
+            self.product(op)
+        elif op.record.kind is Kind.REDUCE:
+            self.fold(op)
+        elif op.record is RUNNING:
+            x = op.operands[0]
+            assert isinstance(x, Value)
+            self.values[op.result] = self.running(x, bool(op.attrs["before"]))
+            self.spread[op.result] = self.states[x].sides
+        elif op.record is not GATE and not self.compared(op):
+            super().statement(op)
+
+    def compared(self, op: Operation) -> bool:
+        """Write a comparison of positions that needs fewer bits than the positions; False for other operations."""
+        if op.record.kind is not Kind.MAP:
+            return False
+        with self.along(self.lies(op.operands)) as frame:
+            text = narrow_comparison(self, op)
+            if text is not None:
+                self.gives(op.result, op.name, text, frame)
+        return text is not None
+
+    def running(self, x: Value, before: bool) -> str:
+        """What a fold has reached after this block, or before it."""
+        s = self.states[x]
+        state = s.names if before else s.after
+        if s.plan is None:
+            return state[0]
+        key = (x, before)
+        if key not in self.finished:
+            self.finished[key] = self.finish(s.plan, state)[s.op.results.index(x)]
+        return self.finished[key]
+
+    def finish(self, plan: FoldPlan, state: Sequence[str]) -> list[str]:
+        """The results of a fold from its state."""
+        with self.along(()):
+            results = self.inline(plan.finish, dict(zip(plan.state, state, strict=True)), {})
+            out = []
+            for r, made in zip(plan.op.results, results, strict=True):
+                to = r.type.dtype
+                same = isinstance(made, Value) and made.type.dtype is to
+                out.append(self.text(made) if same else self.define("cast", self.cast(made, to)))
+        return out
+
+    def complete(self, s: State) -> None:
+        """What a fold gives, after its loop."""
+        found = s.names if s.plan is None else self.finish(s.plan, s.names)
+        for r, text in zip(s.op.results, found, strict=True):
+            self.values[r], self.spread[r] = text, s.sides
+            self.finished.pop((r, False), None), self.finished.pop((r, True), None)
+
+    def carried(self, loop: Loop, op: Operation, plan: FoldPlan | None, sides: Sequence[Side]) -> State:
+        """A state that a loop carries, declared before it."""
+        own = op.attrs["dtype"]
+        assert isinstance(own, DType)
+        dtypes = (own,) if plan is None else plan.dtypes
+        starts: Sequence[bool | int | float] = (0.0,) if plan is None else plan.start
+        made = [self.fresh(op.name) for _ in dtypes]
+        for name, start, t in zip(made, starts, dtypes, strict=True):
+            text = intrinsics.literal(start, f32 if t.is_float else t)
+            line = f"{name} = tl.full({self.shape(sides)}, {text}, {intrinsics.type_name(t)})"
+            loop.declared.append("    " * loop.depth + line)
+        s = State(op, plan, made, [], frozenset(x.block for x in sides))
+        loop.states.append(s)
+        self.states.update(dict.fromkeys(op.results, s))
+        return s
+
+    # -- folds
+
+    def fold(self, op: Operation) -> None:
+        """The elements of a block joined, then joined to what was folded before."""
+        loop = self.loops.get(COLS)
+        if loop is None or op.attrs["over"] != self.layout.swept.attrs["axes"]:
+            raise Unschedulable(f"`{op.name}` folds an axis that is not walked in blocks")
+        plan = plan_fold(op)
+        with self.along(self.lies(op.operands[:1]) | {COLS}) as frame:
+            block = self.elements(plan)
+            axis = [s.block for s in frame].index(COLS)
+            rest = [s for s in frame if s.block != COLS]
+        joined = ", ".join(block)
+        if plan.additive:
+            self.lines.add(f"{joined} = tl.sum({joined}, axis={axis})")
+        else:
+            given = joined if len(block) == 1 else f"({joined})"
+            merge = merge_function(plan, self.used, self.merges)
+            self.lines.add(f"{joined} = tl.reduce({given}, {axis}, {merge})")
+        s = self.carried(loop, op, plan, rest)
+        with self.along(x.block for x in rest):
+            state = list(s.names)
+            if len(op.operands) > 1:
+                state = [self.define("scaled", f"{n} * {self.text(op.operands[1])}") for n in state]
+            if plan.additive:
+                s.after = [self.define(op.name, f"{a} + {b}") for a, b in zip(state, block, strict=True)]
+                return
+            given_ = dict(zip((*plan.state, *plan.other), (*state, *block), strict=True))
+            results = self.inline(plan.merge, given_, {})
+            s.after = [self.text(r, t, alone=True) for r, t in zip(results, plan.dtypes, strict=True)]
+
+    def elements(self, plan: FoldPlan) -> list[str]:
+        """The state of a single element at each point of the current frame, the start state where there is none."""
+        x = plan.op.operands[0]
+        starts: Mapping[Value, Literal] = {v: Literal(n) for v, n in zip(plan.state, plan.start, strict=True)}
+        new = [self.text(x)]
+        if not plan.plain:
+            given = {plan.element: self.text(x)}
+            if plan.step.reads(plan.index):
+                at = self.place(dim(plan.op.attrs["position"]))
+                given[plan.index] = self.define("at", f"tl.cast({at}, tl.int64)")
+            results = self.inline(plan.step, given, starts)
+            new = [self.text(r, t) for r, t in zip(results, plan.dtypes, strict=True)]
+        (mask,) = self.masks((COLS,))
+        out = []
+        for value, start, t in zip(new, plan.start, plan.dtypes, strict=True):
+            name = self.fresh(plan.op.name)
+            self.lines.add(f"{name} = tl.where({mask}, {value}, {intrinsics.literal(start, t)})")
+            out.append(name)
+        return out
+
+    # -- products
+
+    def product(self, op: Operation) -> None:
+        """A sum of products over one side: of tiles where each has a side besides it, else point by point."""
+        a, b = (x for x in op.operands[:2])
+        axes = names(op.attrs["over"])
+        over = self.layout.home[axes[0]] if axes else None
+        if over is not None and axes != over.axes:
+            raise Unschedulable("a product sums over some of the axes that are swept together")
+        own = self.lies((a, b)) | ({over.block} if over is not None else set())
+        loop = self.loops.get(over.block) if over is not None else None
+        if over is not None and len(own) == 3:
+            make, rest = self.tiles(op, a, b, over, own)
+        else:
+            make, rest = self.points(a, b, over, own)
+        if loop is None:
+            self.gives(op.result, op.name, make(""), rest)
+            return
+        s = self.carried(loop, op, None, rest)
+        with self.along(x.block for x in rest):
+            state = s.names[0]
+            if len(op.operands) > 2:
+                state = self.define("scaled", f"{state} * {self.text(op.operands[2])}")
+        s.after = [self.define(op.name, make(state))]
+
+    def points(self, a: Operand, b: Operand, over: Side | None, own: frozenset[str]) -> Product:
+        """Products point by point, and their sum along a side."""
+        with self.along(own) as frame:
+            pair = [self.text(x) if over is None else self.padded(x, over) for x in (a, b)]
+            made = f"{pair[0]} * {pair[1]}"
+            if over is not None:
+                made = f"tl.sum({made}, axis={[s.block for s in frame].index(over.block)})"
+        return (lambda state: f"{state} + {made}" if state else made), [s for s in frame if s is not over]
+
+    def tiles(self, op: Operation, a: Operand, b: Operand, over: Side, own: frozenset[str]) -> Product:
+        """Products of tiles."""
+        first, second = sorted((self.layout.by_block[x] for x in own - {over.block}), key=lambda s: (s.rank, s.block))
+        if first.block in self.lies((b,)):
+            a, b = b, a
+        if second.block in self.lies((a,)) or first.block in self.lies((b,)):
+            raise Unschedulable("both operands of a product differ along the same side of a tile")
+        a, b = self.sources(a, b)
+        texts = []
+        for x, sides in ((a, (first, over)), (b, (over, second))):
+            with self.along(s.block for s in sides) as frame:
+                if frame != sides:
+                    raise Unschedulable("the sides of a product do not follow each other")
+                text = self.padded(x, over)
+                if len(self.lies((x,))) < 2:
+                    text = f"tl.broadcast_to({text}, {self.shape(sides)})"
+                if x.type.dtype.name in EIGHT:
+                    text = f"{text}.to(tl.float16)"
+                texts.append(text)
+        t = op.result.type.dtype
+        exact = ', input_precision="ieee"' if a.type.dtype.bits == 32 else ""
+        wide = ", out_dtype=tl.float64" if t.bits == 64 else ""
+
+        def make(state: str) -> str:
+            return f"tl.dot({', '.join([*texts, state] if state else texts)}{exact}{wide})"
+
+        return make, [first, second]
+
+    def sources(self, a: Operand, b: Operand) -> tuple[Operand, Operand]:
+        """The narrow operands that two f32 operands are conversions of, where a product can take them."""
+        if not (isinstance(a, Value) and isinstance(b, Value)):
+            return a, b
+        x, y = self.layout.source(a), self.layout.source(b)
+        both = {x.type.dtype.name, y.type.dtype.name}
+        narrow = x is not a and y is not b and (len(both) == 1 or both <= set(EIGHT))
+        return (x, y) if narrow else (a, b)
+
+    def padded(self, x: Operand, over: Side) -> str:
+        """An operand that is 0 beyond the bounds of a side, in the current frame."""
+        text = self.text(x)
+        if isinstance(x, Value) and over.block in self.zeroed.get(x, ()):
+            return text
+        (mask,) = self.masks((over.block,))
+        return self.define("padded", f"tl.where({mask}, {text}, 0.0)")
+
+
+def block_emitter(
+    name: str, layout: Blocks, mode: Mode, params: Mapping[Value, str], used: Used, merges: dict[str, str]
+) -> BlockEmitter:
+    """An emitter at its start."""
+    ranges = {a: (ZERO, e) for a, e in layout.extents.items()}
+    ranges |= {a: (lo, hi) for s in layout.sides for a, lo, hi in zip(s.axes, s.lo, s.hi, strict=True)}
+    return BlockEmitter(
+        params, used, Expressions(Sizes(), ranges), layout=layout, mode=mode, name=name, merges=merges
+    )

@@ -1,0 +1,160 @@
+"""Contractions with the folds over them as Triton kernels: interpreted and compared with float64, compiled and read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tessera.backends.base import Target
+from tessera.backends.triton.aot import CompiledNest, TritonArtifact, Worker, available, compile_aot
+from tessera.backends.triton.emit import emit, emit_function
+from tessera.backends.triton.report import instructions
+from tessera.ir.graph import Block, Function
+from tessera.ir.interp import interpret
+from tessera.ir.interp.convert import round_to
+from tessera.ir.parser import parse
+from tessera.ir.types import TensorType
+from tessera.schedule.plan import Unschedulable
+from tests.backends.stream_cases import CASES, Stream
+from tests.backends.triton_runs import Run, execute, judge, kernel_runs
+
+pytestmark = pytest.mark.skipif(not available(), reason="Triton is not installed")
+
+
+def inputs(case: Stream, before: Function, sizes: dict[str, int], rng: np.random.Generator) -> Iterator[Any]:
+    for p in before.params:
+        if not isinstance(p.type, TensorType):
+            yield case.numbers.get(p.name, 5)
+            continue
+        shape = tuple(d.evaluate(sizes) for d in p.type.dims)
+        if p.type.dtype.is_int:
+            yield rng.integers(*case.integers[p.name], shape)
+        else:
+            yield round_to(rng.standard_normal(shape), p.type.dtype)
+
+
+def planned(case: Stream) -> Iterator[Run]:
+    before, program = case.stages
+    rng = np.random.default_rng(7)
+    for size in case.sizes:
+        sizes = dict(size)
+        given = list(inputs(case, before, sizes, rng))
+        values = list(dict.fromkeys(v for k in program.kernels for v in (*k.inputs, *k.outputs)))
+        whole = Function(before.name, Block(before.ops, before.params, tuple(values)))
+        known = dict(zip(values, interpret(whole, given, sizes=sizes), strict=True))
+        near = dict(zip(values, interpret(whole, given, sizes=sizes, dtype_mode="storage"), strict=True))
+        scalars = dict(zip(before.params, given, strict=True))
+        for k in program.kernels:
+            reads, wanted = ([known[v] for v in vs] for vs in (k.inputs, k.outputs))
+            yield from kernel_runs(
+                case.name, k, reads, [scalars[s] for s in k.scalars], wanted, sizes, [near[v] for v in k.outputs]
+            )
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Run]]:
+    """All runs of all cases in one process, by case."""
+    found = {case.name: list(planned(case)) for case in CASES}
+    execute([r for runs in found.values() for r in runs], tmp_path_factory.mktemp("triton"))
+    return found
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_streams_compute_what_the_interpreter_computes(case: Stream, results: dict[str, list[Run]]) -> None:
+    assert [k.form for k in case.stages[1].kernels] == ["stream"]
+    for run in results[case.name]:
+        judge(run)
+
+
+#: Bytes of shared memory that one program may have, and what its tensor cores' instructions are called, by target.
+TARGETS = {"cuda:80": (166912, "HMMA"), "cuda:90": (232448, "HGMMA"), "hip:gfx942": (65536, "v_mfma")}
+LARGE = {"B": 4, "H": 16, "S": 2048, "T": 2048}
+COMPILED = ("narrow", "narrow_causal", "biased", "logged", "capped", "narrow_linear", "gated")
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Worker]:
+    made = Worker()
+    yield made
+    made.close()
+
+
+def compiled(name: str, target: str, width: int, worker: Worker) -> TritonArtifact:
+    (case,) = (c for c in CASES if c.name == name)
+    (kernel,) = case.stages[1].kernels
+    kind, _, arch = target.partition(":")
+    source = emit(kernel, Target(kind, arch))  # type: ignore[arg-type]
+    strides = {str(s): width for p in kernel.function.params for s in getattr(p.type, "strides", None) or ()}
+    return compile_aot(source, target, source.bind({**LARGE, "D": width, "E": width, **strides}), worker=worker)
+
+
+def kept_sides(nest: CompiledNest) -> list[str]:
+    """The constants that give the lengths of a nest's sides; one without folds has three."""
+    return [b for b in nest.bound.function.blocks if f"{b}_EVEN" in nest.bound.function.blocks]
+
+
+def on_targets() -> Iterator[Any]:
+    """Every program for one GPU, some for the others as well."""
+    for name in COMPILED:
+        for target in TARGETS if name in ("narrow", "narrow_causal") else ("cuda:90",):
+            for width in (64, 128):
+                yield pytest.param(name, target, width, id=f"{name}-{target}-{width}")
+
+
+@pytest.mark.parametrize(("name", "target", "width"), tuple(on_targets()))
+def test_products_fit_into_registers_and_use_tensor_cores(name: str, target: str, width: int, worker: Worker) -> None:
+    (nest,) = compiled(name, target, width, worker).nests
+    used, label = nest.resources, f"{nest.bound.config} {nest.resources}"
+    shared, product = TARGETS[target]
+    assert used["spills"] == 0 and used["stack"] == 0, label
+    assert used["shared"] <= shared, label
+    if name.startswith("narrow"):
+        assert nest.bound.config.rows >= 64
+        listing = nest.stages.get("sass") or nest.stages["amdgcn"]
+        assert product in listing, label
+        pipelined = target.startswith("cuda") and (nest.bound.config.mode == "walked" or len(kept_sides(nest)) > 3)
+        assert not pipelined or instructions(listing).get("LDGSTS.128", 0) > 0, label
+
+
+def test_conditions_on_positions_bound_the_loop() -> None:
+    text = {c.name: emit(c.stages[1].kernels[0], Target("cuda", "90")).text for c in CASES}
+    assert "for start in range(0, stop_" in text["causal"]
+    assert "for start in range(first_" in text["behind"]
+    assert "for start in range(0, stop_" in text["limited"]
+    assert "for start in range(0, stop_" not in text["full"] and "range(first_" not in text["documents"]
+
+
+def test_long_inner_sides_are_walked_and_short_ones_held() -> None:
+    source = emit(CASES[0].stages[1].kernels[0], Target("cuda", "90"))
+    sizes = {"B": 1, "H": 1, "S": 64, "T": 64, "E": 64}
+    modes = {d: source.bind({**sizes, "D": d})[0].config.mode for d in (24, 64, 65, 4096)}
+    assert modes == {24: "held", 64: "held", 65: "walked", 4096: "walked"}
+    (bound,) = source.bind({**sizes, "D": 64, "S": 1 << 33})
+    assert bound.constants["WIDE"] == 1 and bound.constants["ROWS_EVEN"] == 1
+
+
+NEST = """kernel k(x: in f32[S, T, D], y: in f32[S, T, D], z: out f32[S]) {
+  nest(axes=("i",), extents=[S], vector="i") {
+    sweep(axes=("j",), lo=[0], hi=[T]) {
+      sweep(axes=("k",), lo=[0], hi=[D]) {
+        %a = load(x, index=[D*T*i + D*j + k])       : f32<i, j, k>
+        %b = load(y, index=[D*T*i + D*j + k])       : f32<i, j, k>
+        %c = mma(%a, %b, over=("k",), dtype=f32)    : f32<i, j>
+      }
+      %d = sum(%c, over=("j",), position=`j`, dtype=f32) : f32<i>
+    }
+    store(z, %d, index=[i])
+  }
+}"""
+
+
+def test_what_has_three_sides_is_refused_with_a_reason() -> None:
+    target = Target("cuda", "90")
+    alone = emit_function(parse(NEST), target)  # there is no side for what both operands differ along
+    assert "ROWS" not in alone.functions[0].blocks
+    with pytest.raises(Unschedulable, match="three sides"):
+        emit_function(parse(NEST.replace("load(y, index=[D*T*i + D*j + k])       : f32<i, j, k>",
+                                         "load(y, index=[k])       : f32<k>")), target)  # fmt: skip
