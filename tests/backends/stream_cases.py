@@ -152,6 +152,28 @@ def likely(x: Tensor[S, D], w: Tensor[T, D], target: Tensor[S, tessera.int64]) -
 
 
 @tessera.function
+def chosen(x: Tensor[S, D], w: Tensor[T, D], target: Tensor[S, tessera.int64]) -> Tensor[S]:
+    s = x @ w.T
+    return torch.logsumexp(s, -1) - s.gather(-1, target[:, None])[:, 0]
+
+
+@tessera.function
+def guarded(q: Q, k: K, v: V) -> O:
+    s = q @ k.mT
+    i, j = torch.arange(s.shape[-2])[:, None], torch.arange(s.shape[-1])[None, :]
+    keep = j <= i - 2
+    p = torch.softmax(torch.where(keep, s, float("-inf")), -1)
+    return torch.where(keep, p, 0.0) @ v
+
+
+@tessera.function
+def projected(
+    x: Tensor[S, D], a: Tensor[T, D], b: Tensor[T, D], c: Tensor[T, D]
+) -> tuple[Tensor[S, T], Tensor[S, T], Tensor[S, T]]:
+    return x @ a.T, x @ b.T, x @ c.T
+
+
+@tessera.function
 def twice(q: Q, k: K, v: V, w: Tensor[B, H, T, D]) -> O:
     return torch.softmax(q @ k.mT + q @ w.mT, -1) @ v
 
@@ -303,6 +325,9 @@ CASES = (
     Stream(interleaved),
     Stream(vocabulary, (LONG,)),
     Stream(likely, integers={"target": (0, 41)}),
+    Stream(chosen, integers={"target": (0, 41)}),
+    Stream(guarded),
+    Stream(projected, (*SMALL, {"S": 1, "T": 37, "D": 12})),
     Stream(twice),
     Stream(both),
     Stream(unsoft),
@@ -317,7 +342,7 @@ CASES = (
     Stream(limited, integers={"n": (3, 30)}),
     Stream(relative),
     Stream(slanted),
-    Stream(linear, (*SMALL, {"S": 70, "T": 130, "D": 80})),
+    Stream(linear, (*SMALL, {"S": 1, "T": 37, "D": 12}, {"S": 70, "T": 130, "D": 80})),
     Stream(gated, SMALL),
     Stream(batched, SMALL),
     Stream(narrow_linear, SMALL),

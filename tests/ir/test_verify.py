@@ -204,7 +204,7 @@ SOUND = [
 ]
 
 BROKEN = [
-    (kernel(sweep="%s = sum(%v, over=(\"i\",), position=`j`, dtype=f32) : f32<i>"), "runs over the axes of a sweep around it"),
+    (kernel(sweep="%s = sum(%v, over=(\"i\",), position=`j`, dtype=f32) : f32<i>"), "the axes of a sweep around it"),
     (kernel(sweep="%s = sum(%v, over=(\"j\",), position=`j`, dtype=f32) : f32<i, j>"), "on an axis that is folded"),
     (kernel(sweep="%s = sum(%v, dim=(1,), keepdim=false) : f32<i>"), "a fold has the attributes dtype, over, position"),
     (kernel(after=FOLD, sweep=""), "depends on `j`, which is not"),

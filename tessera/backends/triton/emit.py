@@ -84,7 +84,7 @@ def emit_function(f: Function, target: Target) -> TritonSource:
             one = _emitter(f"nest{number}_{mode}", laid, mode, names, parts)
             texts.append(one.run())
             functions[mode] = one.function()
-        nests.append(Nest(laid, functions))
+        nests.append(Nest(laid, functions, op.attrs.get("when")))
     return TritonSource(
         parts.text(texts), tuple(nests), tuple(dtypes), tuple(scalars), 64 if target.kind == "hip" else 32
     )

@@ -12,6 +12,8 @@ from tessera.backends.triton.intrinsics import SIGNATURE
 from tessera.backends.triton.tiling import Config, Mode, Tiling, configure
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType
+from tessera.ir.graph import Attr
+from tessera.ir.within import applies
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +41,13 @@ class KernelFunction:
 
 @dataclass(frozen=True, slots=True)
 class Nest:
-    """One launch: the functions that can carry it out, one a mode, and the layout that chooses."""
+    """One launch: the functions that can carry it out, one a mode, the layout that chooses, and for which sizes it
+    is made.
+    """
 
     tiling: Tiling | Blocks
     functions: Mapping[Mode, KernelFunction]
+    when: Attr = None
 
     def configure(self, sizes: Mapping[str, int], wave: int) -> Config:
         """How it is launched at given sizes."""
@@ -125,6 +130,8 @@ class TritonSource:
         """The launches for given sizes; those with an empty grid are left out."""
         out = []
         for nest in self.nests:
+            if not applies(nest.when, sizes):
+                continue
             config = nest.configure(sizes, self.wave)
             function = nest.functions[config.mode]
             values = tuple(

@@ -28,6 +28,7 @@ from tessera.ir.interp.sizes import check_shape
 from tessera.ir.interp.tensor import apply, constant, positions
 from tessera.ir.record import Kind
 from tessera.ir.types import ScalarType, TensorType, Type
+from tessera.ir.within import applies
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class TileMachine:
 
     def nest(self, op: Operation) -> None:
         assert op.body is not None
-        if not self.runs(op):
+        if not applies(op.attrs.get("when"), self.sizes):
             return
         level = self.deeper(Level((), {}, ()), _names(op.attrs["axes"]), None, op.attrs["extents"])
         level = Level(level.axes, level.index, level.shape, level.mask, len(level.axes))
@@ -102,16 +103,6 @@ class TileMachine:
                 self.sweep(inner, level)
             else:
                 self.operation(inner, level)
-
-    def runs(self, op: Operation) -> bool:
-        """Are the sizes those that the nest is for?"""
-        size, low, high = _tuple(op.attrs.get("when")) or (None, None, None)
-        if not isinstance(size, Dim):
-            return True
-        n = size.evaluate(self.sizes)
-        return not (isinstance(low, Dim) and n < low.evaluate(self.sizes)) and not (
-            isinstance(high, Dim) and n >= high.evaluate(self.sizes)
-        )
 
     def sweep(self, op: Operation, level: Level) -> None:
         assert op.body is not None
