@@ -1,9 +1,6 @@
 """Attention over whole sequences, one kernel in every option, without an array of all the scores."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -71,27 +68,17 @@ def flash_attention(
     _check(q, k, mask)
     _check_numbers(dropout_p, window)
     random = not (isinstance(dropout_p, int | float) and dropout_p == 0)
-    options = _Options(is_causal, return_lse, random, window)
+    fixed = (random, is_causal, return_lse, window)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if not isinstance(q, torch.Tensor):
-        return _attend(q, k, v, mask, dropout_p, scale, dropout_seed, options)
+        return _attend(q, k, v, mask, dropout_p, scale, dropout_seed, *fixed)
     seed = None if dropout_seed is None or not random else torch.tensor([dropout_seed], dtype=torch.int64)
     if mask is None:
-        return _program(options, None)(q, k, v, None, dropout_p, scale, seed)
+        return _program(None)(q, k, v, None, dropout_p, scale, seed, *fixed)
     mask = mask.unsqueeze(1) if mask.ndim == 3 else mask
     whole = (*q.shape[:3], k.shape[2])[4 - mask.ndim :]
     ones = tuple(have == 1 != want for have, want in zip(mask.shape, whole, strict=True))
-    return _program(options, ones)(q, k, v, mask, dropout_p, scale, seed)
-
-
-@dataclass(frozen=True, slots=True)
-class _Options:
-    """What is fixed when a form of attention is compiled."""
-
-    is_causal: bool
-    return_lse: bool
-    random: bool
-    window: int | None
+    return _program(ones)(q, k, v, mask, dropout_p, scale, seed, *fixed)
 
 
 def _check(q: Any, k: Any, mask: Any) -> None:
@@ -136,59 +123,75 @@ def _check_numbers(dropout_p: Any, window: Any) -> None:
         raise TesseraError(f"window of {window} positions", code="TSR0109", helps=["give a window of 1 or more"])
 
 
-@lru_cache(maxsize=512)
-def _program(options: _Options, ones: tuple[bool, ...] | None) -> Callable[..., Any]:
-    """The compiled form for fixed options and a mask whose axes of size 1 are known."""
+@lru_cache(maxsize=64)
+def _program(ones: tuple[bool, ...] | None) -> Callable[..., Any]:
+    """The compiled form for a mask whose axes of size 1 are known."""
     mask: Any = None
     if ones is not None:
         names = _NAMES[4 - len(ones) :]
         mask = Tensor[tuple(1 if one else name for one, name in zip(ones, names, strict=True))]
 
-    def flash_attention(q: Any, k: Any, v: Any, mask: Any, dropout_p: float, scale: float, seed: Any) -> Any:
-        return _attend(q, k, v, mask, dropout_p, scale, seed, options)
+    def flash_attention(
+        q: Tensor["B", "H", "S", "D"],
+        k: Tensor["B", "K", "T", "D"],
+        v: Tensor["B", "K", "T", "E"],
+        mask: Any,
+        dropout_p: float,
+        scale: float,
+        seed: Tensor[1, torch.int64] | None,
+        random: bool,
+        is_causal: bool,
+        return_lse: bool,
+        window: int | None,
+    ) -> Any:
+        return _attend(q, k, v, mask, dropout_p, scale, seed, random, is_causal, return_lse, window)
 
-    flash_attention.__annotations__ = {
-        "q": Tensor["B", "H", "S", "D"],
-        "k": Tensor["B", "K", "T", "D"],
-        "v": Tensor["B", "K", "T", "E"],
-        "mask": mask,
-        "dropout_p": float,
-        "scale": float,
-        "seed": Tensor[1, torch.int64] | None,
-    }
+    flash_attention.__annotations__["mask"] = mask
     return tessera.function(flash_attention)
 
 
 # -- the definition -------------------------------------------------------------------------------
 
 
-def _attend(q: Any, k: Any, v: Any, mask: Any, dropout_p: Any, scale: Any, seed: Any, options: _Options) -> Any:
+def _attend(
+    q: Any,
+    k: Any,
+    v: Any,
+    mask: Any,
+    dropout_p: Any,
+    scale: Any,
+    seed: Any,
+    random: bool,
+    is_causal: bool,
+    return_lse: bool,
+    window: int | None,
+) -> Any:
     k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
     scores = q @ k.mT
     scores = (scores if scores.dtype == torch.float64 else scores.float()) * scale
-    hidden = _hidden(q.shape[2], k.shape[2], options)
+    hidden = _hidden(q.shape[2], k.shape[2], is_causal, window)
     for one in hidden:
         scores = scores.masked_fill(one, -_INF)
     if mask is not None:
         scores = _masked(scores, mask.unsqueeze(1) if mask.ndim == 3 else mask)
     weights = torch.softmax(scores, -1)
-    if options.random:
+    if random:
         weights = _dropped(weights, dropout_p, seed)
     result = weights.to(v.dtype) @ v
     if mask is not None or hidden:
         result = torch.where((scores != -_INF).any(-1, keepdim=True), result, 0.0)
-    return (result, torch.logsumexp(scores, -1)) if options.return_lse else result
+    return (result, torch.logsumexp(scores, -1)) if return_lse else result
 
 
-def _hidden(s: Any, t: Any, options: _Options) -> list[Any]:
+def _hidden(s: Any, t: Any, is_causal: bool, window: int | None) -> list[Any]:
     """Conditions on positions under which a key is out of reach of a query. The last of both stand side by side."""
     i = torch.arange(s)[:, None] + (t - s)
     j = torch.arange(t)[None, :]
-    found = [j > i] if options.is_causal else []
-    if options.window is not None:
-        found.append(i - j >= options.window)
-        if not options.is_causal:
-            found.append(j - i >= options.window)
+    found = [j > i] if is_causal else []
+    if window is not None:
+        found.append(i - j >= window)
+        if not is_causal:
+            found.append(j - i >= window)
     return found
 
 

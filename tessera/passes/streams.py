@@ -78,11 +78,13 @@ def _around(
     kind = f.ops[number].result.type
     if not kind.dtype.is_float:
         return None
-    for axis in (a for a in reversed(range(kind.rank)) if kind.dims[a] is not ONE):
+    left, right, result = letters(f.ops[number])
+    for axis in reversed(range(kind.rank)):
+        if kind.dims[axis] is ONE or (result[axis] in left and result[axis] in right):
+            continue
         stream = _Growth(f, number, (axis,), readers, taken).run(folds=True)
         if stream is not None:
             return stream
-    left, right, result = letters(f.ops[number])
     rows = tuple(n for n, c in enumerate(result) if c in left and c not in right)
     if not plain or not rows or all(kind.dims[a] is ONE for a in rows) or result[-1] in left or kind.dims[-1] is ONE:
         return None
@@ -190,7 +192,7 @@ class _Growth:
         if op.record.kind in (Kind.REDUCE, Kind.CONTRACT):
             if self.role_of(first) is not Role.FULL or any(self.role_of(x) is not Role.FREE for x in others):
                 return None
-            if not self.folds(op) or first.type.dims != self.space:
+            if not self.folds(op) or first.type.dims != self.space or not self.shares_batch(op):
                 return None
             return Role.KEPT if op.record.kind is Kind.REDUCE else Role.OUT
         if op.record.kind not in POINTWISE:
@@ -210,6 +212,15 @@ class _Growth:
         if space(op.results[0].type) == space(TensorType(op.results[0].type.dtype, kept)):
             return Role.KEPT
         return Role.FULL if dims == self.space else None
+
+    def shares_batch(self, op: Operation) -> bool:
+        """Has the other operand of a contraction over the swept axis none of the space's rows, only its batch?"""
+        if op.record.kind is not Kind.CONTRACT:
+            return True
+        a, b, space = letters(self.f.ops[self.number])
+        left, right, _ = letters(op)
+        rows = (n for n, c in enumerate(left) if c in right and n != self.axis)
+        return all(space[n] in a and space[n] in b for n in rows)
 
     def looked_up(self, op: Operation) -> Role | None:
         """A value of the space read at one point of each row."""

@@ -15,7 +15,7 @@ from importlib import resources
 from typing import Final
 
 FILES: Final = (
-    "types", "native", "storage", "memory", "convert", "arithmetic", "bits", "exponential", "trigonometry",
+    "types", "native", "storage", "memory", "square", "convert", "arithmetic", "bits", "exponential", "trigonometry",
     "special", "reduce",
 )  # fmt: skip
 
