@@ -21,7 +21,7 @@ from tessera.ir.graph import Function, Note
 from tessera.ir.printer import print_function
 from tessera.ir.types import TensorType
 from tessera.schedule.cost import nbytes, op_flops
-from tessera.schedule.plan import ZERO, Call, Kernel, Program
+from tessera.schedule.plan import ZERO, Call, Kernel, Program, Unschedulable
 
 Json = Any
 
@@ -214,7 +214,11 @@ def _lower_triton(
     """Triton source; with sizes, and where Triton is installed, compiled for the target as well."""
     made = []
     for kernel in kernels:
-        source = triton_emit(kernel, target)
+        try:
+            source = triton_emit(kernel, target)
+        except Unschedulable as e:
+            message = f"kernel `{kernel.name}` cannot be made for {target.name}: {e}"
+            raise ResourceError(message, code="TSR0607") from e
         stages: tuple[Stage, ...] = (Stage("triton", source.text),)
         resources: Mapping[str, Json] = {}
         if sizes is not None and triton_available():

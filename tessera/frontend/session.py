@@ -251,6 +251,8 @@ class Session:
     def _visit(self, frame: FrameType | None) -> None:
         """Remember the user's functions that are running, up to the traced one, with their globals."""
         root = getattr(getattr(self.scopes[0], "function", None), "__code__", None) if self.scopes else None
+        if root is not None and is_machinery(root.co_filename):
+            return  # of a traced function of the library only the callers are the user's, and those are no part of it
         while frame is not None and frame.f_code is not root:
             key = (frame.f_code, id(frame.f_globals))
             if key not in self.visited and not is_machinery(frame.f_code.co_filename):

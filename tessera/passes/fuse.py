@@ -20,16 +20,18 @@ _RECORDS = {"map": MAP, "row": ROW, "column": COLUMN, "stream": STREAM, "extern"
 @dataclass(frozen=True, slots=True)
 class Fuse:
     """Grow regions greedily (see ``grouping``) so that the bytes moved between kernels are few, then write them
-    down. Plain products of the dtypes in ``library`` stay calls of one, whatever follows them.
+    down. Plain products of the dtypes in ``library`` stay calls of one, whatever follows them. ``lookups`` says whether
+    a kernel may make single points of a contraction once more, for positions that are read from memory.
     """
 
     name: str = "fuse"
     library: tuple[str, ...] = ()
+    lookups: bool = True
 
     def run(self, f: Function) -> Function:
         if any(op.record.kind is Kind.REGION for op in f.ops):
             return f
-        f, streams = gather_streams(f, self.library)
+        f, streams = gather_streams(f, self.library, self.lookups)
         grouping = Grouping(f, streams).run()
         writer = _Writer(f, grouping, streams)
         ops = writer.write()

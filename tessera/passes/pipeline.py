@@ -20,10 +20,10 @@ PIPELINE: tuple[Row, ...] = (
 )
 
 
-def pipeline(library: tuple[str, ...]) -> tuple[Row, ...]:
-    """The pipeline for a machine on which a library's products of these dtypes are the faster ones."""
-    return tuple(replace(row, step=replace(row.step, library=library)) if isinstance(row.step, Fuse) else row
-                 for row in PIPELINE)  # fmt: skip
+def pipeline(library: tuple[str, ...] = (), lookups: bool = True) -> tuple[Row, ...]:
+    """The pipeline with options of ``Fuse`` that depend on the machine."""
+    fuse = Fuse(library=library, lookups=lookups)
+    return tuple(replace(row, step=fuse) if isinstance(row.step, Fuse) else row for row in PIPELINE)
 
 
 PASSES = {row.step.name: row.step for row in PIPELINE}

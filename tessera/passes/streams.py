@@ -8,7 +8,7 @@ contraction's result is read elsewhere, and when the folds can share one sweep (
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import networkx as nx
@@ -33,9 +33,11 @@ class Stream:
     axes: tuple[int, ...]
 
 
-def gather_streams(f: Function, library: Container[str] = ()) -> tuple[Function, dict[Operation, Stream]]:
+def gather_streams(
+    f: Function, library: Container[str] = (), lookups: bool = True
+) -> tuple[Function, dict[Operation, Stream]]:
     """The function with the operations of each stream next to each other and common factors moved behind its sums;
-    and for each operation of a stream, the stream. Products of dtypes in ``library`` are streams for folds alone.
+    and for each operation of a stream, the stream. The options are those of ``Fuse``.
     """
     found: list[tuple[Stream, Stream]] = []
     taken: set[Operation] = set()
@@ -43,7 +45,7 @@ def gather_streams(f: Function, library: Container[str] = ()) -> tuple[Function,
     for number, op in enumerate(f.ops):
         if op.record.kind is Kind.CONTRACT and op not in taken:
             plain = not any(x.type.dtype.name in library for x in op.operands)
-            stream = _around(f, number, readers, taken, plain)
+            stream = _around(_Source(f, number, readers, taken, lookups), plain)
             if stream is not None:
                 taken.update(stream.ops)
                 found.append((stream, Stream(_hoisted(f, stream, readers), stream.axes)))
@@ -69,35 +71,44 @@ def _hoisted(f: Function, stream: Stream, readers: Mapping[Value, Sequence[Opera
     return tuple(reversed(out))
 
 
-def _around(
-    f: Function, number: int, readers: dict[Value, list[Operation]], taken: set[Operation], plain: bool
-) -> Stream | None:
+@dataclass(frozen=True)
+class _Source:
+    """A contraction to grow a stream from: the operation ``number`` of a function, who reads what in it, and what
+    other streams have taken.
+    """
+
+    f: Function
+    number: int
+    readers: Mapping[Value, Sequence[Operation]]
+    taken: Set[Operation]
+    lookups: bool
+
+
+def _around(source: _Source, plain: bool) -> Stream | None:
     """The stream of one contraction: swept along the last axis that allows folds, else along the axes of its first
     operand alone, so that what is stored is contiguous along the others.
     """
-    kind = f.ops[number].result.type
+    op = source.f.ops[source.number]
+    kind = op.result.type
     if not kind.dtype.is_float:
         return None
-    left, right, result = letters(f.ops[number])
+    left, right, result = letters(op)
     for axis in reversed(range(kind.rank)):
         if kind.dims[axis] is ONE or (result[axis] in left and result[axis] in right):
             continue
-        stream = _Growth(f, number, (axis,), readers, taken).run(folds=True)
+        stream = _Growth(source, (axis,)).run(folds=True)
         if stream is not None:
             return stream
     rows = tuple(n for n, c in enumerate(result) if c in left and c not in right)
     if not plain or not rows or all(kind.dims[a] is ONE for a in rows) or result[-1] in left or kind.dims[-1] is ONE:
         return None
-    return _Growth(f, number, rows, readers, taken).run(folds=False)
+    return _Growth(source, rows).run(folds=False)
 
 
 @dataclass
 class _Growth:
-    f: Function
-    number: int
+    source: _Source
     axes: tuple[int, ...]
-    readers: dict[Value, list[Operation]]
-    taken: set[Operation]
     roles: dict[Value, Role] = field(default_factory=dict)
     members: list[Operation] = field(default_factory=list)
     inside: set[Operation] = field(default_factory=set)
@@ -107,6 +118,10 @@ class _Growth:
     @property
     def axis(self) -> int:
         return self.axes[0]
+
+    def __post_init__(self) -> None:
+        self.f, self.readers, self.taken = self.source.f, self.source.readers, self.source.taken
+        self.number = self.source.number
 
     def run(self, folds: bool) -> Stream | None:
         start = self.f.ops[self.number]
@@ -198,7 +213,7 @@ class _Growth:
         if op.record.kind not in POINTWISE:
             return None
         if op.record.kind is Kind.INDEX:
-            return self.looked_up(op)
+            return self.looked_up(op) if self.source.lookups else None
         if is_free(op):
             (role,) = read if len(read) == 1 else (None,)
             return role if role is not Role.FULL and keeps_places(op) else None

@@ -152,12 +152,6 @@ def likely(x: Tensor[S, D], w: Tensor[T, D], target: Tensor[S, tessera.int64]) -
 
 
 @tessera.function
-def chosen(x: Tensor[S, D], w: Tensor[T, D], target: Tensor[S, tessera.int64]) -> Tensor[S]:
-    s = x @ w.T
-    return torch.logsumexp(s, -1) - s.gather(-1, target[:, None])[:, 0]
-
-
-@tessera.function
 def guarded(q: Q, k: K, v: V) -> O:
     s = q @ k.mT
     i, j = torch.arange(s.shape[-2])[:, None], torch.arange(s.shape[-1])[None, :]
@@ -325,7 +319,6 @@ CASES = (
     Stream(interleaved),
     Stream(vocabulary, (LONG,)),
     Stream(likely, integers={"target": (0, 41)}),
-    Stream(chosen, integers={"target": (0, 41)}),
     Stream(guarded),
     Stream(projected, (*SMALL, {"S": 1, "T": 37, "D": 12})),
     Stream(twice),
