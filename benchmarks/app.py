@@ -12,13 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import document, job, machine, peers, report
+from benchmarks import contraction_document, document, job, machine, peers, report
 from benchmarks.cases import CASES
+from benchmarks.contractions import CONTRACTIONS
 from benchmarks.job import MODES, Job, SectionError
 from benchmarks.stats import PEERS
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SECTIONS = ("facts", "speed", "latency", "cold")
+#: A family of cases of its own, which runs when it is asked for.
+FURTHER = ("contractions",)
 #: Processes per participant of a cold start. `torch.compile` takes a minute or more in each.
 PROCESSES: Mapping[str, int] = {"tessera": 5, "jax": 5, "compile": 1}
 
@@ -32,6 +35,7 @@ examples:
   python -m benchmarks                               everything; minutes
   python -m benchmarks --quick                       small sizes, a few rounds: does it run?
   python -m benchmarks --only softmax --sections speed
+  python -m benchmarks --sections contractions       attention, layers, MLPs, a transformer block
   python -m benchmarks --name workstation            keep the result in benchmarks/results/workstation.json"""
 
 
@@ -46,17 +50,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only",
         action="append",
-        choices=list(CASES),
+        choices=[*CASES, *CONTRACTIONS],
         metavar="CASE",
-        help=f"measure this case; may be repeated. Cases: {', '.join(CASES)}",
+        help=f"measure this case; may be repeated. Cases: {', '.join(CASES)}; of the section contractions: "
+        f"{', '.join(CONTRACTIONS)}",
     )
     parser.add_argument("--rounds", type=_positive, help="rounds of each case (default: 25, with --quick 2)")
     parser.add_argument(
         "--sections",
-        type=_names(SECTIONS),
-        default=SECTIONS,
+        type=_names((*SECTIONS, *FURTHER)),
         metavar="LIST",
-        help=f"separated by commas (default: {','.join(SECTIONS)})",
+        help=f"separated by commas; there is also {','.join(FURTHER)} (default: {','.join(SECTIONS)}, or what "
+        "--only belongs to)",
     )
     parser.add_argument(
         "--modes",
@@ -101,6 +106,7 @@ class Session:
         self.quick: bool = options.quick
         self.modes: tuple[str, ...] = options.modes
         self.cases = tuple(name for name in CASES if name in (options.only or CASES))
+        self.contractions = tuple(name for name in CONTRACTIONS if name in (options.only or CONTRACTIONS))
         chosen: tuple[str, ...] | None = options.peers
         self.peers = tuple(name for name in peers.installed() if chosen is None or name in chosen)
         self.rounds: int = options.rounds or (2 if self.quick else 25)
@@ -109,7 +115,8 @@ class Session:
 
     def job(self, section: str, label: str) -> Job:
         """A job of this session."""
-        return Job(section, label, self.cases, self.peers, self.quick, self.rounds)
+        cases = self.contractions if section.startswith("contraction") else self.cases
+        return Job(section, label, cases, self.peers, self.quick, self.rounds)
 
     def attempt(self, task: Job, extra: Mapping[str, str]) -> dict[str, Any] | None:
         """The result of a section; None, and a line in the failures, when there is none."""
@@ -159,9 +166,21 @@ class Session:
                             entry = {"participant": participant, "cache": cache, **result}
                             self.results.setdefault("cold", []).append(entry)
 
+    def contraction(self, caches: Mapping[str, str]) -> None:
+        """Kernels, memory and errors of the contractions, then their times in every allocation mode."""
+        if result := self.attempt(self.job("contraction_facts", "contractions, kernels and memory"), caches):
+            self.results["contraction_facts"] = result
+        for mode in self.modes:
+            task = self.job("contraction_times", f"contractions, {report.MODE_NAMES[mode]}")
+            if result := self.attempt(task, {**caches, **MODES[mode]}):
+                self.results.setdefault("contractions", {})[mode] = result
+
     def run(self, sections: Sequence[str]) -> None:
         """Run sections in order. They share private caches, so that what one compiled the next one loads."""
-        steps = {"facts": self.facts, "speed": self.speed, "latency": self.latency, "cold": self.cold}
+        steps = {
+            "facts": self.facts, "speed": self.speed, "latency": self.latency, "cold": self.cold,
+            "contractions": self.contraction,
+        }  # fmt: skip
         with tempfile.TemporaryDirectory(prefix="tessera-bench-") as folder:
             caches = job.cache_environment(Path(folder))
             for name in sections:
@@ -181,7 +200,21 @@ class Session:
             "versions": machine.versions(),
         }
         least = {case: CASES[case].least_bytes(self.quick) for case in self.cases}
-        return document.assemble(head, self.results, least)
+        doc = document.assemble(head, self.results, least)
+        if {"contractions", "contraction_facts"} & set(self.results):
+            contraction_document.extend(doc, self.results)
+        return doc
+
+
+def _sections(options: argparse.Namespace) -> tuple[str, ...]:
+    """The sections asked for; without any those that the chosen cases belong to."""
+    if options.sections is not None:
+        return tuple(options.sections)
+    if not options.only:
+        return SECTIONS
+    return (SECTIONS if set(options.only) & set(CASES) else ()) + (
+        FURTHER if set(options.only) & set(CONTRACTIONS) else ()
+    )
 
 
 def _target(options: argparse.Namespace) -> Path:
@@ -211,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     session = Session(options)
     if session.load > 0.5 and not session.quick:
         print(f"the machine is busy (load {session.load:.1f}): times will say little", file=sys.stderr)
-    session.run(options.sections)
+    session.run(_sections(options))
     target = _target(options)
     doc = session.document(target.stem)
     print(report.tables(doc))

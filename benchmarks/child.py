@@ -45,12 +45,26 @@ def _facts(job: Job) -> dict[str, Any]:
     return facts.run(job)
 
 
+def _contraction_times(job: Job) -> dict[str, Any]:
+    from benchmarks import contraction_runs
+
+    return contraction_runs.times(job)
+
+
+def _contraction_facts(job: Job) -> dict[str, Any]:
+    from benchmarks import contraction_runs
+
+    return contraction_runs.counts(job)
+
+
 # Imported by the section that needs it: a cold start must not find the others' modules loaded.
 SECTIONS: Mapping[str, Callable[[Job], dict[str, Any]]] = {
     "speed": _speed,
     "latency": _latency,
     "cold": _cold,
     "facts": _facts,
+    "contraction_times": _contraction_times,
+    "contraction_facts": _contraction_facts,
 }
 
 

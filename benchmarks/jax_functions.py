@@ -60,3 +60,14 @@ def adamw(
 
 def add(x: Array, y: Array) -> Array:
     return x + y
+
+
+def causal_attention(q: Array, k: Array, v: Array, scale: Array) -> Array:
+    scores = jnp.einsum("bhid,bhjd->bhij", q, k) * scale
+    seen = jnp.tril(jnp.ones(scores.shape[-2:], dtype=bool))
+    weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1)
+    return jnp.einsum("bhij,bhjd->bhid", weights, v)
+
+
+def swiglu_mlp(x: Array, gate: Array, up: Array, down: Array) -> Array:
+    return (jax.nn.silu(x @ gate.T) * (x @ up.T)) @ down.T

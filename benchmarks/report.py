@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
+from benchmarks import contraction_document
 from benchmarks.document import Document, Row
 from benchmarks.stats import PEERS
 from benchmarks.table import number, render
@@ -164,10 +165,10 @@ def tables(doc: Document) -> str:
         ("kernels", _kernels),
         ("errors", _errors),
         ("pairs", _pairs),
-        ("failures", _failures),
-        ("bars", _bars),
     )
     found += [table(doc) for key, table in shown if doc[key]]
+    found += contraction_document.tables(doc, MODE_NAMES)
+    found += [table(doc) for key, table in (("failures", _failures), ("bars", _bars)) if doc[key]]
     return "\n\n".join(found)
 
 
@@ -182,7 +183,7 @@ def chart(doc: Document) -> str:
 
     Empty when the document has no ratios.
     """
-    rows = [row for row in doc["speed"] if row.get("ratio") is not None]
+    rows = [row for row in (*doc["speed"], *doc.get("contractions", ())) if row.get("ratio") is not None]
     if not rows:
         return ""
     modes = list(dict.fromkeys(row["mode"] for row in rows))

@@ -104,7 +104,12 @@ def check_schema(doc: dict[str, Any]) -> None:
         assert isinstance(doc[key], list), key
         for row in doc[key]:
             assert columns <= set(row), key
-    assert set(doc) == {*HEAD, *ROWS}
+    for row in doc.get("contractions", ()):
+        assert {"mode", "case", "ms", "best"} <= set(row)
+    for key, name in (("cases", "case"), ("attentions", "variant")):
+        for row in doc.get("contraction_facts", {}).get(key, ()):
+            assert {name, "kernels", "calls", "extra", "error"} <= set(row)
+    assert set(doc) - {"contractions", "contraction_facts"} == {*HEAD, *ROWS}
 
 
 def test_results_in_the_tree_follow_the_schema() -> None:
