@@ -32,8 +32,9 @@ def flash_attention(
     dropout_seed: int | None = None,
     window: int | None = None,
 ) -> Any:
-    """``softmax(scale · q kᵀ + mask) v`` for q ``[B, H, S, D]``, k ``[B, K, T, D]``, v ``[B, K, T, E]``: ``[B, H, S, E]``.
+    """``softmax(scale · q kᵀ + mask) v``, a tensor ``[B, H, S, E]``.
 
+    The shapes are q ``[B, H, S, D]``, k ``[B, K, T, D]`` and v ``[B, K, T, E]``.
     All three in one floating dtype, which is that of the result. ``H`` is a multiple of ``K``; query head h reads
     key head ``h // (H / K)``, and no key or value is copied.
 
