@@ -159,9 +159,7 @@ def extend(doc: dict[str, Any], sections: Mapping[str, Any]) -> None:
     s = attention.quick if doc["quick"] else attention.sizes
     work = {attention.name: 2 * s["H"] * s["S"] ** 2 * s["D"] / s["P"] ** 3}
     measured = sections.get("contractions", {})
-    doc["contractions"] = [
-        row for mode, one in measured.items() for row in time_rows(mode, one["seconds"], best, work)
-    ]
+    doc["contractions"] = [row for mode, one in measured.items() for row in time_rows(mode, one["seconds"], best, work)]
     facts = sections.get("contraction_facts", {})
     doc["contraction_facts"] = {key: facts.get(key, []) for key in ("cases", "attentions")}
     alone = not any(doc[key] for key in ("speed", "latency", "cold", "kernels"))
