@@ -18,7 +18,7 @@ from tessera.ir.dim import ZERO, Dim
 from tessera.ir.graph import Function, Operand, Operation, Value, users
 from tessera.ir.infer import ONE
 from tessera.ir.online import Apart, factors
-from tessera.ir.record import Kind
+from tessera.ir.record import Kind, Law
 from tessera.ir.roles import Role, Roles, folds_axis
 from tessera.ir.types import TensorType
 from tessera.passes.grouping import MAX_OPS, POINTWISE, is_free, space
@@ -263,7 +263,7 @@ class _Growth:
         """
         maker = {r: op for op in self.f.ops for r in op.results}
         lying = self.lying(maker)
-        pending = [x for op in self.members for x in self.brought(op)]
+        pending = [x for op in self.members for x in op.operands]
         while pending:
             x = pending.pop()
             op = maker.get(x) if isinstance(x, Value) else None
@@ -277,10 +277,12 @@ class _Growth:
             elif not any(r in lying or self.leaves(r) for r in op.results):
                 self.inside.add(op)
                 yield op
-                pending.extend(self.brought(op))
+                pending.extend(op.operands)
 
     def lying(self, maker: Mapping[Value, Operation]) -> set[Value]:
-        """What contractions read from where it lies, views looked through: it is not made anew for every read."""
+        """What contractions read from where it lies: it is not made anew for every read. Views are looked through, and
+        conversions, which are cheaper than what they make would be to store.
+        """
         found: set[Value] = set()
         pending = [
             x
@@ -290,15 +292,13 @@ class _Growth:
         ]
         while pending:
             x = pending.pop()
-            if isinstance(x, Value) and x not in found:
+            made = maker.get(x) if isinstance(x, Value) else None
+            if made is not None and made.record.law is Law.SAME:
+                pending.extend(made.operands)
+            elif isinstance(x, Value) and x not in found:
                 found.add(x)
-                made = maker.get(x)
                 pending.extend(made.operands if made is not None and is_free(made) else ())
         return found
-
-    def brought(self, op: Operation) -> Sequence[Operand]:
-        """The operands that may be computed where they are read."""
-        return self.parted(op)[0] if op.record.kind is Kind.CONTRACT else op.operands
 
     def parted(self, op: Operation) -> tuple[list[Operand], list[Operand]]:
         """The operands of a contraction that are brought into another form once, and those that it reads again for
