@@ -109,6 +109,8 @@ class RegionLowering:
             nests, temps = self.nests(as_sums(ops), (), scalars)
         except (Misplaced, Unschedulable):
             return [stream], []
+        if temps:  # they would be there for any number of rows
+            return [stream], []
         ranges = [(stream, (rows, few, None)), *((n, (rows, None, few)) for n in nests)]
         return [replace(n, attrs={**n.attrs, "when": when}) for n, when in ranges], temps
 

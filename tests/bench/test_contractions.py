@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,7 +28,7 @@ def test_participants_compute_the_same(name: str) -> None:
     assert set(case.best) <= {*case.participants(True)} - _OTHER
     (wanted,) = facts.tensors(case.function.eager(*facts.widened(case.make(True))))
     for who in set(calls) - _OTHER:
-        found = torch.as_tensor(calls[who]().__array__() if who == "jax" else calls[who]()).double()
+        found = torch.as_tensor(np.array(calls[who]()) if who == "jax" else calls[who]()).double()
         tolerance = 1e-2 if name == "bf16_linear" else 1e-5
         torch.testing.assert_close(found.reshape(wanted.shape), wanted, rtol=tolerance, atol=tolerance)
 

@@ -20,20 +20,21 @@ from tests.ops import native
 from tests.ops.cases import ASSIGNMENTS, KINDS, admits, altered, eager, tensors
 from tests.ops.compare import difference
 
+#: What a mask leaves out is not read: there an infinity or a NaN does not spread, as 0 times it does in the definition.
+UNREAD = frozenset({"scaled_dot_product_attention"})
+
 SAMPLES = every_sample()
 #: Samples of one group share a few libraries.
 GROUPS = 24
 #: Larger tensors than this are left to the benchmarks.
 MOST = 1 << 18
 Problem = tuple[str, str]
-#: Where torch rounds less often than a product of matrices followed by other work does: the product is a library
-#: call that
-#: ends in memory. Their errors stay within a few roundings, but above eager's.
+#: Where torch rounds less often than a product of matrices followed by other work does: the product is a library call
+#: that ends in memory. Their errors stay within a few roundings, but above eager's.
 EXPLAINED: Mapping[str, str] = {
-    "linear": "the product is rounded before the bias is added; torch's addmm rounds once",
     "addbmm": "the sum of products is rounded before the first term is added",
     "matrix_power": "products in another order",
-    "scaled_dot_product_attention": "scores are rounded between the two products",
+    "scaled_dot_product_attention": "scores are added up in another order, and the exponential magnifies what they round",
 }
 
 
@@ -103,7 +104,9 @@ def problems(record: OpRecord, number: int, sample: Sample, case: Case, run: nat
             found = judged(case, sample, run, sizes, arrays)
         except Exception as error:
             found = f"{type(error).__name__}: {error}"
-        if found is not None and not ("relative error" in found and record.name in EXPLAINED):
+        if found is None or ("relative error" in found and record.name in EXPLAINED):
+            continue
+        if not ("where float64 has nan" in found and record.name in UNREAD):
             yield f"{record.name} {number} ({label}): {found}"
 
 
