@@ -34,7 +34,7 @@ Problem = tuple[str, str]
 EXPLAINED: Mapping[str, str] = {
     "addbmm": "the sum of products is rounded before the first term is added",
     "matrix_power": "products in another order",
-    "scaled_dot_product_attention": "scores are added up in another order, and the exponential magnifies what they round",
+    "scaled_dot_product_attention": "scores add up in another order, and the exponential magnifies what they round",
 }
 
 
