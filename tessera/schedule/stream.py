@@ -21,7 +21,7 @@ from tessera.ir.record import Kind
 from tessera.ir.roles import Role, Roles
 from tessera.ir.types import BufferType, TileType
 from tessera.schedule.plan import ZERO, Unschedulable
-from tessera.schedule.pull import Index, Misplaced, Puller, dense_strides
+from tessera.schedule.pull import Guard, Index, Misplaced, Pull, Puller, dense_strides
 from tessera.schedule.ranges import delinearize
 from tessera.schedule.tilebuild import Container, Expr, Namespace, TileBuilder, unwrap
 
@@ -47,7 +47,7 @@ class StreamPuller(Puller):
         sweep = self.build.sweep
         assert isinstance(fold.type, TileType)
         if sweep is None:
-            return self.complete(v, fold, index)
+            return self.complete(v, fold)
         attrs: dict[str, Attr] = {"before": self.before}
         reached = self.build.emit(OPS["running"], (fold,), fold.type.dtype, attrs, axes=(*fold.type.axes, *sweep.axes))
         start = identity(self.maker[v])
@@ -58,7 +58,7 @@ class StreamPuller(Puller):
         some = t.where(Expr(t, reached) == start, 0.0, Expr(t, reached))
         return unwrap(some)
 
-    def complete(self, v: Value, fold: Value, index: Index) -> Operand:
+    def complete(self, v: Value, fold: Value) -> Operand:
         """A fold after the sweep. Where all that came was the identity of a fold that it follows, its terms are
         inf - inf, which the sweep passed over.
         """
@@ -71,7 +71,7 @@ class StreamPuller(Puller):
             made = t.where(missing, float("nan"), made)
         return unwrap(made)
 
-    def contracted(self, op, v, index, guard):  # type: ignore[no-untyped-def]
+    def contracted(self, op: Operation, v: Value, index: Index, guard: Guard) -> Pull:
         if v in self.places:
             return self.reduced(v, index)
         return (yield from super().contracted(op, v, index, guard))
