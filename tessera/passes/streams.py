@@ -8,7 +8,7 @@ contraction's result is read elsewhere, and when the folds can share one sweep (
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence, Set
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import networkx as nx
@@ -42,10 +42,12 @@ def gather_streams(
     found: list[tuple[Stream, Stream]] = []
     taken: set[Operation] = set()
     readers = users(f.body)
+    place = {op: n for n, op in enumerate(f.ops)}
+    maker = {r: op for op in f.ops for r in op.results}
     for number, op in enumerate(f.ops):
         if op.record.kind is Kind.CONTRACT and op not in taken:
             plain = not any(x.type.dtype.name in library for x in op.operands)
-            stream = _around(_Source(f, number, readers, taken, lookups), plain)
+            stream = _around(_Source(f, number, readers, place, maker, taken, lookups), plain)
             if stream is not None:
                 taken.update(stream.ops)
                 found.append((stream, Stream(_hoisted(f, stream, readers), stream.axes)))
@@ -73,13 +75,15 @@ def _hoisted(f: Function, stream: Stream, readers: Mapping[Value, Sequence[Opera
 
 @dataclass(frozen=True)
 class _Source:
-    """A contraction to grow a stream from: the operation ``number`` of a function, who reads what in it, and what
-    other streams have taken.
+    """A contraction to grow a stream from: the operation ``number`` of a function, who reads what in it, where each
+    operation stands, and what other streams have taken.
     """
 
     f: Function
     number: int
     readers: Mapping[Value, Sequence[Operation]]
+    place: Mapping[Operation, int]
+    maker: Mapping[Value, Operation]
     taken: Set[Operation]
     lookups: bool
 
@@ -126,12 +130,18 @@ class _Growth:
     def run(self, folds: bool) -> Stream | None:
         start = self.f.ops[self.number]
         self.space = start.result.type.dims
+        self.last = self.number
         self.join(start, Role.FULL)
-        for op in self.f.ops[self.number + 1 :]:
+        if not folds:
+            self.reach(v for v in start.operands[:1] if isinstance(v, Value))
+        number = self.number + 1
+        while number <= self.last:  # joining may move the end
+            op = self.f.ops[number]
             if not folds and self.is_sibling(start, op):
                 self.join(op, Role.FULL)
             else:
                 self.visit(op)
+            number += 1
         self.trim()
         found = any(self.role_of(op.operands[0]) is Role.FULL and self.folds(op) for op in self.members)
         if found is not folds or len(self.members) == 1:
@@ -139,8 +149,7 @@ class _Growth:
         if folds and any(self.leaves(v) for v, role in self.roles.items() if role is Role.FULL):
             return None
         ops = tuple(self.before()) + tuple(self.members)
-        order = {op: n for n, op in enumerate(self.f.ops)}
-        stream = Stream(tuple(sorted(ops, key=order.__getitem__)), self.axes)
+        stream = Stream(tuple(sorted(ops, key=self.source.place.__getitem__)), self.axes)
         try:
             hoisted = hoist(stream.ops, self.axis)
             factors(hoisted, Roles.find(hoisted, self.axis))
@@ -187,6 +196,12 @@ class _Growth:
         self.members.append(op)
         self.inside.add(op)
         self.roles.update(dict.fromkeys(op.results, role))
+        self.reach(op.results)
+
+    def reach(self, values: Iterable[Value]) -> None:
+        """Look at operations up to the last that reads one of the values."""
+        places = (self.source.place[op] for v in values for op in self.readers.get(v, ()))
+        self.last = max(self.last, *places, self.number)
 
     def visit(self, op: Operation) -> None:
         read = {self.role_of(x) for x in op.operands} - {Role.FREE}
@@ -198,6 +213,7 @@ class _Growth:
             self.outside.update(op.results)
         elif is_free(op):
             self.roles[op.result] = role
+            self.reach(op.results)
         else:
             self.join(op, role)
 
@@ -261,12 +277,17 @@ class _Growth:
         """Operations that only the stream reads, through which no large tensor needs to go: masks and biases, what is
         read over and over in another form than it lies in, and contractions over the same space.
         """
-        maker = {r: op for op in self.f.ops for r in op.results}
-        lying = self.lying(maker)
+        ahead = list(self.ahead(frozenset()))
+        contractions = [op for op in (*self.members, *ahead) if op.record.kind is Kind.CONTRACT]
+        self.inside.difference_update(ahead)
+        yield from self.ahead(self.lying(contractions))
+
+    def ahead(self, lying: Set[Value]) -> Iterator[Operation]:
+        """The operations behind the members' operands that nothing else reads, up to those that give ``lying``."""
         pending = [x for op in self.members for x in op.operands]
         while pending:
             x = pending.pop()
-            op = maker.get(x) if isinstance(x, Value) else None
+            op = self.source.maker.get(x) if isinstance(x, Value) else None
             if op is None or op in self.inside or op in self.taken:
                 continue
             alike = op.record.kind is Kind.CONTRACT and op.result.type.dims == self.space
@@ -279,20 +300,15 @@ class _Growth:
                 yield op
                 pending.extend(op.operands)
 
-    def lying(self, maker: Mapping[Value, Operation]) -> set[Value]:
+    def lying(self, contractions: Sequence[Operation]) -> set[Value]:
         """What contractions read from where it lies: it is not made anew for every read. Views are looked through, and
         conversions, which are cheaper than what they make would be to store.
         """
         found: set[Value] = set()
-        pending = [
-            x
-            for op in self.f.ops
-            if op.record.kind is Kind.CONTRACT and (op in self.inside or op.result.type.dims == self.space)
-            for x in self.parted(op)[1]
-        ]
+        pending = [x for op in contractions for x in self.parted(op)[1]]
         while pending:
             x = pending.pop()
-            made = maker.get(x) if isinstance(x, Value) else None
+            made = self.source.maker.get(x) if isinstance(x, Value) else None
             if made is not None and made.record.law is Law.SAME:
                 pending.extend(made.operands)
             elif isinstance(x, Value) and x not in found:
@@ -339,14 +355,17 @@ def _ordered(f: Function, found: Sequence[tuple[Stream, Stream]]) -> tuple[Opera
     graph.add_nodes_from(node.values())
     for op in f.ops:
         graph.add_edges_from((node[maker[v]], node[op]) for v in op.inputs if v in maker and node[maker[v]] != node[op])
+    views: dict[int, list[Operation]] = {}
+    for op, n in home.items():
+        if is_free(op):
+            views.setdefault(n, []).append(op)
     out: list[Operation] = []
     for n in nx.lexicographical_topological_sort(graph):
         op = f.ops[n]
         if op not in home:
             out.append(op)
             continue
-        views = [o for o in f.ops if is_free(o) and home.get(o) == home[op]]
-        out.extend(_with_views(found[home[op]][1].ops, views))
+        out.extend(_with_views(found[home[op]][1].ops, views.get(home[op], ())))
     return tuple(out)
 
 
