@@ -15,8 +15,8 @@ from tessera.ir.record import Kind, Law
 from tessera.ir.roles import Role, Roles
 from tessera.ir.types import TensorType, Type
 
-#: How many operations away from a sum a common factor is looked for.
-DEPTH = 64
+#: How many operations behind a sum are looked into for what its terms share. One that is read twice counts twice.
+MOST = 512
 
 
 def hoist(ops: Sequence[Operation], axis: int) -> list[Operation]:
@@ -34,14 +34,15 @@ class _Hoist:
     tail: list[tuple[Operation, int]] = field(default_factory=list)
     #: What chooses the points that the tail is for, with the outcome that does; elsewhere the sum's terms are 0.
     chosen: list[tuple[Operand, bool]] = field(default_factory=list)
+    visits: int = 0
 
     def run(self, ops: Sequence[Operation]) -> list[Operation]:
         for op in ops:
             if not (additive(op) and self.roles.folded(op) and self.keeps_place(op)):
                 self.out.append(op)
                 continue
-            self.tail, self.chosen = [], []
-            core = self.core(op.operands[0], DEPTH)
+            self.tail, self.chosen, self.visits = [], [], 0
+            core = self.core(op.operands[0])
             if not self.tail:
                 self.out.append(op)
                 continue
@@ -112,23 +113,24 @@ class _Hoist:
         at = self.roles.axis
         return len(result) == len(left) and result[:at] + result[at + 1 :] == left[:at] + left[at + 1 :]
 
-    def core(self, x: Operand, depth: int) -> Operand:
+    def core(self, x: Operand) -> Operand:
         """``x`` without what all points of a row share, which is put into the tail."""
         op = self.roles.maker.get(x) if isinstance(x, Value) and self.roles[x] is Role.FULL else None
-        if op is None or not depth or not op.result.type.dtype.is_float:
+        if op is None or self.visits >= MOST or not op.result.type.dtype.is_float:
             return x
+        self.visits += 1
         roles, law = [self.roles[y] for y in op.operands], op.record.law
         if law in (Law.PRODUCT, Law.QUOTIENT):
             places = (0, 1) if law is Law.PRODUCT else (0,)
             for place in places:
                 same = op.operands[place].type.dtype is op.result.type.dtype
                 if same and roles[place] is Role.FULL and roles[1 - place] is Role.KEPT:
-                    inner = self.core(op.operands[place], depth - 1)
+                    inner = self.core(op.operands[place])
                     self.tail.append((op, place))
                     return inner
-            return self.through(op, places, depth)
+            return self.through(op, places)
         if law is Law.SAME:
-            return self.through(op, (0,), depth)
+            return self.through(op, (0,))
         if law is Law.CHOICE:
             for place in (1, 2):
                 other = op.operands[3 - place]
@@ -136,20 +138,20 @@ class _Hoist:
                     continue
                 if roles[0] is not Role.KEPT:
                     known = len(self.tail)
-                    made = self.through(op, (place,), depth)
+                    made = self.through(op, (place,))
                     if len(self.tail) > known:
                         self.chosen.append((op.operands[0], place == 1))
                     return made
-                inner = self.core(op.operands[place], depth - 1)
+                inner = self.core(op.operands[place])
                 self.tail.append((op, place))
                 return inner
         return x
 
-    def through(self, op: Operation, places: Sequence[int], depth: int) -> Operand:
+    def through(self, op: Operation, places: Sequence[int]) -> Operand:
         """The same operation on operands without what they share."""
         operands = list(op.operands)
         for place in places:
-            operands[place] = self.core(operands[place], depth - 1)
+            operands[place] = self.core(operands[place])
         if all(a is b for a, b in zip(operands, op.operands, strict=True)):
             return op.result
         return self.clone(op, tuple(operands), op.result.type).result

@@ -215,3 +215,24 @@ def test_positions_follow_sums_and_casts() -> None:
     by_name = {v.name: v for v in maker}
     assert str(position(by_name["v3"], maker)) == "2*j - 6"
     assert position(by_name["v4"], maker) is None
+
+
+def test_what_is_read_twice_is_looked_into_once() -> None:
+    text = Text([])
+    at, mask = text.add("position(of=`i`)", "int64"), compare(text, "le", "j", "i")
+    for _ in range(DEPTH // 2 - 1):
+        at = text.add(f"add({at}, {at})", "int64")
+        mask = text.add(f"logical_and({mask}, {mask})")
+    assert found(text, mask) == Interval(hi=Dim.of("i") + 1)
+    maker = text.makers()
+    (value,) = (v for v in maker if f"%{v.name}" == at)
+    assert position(value, maker) is Dim.of("i") * 2 ** (DEPTH // 2 - 1)
+
+
+def test_bounds_beyond_the_limits_of_a_dim_are_no_bounds() -> None:
+    wide = Dim.of("i")
+    lo = hi = Interval(lo=wide, hi=wide)
+    for n in range(200):
+        other = Interval(lo=Dim.of(f"n{n}") * wide, hi=Dim.of(f"m{n}") * wide)
+        lo, hi = lo.both(other if n % 2 else hi.hull(other)), hi.hull(other if n % 2 else lo)
+    assert not hi.exact and not lo.exact

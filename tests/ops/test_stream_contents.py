@@ -403,3 +403,26 @@ def test_scores_that_are_given_back_are_made_once() -> None:
     o, p = fused(*args)
     same((o, p), weights_too(*doubles(args)))
     assert float((p.sum(-1) - 1).abs().max()) < 1e-5
+
+
+def squared(q: Any, k: Any, v: Any) -> Any:
+    s = q @ k.mT
+    for _ in range(30):
+        s = s * s
+    return s @ v
+
+
+def many_conditions(q: Any, k: Any, v: Any) -> Any:
+    s = q @ k.mT
+    i, j = torch.arange(s.shape[-2])[:, None], torch.arange(s.shape[-1])[None, :]
+    mask = j <= i
+    for _ in range(20):
+        i = i + i
+        mask = mask | (mask & (j <= i))
+    return torch.softmax(torch.where(mask, s, float("-inf")), -1) @ v
+
+
+@pytest.mark.parametrize("f", [squared, many_conditions])
+def test_what_is_read_twice_costs_no_more_to_compile(f: Callable[..., Any]) -> None:
+    args = [x.double() * 0.1 for x in qkv()]
+    same(compiled(f)(*args), f(*args), 1e-11)
