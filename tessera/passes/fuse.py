@@ -7,14 +7,16 @@ from dataclasses import dataclass, field, replace
 
 import networkx as nx
 
-from tessera.ir.dialects.region import COLUMN, EXTERN, MAP, ROW, STREAM
+from tessera.ir.dialects.region import COLUMN, EXTERN, MAP, RECURRENCE, ROW, STREAM
 from tessera.ir.graph import Block, Function, Note, Operand, Operation, Value
 from tessera.ir.record import Kind
 from tessera.passes.apart import Apart, Cause, Obstacle
 from tessera.passes.grouping import Grouping, is_free
 from tessera.passes.streams import Stream, gather_streams
 
-_RECORDS = {"map": MAP, "row": ROW, "column": COLUMN, "stream": STREAM, "extern": EXTERN}
+_RECORDS = {
+    "map": MAP, "row": ROW, "column": COLUMN, "stream": STREAM, "recurrence": RECURRENCE, "extern": EXTERN,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

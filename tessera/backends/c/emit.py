@@ -16,6 +16,7 @@ from tessera.backends.c.blocked import Blocked, is_blocked
 from tessera.backends.c.body import Body, place
 from tessera.backends.c.fold import Fold, plan_fold
 from tessera.backends.c.products import WIDTH
+from tessera.backends.c.recurrent import SIDE_BY_SIDE, Recurrent, is_ordered
 from tessera.backends.c.source import HELPERS, c_index
 from tessera.ir.dialects.tile import LOAD
 from tessera.ir.dim import Dim, product
@@ -62,7 +63,7 @@ class CSource:
 class Emitter(Body):
     """Writes one kernel: its entry, its loops, and what ``Body`` puts inside."""
 
-    blocked: Blocked | None = None
+    blocked: Blocked | Recurrent | None = None
 
     def run(self) -> CSource:
         f = self.function
@@ -113,7 +114,11 @@ class Emitter(Body):
         assert op.body is not None
         out = self.lines
         block = self.vector in axes
-        self.blocked = Blocked(self, WIDTH if block else 1) if is_blocked(op) else None
+        self.blocked = None
+        if is_ordered(op):
+            self.blocked = Recurrent(self, SIDE_BY_SIDE if block else 1)
+        elif is_blocked(op):
+            self.blocked = Blocked(self, WIDTH if block else 1)
         if self.blocked is None:
             self.plan_kept(op)
         counts = [c_index(e, self.names) for e in extents]
