@@ -13,6 +13,7 @@ from typing import Any
 from tessera.diag import (
     Diagnostic,
     DTypeError,
+    Help,
     Label,
     ShapeError,
     Span,
@@ -23,7 +24,16 @@ from tessera.diag import (
 )
 from tessera.diag.span import is_machinery
 from tessera.frontend.context import TraceContext
-from tessera.frontend.handles import Deferred, Dropped, PoisonHandle, SizeHandle, Stopped, Storage, TensorHandle
+from tessera.frontend.handles import (
+    Deferred,
+    Dropped,
+    PoisonHandle,
+    SizeHandle,
+    Step,
+    Stopped,
+    Storage,
+    TensorHandle,
+)
 from tessera.frontend.names import targets
 from tessera.frontend.table import TorchTable
 from tessera.ir.build import Builder
@@ -31,7 +41,7 @@ from tessera.ir.dialects.calls import NotCovered, Ops, Sym
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, f32
 from tessera.ir.graph import Attr, Literal, Operand, Value
-from tessera.ir.infer import Refused
+from tessera.ir.infer import Blame, Refused
 from tessera.ir.record import OpRecord
 
 #: An operation that one place of the source makes more often than this is an unrolled loop that got out of
@@ -87,6 +97,18 @@ class TraceOps(Ops):
     def seed(self) -> Operand | None:
         """The seed parameter, once a random operation has asked for it."""
         return self._seed
+
+    #: Is the step of a scan being traced, which is one for all?
+    repeated = False
+
+    def random_key(self) -> tuple[Operand, int]:
+        if self.repeated:
+            raise Refused(
+                TraceError, "TSR0412", "random numbers drawn in the step of a scan",
+                [Blame(None, None, "the same numbers in every step")], (),
+                ["draw them before the scan, and scan them with the other tensors"],
+            )  # fmt: skip
+        return super().random_key()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +179,9 @@ class Session:
     cause: Exception | None = None
 
     def __post_init__(self) -> None:
+        #: The innermost step of a scan that is being traced, and the operations of the function itself.
+        self.step: Step | None = None
+        self.ground = self.builder.ops
         self.ops = TraceOps(self.builder, self.table.records)
         self.counts: dict[tuple[CodeType, int], int] = {}
         self.visited: dict[tuple[CodeType, int], tuple[CodeType, Mapping[str, object]]] = {}
@@ -356,12 +381,19 @@ class Session:
 
     def read(self, handle: TensorHandle) -> Value:
         """The current value of a traced tensor: derived again when the memory it looks at was written."""
+        if handle._step is not None and not handle._step.open:
+            raise TraceError.from_diagnostics([leaked(handle, caller_span())])
         storage = handle._storage
         if storage is None or storage.version == handle._version:
             return handle._value
-        value = storage.value
-        for step in handle._steps:
-            (value,) = self.builder.emit(step.record, (value,), step.attrs, span=step.span, origin=step.origin)
+        value, here = storage.value, self.builder.ops
+        # What was made outside of a step is there for what follows the step, too.
+        self.builder.ops = self.ground if handle._step is None else handle._step.ops
+        try:
+            for step in handle._steps:
+                (value,) = self.builder.emit(step.record, (value,), step.attrs, span=step.span, origin=step.origin)
+        finally:
+            self.builder.ops = here
         handle._value, handle._version = value, storage.version
         return value
 
@@ -371,7 +403,7 @@ class Session:
         if found is None:
             value = self.builder.param("captured", self.table.tensor_type(tensor))
             handle = self.wrap(self, value)
-            handle._storage = Storage(value, "a tensor from outside the function")
+            handle._storage, handle._step = Storage(value, "a tensor from outside the function"), None
             found = self.captures[id(tensor)] = (tensor, handle)
         return found[1]
 
@@ -396,6 +428,14 @@ class Session:
         """An argument as an operand of an operation."""
         lowered = self.lower(x)
         return Literal(lowered) if isinstance(lowered, Dim) else self.ops.operand(lowered)
+
+
+def leaked(handle: TensorHandle, span: Span | None) -> Diagnostic:
+    """TSR0411: a value of the step of a scan is used where there is no step."""
+    name = handle._value.name
+    labels = () if span is None else (Label(span, f"`{name}` is made anew in every step", True),)
+    helps = (Help("return it from the step: what stands beside the carry is stacked"),)
+    return Diagnostic("TSR0411", f"`{name}` of a scan's step is used outside of the step", labels, (), helps)
 
 
 def _aimed(refused: Refused, given: Sequence[Operand]) -> Refused:
