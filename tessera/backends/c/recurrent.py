@@ -7,6 +7,8 @@ enough for the nearest cache; what is one element a point is a variable.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 from tessera.backends.c import intrinsics as ci
@@ -14,7 +16,8 @@ from tessera.backends.c.body import dtype_of
 from tessera.backends.c.fold import Fold, plan_fold
 from tessera.backends.c.products import LONG_CHAIN, mmas
 from tessera.backends.c.source import c_index
-from tessera.backends.c.tiles import Loop, Tile, Tiles
+from tessera.backends.c.strips import Strips, behind, elements
+from tessera.backends.c.tiles import Loop, Tile
 from tessera.ir.dialects.tile import LOAD, LOCAL, MMA, STORE
 from tessera.ir.dim import Dim, product
 from tessera.ir.graph import Operation, Value
@@ -25,6 +28,13 @@ from tessera.ir.types import BufferType
 SIDE_BY_SIDE = 4
 
 
+def _reads(op: Operation) -> Iterator[Value]:
+    """What an operation and those inside it read."""
+    yield from op.inputs
+    for inner in op.body.ops if op.body is not None else ():
+        yield from _reads(inner)
+
+
 def is_ordered(nest: Operation) -> bool:
     """Has the nest a sweep whose points follow each other?"""
     assert nest.body is not None
@@ -32,10 +42,10 @@ def is_ordered(nest: Operation) -> bool:
 
 
 @dataclass
-class Recurrent(Tiles):
+class Recurrent(Strips):
     """Writes the body of such a nest. ``variables`` are the C names of local memory of one element, by side."""
 
-    rooms: dict[Value, Tile] = field(default_factory=dict)
+    cells: dict[Value, Tile] = field(default_factory=dict)
     variables: dict[Value, list[str]] = field(default_factory=dict)
 
     def point(self, nest: Operation) -> None:
@@ -61,7 +71,7 @@ class Recurrent(Tiles):
         sides = [{f: self.start(p) for f, p in folds.items()} for _ in e.each()]
         totals = self.zeros(op)
         *outer, last = self.walks(op)
-        with self.loops(outer):
+        with self.loops(outer), self.shared(op, last):
             if totals:
                 with self.pieces(last, LONG_CHAIN) as piece:
                     parts = self.zeros(op)
@@ -93,9 +103,9 @@ class Recurrent(Tiles):
         self, op: Operation, loop: Loop, sides: list[dict[Operation, Fold]], totals: dict[tuple[Operation, int], str]
     ) -> None:
         e = self.e
-        assert op.body is not None
         with self.loops([loop]):
-            for inner in op.body.ops:
+            self.splat()
+            for inner in self.needed(op):
                 if inner.record is MMA:
                     for side in e.each():
                         dtype = inner.result.type.dtype
@@ -108,6 +118,32 @@ class Recurrent(Tiles):
                 else:
                     self.write(inner)
 
+    # -- what is the same for all lanes
+
+    def shared(self, op: Operation, run: Loop) -> AbstractContextManager[None]:
+        """What is computed for all lanes alike is computed before the sweep, lanes along it."""
+        if not self.e.vector or op.attrs.get("ordered"):
+            return nullcontext()
+        return self.stripped(op, None, run, 1, op.dims("hi")[-1] - op.dims("lo")[-1] + self.e.lanes)
+
+    def splat(self) -> None:
+        e = self.e
+        for v, strip in self.strips.items():
+            name = e.fresh()
+            e.lines.add(f"const v{strip.lane} {name} = t_splat_{strip.lane}(*({self.spot(strip)}));")
+            for _ in e.each():
+                e.values[v] = name
+
+    def needed(self, sweep: Operation) -> list[Operation]:
+        """The operations of a sweep without those that only what was computed before needs."""
+        assert sweep.body is not None
+        own = elements(sweep)
+        rest = {v: op for v, op in own.items() if v not in self.strips}
+        inside = set(own.values())
+        ends = [v for o in sweep.body.ops if o not in inside for v in _reads(o)]
+        alive = behind(ends, rest)
+        return [op for op in sweep.body.ops if op not in inside or op in alive]
+
     # -- local memory
 
     def reserve(self, v: Value) -> None:
@@ -118,16 +154,16 @@ class Recurrent(Tiles):
             for name in self.variables[v]:
                 e.lines.add(f"{ci.vector_type(kind.dtype.name)} {name} = {{}};")
             return
-        if v not in self.rooms:  # shared by the versions for several and for single vectors
+        if v not in self.cells:  # shared by the versions for several and for single vectors
             width = 8 if ci.lane(kind.dtype.name) in ("f64", "i64", "u64") else 4
-            self.rooms[v] = Tile(e.scratch, (), kind.dims, kind.dtype.name)
+            self.cells[v] = Tile(e.scratch, (), kind.dims, kind.dtype.name)
             e.scratch = e.scratch + product(kind.dims) * (self.width * e.lanes * width)
 
     def statement(self, op: Operation, side: int) -> None:
         """One operation; local memory is read and written whole vectors at a time."""
         e = self.e
         v = op.operands[0] if op.operands else None
-        if op.record not in (LOAD, STORE) or v not in self.rooms.keys() | self.variables.keys():
+        if op.record not in (LOAD, STORE) or v not in self.cells.keys() | self.variables.keys():
             e.statement(op)
             return
         assert isinstance(v, Value)
@@ -141,15 +177,15 @@ class Recurrent(Tiles):
         if v in self.variables:
             e.lines.add(f"{self.variables[v][side]} = {x};")
         else:
-            e.lines.add(f"t_store_{self.rooms[v].lane}({self.spot(v, index, side)}, {x});")
+            e.lines.add(f"t_store_{self.cells[v].lane}({self.cell(v, index, side)}, {x});")
 
     def read(self, v: Value, index: Dim, side: int) -> str:
         if v in self.variables:
             return self.variables[v][side]
-        return f"t_load_{self.rooms[v].lane}({self.spot(v, index, side)})"
+        return f"t_load_{self.cells[v].lane}({self.cell(v, index, side)})"
 
-    def spot(self, v: Value, index: Dim, side: int) -> str:
+    def cell(self, v: Value, index: Dim, side: int) -> str:
         """Where the vector ``side`` of an element lies."""
-        e, room = self.e, self.rooms[v]
+        e, room = self.e, self.cells[v]
         row, offset = c_index(index, e.names), c_index(room.offset, e.names)
         return f"({room.lane} *)(mine + {offset}) + (({row}) * {self.width} + {side}) * L"
