@@ -243,7 +243,6 @@ class OpRecord:
     signature: str
     doc: str
     infer: Infer | None = None
-    infer_body: Callable[[InferContext, Operation], tuple[TensorType, ...]] | None = None
     operands_as: Callable[[tuple[Type, ...]], tuple[DType | None, ...]] | None = None
     define: Callable[..., Any] | None = None
     reduction: Reduction | None = None
@@ -260,6 +259,7 @@ class OpRecord:
     domain: tuple[float, float] = (-4.0, 4.0)
     flops: int = 1
     example: str = ""
+    infer_body: Callable[[InferContext, Operation], tuple[TensorType, ...]] | None = None
 
     @cached_property
     def params(self) -> tuple[Param, ...]:

@@ -10,6 +10,7 @@ class Obstacle(Enum):
     """What keeps two neighbouring regions from being one kernel; the value is its sentence."""
 
     LIBRARY = "`{0}` is a library call of its own"
+    LOOP = "`{0}` goes step by step and is a step of its own"
     STREAM = "what is made of `{0}` block by block has a kernel of its own"
     VIEW = "`{0}` is a view, which moves nothing"
     SIZE = "one kernel would hold {0} operations, over the limit of {1}"

@@ -11,7 +11,7 @@ from tessera.ir.dialects.region import COLUMN, EXTERN, MAP, ROW, STREAM
 from tessera.ir.graph import Block, Function, Note, Operand, Operation, Value
 from tessera.ir.record import Kind
 from tessera.passes.apart import Apart, Cause, Obstacle
-from tessera.passes.grouping import Grouping, is_free
+from tessera.passes.grouping import CLOSED, Grouping, is_free
 from tessera.passes.streams import Stream, gather_streams
 
 _RECORDS = {"map": MAP, "row": ROW, "column": COLUMN, "stream": STREAM, "extern": EXTERN}
@@ -21,7 +21,8 @@ _RECORDS = {"map": MAP, "row": ROW, "column": COLUMN, "stream": STREAM, "extern"
 class Fuse:
     """Grow regions greedily (see ``grouping``) so that the bytes moved between kernels are few, then write them
     down. Plain products of the dtypes in ``library`` stay calls of one, whatever follows them. ``lookups`` says whether
-    a kernel may make single points of a contraction once more, for positions that are read from memory.
+    a kernel may make single points of a contraction once more, for positions that are read from memory. A control
+    operation stays as it is, between the regions.
     """
 
     name: str = "fuse"
@@ -36,7 +37,8 @@ class Fuse:
         writer = _Writer(f, grouping, streams)
         ops = writer.write()
         forms = [op.name for op in ops]
-        text = ", ".join(f"{forms.count(n)} {n}" for n in _RECORDS if n in forms) or "no region"
+        named = dict.fromkeys((*_RECORDS, *(op.name for op in ops)))
+        text = ", ".join(f"{forms.count(n)} {n}" for n in named if n in forms) or "no region"
         details = (*map(describe, ops), *map(str, writer.apart))
         return f.with_ops(tuple(ops)).with_note(Note(self.name, 0.0, text, details))
 
@@ -44,7 +46,8 @@ class Fuse:
 def describe(op: Operation) -> str:
     """A region in one line: what is in it and what it gives."""
     inside = ", ".join(o.name for o in op.body.ops) if op.body is not None else op.name
-    return f"{op.name} region: {inside} -> {', '.join('%' + r.name for r in op.results)}"
+    what = "region" if op.record.kind is Kind.REGION else "of steps"
+    return f"{op.name} {what}: {inside} -> {', '.join('%' + r.name for r in op.results)}"
 
 
 @dataclass
@@ -61,6 +64,9 @@ class _Writer:
         needed = self.stored()
         regions: dict[int, Operation] = {}
         for number, group in self.grouping.groups.items():
+            if group.form == "control":
+                (regions[number],) = (self.f.ops[n] for n in group.ops)
+                continue
             record = _RECORDS[group.form]
             regions[number] = self.region(record, [self.f.ops[n] for n in group.ops], needed)
         for op in self.f.ops:
@@ -82,7 +88,7 @@ class _Writer:
         if consumer not in groups:
             return Cause(Obstacle.VIEW, (self.f.ops[consumer].name,))
         if producer not in groups:
-            return Cause(Obstacle.LIBRARY, (self.f.ops[consumer].name,))
+            return Cause(CLOSED[groups[consumer].form], (self.f.ops[consumer].name,))
         cause = self.grouping.obstacle(groups[consumer], groups[producer])
         assert cause is not None, "neighbours with nothing between them"
         return cause
@@ -95,7 +101,7 @@ class _Writer:
             members = {r for n in group.ops for r in self.f.ops[n].results}
             for n in group.ops:
                 for v in self.f.ops[n].inputs:
-                    if group.form == "extern":
+                    if group.form in ("extern", "control"):
                         pending.append(v)
                     else:
                         pending.extend(r for r in self.grouping.root(v) if r not in members)

@@ -26,7 +26,7 @@ CHEAP_FLOPS = 4
 POINTWISE = frozenset({Kind.MAP, Kind.VIEW, Kind.INDEX, Kind.CREATE, Kind.RANDOM})
 
 #: Forms whose groups nothing else joins, and why.
-CLOSED = {"extern": Obstacle.LIBRARY, "stream": Obstacle.STREAM}
+CLOSED = {"extern": Obstacle.LIBRARY, "control": Obstacle.LOOP, "stream": Obstacle.STREAM}
 
 
 def space(t: Type) -> Space:
@@ -136,7 +136,7 @@ class Grouping:
         elif kind in POINTWISE:
             group = Group(number, "map", space(op.result.type))
         else:
-            group = Group(number, "extern", ())
+            group = Group(number, "control" if kind is Kind.CONTROL else "extern", ())
         self.groups[number] = group
         self.behind[number] = self.reads[number] = 0
         return group
