@@ -328,7 +328,7 @@ def _full(f: Function) -> Iterator[Problem]:
         yield from (Problem(op, text, operand) for op, text, operand in tile_problems(f))
         return
     for op in _operations(f.body):
-        if op.record.kind is Kind.CONTROL or (op.record.kind is not Kind.REGION and op.body is None):
+        if (op.body is None and op.record.kind not in (Kind.REGION, Kind.CONTROL)) or (op.body is not None and op.record.infer_body is not None):
             yield from _typed(op, known)
 
 
@@ -362,12 +362,10 @@ def _kinds(f: Function) -> Iterator[Problem]:
 
 def _typed(op: Operation, known: Known) -> Iterator[Problem]:
     """The declared result types against those that the record infers."""
-    rule, within = op.record.infer, op.record.infer_body
-    if (rule is None and within is None) or (within is not None and op.body is None):
-        if within is None:
-            yield Problem(op, f"`{op.name}` has no type rule")
+    rule, within, context = op.record.infer, op.record.infer_body, InferContext(known.facts)
+    if rule is None and within is None:
+        yield Problem(op, f"`{op.name}` has no type rule")
         return
-    context = InferContext(known.facts)
     try:
         if within is not None:
             wanted = within(context, op)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from tessera.ir.dim import Dim
-from tessera.ir.graph import Function, Operation, Value, users
+from tessera.ir.graph import Attr, Function, Operation, Value, users
 from tessera.ir.infer import ONE
 from tessera.ir.record import Kind
 from tessera.ir.types import TensorType, Type
@@ -47,6 +48,19 @@ def is_free(op: Operation) -> bool:
     return len(pieces) == 1 and isinstance(pieces[0].operand, int) and not pieces[0].box
 
 
+class Gathered(Protocol):
+    """Operations that were found to share a kernel beforehand: its form, and the attributes of its region."""
+
+    @property
+    def ops(self) -> tuple[Operation, ...]: ...
+
+    @property
+    def form(self) -> str: ...
+
+    @property
+    def attrs(self) -> Mapping[str, Attr]: ...
+
+
 @dataclass
 class Group:
     """A kernel in the making. ``kept`` is the space left by its reductions, ``tail`` the one left by reducing that
@@ -73,8 +87,8 @@ class Grouping:
     """The state of the partition of one function."""
 
     f: Function
-    #: For operations of a stream (see ``streams``) something that only its operations share.
-    streams: Mapping[Operation, object] = field(default_factory=dict)
+    #: For operations that belong together (see ``streams`` and ``recurrences``) what they belong to.
+    gathered: Mapping[Operation, Gathered] = field(default_factory=dict)
     groups: dict[int, Group] = field(default_factory=dict)
     home: dict[Value, int] = field(default_factory=dict)
     roots: dict[Value, tuple[Value, ...]] = field(default_factory=dict)
@@ -84,7 +98,7 @@ class Grouping:
     late: set[Value] = field(default_factory=set)
     readers: Mapping[Value, list[Operation]] = field(default_factory=dict)
     position: dict[int, int] = field(default_factory=dict)
-    swept: dict[int, Group] = field(default_factory=dict)
+    begun: dict[int, Group] = field(default_factory=dict)
 
     def run(self) -> Grouping:
         self.readers = users(self.f.body)
@@ -110,9 +124,9 @@ class Grouping:
 
     def place(self, number: int, op: Operation) -> None:
         sources = list(self.sources(op))
-        stream = self.streams.get(op)
-        chosen = None if stream is None else self.swept.get(id(stream))
-        if (stream is None and op.record.kind in POINTWISE) or op.record.kind is Kind.REDUCE:
+        whole = self.gathered.get(op)
+        chosen = None if whole is None else self.begun.get(id(whole))
+        if (whole is None and op.record.kind in POINTWISE) or op.record.kind is Kind.REDUCE:
             for source in sources:
                 group = self.groups[source]
                 if len(group.ops) < MAX_OPS and self.acyclic(source, sources) and self.fits(group, op):
@@ -120,9 +134,9 @@ class Grouping:
                     break
         if chosen is None:
             chosen = self.fresh(number, op)
-        if stream is not None:
-            chosen.form = "stream"
-            self.swept[id(stream)] = chosen
+        if whole is not None:
+            chosen.form = whole.form
+            self.begun[id(whole)] = chosen
         self.join(chosen, number, op, sources)
         for source in sources:
             if source in self.groups and source != chosen.number and chosen.form not in CLOSED:
@@ -136,7 +150,7 @@ class Grouping:
         elif kind in POINTWISE:
             group = Group(number, "map", space(op.result.type))
         else:
-            group = Group(number, "recurrence" if kind is Kind.CONTROL else "extern", ())
+            group = Group(number, "extern", ())
         self.groups[number] = group
         self.behind[number] = self.reads[number] = 0
         return group
