@@ -89,7 +89,7 @@ class _Writer:
         if consumer not in groups:
             return Cause(Obstacle.VIEW, (self.f.ops[consumer].name,))
         if producer not in groups:
-            return Cause(CLOSED[groups[consumer].form], (self.f.ops[consumer].name,))
+            return Cause(CLOSED[groups[consumer].form], (self.grouping.closing(groups[consumer]),))
         cause = self.grouping.obstacle(groups[consumer], groups[producer])
         assert cause is not None, "neighbours with nothing between them"
         return cause

@@ -269,7 +269,7 @@ class Grouping:
         """
         for group in (a, b):
             if group.form in CLOSED:
-                return Cause(CLOSED[group.form], (self.f.ops[group.ops[0]].name,))
+                return Cause(CLOSED[group.form], (self.closing(group),))
         if len(a.ops) + len(b.ops) > MAX_OPS:
             return Cause(Obstacle.SIZE, (len(a.ops) + len(b.ops), MAX_OPS))
         if a.tail is not None or b.tail is not None:
@@ -281,6 +281,11 @@ class Grouping:
             return Cause(Obstacle.AXES, (b.kept, a.kept))
         between = self.between(a.number, b.number) or self.between(b.number, a.number)
         return None if between is None else Cause(Obstacle.BETWEEN, (f"`{self.f.ops[between.ops[0]].name}`",))
+
+    def closing(self, group: Group) -> str:
+        """The name of the operation that keeps others out of a group."""
+        names = [self.f.ops[n] for n in group.ops]
+        return next((op for op in names if op.record.kind is Kind.CONTROL), names[0]).name
 
     def between(self, late: int, early: int) -> Group | None:
         """A third group after ``early`` and before ``late``."""

@@ -97,7 +97,7 @@ class Emitter(Body):
             self.nest(nest)
         out.add("return failed;")
         out.close()
-        out.text.insert(mark, f"    const i64 scratch_step = {c_index(self.scratch, self.names)};")
+        out.text.insert(mark, f"    const i64 scratch_step = ({c_index(self.scratch, self.names)} + 63) & ~63;")
         return CSource(f"{out}\n", self.entry, sizes, self.scratch, self.work, self.lanes)
 
     def scalar(self, s: Value, name: str, at: int) -> None:
@@ -114,8 +114,8 @@ class Emitter(Body):
         assert op.body is not None
         out = self.lines
         block = self.vector in axes
-        self.blocked = None
-        if is_ordered(op):
+        self.blocked, self.bypass = None, not is_ordered(op)
+        if not self.bypass:
             self.blocked = Recurrent(self, SIDE_BY_SIDE if block else 1)
         elif is_blocked(op):
             self.blocked = Blocked(self, WIDTH if block else 1)
