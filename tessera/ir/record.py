@@ -137,7 +137,8 @@ class Reduction:
     of two ranges, a before b; ``finish(t, state)`` gives the results. ``state(dtype)`` lists the dtypes of the state.
     ``identity`` says that the fold of no elements means something; where it does not, a call needs at least one.
     ``additive`` says that the state is a plain sum, so that a backend may carry it in a wider float. ``regroups`` says
-    that folding the results of parts gives the result of the whole (sum, prod, max; not argmax).
+    that folding the results of parts gives the result of the whole (sum, prod, max; not argmax). ``rounds`` says that
+    the state of every element counts where it is a result (SCAN) and is better carried in a wider float.
     """
 
     init: Callable[[DType], tuple[bool | int | float, ...]]
@@ -148,6 +149,7 @@ class Reduction:
     additive: bool = False
     regroups: bool = False
     identity: bool = True
+    rounds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +221,7 @@ class OpRecord:
     - ``define``: MAP: ``define(t, *scalars, **attrs)``; None makes it an intrinsic, a row of each backend's table.
       CREATE, RANDOM: ``define(t, index, result_type, *scalars, **attrs)`` with ``index`` one int64 value an axis.
       COMPOSITE: ``define(T, *args, **kwargs)`` over tensors, ``T`` having every record as a function.
-    - ``reduction``: REDUCE (attrs ``dim`` — a sorted tuple of axes — and ``keepdim``).
+    - ``reduction``: REDUCE (attrs ``dim`` — a sorted tuple of axes — and ``keepdim``) and SCAN (``dim`` — one axis).
     - ``pieces(result_index, operand_types, result_type, attrs)``: VIEW and INDEX.
     - ``reference(*arrays, **attrs)``: NumPy oracle where the definition does not give one (CONTRACT, SCAN, EXTERN).
     - ``accesses(attrs)``: EXTERN: the operands whose values are positions in others.

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tessera.ir.dim import Dim
+from tessera.ir.folds import FOLDS, folded_axes
 from tessera.ir.graph import Function, Operation, Value, users
 from tessera.ir.infer import ONE
 from tessera.ir.record import Kind
@@ -112,7 +113,7 @@ class Grouping:
         sources = list(self.sources(op))
         stream = self.streams.get(op)
         chosen = None if stream is None else self.swept.get(id(stream))
-        if (stream is None and op.record.kind in POINTWISE) or op.record.kind is Kind.REDUCE:
+        if (stream is None and op.record.kind in POINTWISE) or op.record.kind is Kind.REDUCE or scans(op):
             for source in sources:
                 group = self.groups[source]
                 if len(group.ops) < MAX_OPS and self.acyclic(source, sources) and self.fits(group, op):
@@ -130,9 +131,8 @@ class Grouping:
 
     def fresh(self, number: int, op: Operation) -> Group:
         kind = op.record.kind
-        if kind is Kind.REDUCE:
-            operand = op.operands[0].type
-            group = Group(number, reduction_form(op), space(operand), space(op.results[0].type))
+        if kind is Kind.REDUCE or scans(op):
+            group = Group(number, reduction_form(op), space(op.operands[0].type), left(op))
         elif kind in POINTWISE:
             group = Group(number, "map", space(op.result.type))
         else:
@@ -180,8 +180,8 @@ class Grouping:
             return False
         late = any(r in self.late for v in op.inputs for r in self.root(v))
         out = space(op.results[0].type)
-        if op.record.kind is Kind.REDUCE:
-            return not late and self.fits_reduction(group, op, out)
+        if op.record.kind in FOLDS:
+            return not late and self.fits_reduction(group, op, left(op))
         if group.tail is not None and (late or out == group.tail):
             return out == group.tail
         if out == group.space or (group.kept is not None and out == group.kept):
@@ -197,7 +197,7 @@ class Grouping:
             return True
         if read == group.space:
             return out == group.kept
-        if read == group.kept and group.tail in (None, out) and len(out) < len(read):
+        if read == group.kept and group.tail in (None, out) and len(out) < len(read) and not scans(op):
             group.tail = out
             return True
         return False
@@ -305,9 +305,19 @@ class Grouping:
         return merged
 
 
+def scans(op: Operation) -> bool:
+    """Does an operation keep what it has reached along an axis? Without axes there is nothing to go along."""
+    return op.record.kind is Kind.SCAN and op.operands[0].type.rank > 0
+
+
+def left(op: Operation) -> Space:
+    """The space without the axes that a reduction or a scan goes along."""
+    axes = folded_axes(op)
+    return tuple(d for a, d in enumerate(op.operands[0].type.dims) if a not in axes and d is not ONE)
+
+
 def reduction_form(op: Operation) -> str:
-    """``column`` when the last dim survives the reduction, ``row`` when it is folded."""
-    dims = op.attrs["dim"]
-    assert isinstance(dims, tuple)
+    """``column`` when the last dim survives the reduction, or is not the one that is scanned; else ``row``."""
+    dims = folded_axes(op)
     rank = op.operands[0].type.rank
     return "column" if rank and rank - 1 not in dims and len(dims) < rank else "row"

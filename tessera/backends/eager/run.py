@@ -17,9 +17,9 @@ from tessera.ir.interp.sizes import concrete
 from tessera.ir.record import Kind, OpRecord
 
 Number = bool | int | float
-#: Contractions, convolutions, pools, sorts and solvers keep or choose another order of axes in memory; kernels
+#: Contractions, convolutions, pools, sorts, scans and solvers keep or choose another order of axes in memory; kernels
 #: read rows.
-_ORDERED = (Kind.CONTRACT, Kind.EXTERN)
+_ORDERED = (Kind.CONTRACT, Kind.EXTERN, Kind.SCAN)
 
 
 def run(

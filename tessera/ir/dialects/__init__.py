@@ -28,6 +28,7 @@ from tessera.ir.dialects import (
     random,
     reduce,
     region,
+    scan,
     shape,
     slicing,
     tile,
@@ -60,6 +61,7 @@ TENSOR_OPS: tuple[OpRecord, ...] = (
     *composite_misc.OPS,
     *extern.OPS,
     *extern_conv.OPS,
+    *scan.OPS,
     *composite_more.OPS,
 )
 
@@ -78,7 +80,7 @@ OPS: Mapping[str, OpRecord] = table(chain(TENSOR_OPS, REGION_OPS, TILE_OPS))
 
 #: Which fields a record of each kind needs, beside a signature and a doc.
 _NEEDED: Mapping[Kind, tuple[str, ...]] = MappingProxyType({
-    Kind.MAP: ("infer",), Kind.REDUCE: ("infer", "reduction"), Kind.SCAN: ("infer", "reference"),
+    Kind.MAP: ("infer",), Kind.REDUCE: ("infer", "reduction"), Kind.SCAN: ("infer", "reduction", "reference"),
     Kind.CONTRACT: ("infer", "reference"), Kind.VIEW: ("infer", "pieces"), Kind.INDEX: ("infer", "pieces"),
     Kind.CREATE: ("infer", "define"), Kind.RANDOM: ("infer", "define"), Kind.EXTERN: ("infer", "reference"),
     Kind.COMPOSITE: ("define",), Kind.CONTROL: (), Kind.COLLECTIVE: (), Kind.REGION: (), Kind.TILE: (),
