@@ -139,6 +139,7 @@ class Reduction:
     ``additive`` says that the state is a plain sum, so that a backend may carry it in a wider float. ``regroups`` says
     that folding the results of parts gives the result of the whole (sum, prod, max; not argmax). ``rounds`` says that
     the state of every element counts where it is a result (SCAN) and is better carried in a wider float.
+    ``one(t, x, index)`` is the state of a single element, where that is less work than a step from the start.
     """
 
     init: Callable[[DType], tuple[bool | int | float, ...]]
@@ -150,6 +151,7 @@ class Reduction:
     regroups: bool = False
     identity: bool = True
     rounds: bool = False
+    one: Callable[[Any, Any, Any], tuple[Any, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

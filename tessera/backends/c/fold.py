@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, compute_dtype, f32, f64, int64
 from tessera.ir.graph import Literal, Operand, Operation, Value
-from tessera.ir.record import Kind
+from tessera.ir.record import Kind, Reduction
 from tessera.ir.types import TileType
 from tessera.schedule.tilebuild import Container, Expr, Namespace, TileBuilder, unwrap
 
@@ -39,6 +39,7 @@ class Fold:
     position: Dim
     carry: str = ""
     names: list[str] = field(default_factory=list)
+    one: Piece | None = None
 
 
 def plan_fold(op: Operation) -> Fold:
@@ -66,7 +67,19 @@ def plan_fold(op: Operation) -> Fold:
     finish = _piece(ends, results, lambda t, v: reduction.finish(t, v))
     position = op.attrs["position"]
     assert isinstance(position, Dim)
-    return Fold(op, state, reduction.init(dtype), step, merge, finish, position, carry)
+    one = _one(reduction, state, (x, index), taken) if scans else None
+    return Fold(op, state, reduction.init(dtype), step, merge, finish, position, carry, one=one)
+
+
+def _one(reduction: Reduction, state: tuple[DType, ...], element: tuple[Value, ...], taken: DType) -> Piece:
+    """The state of one element and its position."""
+    start = reduction.init(element[0].type.dtype)
+
+    def define(t: Namespace, v: tuple[Expr, ...]) -> tuple[Expr, ...]:
+        x = _cast(t, v[0], taken)
+        return reduction.one(t, x, v[1]) if reduction.one else reduction.step(t, start, x, v[1])
+
+    return _piece(element, state, define)
 
 
 def _values(name: str, dtypes: Sequence[DType]) -> tuple[Value, ...]:

@@ -9,6 +9,9 @@ from tessera.backends.c.body import Body
 from tessera.backends.c.fold import Fold
 from tessera.ir.dtype import DType
 
+#: Operations of a merge that take no longer than moving its result to every lane.
+BRIEF = 1
+
 
 def scan_step(body: Body, fold: Fold, along: bool) -> None:
     """Take one vector in, and define what the scan has reached at its points. ``along`` says that the lanes are
@@ -31,7 +34,8 @@ def prefixes(body: Body, fold: Fold) -> list[str]:
     """
     alone = [ci.constant(x, d.name) for x, d in zip(fold.init, fold.state, strict=True)]
     x = body.operand(fold.op.operands[0], fold.op.operands[0].type.dtype)
-    reached = named(body, fold, body.piece(fold.step, fold.state, [*alone, x, body.positions(fold.position)]))
+    assert fold.one is not None
+    reached = named(body, fold, body.piece(fold.one, fold.state, [x, body.positions(fold.position)]))
     reach = 1
     while reach < body.lanes:
         before = [
@@ -41,8 +45,10 @@ def prefixes(body: Body, fold: Fold) -> list[str]:
         reached = merged(body, fold, named(body, fold, before), reached)
         reach *= 2
     whole = merged(body, fold, fold.names, reached)
-    ends = named(body, fold, [f"t_last_{lane(d)}({a})" for a, d in zip(reached, fold.state, strict=True)])
-    carried = merged(body, fold, fold.names, ends)
+    # What is carried waits for itself: where merging is one operation, merging the ends once more is the shorter way.
+    brief = len(fold.merge.ops) <= BRIEF
+    ends = [f"t_last_{lane(d)}({a})" for a, d in zip(reached if brief else whole, fold.state, strict=True)]
+    carried = merged(body, fold, fold.names, named(body, fold, ends)) if brief else ends
     for name, text in zip(fold.names, carried, strict=True):
         body.lines.add(f"{name} = {text};")
     return whole

@@ -67,6 +67,7 @@ def _log_sum_exp() -> Reduction:
         lambda d: (compute_dtype(d), compute_dtype(d)),
         lambda t, state: (state[0] + t.log(state[1]),),
         rounds=True,
+        one=lambda t, x, index: (x, 1.0),
     )
 
 
