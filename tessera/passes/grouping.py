@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tessera.ir.dim import Dim
+from tessera.ir.dim import Dim, product
 from tessera.ir.folds import FOLDS, folded_axes
 from tessera.ir.graph import Function, Operation, Value, users
 from tessera.ir.infer import ONE
@@ -23,6 +23,8 @@ Space = tuple[Dim, ...]
 MAX_OPS = 512
 #: Work that may be repeated for every element of a larger space instead of being stored once.
 CHEAP_FLOPS = 4
+#: Elements that one thread is soon done with.
+FEW = 16384
 
 POINTWISE = frozenset({Kind.MAP, Kind.VIEW, Kind.INDEX, Kind.CREATE, Kind.RANDOM})
 
@@ -51,7 +53,7 @@ def is_free(op: Operation) -> bool:
 @dataclass
 class Group:
     """A kernel in the making. ``kept`` is the space left by its reductions, ``tail`` the one left by reducing that
-    again.
+    again. ``ordered`` says that a scan takes its many elements one after the other, so that only one thread can.
     """
 
     number: int
@@ -61,12 +63,14 @@ class Group:
     tail: Space | None = None
     ops: list[int] = field(default_factory=list)
     flops: int = 0
+    ordered: bool = False
 
     def adopt(self, other: Group) -> None:
         self.ops = sorted(self.ops + other.ops)
         self.flops += other.flops
         self.kept = other.kept if self.kept is None else self.kept
         self.form = self.form if self.form != "map" else other.form
+        self.ordered |= other.ordered
 
 
 @dataclass
@@ -143,7 +147,8 @@ class Grouping:
 
     def join(self, group: Group, number: int, op: Operation, sources: Sequence[int]) -> None:
         group.ops.append(number)
-        group.flops += op.record.flops
+        group.flops += work(op)
+        group.ordered |= in_order(op)
         for r in op.results:
             self.home[r] = group.number
         if any(r in self.late for v in op.inputs for r in self.root(v)) or (
@@ -177,6 +182,8 @@ class Grouping:
 
     def fits(self, group: Group, op: Operation) -> bool:
         if group.form in CLOSED:
+            return False
+        if (group.ordered or in_order(op)) and group.flops + work(op) > CHEAP_FLOPS:
             return False
         late = any(r in self.late for v in op.inputs for r in self.root(v))
         out = space(op.results[0].type)
@@ -258,6 +265,8 @@ class Grouping:
                 return Cause(CLOSED[group.form], (self.f.ops[group.ops[0]].name,))
         if len(a.ops) + len(b.ops) > MAX_OPS:
             return Cause(Obstacle.SIZE, (len(a.ops) + len(b.ops), MAX_OPS))
+        if (a.ordered or b.ordered) and a.flops + b.flops > CHEAP_FLOPS:
+            return Cause(Obstacle.ORDER, (a.flops + b.flops,))
         if a.tail is not None or b.tail is not None:
             return Cause(Obstacle.REDUCED)
         if a.space != b.space and not (b.kept is None and a.space[: len(b.space)] == b.space):
@@ -308,6 +317,19 @@ class Grouping:
 def scans(op: Operation) -> bool:
     """Does an operation keep what it has reached along an axis? Without axes there is nothing to go along."""
     return op.record.kind is Kind.SCAN and op.operands[0].type.rank > 0
+
+
+def work(op: Operation) -> int:
+    """Arithmetic per element that could as well stand in another kernel."""
+    return 0 if op.record.kind is Kind.SCAN else op.record.flops
+
+
+def in_order(op: Operation) -> bool:
+    """Does a scan leave no loop whose iterations can run at once, though it has, or may have, many elements?"""
+    if not scans(op) or left(op):
+        return False
+    size = product(op.operands[0].type.dims)
+    return not (size.is_const and size.value <= FEW)
 
 
 def left(op: Operation) -> Space:

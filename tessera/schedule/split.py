@@ -29,7 +29,8 @@ def split_reductions(ops: Iterable[Operation]) -> list[Operation]:
     """
     ops = tuple(ops)
     folded = [op.operands[0].type.dims for op in ops if op.record.kind is Kind.REDUCE]
-    scanned = {(op.operands[0].type.dims, folded_axes(op)) for op in ops if op.record.kind is Kind.SCAN}
+    scans = (op for op in ops if op.record.kind is Kind.SCAN and op.operands[0].type.rank > 1)
+    scanned = {(op.operands[0].type.dims, folded_axes(op)) for op in scans}
     out: list[Operation] = []
     reduced: set[Value] = set()
     for op in ops:

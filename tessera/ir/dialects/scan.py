@@ -137,11 +137,12 @@ def _scan(
     define: Callable[..., Any],
     as_: OperandsAs | None = None,
     more: tuple[Any, ...] = (),
+    flops: int = 1,
 ) -> OpRecord:
     first = (call(T(("B", "S", "D")), -1), call(T(("B", "S"), "bf16"), 0))
     return OpRecord(
         name, Kind.SCAN, signature, doc, infer, as_, reduction=reduction, reference=reference, call=define,
-        torch=torch_names(name, "t", "m"), methods=(name,), samples=samples(*first, *more),
+        torch=torch_names(name, "t", "m"), methods=(name,), samples=samples(*first, *more), flops=flops,
     )  # fmt: skip
 
 
@@ -153,11 +154,11 @@ OPS: tuple[OpRecord, ...] = (
           lambda x, *, dim: np.cumprod(x, dim) if x.ndim else x, _cumulative("cumprod"), _wide_ints),
     _scan("logcumsumexp", "x: tensor float, dim: dim", "The logsumexp of all prefixes along an axis.", _like(None),
           _log_sum_exp(), lambda x, *, dim: np.logaddexp.accumulate(x, axis=dim) if x.ndim else x.copy(),
-          _cumulative("logcumsumexp"), FLOATING.operands_as),
+          _cumulative("logcumsumexp"), FLOATING.operands_as, flops=24),
     _scan("cummax", "x: tensor, dim: dim", "Largest values of all prefixes, and where they were.", _like(None, int64),
           _running(lambda t, x, best: x > best, _lowest), _running_reference(lambda a, b: a >= b),
-          _running_call("cummax")),
+          _running_call("cummax"), flops=2),
     _scan("cummin", "x: tensor, dim: dim", "Smallest values of all prefixes, and where they were.",
           _like(None, int64), _running(lambda t, x, best: x < best, _highest),
-          _running_reference(lambda a, b: a <= b), _running_call("cummin")),
+          _running_reference(lambda a, b: a <= b), _running_call("cummin"), flops=2),
 )  # fmt: skip
