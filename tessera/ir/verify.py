@@ -15,6 +15,7 @@ from tessera.diag import Diagnostic, Help, Label, TesseraError, VerifyError
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType
 from tessera.ir.facts import Facts
+from tessera.ir.folds import FOLDS
 from tessera.ir.graph import Attr, Block, Function, Obligation, Operation, Value
 from tessera.ir.infer import InferContext, Refused
 from tessera.ir.loop import DEEPEST
@@ -222,8 +223,8 @@ def arity_problems(op: Operation, dialect: str = "tensor") -> Iterator[Problem]:
     """
     least, most = operand_range(op.record)
     count = len(op.operands)
-    folds = dialect == "tile" and op.record.kind is Kind.REDUCE
-    if folds and count == least + 1:
+    folds = dialect == "tile" and op.record.kind in FOLDS
+    if folds and op.record.kind is Kind.REDUCE and count == least + 1:
         return
     if count < least or (most is not None and count > most):
         wanted = str(least) if least == most else f"at least {least}" if most is None else f"{least} to {most}"

@@ -13,6 +13,9 @@ from typing import Protocol
 
 from tessera.ir.dim import Dim
 from tessera.ir.graph import Attr, Function, Operation, Value, users
+from tessera.ir.dim import Dim, product
+from tessera.ir.folds import FOLDS, folded_axes
+from tessera.ir.graph import Function, Operation, Value, users
 from tessera.ir.infer import ONE
 from tessera.ir.record import Kind
 from tessera.ir.types import TensorType, Type
@@ -23,6 +26,8 @@ Space = tuple[Dim, ...]
 MAX_OPS = 512
 #: Work that may be repeated for every element of a larger space instead of being stored once.
 CHEAP_FLOPS = 4
+#: Elements that one thread is soon done with.
+FEW = 16384
 
 POINTWISE = frozenset({Kind.MAP, Kind.VIEW, Kind.INDEX, Kind.CREATE, Kind.RANDOM})
 
@@ -64,7 +69,7 @@ class Gathered(Protocol):
 @dataclass
 class Group:
     """A kernel in the making. ``kept`` is the space left by its reductions, ``tail`` the one left by reducing that
-    again.
+    again. ``ordered`` says that a scan takes its many elements one after the other, so that only one thread can.
     """
 
     number: int
@@ -74,12 +79,14 @@ class Group:
     tail: Space | None = None
     ops: list[int] = field(default_factory=list)
     flops: int = 0
+    ordered: bool = False
 
     def adopt(self, other: Group) -> None:
         self.ops = sorted(self.ops + other.ops)
         self.flops += other.flops
         self.kept = other.kept if self.kept is None else self.kept
         self.form = self.form if self.form != "map" else other.form
+        self.ordered |= other.ordered
 
 
 @dataclass
@@ -126,7 +133,7 @@ class Grouping:
         sources = list(self.sources(op))
         whole = self.gathered.get(op)
         chosen = None if whole is None else self.begun.get(id(whole))
-        if (whole is None and op.record.kind in POINTWISE) or op.record.kind is Kind.REDUCE:
+        if (whole is None and op.record.kind in POINTWISE) or op.record.kind is Kind.REDUCE or scans(op):
             for source in sources:
                 group = self.groups[source]
                 if len(group.ops) < MAX_OPS and self.acyclic(source, sources) and self.fits(group, op):
@@ -144,9 +151,8 @@ class Grouping:
 
     def fresh(self, number: int, op: Operation) -> Group:
         kind = op.record.kind
-        if kind is Kind.REDUCE:
-            operand = op.operands[0].type
-            group = Group(number, reduction_form(op), space(operand), space(op.results[0].type))
+        if kind is Kind.REDUCE or scans(op):
+            group = Group(number, reduction_form(op), space(op.operands[0].type), left(op))
         elif kind in POINTWISE:
             group = Group(number, "map", space(op.result.type))
         else:
@@ -157,7 +163,8 @@ class Grouping:
 
     def join(self, group: Group, number: int, op: Operation, sources: Sequence[int]) -> None:
         group.ops.append(number)
-        group.flops += op.record.flops
+        group.flops += work(op)
+        group.ordered |= in_order(op)
         for r in op.results:
             self.home[r] = group.number
         if any(r in self.late for v in op.inputs for r in self.root(v)) or (
@@ -192,10 +199,12 @@ class Grouping:
     def fits(self, group: Group, op: Operation) -> bool:
         if group.form in CLOSED:
             return False
+        if (group.ordered or in_order(op)) and group.flops + work(op) > CHEAP_FLOPS:
+            return False
         late = any(r in self.late for v in op.inputs for r in self.root(v))
         out = space(op.results[0].type)
-        if op.record.kind is Kind.REDUCE:
-            return not late and self.fits_reduction(group, op, out)
+        if op.record.kind in FOLDS:
+            return not late and self.fits_reduction(group, op, left(op))
         if group.tail is not None and (late or out == group.tail):
             return out == group.tail
         if out == group.space or (group.kept is not None and out == group.kept):
@@ -211,7 +220,7 @@ class Grouping:
             return True
         if read == group.space:
             return out == group.kept
-        if read == group.kept and group.tail in (None, out) and len(out) < len(read):
+        if read == group.kept and group.tail in (None, out) and len(out) < len(read) and not scans(op):
             group.tail = out
             return True
         return False
@@ -272,6 +281,8 @@ class Grouping:
                 return Cause(CLOSED[group.form], (self.closing(group),))
         if len(a.ops) + len(b.ops) > MAX_OPS:
             return Cause(Obstacle.SIZE, (len(a.ops) + len(b.ops), MAX_OPS))
+        if (a.ordered or b.ordered) and a.flops + b.flops > CHEAP_FLOPS:
+            return Cause(Obstacle.ORDER, (a.flops + b.flops,))
         if a.tail is not None or b.tail is not None:
             return Cause(Obstacle.REDUCED)
         if a.space != b.space and not (b.kept is None and a.space[: len(b.space)] == b.space):
@@ -324,9 +335,32 @@ class Grouping:
         return merged
 
 
+def scans(op: Operation) -> bool:
+    """Does an operation keep what it has reached along an axis? Without axes there is nothing to go along."""
+    return op.record.kind is Kind.SCAN and op.operands[0].type.rank > 0
+
+
+def work(op: Operation) -> int:
+    """Arithmetic per element that could as well stand in another kernel."""
+    return 0 if op.record.kind is Kind.SCAN else op.record.flops
+
+
+def in_order(op: Operation) -> bool:
+    """Does a scan leave no loop whose iterations can run at once, though it has, or may have, many elements?"""
+    if not scans(op) or left(op):
+        return False
+    size = product(op.operands[0].type.dims)
+    return not (size.is_const and size.value <= FEW)
+
+
+def left(op: Operation) -> Space:
+    """The space without the axes that a reduction or a scan goes along."""
+    axes = folded_axes(op)
+    return tuple(d for a, d in enumerate(op.operands[0].type.dims) if a not in axes and d is not ONE)
+
+
 def reduction_form(op: Operation) -> str:
-    """``column`` when the last dim survives the reduction, ``row`` when it is folded."""
-    dims = op.attrs["dim"]
-    assert isinstance(dims, tuple)
+    """``column`` when the last dim survives the reduction, or is not the one that is scanned; else ``row``."""
+    dims = folded_axes(op)
     rank = op.operands[0].type.rank
     return "column" if rank and rank - 1 not in dims and len(dims) < rank else "row"

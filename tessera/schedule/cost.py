@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from tessera.ir.dialects.contract import equation_parts
 from tessera.ir.dim import Dim, product
+from tessera.ir.folds import FOLDS
 from tessera.ir.graph import Operation, Value
 from tessera.ir.loop import Loop, steps
 from tessera.ir.record import Kind
@@ -55,7 +56,7 @@ def op_flops(op: Operation) -> Dim:
     if op.record.kind is Kind.CONTROL and op.body is not None:
         return Loop.of(op).size * sum((op_flops(inner) for inner in steps(op.body)), ZERO)
     dims: tuple[Dim, ...]
-    if op.record.kind is Kind.REDUCE:
+    if op.record.kind in FOLDS:
         dims = op.operands[0].type.dims
     elif op.record.kind in (Kind.MAP, Kind.RANDOM) and op.results:
         dims = op.results[0].type.dims

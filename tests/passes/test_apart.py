@@ -29,8 +29,10 @@ CASES = {
         "map %a -> extern %m apart: `unsqueeze` is a view, which moves nothing",
     ),
     Obstacle.BETWEEN: (
-        "[B, D]", "%a = exp(x) : f32[B, D] %m = cumsum(%a, dim=0) : f32[B, D] %s = add(%a, %m) : f32[B, D] return %s",
-        "map %a -> map %s apart: `cumsum` stands between them",
+        "[B, D]",
+        "%a = exp(x) : f32[B, D] %m, %i = sort(%a, dim=0, descending=false) : f32[B, D], int64[B, D] "
+        "%s = add(%a, %m) : f32[B, D] return %s",
+        "map %a -> map %s apart: `sort` stands between them",
     ),
     Obstacle.STREAM: (
         "[B, D]", "%a = exp(x) : f32[B, D] %m = matmul(%a, w) : f32[B, D] %s = exp(%m) : f32[B, D] return %s",

@@ -22,9 +22,9 @@ from tessera.ir.record import Kind, OpRecord
 Number = bool | int | float
 #: Runs one operation on its operands and the sizes of a call.
 RunOp = Callable[[Operation, Sequence[Any], Mapping[str, int]], tuple[torch.Tensor, ...]]
-#: Contractions, convolutions, pools, sorts and solvers keep or choose another order of axes in memory; kernels
+#: Contractions, convolutions, pools, sorts, scans and solvers keep or choose another order of axes in memory; kernels
 #: read rows.
-_ORDERED = (Kind.CONTRACT, Kind.EXTERN)
+_ORDERED = (Kind.CONTRACT, Kind.EXTERN, Kind.SCAN)
 
 
 def run(
