@@ -11,11 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tessera.ir.dim import Dim
-from tessera.ir.graph import Attr, Function, Operation, Value, users
 from tessera.ir.dim import Dim, product
 from tessera.ir.folds import FOLDS, folded_axes
-from tessera.ir.graph import Function, Operation, Value, users
+from tessera.ir.graph import Attr, Function, Operation, Value, users
 from tessera.ir.infer import ONE
 from tessera.ir.record import Kind
 from tessera.ir.types import TensorType, Type
