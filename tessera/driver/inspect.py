@@ -17,7 +17,7 @@ from tessera.diag import ConfigError, ResourceError, ShapeError
 from tessera.driver.devices import ACCELERATORS
 from tessera.driver.variant import Variant
 from tessera.ir.dim import Dim
-from tessera.ir.graph import Function, Note, Operation
+from tessera.ir.graph import Note, Operation
 from tessera.ir.loop import Loop
 from tessera.ir.printer import print_function
 from tessera.ir.record import Kind

@@ -41,7 +41,7 @@ from tessera.ir.dialects.calls import NotCovered, Ops, Sym
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, f32
 from tessera.ir.graph import Attr, Literal, Operand, Value
-from tessera.ir.infer import Blame, Refused
+from tessera.ir.infer import Refused
 from tessera.ir.record import OpRecord
 
 #: An operation that one place of the source makes more often than this is an unrolled loop that got out of
@@ -104,9 +104,8 @@ class TraceOps(Ops):
     def random_key(self) -> tuple[Operand, int]:
         if self.repeated:
             raise Refused(
-                TraceError, "TSR0412", "random numbers drawn in the step of a scan",
-                [Blame(None, None, "the same numbers in every step")], (),
-                ["draw them before the scan, and scan them with the other tensors"],
+                TraceError, "TSR0412", "random numbers drawn in the step of a scan: the same ones in every step",
+                helps=["draw them before the scan, and scan them with the other tensors"],
             )  # fmt: skip
         return super().random_key()
 
