@@ -176,12 +176,10 @@ class ScanCall:
                 leaves.append(x)
                 continue
             if found is None or wanted.kind != found[0] or not _same_keys(wanted, found, x):
-                what = "the carry" if place == CARRY else "what is stacked,"
-                self.fail(
-                    ShapeError, "TSR0219",
-                    f"{what} `{path}` is {_structure(wanted)} before a step and {_shape_of(x, found)} after it",
-                    (self.returned(0 if place == CARRY else 1), f"gives {_shape_of(x, found)}"), (self.span, "the scan"),
-                )  # fmt: skip
+                what, at = ("the carry", 0) if place == CARRY else ("what is stacked,", 1)
+                text = f"{what} `{path}` is {_structure(wanted)} before a step and {_shape_of(x, found)} after it"
+                said = (self.returned(at), f"gives {_shape_of(x, found)}")
+                self.fail(ShapeError, "TSR0219", text, said, (self.span, "the scan"))
             members = dict(zip(found[1], found[2], strict=True)) if found[1] else dict(enumerate(found[2]))
             keys = wanted.keys or range(len(wanted.children))
             dotted = wanted.kind in ("named", "data")
