@@ -215,6 +215,8 @@ def _text(span: Span) -> str:
 def _a(x: object) -> str:
     if x is None:
         return "None"
+    if hasattr(x, "dtype") and hasattr(x, "shape"):
+        return "a tensor"
     name = type(x).__name__
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 

@@ -13,7 +13,6 @@ from typing import Any
 from tessera.diag import (
     Diagnostic,
     DTypeError,
-    Help,
     Label,
     ShapeError,
     Span,
@@ -33,6 +32,7 @@ from tessera.frontend.handles import (
     Stopped,
     Storage,
     TensorHandle,
+    leaked,
 )
 from tessera.frontend.names import targets
 from tessera.frontend.table import TorchTable
@@ -427,14 +427,6 @@ class Session:
         """An argument as an operand of an operation."""
         lowered = self.lower(x)
         return Literal(lowered) if isinstance(lowered, Dim) else self.ops.operand(lowered)
-
-
-def leaked(handle: TensorHandle, span: Span | None) -> Diagnostic:
-    """TSR0411: a value of the step of a scan is used where there is no step."""
-    name = handle._value.name
-    labels = () if span is None else (Label(span, f"`{name}` is made anew in every step", True),)
-    helps = (Help("return it from the step: what stands beside the carry is stacked"),)
-    return Diagnostic("TSR0411", f"`{name}` of a scan's step is used outside of the step", labels, (), helps)
 
 
 def _aimed(refused: Refused, given: Sequence[Operand]) -> Refused:
