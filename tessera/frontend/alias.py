@@ -284,7 +284,7 @@ def _writable(self: TensorHandle, call: Call) -> bool:
             call,
             TraceError,
             "TSR0412",
-            f"update of `{self._value.name}`, which is from outside the step of a scan",
+            f"update of `{_named(self)}`, which is from outside the step of a scan",
             "written here, in every step",
             "make it a carry: take it as part of the carry, and return what it becomes",
         )
@@ -301,6 +301,11 @@ def _writable(self: TensorHandle, call: Call) -> bool:
         )
         return False
     return True
+
+
+def _named(self: TensorHandle) -> str:
+    """The name of the tensor whose memory a traced one looks at."""
+    return (self._value if self._storage is None else self._storage.value).name
 
 
 def _error(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from tessera.diag import Diagnostic, Help, Label, Span
 from tessera.ir.dim import Dim
 from tessera.ir.graph import Operation, Value
 from tessera.ir.types import TensorType, Type
@@ -134,3 +135,11 @@ def tensor_type(handle: Any) -> TensorType | None:
     if isinstance(handle, TensorHandle) and isinstance(handle._value.type, TensorType):
         return handle._value.type
     return None
+
+
+def leaked(handle: TensorHandle, span: Span | None) -> Diagnostic:
+    """TSR0411: a value of the step of a scan is used where there is no step."""
+    name = handle._value.name
+    labels = () if span is None else (Label(span, f"`{name}` is made anew in every step", True),)
+    helps = (Help("return it from the step: what stands beside the carry is stacked"),)
+    return Diagnostic("TSR0411", f"`{name}` of a scan's step is used outside of the step", labels, (), helps)

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tessera.diag import TesseraError
-from tessera.frontend.carried import ScanCall, slices, stored_pair
+from tessera.diag import Note, TesseraError
+from tessera.frontend.blame import origin
+from tessera.frontend.carried import CARRY, INIT, STACKED, XS, ScanCall, Where, slices, stored_pair
 from tessera.frontend.handles import PoisonHandle, SizeHandle, Step, Storage, TensorHandle
 from tessera.frontend.names import targets
 from tessera.frontend.session import Call, Finding, Session
@@ -15,11 +16,9 @@ from tessera.frontend.tree import Tree, flatten, leaf_paths, unflatten
 from tessera.ir.dialects.calls import Sym
 from tessera.ir.dialects.control import SCAN
 from tessera.ir.dim import Dim
-from tessera.ir.graph import Block, Operation, Value
+from tessera.ir.graph import Block, Operand, Operation, Value
 from tessera.ir.loop import outer_values
 from tessera.ir.types import TensorType
-
-_NUMBERS = (bool, int, float)
 
 
 def scan(
@@ -32,7 +31,8 @@ def scan(
     """
     call = session.site("scan", "function", (combine_fn, init, xs), {})
     try:
-        return _Scan(session, call, ScanCall(call.span, combine_fn), bool(reverse)).run(init, xs, dim, reverse)
+        rules = ScanCall(call.span, combine_fn, lambda dims: _origins(session, dims))
+        return _Scan(session, call, rules, bool(reverse)).run(init, xs, dim, reverse)
     except _Poisoned:
         pass
     except _Wrong as wrong:
@@ -52,6 +52,11 @@ class _Wrong(Exception):
         self.error = error
 
 
+def _origins(session: Session, dims: Sequence[Dim]) -> list[Note]:
+    names = dict.fromkeys(n for d in dims for n in sorted(d.names()))
+    return [note for name in names if (note := origin(session, name)) is not None][:4]
+
+
 def _is_leaf(x: object) -> bool:
     return isinstance(x, TensorHandle | SizeHandle | PoisonHandle)
 
@@ -65,13 +70,13 @@ class _Scan:
     params: list[Value] = field(default_factory=list)
 
     def run(self, init: Any, xs: Any, dim: Any, reverse: Any) -> tuple[Any, Any]:
-        state, part = self.rules.names
+        state, _ = self.rules.names
         try:
             self.rules.check_call(dim, reverse)
-            first, carry_tree = self.leaves(init, state, (1, "init"))
-            scanned, xs_tree = self.leaves(xs, part, (2, "xs"), numbers=False)
+            first, carry_tree = self.values(*flatten(init, _is_leaf), INIT)
+            scanned, xs_tree = self.values(*flatten(xs, _is_leaf), XS)
             kinds = [_tensor_type(v) for v in scanned]
-            axis, size = self.rules.check_xs(kinds, leaf_paths(xs_tree, part), dim, self.equal)
+            axis, size = self.rules.check_xs(kinds, xs_tree, dim, self.equal)
         except TesseraError as error:
             raise _Wrong(error) from None
         hints = leaf_paths(carry_tree, state)
@@ -129,7 +134,7 @@ class _Scan:
         return Block(tuple(step.ops), (*carries, *parts), tuple(yields)), y_tree, places
 
     def given(self, value: Value, what: str) -> TensorHandle:
-        """A block parameter as the step sees it; writing to it would write to the first carry, or to what is scanned."""
+        """A block parameter as the step sees it; a write to it would reach the first carry, or what is scanned."""
         handle: TensorHandle = self.session.wrap(self.session, value)
         handle._storage = Storage(value, what, self.session.step)
         return handle
@@ -143,33 +148,24 @@ class _Scan:
         state, _ = self.rules.names
         try:
             carry, y = self.rules.pair(result)
-            after = [
-                self.value(x, path, (0, "combine_fn"))
-                for x, path in zip(
-                    self.rules.like(carry_tree, carry, state, _is_leaf), leaf_paths(carry_tree, state), strict=True
-                )
-            ]
+            where = (CARRY, state)
+            after, _ = self.values(self.rules.like(carry_tree, carry, where, _is_leaf), carry_tree, where)
             for p, v, path in zip(carries, after, leaf_paths(carry_tree, state), strict=True):
                 self.rules.check_carry(path, _tensor_type(p), _tensor_type(v), self.equal)
             leaves, y_tree = flatten(y, _is_leaf)
-            stacked = [
-                None if x is None else self.value(x, path, (0, "combine_fn"))
-                for x, path in zip(leaves, leaf_paths(y_tree, "y"), strict=True)
-            ]
+            stacked = [None if x is None else self.value(x, n, y_tree, (STACKED, "y")) for n, x in enumerate(leaves)]
         except TesseraError as error:
             raise _Wrong(error) from None
         return [*after, *(v for v in stacked if v is not None)], y_tree, [v is not None for v in stacked]
 
     # ---- values ----------------------------------------------------------------------------------------------
 
-    def leaves(self, x: Any, path: str, place: tuple[int, str], numbers: bool = True) -> tuple[list[Value], Tree]:
-        """The tensors of an argument, and its structure."""
-        found, tree = flatten(x, _is_leaf)
-        paths = leaf_paths(tree, path)
-        return [self.value(one, at, place, numbers) for one, at in zip(found, paths, strict=True)], tree
+    def values(self, leaves: Sequence[Any], tree: Tree, where: Where) -> tuple[list[Value], Tree]:
+        """The tensors of a structure, in order, and the structure."""
+        return [self.value(x, n, tree, where) for n, x in enumerate(leaves)], tree
 
-    def value(self, x: Any, path: str, place: tuple[int, str], numbers: bool = True) -> Value:
-        """A tensor, or a number as a tensor of rank 0."""
+    def value(self, x: Any, n: int, tree: Tree, where: Where) -> Value:
+        """A tensor, or a number as a tensor of rank 0; ``x`` is leaf ``n`` of a structure."""
         session = self.session
         if isinstance(x, PoisonHandle):
             raise _Poisoned
@@ -177,14 +173,14 @@ class _Scan:
             x = session.capture(x)
         if isinstance(x, TensorHandle) and isinstance(x._value.type, TensorType):
             return session.read(x)
-        if not numbers or not isinstance(x, TensorHandle | SizeHandle | bool | int | float):
-            self.rules.no_tensor(path, x, place)
+        if where == XS or not isinstance(x, TensorHandle | SizeHandle | bool | int | float):
+            self.rules.no_tensor(x, where, tree, n)
         session.context.span = self.call.span
         made = session.ops.full((), session.lower(x))
         assert isinstance(made, Sym)
         return made.value
 
 
-def _tensor_type(v: Value) -> TensorType:
+def _tensor_type(v: Operand) -> TensorType:
     assert isinstance(v.type, TensorType)
     return v.type

@@ -13,7 +13,6 @@ from typing import Any
 from tessera.diag import (
     Diagnostic,
     DTypeError,
-    Help,
     Label,
     ShapeError,
     Span,
@@ -33,6 +32,7 @@ from tessera.frontend.handles import (
     Stopped,
     Storage,
     TensorHandle,
+    leaked,
 )
 from tessera.frontend.names import targets
 from tessera.frontend.table import TorchTable
@@ -41,7 +41,7 @@ from tessera.ir.dialects.calls import NotCovered, Ops, Sym
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, f32
 from tessera.ir.graph import Attr, Literal, Operand, Value
-from tessera.ir.infer import Blame, Refused
+from tessera.ir.infer import Refused
 from tessera.ir.record import OpRecord
 
 #: An operation that one place of the source makes more often than this is an unrolled loop that got out of
@@ -104,9 +104,8 @@ class TraceOps(Ops):
     def random_key(self) -> tuple[Operand, int]:
         if self.repeated:
             raise Refused(
-                TraceError, "TSR0412", "random numbers drawn in the step of a scan",
-                [Blame(None, None, "the same numbers in every step")], (),
-                ["draw them before the scan, and scan them with the other tensors"],
+                TraceError, "TSR0412", "random numbers drawn in the step of a scan: the same ones in every step",
+                helps=["draw them before the scan, and scan them with the other tensors"],
             )  # fmt: skip
         return super().random_key()
 
@@ -428,14 +427,6 @@ class Session:
         """An argument as an operand of an operation."""
         lowered = self.lower(x)
         return Literal(lowered) if isinstance(lowered, Dim) else self.ops.operand(lowered)
-
-
-def leaked(handle: TensorHandle, span: Span | None) -> Diagnostic:
-    """TSR0411: a value of the step of a scan is used where there is no step."""
-    name = handle._value.name
-    labels = () if span is None else (Label(span, f"`{name}` is made anew in every step", True),)
-    helps = (Help("return it from the step: what stands beside the carry is stacked"),)
-    return Diagnostic("TSR0411", f"`{name}` of a scan's step is used outside of the step", labels, (), helps)
 
 
 def _aimed(refused: Refused, given: Sequence[Operand]) -> Refused:

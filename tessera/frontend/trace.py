@@ -24,10 +24,11 @@ from tessera.frontend.handles import (
     Stopped,
     Storage,
     TensorHandle,
+    leaked,
 )
 from tessera.frontend.interop import dispatch
 from tessera.frontend.proxy import Poison, Receiver, make
-from tessera.frontend.session import Finding, Path, Session, enter, error_of, leaked
+from tessera.frontend.session import Finding, Path, Session, enter, error_of
 from tessera.frontend.size import Size
 from tessera.frontend.spec import FunctionSpec
 from tessera.frontend.table import TorchTable

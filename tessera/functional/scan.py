@@ -10,7 +10,7 @@ import torch
 from tessera.backends.eager import from_torch_dtype
 from tessera.diag import caller_span, user_frames
 from tessera.frontend import scan as traced
-from tessera.frontend.carried import ScanCall
+from tessera.frontend.carried import CARRY, INIT, STACKED, XS, ScanCall, Where
 from tessera.frontend.session import current
 from tessera.frontend.tree import Tree, flatten, leaf_paths, unflatten
 from tessera.ir.dim import Dim
@@ -60,21 +60,20 @@ class _Eager:
 
     def __init__(self, rules: ScanCall, reverse: bool) -> None:
         self.rules, self.reverse = rules, reverse
-        self.state, self.part = rules.names
+        self.state, _ = rules.names
         self.y_tree: Tree | None = None
+        self.device = torch.device("cpu")
 
     def run(self, init: Any, xs: Any, dim: int) -> tuple[Any, Any]:
         found, xs_tree = flatten(xs, _is_leaf)
         scanned = [x for x in found if isinstance(x, torch.Tensor)]
-        for x, path in zip(found, leaf_paths(xs_tree, self.part), strict=True):
+        for n, x in enumerate(found):
             if not isinstance(x, torch.Tensor):
-                self.rules.no_tensor(path, x, (2, "xs"))
-        kinds = list(map(_type, scanned))
-        axis, size = self.rules.check_xs(kinds, leaf_paths(xs_tree, self.part), dim, _same)
-        device = scanned[0].device
+                self.rules.no_tensor(x, XS, xs_tree, n)
+        axis, size = self.rules.check_xs(list(map(_type, scanned)), xs_tree, dim, _same)
+        self.device = scanned[0].device
         leaves, tree = flatten(init, _is_leaf)
-        paths = leaf_paths(tree, self.state)
-        carry = [self.tensor(x, path, (1, "init"), device) for x, path in zip(leaves, paths, strict=True)]
+        carry, paths = self.tensors(leaves, tree, INIT), leaf_paths(tree, self.state)
         if not size.value:
             return unflatten(tree, carry), self.empty(carry, tree, scanned, xs_tree, axis)
         rows: list[list[Any]] = []
@@ -91,23 +90,17 @@ class _Eager:
         self, carry: list[Any], tree: Tree, paths: Sequence[str], parts: list[Any], xs_tree: Tree
     ) -> tuple[list[Any], list[Any]]:
         """One step: the leaves of the next carry, checked against the ones before, and of what is stacked."""
-        result = self.rules.step(unflatten(tree, carry), unflatten(xs_tree, parts))
-        after, y = self.rules.pair(result)
-        device = parts[0].device
-        found = self.rules.like(tree, after, self.state, _is_leaf)
-        new = [self.tensor(x, path, (0, "combine_fn"), device) for x, path in zip(found, paths, strict=True)]
+        after, y = self.rules.pair(self.rules.step(unflatten(tree, carry), unflatten(xs_tree, parts)))
+        where = (CARRY, self.state)
+        new = self.tensors(self.rules.like(tree, after, where, _is_leaf), tree, where)
         for a, b, path in zip(carry, new, paths, strict=True):
             if a.shape != b.shape or a.dtype != b.dtype:
                 self.rules.check_carry(path, _type(a), _type(b), _same)
         if self.y_tree is None:
             leaves, self.y_tree = flatten(y, _is_leaf)
         else:
-            leaves = self.rules.like(self.y_tree, y, "y", _is_leaf, place=1)
-        names = leaf_paths(self.y_tree, "y")
-        return new, [
-            None if x is None else self.tensor(x, path, (0, "combine_fn"), device)
-            for x, path in zip(leaves, names, strict=True)
-        ]
+            leaves = self.rules.like(self.y_tree, y, (STACKED, "y"), _is_leaf)
+        return new, self.tensors(leaves, self.y_tree, (STACKED, "y"))
 
     def empty(self, carry: list[Any], tree: Tree, xs: list[Any], xs_tree: Tree, axis: int) -> Any:
         """Stacks of no steps: one step on slices of zeros tells what they would have been made of."""
@@ -117,14 +110,19 @@ class _Eager:
         assert self.y_tree is not None
         return unflatten(self.y_tree, [None if y is None else y.new_empty((0, *y.shape)) for y in ys])
 
-    def tensor(self, x: Any, path: str, place: tuple[int, str], device: torch.device) -> torch.Tensor:
-        """A tensor as it is, a number as one of rank 0."""
-        if isinstance(x, torch.Tensor):
-            return x
+    def tensors(self, leaves: Sequence[Any], tree: Tree, where: Where) -> list[Any]:
+        """The leaves of a structure with tensors of rank 0 for numbers; None stays where it is stacked."""
+        return [
+            x if isinstance(x, torch.Tensor) or (x is None and where[0] == STACKED) else self.number(x, n, tree, where)
+            for n, x in enumerate(leaves)
+        ]
+
+    def number(self, x: Any, n: int, tree: Tree, where: Where) -> torch.Tensor:
+        """A number as a tensor of rank 0."""
         if not isinstance(x, bool | int | float):
-            self.rules.no_tensor(path, x, place)
+            self.rules.no_tensor(x, where, tree, n)
         dtype = torch.bool if isinstance(x, bool) else torch.int64 if isinstance(x, int) else torch.float32
-        return torch.tensor(x, dtype=dtype, device=device)
+        return torch.tensor(x, dtype=dtype, device=self.device)
 
 
 def _is_leaf(x: object) -> bool:

@@ -329,7 +329,8 @@ def _full(f: Function) -> Iterator[Problem]:
         yield from (Problem(op, text, operand) for op, text, operand in tile_problems(f))
         return
     for op in _operations(f.body):
-        if (op.body is None and op.record.kind not in (Kind.REGION, Kind.CONTROL)) or (op.body is not None and op.record.infer_body is not None):
+        ruled = op.record.kind not in (Kind.REGION, Kind.CONTROL) if op.body is None else op.record.infer_body
+        if ruled:
             yield from _typed(op, known)
 
 

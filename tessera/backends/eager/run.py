@@ -71,7 +71,7 @@ class Routine:
         ops = tuple(steps(block))
         last = {v: op for op in ops for v in op.inputs}
         for out in block.yields:
-            last.pop(out, None)  # type: ignore[call-overload]
+            last.pop(out, None)  # type: ignore[arg-type]
         ending: dict[Operation, list[Value]] = {}
         for v, op in last.items():
             ending.setdefault(op, []).append(v)

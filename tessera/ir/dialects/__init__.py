@@ -86,7 +86,8 @@ _NEEDED: Mapping[Kind, tuple[str, ...]] = MappingProxyType({
     Kind.MAP: ("infer",), Kind.REDUCE: ("infer", "reduction"), Kind.SCAN: ("infer", "reduction", "reference"),
     Kind.CONTRACT: ("infer", "reference"), Kind.VIEW: ("infer", "pieces"), Kind.INDEX: ("infer", "pieces"),
     Kind.CREATE: ("infer", "define"), Kind.RANDOM: ("infer", "define"), Kind.EXTERN: ("infer", "reference"),
-    Kind.COMPOSITE: ("define",), Kind.CONTROL: ("infer_body", "define"), Kind.COLLECTIVE: (), Kind.REGION: (), Kind.TILE: (),
+    Kind.COMPOSITE: ("define",), Kind.CONTROL: ("infer_body", "define"),
+    Kind.COLLECTIVE: (), Kind.REGION: (), Kind.TILE: (),
 })  # fmt: skip
 
 
