@@ -287,7 +287,7 @@ class NestLowering:
             x = pull.build.emit(OPS["cast"], (x,), dtype, {"dtype": dtype})
         rows = zip(loops.names, loops.kept_names, loops.extents, strict=True)
         scans = op.record.kind is Kind.SCAN
-        axes = tuple(n for n, kept, extent in rows if extent is not ONE and kept or scans and not kept)
+        axes = tuple(n for n, kept, extent in rows if (extent is not ONE and kept) or (scans and not kept))
         results = tuple(
             Value(pull.build.fresh(r.name), TileType(compute_dtype(r.type.dtype), axes)) for r in op.results
         )

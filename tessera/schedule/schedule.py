@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tessera.ir.dialects.region import EXTERN, MAP, ROW
-from tessera.ir.graph import Block, Function, Operation, Value
 from tessera.ir.folds import FOLDS
+from tessera.ir.graph import Block, Function, Operation, Value
 from tessera.ir.record import Kind
 from tessera.schedule.lower import RegionLowering
 from tessera.schedule.plan import Call, Cut, Kernel, Program, Step, Unschedulable

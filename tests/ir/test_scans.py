@@ -26,7 +26,8 @@ SCANS = [r for r in OPS.values() if r.kind is Kind.SCAN]
 def in_order(reduction: Reduction, rows: np.ndarray) -> list[np.ndarray]:
     """A scan by its definition alone: one element after the other."""
     space, kinds = NumpyNamespace(), reduction.state(f32)
-    state = tuple(np.broadcast_to(settle(s, k), rows.shape[:-1]) for s, k in zip(reduction.init(f32), kinds, strict=True))
+    start = zip(reduction.init(f32), kinds, strict=True)
+    state = tuple(np.broadcast_to(settle(s, k), rows.shape[:-1]) for s, k in start)
     out = []
     with np.errstate(all="ignore"):
         for n in range(rows.shape[-1]):
