@@ -209,11 +209,8 @@ class TileMachine:
         x = rows(self.read(op.operands[0], level, kind.dtype))
         valid = None if level.mask is None else rows(level.mask)
         if op.record.kind is Kind.SCAN:
-            outside = [n for n in range(len(level.axes)) if n not in last]
-            shape = tuple(level.shape[n] for n in (*outside, *last))
             found = prefixes(op.record.reduction, kind.dtype, x, valid, rows(self.at(position, level)))
-            back = range(len(kept), len(level.axes))
-            return [(np.moveaxis(r.reshape(shape), back, last), level.axes) for r in found]
+            return [(np.moveaxis(r, -1, last[0]), level.axes) for r in found]
         found = fold(op.record.reduction, kind.dtype, x, valid, rows(self.at(position, level)))
         self.folds.update(dict.fromkeys(op.results, op))
         return [(r, kept) for r in found]
