@@ -49,9 +49,7 @@ def run_checked(op: Operation, operands: Sequence[Any], sizes: Sizes) -> tuple[t
     range.
     """
     try:
-        return run_op(op, operands, sizes, run_checked)
-    except BoundsError:
-        raise
+        return run_op(op, operands, sizes, refused)
     except (IndexError, RuntimeError) as error:
         raise refused(op, operands, sizes) or error from None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tessera.diag import Note, TesseraError
@@ -67,7 +67,6 @@ class _Scan:
     call: Call
     rules: ScanCall
     reverse: bool
-    params: list[Value] = field(default_factory=list)
 
     def run(self, init: Any, xs: Any, dim: Any, reverse: Any) -> tuple[Any, Any]:
         state, _ = self.rules.names

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import tessera
-from tessera import DTypeError, ShapeError, Tensor, TesseraError, TraceError, bf16, f32, function
+from tessera import BoundsError, DTypeError, ShapeError, Tensor, TesseraError, TraceError, bf16, f32, function, int64
 from tessera.backends.eager import run_function
 from tessera.diag import CallError
 from tessera.frontend.tree import flatten
@@ -222,6 +222,24 @@ def test_results_have_memory_of_their_own() -> None:
     w = torch.ones(3)
     a, b = kept(torch.zeros(2, 3), w)
     assert len({t.data_ptr() for t in (a, b, w)}) == 3
+
+
+def test_an_index_out_of_range_in_a_step_is_named() -> None:
+    @function(strict=True)
+    def looked_up(table: Tensor["V", "D", f32], i: Tensor["S", int64]) -> Tensor["S", "D"]:
+        def step(c: Any, n: Any) -> Any:
+            row = table.index_select(0, n.reshape(1))[0]
+            return c + row, row
+
+        return tessera.scan(step, table[0], i)[1]
+
+    table = torch.randn(4, 3)
+    good = torch.tensor([0, 3])
+    torch.testing.assert_close(looked_up(table, good), looked_up.eager(table, good))
+    with pytest.raises(BoundsError) as caught:
+        looked_up(table, torch.tensor([0, 4]))
+    assert "index 4" in str(caught.value)
+    assert [span.text() for span in caught.value.spans] == ["table.index_select(0, n.reshape(1))"]
 
 
 # ---- what is refused -----------------------------------------------------------------------------------------------

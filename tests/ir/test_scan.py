@@ -79,12 +79,18 @@ def test_a_scan_in_a_group(text: str) -> None:
 
 
 BROKEN = {
-    "carry changes its sizes": (scan(yields="y, x_t", operands="w, x, y"), "carry 0 is f32[D] before a step and f32[S] after"),
+    "carry changes its sizes": (
+        scan(yields="y, x_t", operands="w, x, y"),
+        "carry 0 is f32[D] before a step and f32[S] after",
+    ),
     "carry changes its dtype": (
         scan(body="%c2 = cast(x_t, dtype=f64) : f64[D]"), "carry 0 is f32[D] before a step and f64[D] after it",
     ),
     "carry begins otherwise": (scan("y, x"), "carry 0 begins as f32[S] where its block parameter is f32[D]"),
-    "slice of another size": (scan(params="c: f32[D], x_t: f32[S]", yields="c, x_t", body=""), "a slice of f32[S, D] is f32[D]"),
+    "slice of another size": (
+        scan(params="c: f32[D], x_t: f32[S]", yields="c, x_t", body=""),
+        "a slice of f32[S, D] is f32[D]",
+    ),
     "different numbers of steps": (
         scan("w, x, z", "c: f32[D], x_t: f32[D], z_t: f32[D]"), "`T` is scanned beside `S`",
     ),
@@ -94,16 +100,31 @@ BROKEN = {
     "negative carries": (scan(attrs="carries=-1, dim=0, reverse=false"), "-1 carries among 2 block parameters"),
     "too few operands": (scan("w"), "2 block parameters for 1 operands"),
     "too few yields": (scan(yields="", results=""), "0 values are yielded for 1 carries"),
-    "read and not listed": (scan(body="%c2 = mul(c, w) : f32[D]", operands="w, x"), "`%w` is read in the step and not an"),
+    "read and not listed": (
+        scan(body="%c2 = mul(c, w) : f32[D]", operands="w, x"),
+        "`%w` is read in the step and not an",
+    ),
     "listed and not read": (scan("w, x, w"), "operand that the step does not read"),
-    "listed twice": (scan("w, x, y, y", yields="%c2, y", types="f32[D], f32[S, S]"), "operand that the step does not read"),
-    "a number is carried": (scan("0.0, x", "c: f32[], x_t: f32[D]", "", "c, x_t", types="f32[], f32[S, D]"), "carry 0 is a scalar f32"),
+    "listed twice": (
+        scan("w, x, y, y", yields="%c2, y", types="f32[D], f32[S, S]"),
+        "operand that the step does not read",
+    ),
+    "a number is carried": (
+        scan("0.0, x", "c: f32[], x_t: f32[D]", "", "c, x_t", types="f32[], f32[S, D]"),
+        "carry 0 is a scalar f32",
+    ),
     "a number is stacked": (scan(yields="%c2, 1.0"), "value 1 that a step yields is a scalar f32"),
     "wrong result": (scan(types="f32[D], f32[D, S]"), "`%all` has the type `f32[D, S]` where `scan` gives `f32[S, D]`"),
     "missing result": (scan(results="%last", types="f32[D]"), "`scan` has 2 results, not 1"),
     "no attribute": (scan(attrs="carries=1, reverse=false"), "`scan` lacks the attribute `dim`"),
-    "no body": (f"{HEAD}f32[D] {{ %a = scan(w, x, carries=1, dim=0, reverse=false) : f32[D] return %a }}", "`scan` has no body"),
-    "a value of a step outside": (scan(results="%last, %all").replace("return %last, %all", "return %c2, %all"), "read outside"),
+    "no body": (
+        f"{HEAD}f32[D] {{ %a = scan(w, x, carries=1, dim=0, reverse=false) : f32[D] return %a }}",
+        "`scan` has no body",
+    ),
+    "a value of a step outside": (
+        scan(results="%last, %all").replace("return %last, %all", "return %c2, %all"),
+        "read outside",
+    ),
 }  # fmt: skip
 
 

@@ -349,7 +349,8 @@ fn f(x: f32[S], w: f32[]) -> (f32[], f32[S], f32[]) {
 fn f(x: f32[S, D], y: f32[S], w: f32[D]) -> (f32[D], f32[S, D]) {
   %k = exp(w) : f32[D]
   %z = neg(w) : f32[D]
-  %a, %n, %m, %p, %q = scan(w, %z, w, x, y, %k, carries=3, dim=0, reverse=false) : f32[D], f32[D], f32[D], f32[S], f32[S, D] {
+  %a, %n, %m, %p, %q = scan(w, %z, w, x, y, %k, carries=3, dim=0, reverse=false)
+      : f32[D], f32[D], f32[D], f32[S], f32[S, D] {
     ^(c: f32[D], d: f32[D], e: f32[D], r: f32[D], s: f32[])
     %c2 = add(c, e) : f32[D]
     %d2 = mul(d, %k) : f32[D]

@@ -35,7 +35,7 @@ def run_function(f: Function, inputs: Sequence[Input], *, sizes: Mapping[str, in
     bound = bind_sizes(f, shapes, sizes)
     device = next((x.device for x in env.values() if isinstance(x, torch.Tensor)), None)
     with torch.no_grad(), torch.device(device or "cpu"):
-        found = Routine.of(f.body).run(env, bound)
+        found = Routine.of(f.body, bound).run(env)
         return [_output(x, made) for x, made in zip(f.outputs, found, strict=True)]
 
 
