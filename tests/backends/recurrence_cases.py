@@ -227,6 +227,47 @@ def swapped(x: Rows, a0: Tensor[B, E], b0: Tensor[B, E]) -> tuple[Tensor[B, E], 
     return a, b, out
 
 
+@tessera.function
+def surrounded(x: Tensor[S, B, D], a: Tensor[D, D], h0: Tensor[B, D, D]) -> tuple[Tensor[B, D, D], Tensor[S, B, D]]:
+    def step(h: Any, x: Any) -> Any:
+        h = torch.tanh(a @ h @ a.mT + x.unsqueeze(-1))
+        return h, h.mT.sum(-1) + torch.diagonal(h, dim1=-2, dim2=-1)
+
+    return tessera.scan(step, h0, x)
+
+
+@tessera.function
+def turned(x: Tensor[S, B, D], h0: Tensor[B, D, D]) -> tuple[Tensor[B, D, D], Tensor[S, B, D]]:
+    def step(h: Any, x: Any) -> Any:
+        h = h.mT * 0.5 + x.unsqueeze(-1)
+        return h, h.sum(-2)
+
+    return tessera.scan(step, h0, x)
+
+
+@tessera.function
+def folds(x: Rows, h0: Tensor[B, E]) -> tuple[Tensor[B, E], Tensor[S, B], Tensor[S, B, tessera.int64]]:
+    def step(h: Any, x: Any) -> Any:
+        h = torch.softmax(h + x, -1) - torch.flip(x, (-1,)) * h.var(-1, keepdim=True, correction=0)
+        return h, (torch.logsumexp(h, -1), torch.argmax(h, -1))
+
+    h, (a, b) = tessera.scan(step, h0, x, dim=1)
+    return h, a, b
+
+
+@tessera.function
+def memory(
+    x: Tensor[B, S, E], at: Tensor[B, S, tessera.int64], h0: Tensor[B, N, E]
+) -> tuple[Tensor[B, N, E], Tensor[S, B, E]]:
+    def step(h: Any, now: Any) -> Any:
+        x, at = now
+        here = (torch.arange(h.shape[1])[None, :] == at[:, None]).unsqueeze(-1)
+        h = torch.where(here, 0.5 * h + x[:, None, :], h)
+        return h, torch.take_along_dim(h, at[:, None, None].expand(-1, 1, h.shape[2]), 1)[:, 0]
+
+    return tessera.scan(step, h0, (x, at), dim=1)
+
+
 HEADS = ({"B": 2, "H": 2, "S": 5, "D": 6, "E": 11}, {"B": 1, "H": 1, "S": 0, "D": 4, "E": 5})
 EVEN = ({"B": 1, "H": 2, "S": 6, "D": 16, "E": 32},)
 ROWS = ({"B": 2, "S": 6, "E": 13, "D": 7, "N": 5}, {"B": 1, "S": 1, "E": 1, "D": 1, "N": 1})
@@ -249,4 +290,8 @@ RECURRENCES = (
     Stream(looked, ROWS, integers={"at": (-1, 1)}),
     Stream(rolled, ROWS[:1]),
     Stream(swapped, ROWS),
+    Stream(surrounded, ROWS[:1]),
+    Stream(turned, ROWS[:1]),
+    Stream(folds, ROWS[:1]),
+    Stream(memory, ROWS, integers={"at": (0, 1)}),
 )

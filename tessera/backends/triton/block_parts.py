@@ -42,8 +42,12 @@ class BlockParts(BlockStatements):
             else:
                 scalars.append(Argument(name, "scalar", number, dtype=v.type.dtype))
         sizes = [Argument(name, "size", dim=d) for d, name in self.exprs.sizes.names.items()]
-        flags = [s.block for s in self.layout.sides] + [s.even for s in self.layout.sides] + ["WIDE"]
-        return KernelFunction(self.name, (*buffers, *sizes, *scalars), tuple(flags), self.looks_up)
+        return KernelFunction(self.name, (*buffers, *sizes, *scalars), self.flags(), self.looks_up)
+
+    def flags(self) -> tuple[str, ...]:
+        """The constants: how long each side is, whether blocks fill it, and whether positions need 64 bits."""
+        sides = self.layout.sides
+        return (*(s.block for s in sides), *(s.even for s in sides), "WIDE")
 
     # -- where a program stands
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from tessera.backends.base import Target
-from tessera.backends.triton.block_config import far
-from tessera.backends.triton.blocks import Blocks, Side, bounds_of, every, names
+from tessera.backends.triton.block_config import ROOMS, far
+from tessera.backends.triton.blocks import Blocks, Side, bounds_of, every, names, varying
 from tessera.backends.triton.statements import dims
 from tessera.backends.triton.tiling import Config, Mode, power
 from tessera.ir.dialects.tile import GATE, INDEX, LOAD, LOCAL, MMA, RUNNING, STORE
@@ -34,6 +34,8 @@ MOST_LANES, FEWEST_LANES = 128, (32, 8)
 #: Programs that keep a large GPU busy.
 ENOUGH_PROGRAMS = 264
 MOST_WARPS = 16
+#: How many steps read at a time, where there is room.
+STAGES = (3, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,18 @@ class Recurrence(Blocks):
         """The bounds of all axes but the one that is walked."""
         whole = {a: (ZERO, n) for a, n in self.extents.items()}
         return whole | {a: (lo, hi) for s in self.sides for a, lo, hi in zip(s.axes, s.lo, s.hi, strict=True)}
+
+    @cached_property
+    def loads(self) -> tuple[tuple[frozenset[str], int, bool], ...]:
+        """What a step reads of its own, by pieces of more than one element."""
+        varied = varying(self.swept, self.cells)
+        own = {(o.operands, o.attrs["index"]): o for o in every((self.swept,)) if o.record is LOAD}
+        found = []
+        for o in own.values():
+            sides = frozenset(self.home[n].block for n in o.dims("index")[0].names() & self.home.keys())
+            if sides and o.result in varied and o.operands[0] not in self.cells:
+                found.append((sides, max(o.result.type.dtype.bits // 8, 1), True))
+        return tuple(found)
 
     def elements(self, lengths: Mapping[str, int]) -> int:
         """Of the largest tensor, or of all local memory together."""
@@ -205,7 +219,7 @@ def recurrent_config(t: Recurrence, sizes: Mapping[str, int], wave: int = 32) ->
         return t.elements({**lengths, LANES: lanes})
 
     lanes = min(lengths.get(LANES, 1), MOST_LANES)
-    fewest = FEWEST_LANES[taken(1) > 1]
+    fewest = FEWEST_LANES[len(t.sides) > len(t.tiled)]
     while lanes > fewest and (taken(lanes) > WARP_TILE or outer * -(-points // lanes) < ENOUGH_PROGRAMS):
         lanes //= 2
     while lanes > 1 and taken(lanes) > 2 * WARP_TILE:
@@ -217,6 +231,9 @@ def recurrent_config(t: Recurrence, sizes: Mapping[str, int], wave: int = 32) ->
     for s in t.sides:
         extent, block = extents[s.block], lengths[s.block]
         more += [(s.block, block), (s.even, int(extent > 0 and extent % block == 0))]
+    ahead = sum(math.prod(lengths[b] for b in sides) * width for sides, width, _ in t.loads)
+    room = ROOMS.get(t.target.name) or ROOMS[t.target.kind]
+    more.append(("STAGES", next((n for n in STAGES if n * ahead <= room.shared // 2), 1)))
     more.append(("WIDE", int(any(far(t, s, lengths[s.block], sizes) for s in t.sides))))
     warps = max(1, min(MOST_WARPS, power(taken(lanes) // (wave * WARP_TILE // 32))))
     return Config("stepped", 1, lanes, warps, outer * -(-points // lanes), tuple(more))

@@ -42,6 +42,9 @@ class RecurrentEmitter(RecurrentMemory):
             self.step(op)
         return self.source()
 
+    def flags(self) -> tuple[str, ...]:
+        return (*super().flags(), "STAGES")
+
     def checked(self) -> list[Value]:
         """Indices that are checked: not before it is known that there is a step."""
         return [op.result for op in every((self.plan.swept,)) if op.record is LOOKUP]
@@ -81,7 +84,8 @@ class RecurrentEmitter(RecurrentMemory):
         before = dict(self.latest)
         values, memo, depth = dict(self.values), dict(self.memo), self.lines.depth
         (axis,), (lo,), (hi,) = names(swept.attrs["axes"]), swept.dims("lo"), swept.dims("hi")
-        self.lines.add(f"for step in range({self.exprs.text(lo)}, {self.exprs.text(hi)}):")
+        bounds = f"{self.exprs.text(lo)}, {self.exprs.text(hi)}"
+        self.lines.add(f"for step in tl.range({bounds}, num_stages=STAGES):")
         self.lines.depth += 1
         self.lines.add("t = tl.cast(step, tl.int64)")
         self.exprs.axes[axis] = "t"

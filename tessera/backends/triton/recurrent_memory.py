@@ -4,20 +4,17 @@ sides that the reader walks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tessera.backends.triton import intrinsics
 from tessera.backends.triton.block_parts import BlockParts
-from tessera.backends.triton.blocks import Side
 from tessera.backends.triton.recurrence import LANES, Cell, Recurrence, coordinates, sides_at
 from tessera.backends.triton.statements import dims
 from tessera.ir.dialects.tile import LOAD, LOCAL, STORE
 from tessera.ir.dim import Dim
-from tessera.ir.dtype import DType
 from tessera.ir.graph import Literal, Operation, Value
-from tessera.schedule.plan import ZERO, Unschedulable
+from tessera.schedule.plan import Unschedulable
 
 
 @dataclass
@@ -81,8 +78,10 @@ class RecurrentMemory(BlockParts):
 
     def recall(self, op: Operation, cell: Cell) -> None:
         """A load from local memory."""
-        v, lookups = op.operands[0], op.operands[1:]
+        v = op.operands[0]
         assert isinstance(v, Value)
+        if len(op.operands) > 1:
+            raise Unschedulable(f"the local memory `%{v.name}` is read at places that memory says")
         name = self.latest.get(v)
         if name is None:
             raise Unschedulable(f"the local memory `%{v.name}` is read before it is written")
@@ -95,90 +94,76 @@ class RecurrentMemory(BlockParts):
             blocks = [renamed.get(s.block, s.block) for s in self.layout.ordered(cell.sides)]
             text = self.turned(name, blocks)
         else:
-            text, blocks = self.part(name, cell, index, lookups)
+            t = cell.kind.dtype  # parts are taken of numbers as wide as a register
+            wide = name if t.is_float or t.bits >= 32 else self.define("wide", f"{name}.to(tl.int32)")
+            text, blocks = self.part(wide, cell, index)
+            text = text if wide == name else f"{text}.to({intrinsics.type_name(t)})"
         on = frozenset(blocks)
         if tests:
-            reached = on.union(*(self.sides_of(dims(part)[0], lookups) for part in tests))
+            reached = on.union(*(self.sides_of(dims(part)[0]) for part in tests))
             with self.along(reached) as frame:
-                inside = [t for part in tests for t in self.within(*dims(part), lookups)]
+                inside = [t for part in tests for t in self.within(*dims(part))]
                 zero = intrinsics.literal(0, cell.kind.dtype)
                 whole_text = self.oriented(self.named("load", text), *on)
                 text = f"tl.where({' & '.join(inside)}, {whole_text}, {zero})" if inside else whole_text
                 on = frozenset(s.block for s in frame) if inside else on
         self.values[op.result], self.spread[op.result] = self.named("load", text), on
 
-    def part(
-        self, name: str, cell: Cell, index: Sequence[Dim], lookups: Sequence[object]
-    ) -> tuple[str, list[str]]:
+    def part(self, name: str, cell: Cell, index: Sequence[Dim]) -> tuple[str, list[str]]:
         """Elements elsewhere than at the reader's own place: dims along which it needs a single one are folded, then
         those along which it needs another one at each place are gathered. Gives the text and its sides.
         """
         blocks = [s.block for s in self.layout.ordered(cell.sides)]
         own = dict(zip(cell.blocks, index, strict=True))
+        kept = {b for b, e in own.items() if self.is_own(b, e) and self.layout.home[str(e)].block == b}
         for block, e in own.items():
-            if not self.sides_of(e, lookups) - {LANES}:  # type: ignore[arg-type]
-                name, blocks = self.one(name, blocks, block, e, lookups, cell.kind.dtype)
+            if self.sides_of(e) <= (kept - {block}) | {LANES}:
+                name, blocks = self.one(name, blocks, block, e)
         for block, e in own.items():
-            if block in blocks and not self.is_own(e):
-                name = self.elsewhere(name, blocks, block, e, lookups)
-        made = [self.reader(own[b], lookups) if b in own else b for b in blocks]
+            if block in blocks and not self.is_own(block, e):
+                name = self.elsewhere(name, blocks, block, e)
+        made = [self.reader(own[b]) if b in own else b for b in blocks]
         if len(set(made)) < len(made):
             raise Unschedulable("local memory is read along one axis in two ways")
         return self.turned(name, made), made
 
-    def is_own(self, e: Dim) -> bool:
+    def is_own(self, block: str, e: Dim) -> bool:
+        """Is a position along a side just that of another axis as long?"""
         side = self.layout.home.get(str(e)) if e.is_name else None
-        return side is not None
+        return side is not None and side.block != LANES and side.hi == self.layout.by_block[block].hi
 
-    def reader(self, e: Dim, lookups: Sequence[object]) -> str:
+    def reader(self, e: Dim) -> str:
         """The side inside a step that a position differs along."""
-        found = self.sides_of(e, lookups) - {LANES}  # type: ignore[arg-type]
+        found = self.sides_of(e) - {LANES}
         if len(found) != 1:
             raise Unschedulable("a position in local memory differs along several axes")
         return next(iter(found))
 
-    def one(
-        self, name: str, blocks: list[str], block: str, e: Dim, lookups: Sequence[object], t: DType
-    ) -> tuple[str, list[str]]:
+    def one(self, name: str, blocks: Sequence[str], block: str, e: Dim) -> tuple[str, list[str]]:
         """The element at one position along a side, which is gone afterwards."""
-        sides = {*blocks, *self.sides_of(e, lookups)}  # type: ignore[arg-type]
-        with self.along(sides) as frame:
+        with self.along({*blocks, *self.sides_of(e)}) as frame:
             order = [s.block for s in frame]
-            at = self.oriented(self.places[block].lanes, block)
-            here = f"{at} == {self.bracketed(self.place(e, lookups))}"  # type: ignore[arg-type]
-            chosen = f"tl.where({here}, {self.oriented(name, *blocks)}, {intrinsics.literal(0, t)})"
-            if t.is_bool:
-                chosen = f"{chosen}.to(tl.int32)"
+            here = f"{self.oriented(self.places[block].lanes, block)} == {_bracketed(self.place(e))}"
+            chosen = f"tl.where({here}, {self.oriented(name, *blocks)}, 0)"
             made = f"tl.sum({chosen}, axis={order.index(block)})"
         order.remove(block)
-        if not t.is_float:
-            made = f"{made}.to({intrinsics.type_name(t)})"
         return self.define("part", made), order
 
-    def bracketed(self, text: str) -> str:
-        return text if text.isidentifier() or text.isdigit() else f"({text})"
-
-    def elsewhere(self, name: str, blocks: Sequence[str], block: str, e: Dim, lookups: Sequence[object]) -> str:
+    def elsewhere(self, name: str, blocks: Sequence[str], block: str, e: Dim) -> str:
         """At each place of a side the element at another position."""
-        target = self.reader(e, lookups)
-        if LANES in self.sides_of(e, lookups) and LANES not in blocks:  # type: ignore[arg-type]
-            raise Unschedulable("lanes read different elements of memory that they share")
+        target = self.reader(e)
+        if (target in blocks and target != block) or (LANES in self.sides_of(e) and LANES not in blocks):
+            raise Unschedulable("local memory is read along one axis in two ways")
         (size,) = self.layout.by_block[block].hi
-        with self.replacing(blocks, block, target) as frame:
-            text = self.place(e, lookups)  # type: ignore[arg-type]
-            last = self.exprs.text(size - 1)
-            near = f"tl.minimum(tl.maximum({text}, 0), {last}).to(tl.int32)"
+        frame = tuple(self.layout.by_block[target if b == block else b] for b in blocks)
+        with self.framed(frame):
+            near = f"tl.minimum(tl.maximum({self.place(e)}, 0), {self.exprs.text(size - 1)}).to(tl.int32)"
             at = self.define("at", f"tl.broadcast_to({near}, {self.shape(frame)})")
         return self.define("part", f"tl.gather({name}, {at}, {list(blocks).index(block)})")
 
-    @contextmanager
-    def replacing(self, blocks: Sequence[str], old: str, new: str) -> Iterator[tuple[Side, ...]]:
-        """The frame of a tile in which one side takes the place of another."""
-        if new in blocks and new != old:
-            raise Unschedulable("local memory is read along one axis in two ways")
-        frame = tuple(self.layout.by_block[new if b == old else b] for b in blocks)
-        with self.framed(frame):
-            yield frame
+
+def _bracketed(text: str) -> str:
+    return text if text.isidentifier() or text.isdigit() else f"({text})"
 
 
-__all__ = ["ZERO", "RecurrentMemory"]
+__all__ = ["RecurrentMemory"]
