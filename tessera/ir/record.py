@@ -137,7 +137,9 @@ class Reduction:
     of two ranges, a before b; ``finish(t, state)`` gives the results. ``state(dtype)`` lists the dtypes of the state.
     ``identity`` says that the fold of no elements means something; where it does not, a call needs at least one.
     ``additive`` says that the state is a plain sum, so that a backend may carry it in a wider float. ``regroups`` says
-    that folding the results of parts gives the result of the whole (sum, prod, max; not argmax).
+    that folding the results of parts gives the result of the whole (sum, prod, max; not argmax). ``rounds`` says that
+    the state of every element counts where it is a result (SCAN) and is better carried in a wider float.
+    ``one(t, x, index)`` is the state of a single element, where that is less work than a step from the start.
     """
 
     init: Callable[[DType], tuple[bool | int | float, ...]]
@@ -148,6 +150,8 @@ class Reduction:
     additive: bool = False
     regroups: bool = False
     identity: bool = True
+    rounds: bool = False
+    one: Callable[[Any, Any, Any], tuple[Any, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +226,7 @@ class OpRecord:
       CONTROL: ``define(t, step, op, operands)``: ``step`` takes the block parameters and gives what the body yields,
       ``t`` offers ``size(x, axis)``, ``select(x, axis, n)`` and ``stack(rows, result)`` (along a new first axis).
     - ``infer_body(context, op)``: CONTROL: what ``infer`` is to others, with the rules of the body's form.
-    - ``reduction``: REDUCE (attrs ``dim`` — a sorted tuple of axes — and ``keepdim``).
+    - ``reduction``: REDUCE (attrs ``dim`` — a sorted tuple of axes — and ``keepdim``) and SCAN (``dim`` — one axis).
     - ``pieces(result_index, operand_types, result_type, attrs)``: VIEW and INDEX.
     - ``reference(*arrays, **attrs)``: NumPy oracle where the definition does not give one (CONTRACT, SCAN, EXTERN).
     - ``accesses(attrs)``: EXTERN: the operands whose values are positions in others.
@@ -243,7 +247,6 @@ class OpRecord:
     signature: str
     doc: str
     infer: Infer | None = None
-    infer_body: Callable[[InferContext, Operation], tuple[TensorType, ...]] | None = None
     operands_as: Callable[[tuple[Type, ...]], tuple[DType | None, ...]] | None = None
     define: Callable[..., Any] | None = None
     reduction: Reduction | None = None
@@ -260,6 +263,7 @@ class OpRecord:
     domain: tuple[float, float] = (-4.0, 4.0)
     flops: int = 1
     example: str = ""
+    infer_body: Callable[[InferContext, Operation], tuple[TensorType, ...]] | None = None
 
     @cached_property
     def params(self) -> tuple[Param, ...]:

@@ -15,6 +15,7 @@ from tessera.diag import Diagnostic, Help, Label, TesseraError, VerifyError
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType
 from tessera.ir.facts import Facts
+from tessera.ir.folds import FOLDS
 from tessera.ir.graph import Attr, Block, Function, Obligation, Operation, Value
 from tessera.ir.infer import InferContext, Refused
 from tessera.ir.loop import DEEPEST
@@ -222,8 +223,8 @@ def arity_problems(op: Operation, dialect: str = "tensor") -> Iterator[Problem]:
     """
     least, most = operand_range(op.record)
     count = len(op.operands)
-    folds = dialect == "tile" and op.record.kind is Kind.REDUCE
-    if folds and count == least + 1:
+    folds = dialect == "tile" and op.record.kind in FOLDS
+    if folds and op.record.kind is Kind.REDUCE and count == least + 1:
         return
     if count < least or (most is not None and count > most):
         wanted = str(least) if least == most else f"at least {least}" if most is None else f"{least} to {most}"
@@ -328,7 +329,7 @@ def _full(f: Function) -> Iterator[Problem]:
         yield from (Problem(op, text, operand) for op, text, operand in tile_problems(f))
         return
     for op in _operations(f.body):
-        if op.record.kind is Kind.CONTROL or (op.record.kind is not Kind.REGION and op.body is None):
+        if (op.body is None and op.record.kind not in (Kind.REGION, Kind.CONTROL)) or (op.body is not None and op.record.infer_body is not None):
             yield from _typed(op, known)
 
 
@@ -362,12 +363,10 @@ def _kinds(f: Function) -> Iterator[Problem]:
 
 def _typed(op: Operation, known: Known) -> Iterator[Problem]:
     """The declared result types against those that the record infers."""
-    rule, within = op.record.infer, op.record.infer_body
-    if (rule is None and within is None) or (within is not None and op.body is None):
-        if within is None:
-            yield Problem(op, f"`{op.name}` has no type rule")
+    rule, within, context = op.record.infer, op.record.infer_body, InferContext(known.facts)
+    if rule is None and within is None:
+        yield Problem(op, f"`{op.name}` has no type rule")
         return
-    context = InferContext(known.facts)
     try:
         if within is not None:
             wanted = within(context, op)

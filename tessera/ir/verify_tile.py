@@ -12,6 +12,7 @@ from tessera.diag import TesseraError
 from tessera.ir.dialects.tile import GATE, LOAD, LOCAL, MMA, NEST, RUNNING, STORE, SWEEP
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, f32, f64
+from tessera.ir.folds import FOLDS
 from tessera.ir.graph import Attr, Function, Operation, Value
 from tessera.ir.infer import InferContext, Refused
 from tessera.ir.record import Kind
@@ -22,8 +23,8 @@ Bounds = tuple[Attr, Attr, Attr]
 ZERO = Dim.const(0)
 
 _AXIS = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-_IN_LEVEL = frozenset({Kind.MAP, Kind.REDUCE, Kind.TILE})
-#: Attributes of a reduction inside a sweep: the axes it folds, the position of an element, the state's dtype.
+_IN_LEVEL = frozenset({Kind.MAP, Kind.REDUCE, Kind.SCAN, Kind.TILE})
+#: Attributes of a reduction or a scan inside a sweep: the axes it folds, the position of an element, the state's dtype.
 FOLD_ATTRS = frozenset({"over", "position", "dtype"})
 #: How deep sweeps may stand inside each other.
 MAX_DEPTH = 4
@@ -115,8 +116,8 @@ def _operation(op: Operation, nest: _Nest) -> Iterator[Found]:
     for number, x in enumerate(op.operands):
         if isinstance(x, Value):
             yield from _operand(op, number, x, nest)
-    folds = op.record.kind is Kind.REDUCE or op.record is MMA
-    whole = nest.over(op.attrs.get("over")) if folds else None
+    folds = op.record.kind in FOLDS or op.record is MMA
+    whole = nest.over(op.attrs.get("over")) if folds and op.record.kind is not Kind.SCAN else None
     for r in op.results:
         nest.made[r] = nest.open
         if whole is not None:
@@ -234,6 +235,9 @@ def _fold(op: Operation, nest: _Nest) -> Iterator[Found]:
     if over is not None and over.attrs.get("ordered"):
         yield op, "an ordered sweep has no folds: what it carries is in local memory", None
     axes = _names(op.attrs["over"])
+    if op.record.kind is Kind.SCAN:
+        yield from _scan(op, nest, axes)
+        return
     for r in op.results:
         if isinstance(r.type, TileType) and any(a in axes for a in r.type.axes):
             yield op, f"`%{r.name}` depends on an axis that is folded", None
@@ -247,6 +251,17 @@ def _local(op: Operation, nest: _Nest) -> Iterator[Found]:
     elif op.result.type.strides is not None or any(d.names() & set(nest.scope) for d in op.result.type.dims):
         yield op, "local memory is dense, and as large for every point", None
     nest.local.update(op.results)
+
+
+def _scan(op: Operation, nest: _Nest, axes: tuple[str, ...]) -> Iterator[Found]:
+    """A scan has its order from one axis, that of the sweep it stands in, and a result for each of its points."""
+    if len(axes) != 1 or nest.open[-1].attrs.get("axes") != op.attrs["over"]:
+        yield op, f"`{op.name}` goes along the one axis of its own sweep", None
+    if len(op.operands) != 1:
+        yield op, f"`{op.name}` has one operand", None
+    for r in op.results:
+        if isinstance(r.type, TileType) and any(a not in r.type.axes for a in axes):
+            yield op, f"`%{r.name}` does not depend on the axis that is scanned", None
 
 
 def _own(op: Operation, nest: _Nest) -> Iterator[Found]:

@@ -18,6 +18,7 @@ class Obstacle(Enum):
     REPEAT = "computed over {0}, it would be repeated for every element of {1}"
     LOOPS = "the loops differ: {0} and {1}"
     AXES = "the reductions leave different dims: {0} and {1}"
+    ORDER = "a scan of all elements in order would leave {0} operations an element to one thread"
     BETWEEN = "{0} stands between them"
 
 

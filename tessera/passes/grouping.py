@@ -9,8 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from tessera.ir.dim import Dim
+from tessera.ir.graph import Attr, Function, Operation, Value, users
+from tessera.ir.dim import Dim, product
+from tessera.ir.folds import FOLDS, folded_axes
 from tessera.ir.graph import Function, Operation, Value, users
 from tessera.ir.infer import ONE
 from tessera.ir.record import Kind
@@ -22,6 +26,8 @@ Space = tuple[Dim, ...]
 MAX_OPS = 512
 #: Work that may be repeated for every element of a larger space instead of being stored once.
 CHEAP_FLOPS = 4
+#: Elements that one thread is soon done with.
+FEW = 16384
 
 POINTWISE = frozenset({Kind.MAP, Kind.VIEW, Kind.INDEX, Kind.CREATE, Kind.RANDOM})
 
@@ -47,10 +53,23 @@ def is_free(op: Operation) -> bool:
     return len(pieces) == 1 and isinstance(pieces[0].operand, int) and not pieces[0].box
 
 
+class Gathered(Protocol):
+    """Operations that were found to share a kernel beforehand: its form, and the attributes of its region."""
+
+    @property
+    def ops(self) -> tuple[Operation, ...]: ...
+
+    @property
+    def form(self) -> str: ...
+
+    @property
+    def attrs(self) -> Mapping[str, Attr]: ...
+
+
 @dataclass
 class Group:
     """A kernel in the making. ``kept`` is the space left by its reductions, ``tail`` the one left by reducing that
-    again.
+    again. ``ordered`` says that a scan takes its many elements one after the other, so that only one thread can.
     """
 
     number: int
@@ -60,12 +79,14 @@ class Group:
     tail: Space | None = None
     ops: list[int] = field(default_factory=list)
     flops: int = 0
+    ordered: bool = False
 
     def adopt(self, other: Group) -> None:
         self.ops = sorted(self.ops + other.ops)
         self.flops += other.flops
         self.kept = other.kept if self.kept is None else self.kept
         self.form = self.form if self.form != "map" else other.form
+        self.ordered |= other.ordered
 
 
 @dataclass
@@ -73,8 +94,8 @@ class Grouping:
     """The state of the partition of one function."""
 
     f: Function
-    #: For operations of a stream (see ``streams``) something that only its operations share.
-    streams: Mapping[Operation, object] = field(default_factory=dict)
+    #: For operations that belong together (see ``streams`` and ``recurrences``) what they belong to.
+    gathered: Mapping[Operation, Gathered] = field(default_factory=dict)
     groups: dict[int, Group] = field(default_factory=dict)
     home: dict[Value, int] = field(default_factory=dict)
     roots: dict[Value, tuple[Value, ...]] = field(default_factory=dict)
@@ -84,7 +105,7 @@ class Grouping:
     late: set[Value] = field(default_factory=set)
     readers: Mapping[Value, list[Operation]] = field(default_factory=dict)
     position: dict[int, int] = field(default_factory=dict)
-    swept: dict[int, Group] = field(default_factory=dict)
+    begun: dict[int, Group] = field(default_factory=dict)
 
     def run(self) -> Grouping:
         self.readers = users(self.f.body)
@@ -110,9 +131,9 @@ class Grouping:
 
     def place(self, number: int, op: Operation) -> None:
         sources = list(self.sources(op))
-        stream = self.streams.get(op)
-        chosen = None if stream is None else self.swept.get(id(stream))
-        if (stream is None and op.record.kind in POINTWISE) or op.record.kind is Kind.REDUCE:
+        whole = self.gathered.get(op)
+        chosen = None if whole is None else self.begun.get(id(whole))
+        if (whole is None and op.record.kind in POINTWISE) or op.record.kind is Kind.REDUCE or scans(op):
             for source in sources:
                 group = self.groups[source]
                 if len(group.ops) < MAX_OPS and self.acyclic(source, sources) and self.fits(group, op):
@@ -120,9 +141,9 @@ class Grouping:
                     break
         if chosen is None:
             chosen = self.fresh(number, op)
-        if stream is not None:
-            chosen.form = "stream"
-            self.swept[id(stream)] = chosen
+        if whole is not None:
+            chosen.form = whole.form
+            self.begun[id(whole)] = chosen
         self.join(chosen, number, op, sources)
         for source in sources:
             if source in self.groups and source != chosen.number and chosen.form not in CLOSED:
@@ -130,20 +151,20 @@ class Grouping:
 
     def fresh(self, number: int, op: Operation) -> Group:
         kind = op.record.kind
-        if kind is Kind.REDUCE:
-            operand = op.operands[0].type
-            group = Group(number, reduction_form(op), space(operand), space(op.results[0].type))
+        if kind is Kind.REDUCE or scans(op):
+            group = Group(number, reduction_form(op), space(op.operands[0].type), left(op))
         elif kind in POINTWISE:
             group = Group(number, "map", space(op.result.type))
         else:
-            group = Group(number, "recurrence" if kind is Kind.CONTROL else "extern", ())
+            group = Group(number, "extern", ())
         self.groups[number] = group
         self.behind[number] = self.reads[number] = 0
         return group
 
     def join(self, group: Group, number: int, op: Operation, sources: Sequence[int]) -> None:
         group.ops.append(number)
-        group.flops += op.record.flops
+        group.flops += work(op)
+        group.ordered |= in_order(op)
         for r in op.results:
             self.home[r] = group.number
         if any(r in self.late for v in op.inputs for r in self.root(v)) or (
@@ -178,10 +199,12 @@ class Grouping:
     def fits(self, group: Group, op: Operation) -> bool:
         if group.form in CLOSED:
             return False
+        if (group.ordered or in_order(op)) and group.flops + work(op) > CHEAP_FLOPS:
+            return False
         late = any(r in self.late for v in op.inputs for r in self.root(v))
         out = space(op.results[0].type)
-        if op.record.kind is Kind.REDUCE:
-            return not late and self.fits_reduction(group, op, out)
+        if op.record.kind in FOLDS:
+            return not late and self.fits_reduction(group, op, left(op))
         if group.tail is not None and (late or out == group.tail):
             return out == group.tail
         if out == group.space or (group.kept is not None and out == group.kept):
@@ -197,7 +220,7 @@ class Grouping:
             return True
         if read == group.space:
             return out == group.kept
-        if read == group.kept and group.tail in (None, out) and len(out) < len(read):
+        if read == group.kept and group.tail in (None, out) and len(out) < len(read) and not scans(op):
             group.tail = out
             return True
         return False
@@ -255,9 +278,11 @@ class Grouping:
         """
         for group in (a, b):
             if group.form in CLOSED:
-                return Cause(CLOSED[group.form], (self.f.ops[group.ops[0]].name,))
+                return Cause(CLOSED[group.form], (self.closing(group),))
         if len(a.ops) + len(b.ops) > MAX_OPS:
             return Cause(Obstacle.SIZE, (len(a.ops) + len(b.ops), MAX_OPS))
+        if (a.ordered or b.ordered) and a.flops + b.flops > CHEAP_FLOPS:
+            return Cause(Obstacle.ORDER, (a.flops + b.flops,))
         if a.tail is not None or b.tail is not None:
             return Cause(Obstacle.REDUCED)
         if a.space != b.space and not (b.kept is None and a.space[: len(b.space)] == b.space):
@@ -267,6 +292,11 @@ class Grouping:
             return Cause(Obstacle.AXES, (b.kept, a.kept))
         between = self.between(a.number, b.number) or self.between(b.number, a.number)
         return None if between is None else Cause(Obstacle.BETWEEN, (f"`{self.f.ops[between.ops[0]].name}`",))
+
+    def closing(self, group: Group) -> str:
+        """The name of the operation that keeps others out of a group."""
+        names = [self.f.ops[n] for n in group.ops]
+        return next((op for op in names if op.record.kind is Kind.CONTROL), names[0]).name
 
     def between(self, late: int, early: int) -> Group | None:
         """A third group after ``early`` and before ``late``."""
@@ -305,9 +335,32 @@ class Grouping:
         return merged
 
 
+def scans(op: Operation) -> bool:
+    """Does an operation keep what it has reached along an axis? Without axes there is nothing to go along."""
+    return op.record.kind is Kind.SCAN and op.operands[0].type.rank > 0
+
+
+def work(op: Operation) -> int:
+    """Arithmetic per element that could as well stand in another kernel."""
+    return 0 if op.record.kind is Kind.SCAN else op.record.flops
+
+
+def in_order(op: Operation) -> bool:
+    """Does a scan leave no loop whose iterations can run at once, though it has, or may have, many elements?"""
+    if not scans(op) or left(op):
+        return False
+    size = product(op.operands[0].type.dims)
+    return not (size.is_const and size.value <= FEW)
+
+
+def left(op: Operation) -> Space:
+    """The space without the axes that a reduction or a scan goes along."""
+    axes = folded_axes(op)
+    return tuple(d for a, d in enumerate(op.operands[0].type.dims) if a not in axes and d is not ONE)
+
+
 def reduction_form(op: Operation) -> str:
-    """``column`` when the last dim survives the reduction, ``row`` when it is folded."""
-    dims = op.attrs["dim"]
-    assert isinstance(dims, tuple)
+    """``column`` when the last dim survives the reduction, or is not the one that is scanned; else ``row``."""
+    dims = folded_axes(op)
     rank = op.operands[0].type.rank
     return "column" if rank and rank - 1 not in dims and len(dims) < rank else "row"

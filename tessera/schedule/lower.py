@@ -11,6 +11,7 @@ from tessera.ir.dialects import OPS
 from tessera.ir.dialects.region import RECURRENCE, STREAM
 from tessera.ir.dim import Dim, ceildiv, dim_min, product
 from tessera.ir.dtype import compute_dtype
+from tessera.ir.folds import FOLDS
 from tessera.ir.graph import Attr, Block, Function, Literal, Operation, Value, walk
 from tessera.ir.infer import ONE
 from tessera.ir.record import Kind
@@ -230,22 +231,19 @@ class NestLowering:
         return finish(loops, top)
 
     def depths(self) -> dict[Operation, int]:
-        """For each reduction of this nest, the number of the sweep that folds it."""
+        """For each reduction or scan of this nest, the number of the sweep that it goes along."""
         found: dict[Operation, int] = {}
         cone = list(dict.fromkeys(r for v in self.plan.targets for r in self.analysis.reductions(v)))
         order = {op: i for i, op in enumerate(self.analysis.ops)}
         for op in sorted(cone, key=order.__getitem__):
             operand = op.operands[0]
-            below = (
-                [found[r] for r in self.analysis.reductions(operand) if r in found]
-                if isinstance(operand, Value)
-                else []
-            )
-            found[op] = max(below, default=-1) + 1
+            found[op] = self.depth_of(operand, found) if isinstance(operand, Value) else 0
         return found
 
     def depth_of(self, v: Value, depth: Mapping[Operation, int]) -> int:
-        return max((depth[r] for r in self.analysis.reductions(v)), default=-1) + 1
+        """The number of the sweep in which ``v`` is ready: a scan is in its own, a reduction after it."""
+        below = (r for r in self.analysis.reductions(v) if r in depth)
+        return max((depth[r] + (r.record.kind is Kind.REDUCE) for r in below), default=0)
 
     def is_low(self, v: Value) -> bool:
         """Is ``v`` a value of the parallel axes only?"""
@@ -302,7 +300,8 @@ class NestLowering:
             dtype = compute_dtype(op.operands[0].type.dtype)
             x = pull.build.emit(OPS["cast"], (x,), dtype, {"dtype": dtype})
         rows = zip(loops.names, loops.kept_names, loops.extents, strict=True)
-        axes = tuple(n for n, kept, extent in rows if kept and extent is not ONE)
+        scans = op.record.kind is Kind.SCAN
+        axes = tuple(n for n, kept, extent in rows if (extent is not ONE and kept) or (scans and not kept))
         results = tuple(
             Value(pull.build.fresh(r.name), TileType(compute_dtype(r.type.dtype), axes)) for r in op.results
         )
@@ -310,7 +309,10 @@ class NestLowering:
         attrs: dict[str, Attr] = {"over": loops.sweep, "position": loops.position, "dtype": dtype}
         sweep.ops.append(Operation(op.record, (x,), results, attrs, op.span, op.origin))
         for r, value in zip(op.results, results, strict=True):
-            pull.folded[r] = value
+            if scans:
+                sweep.memo[pull.key(r, loops.index)] = value
+            else:
+                pull.folded[r] = value
 
     def store(self, pull: Puller, v: Value, index: Index) -> None:
         x = pull(v, index)
@@ -396,7 +398,7 @@ def finish(loops: Loops, top: Container) -> Operation:
     parallel = [(n, *loops.ranges[n]) for n, kept in zip(loops.names, loops.kept_names, strict=True) if kept]
     parallel = [p for p in parallel if p[2] is not ONE]
     axes, ops, sweep = merge_axes([(n, hi) for n, _, hi in parallel], tuple(top.ops), loops.sweep)
-    folds = any(o.record.kind is Kind.REDUCE for op in ops if op.body is not None for o in op.body.ops)
+    folds = any(o.record.kind in FOLDS for op in ops if op.body is not None for o in op.body.ops)
     if not axes and not folds:
         axes, ops = chunked(ops, sweep, f"c{loops.mark}")
     names = tuple(n for n, _ in axes)

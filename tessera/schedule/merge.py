@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from tessera.ir.dim import Dim
 from tessera.ir.dim_range import coefficient
+from tessera.ir.folds import FOLDS
 from tessera.ir.graph import Attr, Block, Operand, Operation, Value
-from tessera.ir.record import Kind
 from tessera.ir.types import BufferType, TileType
 from tessera.schedule.plan import ONE, ZERO
 
@@ -80,7 +80,7 @@ def merge_axes(
                 ops, sweep = _join_sweep(ops, sweep, at, extent), (*sweep[: at - 1], *sweep[at:])
                 changed = True
                 break
-    folds = any(o.record.kind is Kind.REDUCE for o in every_op(ops))
+    folds = any(o.record.kind in FOLDS for o in every_op(ops))
     while parallel and len(sweep) == 1 and not folds:
         a, size_a = parallel[-1]
         extent = _whole(ops, sweep[0])

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from tessera.ir.dim import Dim
+from tessera.ir.folds import FOLDS, folded_axes
 from tessera.ir.graph import Operation, Value
 from tessera.ir.infer import ONE
-from tessera.ir.record import Kind
 from tessera.ir.types import TensorType
 
 
@@ -61,7 +61,7 @@ class Analysis:
         self.temps: list[Value] = []
 
     def reductions(self, v: Value) -> list[Operation]:
-        """The reductions that ``v`` depends on without passing through a temporary, nearest last."""
+        """The reductions and scans that ``v`` depends on without passing through a temporary, nearest last."""
         found: dict[Operation, None] = {}
         seen: set[Value] = {v}
         stack = [v]
@@ -70,7 +70,7 @@ class Analysis:
             op = self.maker.get(u)
             if op is None or (u in self.temps and u is not v):
                 continue
-            if op.record.kind is Kind.REDUCE:
+            if op.record.kind in FOLDS:
                 found[op] = None
             for x in op.inputs:
                 if x not in seen:
@@ -80,11 +80,10 @@ class Analysis:
         return sorted(found, key=order.__getitem__)
 
     def signature(self, op: Operation) -> Signature:
-        """The loops that a reduction runs over."""
-        dims = op.operands[0].type.dims
-        folded, chunk = op.attrs["dim"], op.attrs.get("chunk", 0)
-        assert isinstance(folded, tuple) and isinstance(chunk, int)
-        return Signature(tuple(dims), tuple(int(a) for a in folded), chunk)  # type: ignore[arg-type]
+        """The loops that a reduction or a scan runs over."""
+        chunk = op.attrs.get("chunk", 0)
+        assert isinstance(chunk, int)
+        return Signature(tuple(op.operands[0].type.dims), folded_axes(op), chunk)
 
     def level(self, v: Value) -> int:
         """How many nests must have run before ``v`` can be computed."""
@@ -107,7 +106,7 @@ class Analysis:
     def cut(self) -> None:
         """Choose temporaries until every stored value depends on reductions of at most one signature."""
         for op in self.ops:
-            if op.record.kind is not Kind.REDUCE:
+            if op.record.kind not in FOLDS:
                 continue
             mine = self.signature(op)
             operand = op.operands[0]
@@ -119,7 +118,7 @@ class Analysis:
             signatures = {self.signature(r) for r in found}
             if len(signatures) < 2:
                 continue
-            keep = self.signature(own) if own.record.kind is Kind.REDUCE else best(signatures, v)
+            keep = self.signature(own) if own.record.kind in FOLDS else best(signatures, v)
             for r in found:
                 if self.signature(r) != keep:
                     for result in r.results:

@@ -40,7 +40,7 @@ class Split(Exception):
 
 
 class Misplaced(Exception):
-    """A reduction is read at a position that is not the nest's own: its result must be stored first."""
+    """A reduction or a scan is read at a position that is not the nest's own: its result must be stored first."""
 
     def __init__(self, value: Value) -> None:
         super().__init__(value)
@@ -139,6 +139,8 @@ class Puller:
             if op is None or (u in self.buffers and u not in self.own):
                 loads += 1
                 total += 2 if loads > 1 and u.type.rank >= v.type.rank else 0
+            elif op.record.kind is Kind.SCAN:
+                total = KEEP_FLOPS  # it cannot be made once more
             elif op.record.kind is not Kind.REDUCE:
                 total += op.record.flops if op.record.kind in (Kind.MAP, Kind.RANDOM) else 0
                 stack.extend(op.inputs)
@@ -173,6 +175,8 @@ class Puller:
         kind = op.record.kind
         if kind is Kind.REDUCE:
             return self.reduced(v, index)
+        if kind is Kind.SCAN:
+            return self.scanned(v, index)
         if kind in (Kind.VIEW, Kind.INDEX):
             return (yield from self.viewed(op, index, guard))
         if kind is Kind.CONTRACT:
@@ -271,6 +275,18 @@ class Puller:
         if at != own or v not in self.folded:
             raise Misplaced(v)
         return self.folded[v]
+
+    def scanned(self, v: Value, index: Index) -> Operand:
+        """What a scan has reached at the nest's own position, in its sweep or, kept, in a later one like it."""
+        found = self.remembered(self.key(v, index), v)
+        if found is None:
+            raise Misplaced(v)
+        return found
+
+    def key(self, v: Value, index: Index) -> tuple[Value, Index, Guard, str]:
+        """Under what the result of a scan is remembered: it is the same for everyone who reads it."""
+        at = tuple(ZERO if d is ONE else e for e, d in zip(self.simple(index), v.type.dims, strict=True))
+        return v, at, (), self.era
 
     def viewed(self, op: Operation, index: Index, guard: Guard) -> Pull:
         assert op.record.pieces is not None

@@ -17,7 +17,7 @@ from tessera.ir.dim_range import coefficient
 from tessera.ir.dtype import compute_dtype
 from tessera.ir.graph import Attr, Block, Operand, Operation, Value
 from tessera.ir.infer import ONE
-from tessera.ir.record import Kind
+from tessera.ir.record import Kind, Law
 from tessera.ir.types import BufferType, TensorType, TileType
 from tessera.schedule.plan import ZERO, Unschedulable
 from tessera.schedule.pull import Guard, Index, Misplaced, Pull, Puller, dense_strides
@@ -329,14 +329,11 @@ class RecurrenceLowering:
         at = self.spots(op)
         over = self.build.inner[-1].axes
         kept = (*self.pull.scope, *(a for c in self.build.inner[:-1] for a in c.axes))
-        if op.record.kind is Kind.CONTRACT:
-            left, right, _ = letters(op)
-            pair = [
-                self.pull(x, tuple(ZERO if d is ONE else at[c] for c, d in zip(part, x.type.dims, strict=True)))
-                for part, x in zip((left, right), op.operands, strict=True)
-            ]
-            made = self.pull.mma(op.result, pair[0], pair[1], over, kept, compute_dtype(contracted_dtype(op)), op)
-            self.pull.folded[op.result] = made
+        factors = self.factors(op, at)
+        if factors is not None:
+            dtype = contracted_dtype(op) if op.record.kind is Kind.CONTRACT else op.result.type.dtype
+            a, b = (self.pull(x, index) for x, index in factors)
+            self.pull.folded[op.result] = self.pull.mma(op.result, a, b, over, kept, compute_dtype(dtype), op)
         else:
             x = self.number(self.pull(op.operands[0], tuple(at.values())), op.operands[0].type.dtype)
             folded = [at[str(n)] for n in op.axes()]
@@ -345,6 +342,24 @@ class RecurrenceLowering:
             self.pull.fold(op, x, over, position, kept)
         for r in op.results:
             self.pull.places[r] = self.index(r)
+
+    def factors(self, op: Operation, at: Mapping[str, Dim]) -> list[tuple[Operand, Index]] | None:
+        """The operands of what a fold multiplies and adds up, each at its position; None where it does not."""
+        if op.record.kind is Kind.CONTRACT:
+            parts = zip(letters(op)[:2], op.operands, strict=True)
+            return [
+                (x, tuple(ZERO if d is ONE else at[c] for c, d in zip(part, x.type.dims, strict=True)))
+                for part, x in parts
+            ]
+        x, reduction = op.operands[0], op.record.reduction
+        made = self.pull.maker.get(x) if isinstance(x, Value) else None
+        assert reduction is not None
+        if made is None or made.record.law is not Law.PRODUCT or not (reduction.additive and reduction.regroups):
+            return None
+        kinds = {y.type.dtype for y in made.operands}
+        if kinds != {op.result.type.dtype} or not op.result.type.dtype.is_float or len(made.operands) != 2:
+            return None
+        return [(y, self.pull.aligned(y.type, tuple(at.values()))) for y in made.operands]
 
     def stored_fold(self, op: Operation) -> None:
         """A fold that leaves axes of the step: a sweep over those around it, and its results in local memory."""

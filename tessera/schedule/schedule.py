@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tessera.ir.dialects.region import EXTERN, MAP, ROW
+from tessera.ir.folds import FOLDS
 from tessera.ir.graph import Block, Function, Operation, Value
 from tessera.ir.record import Kind
 from tessera.schedule.lower import RegionLowering
@@ -39,13 +40,13 @@ def _lower(op: Operation, name: str, strided: frozenset[str], cuts: list[Cut]) -
 
 
 def _part(op: Operation, name: str, strided: frozenset[str], cuts: list[Cut]) -> list[Step]:
-    return [Call(op)] if op.record.kind is Kind.CONTRACT else _lower(_alone(op), name, strided, cuts)
+    return [Call(op)] if op.record.kind in (Kind.CONTRACT, Kind.CONTROL) else _lower(_alone(op), name, strided, cuts)
 
 
 def _alone(op: Operation) -> Operation:
     """A region of one operation."""
     reads = tuple(dict.fromkeys(v for v in op.operands if isinstance(v, Value)))
-    record = ROW if op.record.kind is Kind.REDUCE else MAP
+    record = ROW if op.record.kind in FOLDS else MAP
     return Operation(record, reads, op.results, span=op.span, body=Block((op,)))
 
 

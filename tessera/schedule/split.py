@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from tessera.ir.dim import Dim, ceildiv, product
 from tessera.ir.dtype import compute_dtype, f32, f64
+from tessera.ir.folds import FOLDS, folded_axes
 from tessera.ir.graph import Operation, Value
 from tessera.ir.infer import ONE
 from tessera.ir.record import Kind
@@ -23,17 +24,22 @@ FLAT_CHUNK, ROW_CHUNK = 16384, 64
 def split_reductions(ops: Iterable[Operation]) -> list[Operation]:
     """The operations with such reductions replaced.
 
-    What is already reduced is small, and so is what has only some axes of a larger reduction: they stay whole.
+    What is already reduced is small, and so is what has only some axes of a larger reduction: they stay whole. So does
+    a reduction along the axis of a scan, whose loop is there anyway.
     """
     ops = tuple(ops)
     folded = [op.operands[0].type.dims for op in ops if op.record.kind is Kind.REDUCE]
+    scans = (op for op in ops if op.record.kind is Kind.SCAN and op.operands[0].type.rank > 1)
+    scanned = {(op.operands[0].type.dims, folded_axes(op)) for op in scans}
     out: list[Operation] = []
     reduced: set[Value] = set()
     for op in ops:
         depends = any(v in reduced for v in op.inputs)
-        if depends or op.record.kind is Kind.REDUCE:
+        if depends or op.record.kind in FOLDS:
             reduced.update(op.results)
-        out.extend(_split(op) if not depends and _wants_split(op) and not _is_minor(op, folded) else (op,))
+        whole = depends or not _wants_split(op) or _is_minor(op, folded)
+        whole = whole or (op.operands[0].type.dims, folded_axes(op)) in scanned
+        out.extend((op,) if whole else _split(op))
     return out
 
 

@@ -134,7 +134,7 @@ def _viewed(op: Operation, inner: list[Spot]) -> Iterator[Pair]:
     def follow(x: Operand, axis: int, e: Dim) -> Iterator[Pair]:
         if not isinstance(x, Value) or x.type.dims[axis] is ONE:
             return
-        if e.is_name:
+        if e.is_name and kind.dims[names[str(e)]] is x.type.dims[axis]:
             yield (op.result, names[str(e)]), (x, axis)
         else:
             inner.append((x, axis))

@@ -107,6 +107,27 @@ def quantized(t: Any, x: Any) -> Any:
     return t.cast(t.round(x / scale), "int8"), scale
 
 
+def largest_first(t: Any, x: Any) -> Any:
+    return t.cumsum(softmax(t, x), -1) > 0.9
+
+
+def shares(t: Any, x: Any) -> Any:
+    reached = t.cumsum(t.exp(x), -1)
+    return reached / t.amax(reached, dim=-1, keepdim=True), t.sum(x, dim=-1)
+
+
+def prefixes(t: Any, x: Any) -> Any:
+    return t.logcumsumexp(x, -1), t.cumprod(x * 0.1 + 1.0, -1), t.cummin(x, -1).values
+
+
+def running_max(t: Any, x: Any) -> Any:
+    return tuple(t.cummax(x, -1))
+
+
+def mask_positions(t: Any, keep: Any) -> Any:
+    return t.cumsum(keep, -1) * keep - 1, t.cummax(keep, -1).values
+
+
 def _intrinsics(kind: Kind = Kind.MAP) -> Iterator[OpRecord]:
     return (r for r in OPS.values() if r.kind is kind and r.define is None and r.name != "cast")
 
@@ -354,6 +375,15 @@ FUNCTIONS: tuple[Case, ...] = (
         {"B": 4096, "V": 32000, "D": 4096},
         values={"at": (-7, 7)},
     ),
+    Case("cumsum", lambda t, x: t.cumsum(x, -1), (("x", "bf16", _BD),), _FLAT, {"B": 4096, "D": 4096}),
+    Case("cumsum_down", lambda t, x: t.cumsum(x, 0), (("x", "f32", _BD),), _FLAT, {"B": 4096, "D": 4096}),
+    Case("cumsum_middle", lambda t, x: t.relu(t.cumsum(x, 1)), (("x", "f32", _BSD),), _SUMS, _BIG),
+    Case("cumsum_flat", lambda t, x: t.cumsum(x, 0), (("x", "f32", ("D",)),), ({"D": 37}, {"D": 20000}), {"D": 1 << 18}),
+    Case("largest_first", largest_first, (("x", "f32", _BD),), _FLAT, {"B": 4096, "D": 32000}, smooth=False),
+    Case("shares", shares, (("x", "f32", _BD),), _FLAT, {"B": 4096, "D": 4096}),
+    Case("prefixes", prefixes, (("x", "f32", _BD),), _FLAT, {"B": 4096, "D": 1024}),
+    Case("running_max", running_max, (("x", "f32", _BD),), _FLAT, {"B": 4096, "D": 1024}),
+    Case("mask_positions", mask_positions, (("keep", "bool", _BD),), _FLAT, {"B": 4096, "D": 1024}, wide=False),
     Case("scalar", lambda t, x: t.exp(x) + 1.0, (("x", "f32", ()),), ({},), {}, wide=False),
 )
 

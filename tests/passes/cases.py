@@ -256,7 +256,7 @@ fn f(x: f32[A, A]) -> f32[A, A] {
         """
 fn f(x: f32[A, A]) -> f32[A, A] {
   %a = exp(x) : f32[A, A]
-  %p = cumsum(%a, dim=0) : f32[A, A]
+  %p, %q = sort(%a, dim=0, descending=false) : f32[A, A], int64[A, A]
   %y = add(%a, %p) : f32[A, A]
   return %y
 }""",
@@ -266,7 +266,7 @@ fn f(x: f32[A, A]) -> f32[A, A] {
     %a = exp(x) : f32[A, A]
   }
   extern(%a) -> %p {
-    %p = cumsum(%a, dim=0) : f32[A, A]
+    %p, %q = sort(%a, dim=0, descending=false) : f32[A, A], int64[A, A]
   }
   map(%a, %p) -> %y {
     %y = add(%a, %p) : f32[A, A]

@@ -29,8 +29,10 @@ CASES = {
         "map %a -> extern %m apart: `unsqueeze` is a view, which moves nothing",
     ),
     Obstacle.BETWEEN: (
-        "[B, D]", "%a = exp(x) : f32[B, D] %m = cumsum(%a, dim=0) : f32[B, D] %s = add(%a, %m) : f32[B, D] return %s",
-        "map %a -> map %s apart: `cumsum` stands between them",
+        "[B, D]",
+        "%a = exp(x) : f32[B, D] %m, %i = sort(%a, dim=0, descending=false) : f32[B, D], int64[B, D] "
+        "%s = add(%a, %m) : f32[B, D] return %s",
+        "map %a -> map %s apart: `sort` stands between them",
     ),
     Obstacle.STREAM: (
         "[B, D]", "%a = exp(x) : f32[B, D] %m = matmul(%a, w) : f32[B, D] %s = exp(%m) : f32[B, D] return %s",
@@ -59,6 +61,12 @@ CASES = {
         "[B, D]",
         "%a = tanh(v) : f32[D] %b = exp(%a) : f32[D] %c = add(x, %b) : f32[B, D] return %c",
         "map %b -> map %c apart: computed over [D], it would be repeated for every element of [B, D]",
+    ),
+    Obstacle.RECURRENCE: (
+        "[D]",
+        "%m = sum(x) over [D] keepdim : f32[B, 1] %e = mul(x, %m) : f32[B, D] %t = scan(v, %e, carries=1, dim=0, reverse=false) : f32[D] { ^(c: f32[D], r: f32[D]) "
+        "%a = add(c, r) : f32[D] yield %a } return %t",
+        "row %m -> recurrence %t apart: the steps of `scan` have a kernel of their own",
     ),
     Obstacle.SIZE: (
         "[B, D]",

@@ -17,9 +17,11 @@ from tessera.backends.c.body import Body, place
 from tessera.backends.c.fold import Fold, plan_fold
 from tessera.backends.c.products import WIDTH
 from tessera.backends.c.recurrent import SIDE_BY_SIDE, Recurrent, is_ordered
+from tessera.backends.c.scan import scan_step
 from tessera.backends.c.source import HELPERS, c_index
 from tessera.ir.dialects.tile import LOAD
 from tessera.ir.dim import Dim, product
+from tessera.ir.folds import FOLDS
 from tessera.ir.graph import Function, Literal, Operation, Value, walk
 from tessera.ir.record import Kind
 from tessera.ir.types import BufferType, ScalarType
@@ -97,7 +99,7 @@ class Emitter(Body):
             self.nest(nest)
         out.add("return failed;")
         out.close()
-        out.text.insert(mark, f"    const i64 scratch_step = {c_index(self.scratch, self.names)};")
+        out.text.insert(mark, f"    const i64 scratch_step = ({c_index(self.scratch, self.names)} + 63) & ~63;")
         return CSource(f"{out}\n", self.entry, sizes, self.scratch, self.work, self.lanes)
 
     def scalar(self, s: Value, name: str, at: int) -> None:
@@ -114,8 +116,8 @@ class Emitter(Body):
         assert op.body is not None
         out = self.lines
         block = self.vector in axes
-        self.blocked = None
-        if is_ordered(op):
+        self.blocked, self.bypass = None, not is_ordered(op)
+        if not self.bypass:
             self.blocked = Recurrent(self, SIDE_BY_SIDE if block else 1)
         elif is_blocked(op):
             self.blocked = Blocked(self, WIDTH if block else 1)
@@ -264,7 +266,7 @@ class Emitter(Body):
         out = self.lines
         assert op.body is not None
         self.keeps = any(r in self.kept for inner in op.body.ops for r in inner.results)
-        folds = [plan_fold(inner) for inner in op.body.ops if inner.record.kind is Kind.REDUCE]
+        folds = [plan_fold(inner) for inner in op.body.ops if inner.record.kind in FOLDS]
         sides = [[replace(f, names=[]) for f in folds] for _ in self.sides]
         for n in self.each():
             for fold in sides[n]:
@@ -291,7 +293,8 @@ class Emitter(Body):
             out.close()
         for n in self.each():
             for fold in sides[n]:
-                self.finish(fold, across=self.vector in axes)
+                if fold.op.record.kind is Kind.REDUCE:
+                    self.finish(fold, across=self.vector in axes)
         found = {(*place(inner), self.span) for inner in op.body.ops if inner.record is LOAD}
         self.asked |= self.read & found
         self.read |= found
@@ -303,6 +306,7 @@ class Emitter(Body):
         brief = sum(inner.record.flops for inner in op.body.ops) <= BRIEF
         carried = all(f.carry == "f32" for f in folds)
         several = bool(folds and self.axes) and brief is not carried
+        several = several and all(f.op.record.kind is Kind.REDUCE for f in folds)
         if several:
             self.several(op, folds, name, brief)
         if several and not brief:
@@ -359,6 +363,8 @@ class Emitter(Body):
         for inner in op.body.ops:
             if inner.record.kind is Kind.REDUCE:
                 self.step(next(pending))
+            elif inner.record.kind is Kind.SCAN:
+                scan_step(self, next(pending), self.vector in op.words("axes"))
             else:
                 self.statement(inner)
             for r in inner.results:

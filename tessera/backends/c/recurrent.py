@@ -7,7 +7,7 @@ enough for the nearest cache; what is one element a point is a variable.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -21,7 +21,7 @@ from tessera.backends.c.tiles import Loop, Tile
 from tessera.ir.dialects.tile import LOAD, LOCAL, MMA, STORE
 from tessera.ir.dim import Dim, product
 from tessera.ir.graph import Operation, Value
-from tessera.ir.record import Kind
+from tessera.ir.record import Kind, Law
 from tessera.ir.types import BufferType
 
 #: Vectors of lanes that go through the steps side by side: as many sums as hide the latency of one.
@@ -33,6 +33,25 @@ def _reads(op: Operation) -> Iterator[Value]:
     yield from op.inputs
     for inner in op.body.ops if op.body is not None else ():
         yield from _reads(inner)
+
+
+def products(ops: Sequence[Operation]) -> dict[Operation, Operation]:
+    """For sums of floats the product that is one of their terms and that nothing else reads; of two that with what was
+    carried, which is the larger one as a rule.
+    """
+    readers: dict[Value, int] = {}
+    for op in ops:
+        for v in _reads(op):
+            readers[v] = readers.get(v, 0) + 1
+    made = {op.result: op for op in ops if op.record.law is Law.PRODUCT and readers.get(op.result) == 1}
+    held = {op.result for op in ops if op.record is LOAD and op.operands[0].type.role == "local"}  # type: ignore[union-attr]
+    found: dict[Operation, Operation] = {}
+    for op in ops:
+        if op.record.law is Law.SUM and op.result.type.dtype.is_float:
+            terms = [made[v] for v in op.inputs if v in made and v.type.dtype is op.result.type.dtype]
+            if terms:
+                found[op] = next((p for p in terms if held.intersection(p.inputs)), terms[0])
+    return found
 
 
 def is_ordered(nest: Operation) -> bool:
@@ -102,11 +121,17 @@ class Recurrent(Strips):
     def points(
         self, op: Operation, loop: Loop, sides: list[dict[Operation, Fold]], totals: dict[tuple[Operation, int], str]
     ) -> None:
-        e = self.e
+        e, needed = self.e, self.needed(op)
+        joined = products(needed)
         with self.loops([loop]):
             self.splat()
-            for inner in self.needed(op):
-                if inner.record is MMA:
+            for inner in needed:
+                if inner in joined.values():
+                    continue
+                if inner in joined:
+                    for _ in e.each():
+                        self.add_product(inner, joined[inner])
+                elif inner.record is MMA:
                     for side in e.each():
                         dtype = inner.result.type.dtype
                         a, b = (e.operand(x, dtype) for x in inner.operands)
@@ -117,6 +142,13 @@ class Recurrent(Strips):
                         e.step(sides[side][inner])
                 else:
                     self.write(inner)
+
+    def add_product(self, op: Operation, product: Operation) -> None:
+        """The sum of a product and something else, rounded once."""
+        e, dtype = self.e, op.result.type.dtype
+        (other,) = (x for x in op.operands if x is not product.result)
+        texts = [e.operand(x, dtype) for x in (*product.operands, other)]
+        e.define(op.result, ci.expression("fma", dtype.name, texts))
 
     # -- what is the same for all lanes
 

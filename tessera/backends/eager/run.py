@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,15 +12,19 @@ from tessera.backends.eager.dtypes import from_torch_dtype, to_torch_dtype
 from tessera.backends.eager.names import resolve
 from tessera.diag import TraceError
 from tessera.ir.dialects import OPS
+from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType
-from tessera.ir.graph import Operation, Value
+from tessera.ir.graph import Block, Literal, Operand, Operation, Value
 from tessera.ir.interp.sizes import concrete
+from tessera.ir.loop import steps
 from tessera.ir.record import Kind, OpRecord
 
 Number = bool | int | float
-#: Contractions, convolutions, pools, sorts and solvers keep or choose another order of axes in memory; kernels
+#: Runs one operation on its operands and the sizes of a call.
+RunOp = Callable[[Operation, Sequence[Any], Mapping[str, int]], tuple[torch.Tensor, ...]]
+#: Contractions, convolutions, pools, sorts, scans and solvers keep or choose another order of axes in memory; kernels
 #: read rows.
-_ORDERED = (Kind.CONTRACT, Kind.EXTERN)
+_ORDERED = (Kind.CONTRACT, Kind.EXTERN, Kind.SCAN)
 
 
 def run(
@@ -41,12 +46,97 @@ def run(
 
 
 def run_op(
-    op: Operation, operands: Sequence[torch.Tensor | Number], sizes: Mapping[str, int]
+    op: Operation, operands: Sequence[torch.Tensor | Number], sizes: Mapping[str, int], inner: RunOp | None = None
 ) -> tuple[torch.Tensor, ...]:
-    """The results of an operation of the IR in their declared dtypes; sizes in its attributes are evaluated."""
+    """The results of an operation of the IR in their declared dtypes; sizes in its attributes are evaluated. ``inner``
+    runs the operations of a step.
+    """
+    if op.body is not None:
+        return _control(op, operands, sizes, inner or run_op)
     attrs = {name: concrete(value, sizes) for name, value in op.attrs.items()}
     found = tuple(map(_typed, run(op.record, operands, attrs), op.results))
     return tuple(x.contiguous() for x in found) if op.record.kind in _ORDERED else found
+
+
+@dataclass(frozen=True)
+class Routine:
+    """A block ready to be run many times: its operations, and the values that nothing reads after each of them."""
+
+    block: Block
+    steps: tuple[tuple[Operation, tuple[Value, ...]], ...]
+
+    @staticmethod
+    def of(block: Block) -> Routine:
+        """Groups are run through, operation by operation."""
+        ops = tuple(steps(block))
+        last = {v: op for op in ops for v in op.inputs}
+        for out in block.yields:
+            last.pop(out, None)  # type: ignore[call-overload]
+        ending: dict[Operation, list[Value]] = {}
+        for v, op in last.items():
+            ending.setdefault(op, []).append(v)
+        return Routine(block, tuple((op, tuple(ending.get(op, ()))) for op in ops))
+
+    def run(self, env: dict[Value, Any], sizes: Mapping[str, int], run: RunOp = run_op) -> list[Any]:
+        """The yielded values; ``env`` has what the block reads, and loses what is read for the last time."""
+        for op, done in self.steps:
+            env.update(zip(op.results, run(op, [read(x, env, sizes) for x in op.operands], sizes), strict=True))
+            for v in done:
+                env.pop(v, None)
+        return [read(x, env, sizes) for x in self.block.yields]
+
+
+def read(x: Operand, env: Mapping[Value, Any], sizes: Mapping[str, int]) -> Any:
+    """What an operand is: a tensor, or a number."""
+    if isinstance(x, Literal):
+        return x.value.evaluate(sizes, signed=True) if isinstance(x.value, Dim) else x.value
+    return env[x]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What the definition of a control operation asks of tensors."""
+
+    sizes: Mapping[str, int]
+    device: torch.device
+
+    def size(self, x: torch.Tensor, axis: int) -> int:
+        return x.shape[axis]
+
+    def select(self, x: torch.Tensor, axis: int, n: int) -> torch.Tensor:
+        return x.select(axis, n)
+
+    def stack(self, rows: Sequence[torch.Tensor], result: Value) -> torch.Tensor:
+        if rows:
+            return torch.stack(list(rows))
+        shape = [d.evaluate(self.sizes) for d in result.type.dims]
+        return torch.empty(shape, dtype=to_torch_dtype(result.type.dtype), device=self.device)
+
+
+def _control(
+    op: Operation, operands: Sequence[Any], sizes: Mapping[str, int], run: RunOp
+) -> tuple[torch.Tensor, ...]:
+    """A step as often as the operation says. Its results lie in memory of their own, row-major."""
+    body, define = op.body, op.record.define
+    assert body is not None
+    if define is None:
+        raise TraceError(f"`{op.record.name}` has no counterpart in torch", code="TSR0408")
+    routine = Routine.of(body)
+    outside = {v: x for v, x in zip(op.operands, operands, strict=True) if isinstance(v, Value)}
+
+    def step(given: Sequence[Any]) -> list[Any]:
+        return routine.run({**outside, **dict(zip(body.params, given, strict=True))}, sizes, run)
+
+    tensors = [x for x in operands if isinstance(x, torch.Tensor)]
+    found = define(_Rows(sizes, tensors[0].device), step, op, operands)
+    taken = {x.untyped_storage().data_ptr() for x in tensors}
+    results = []
+    for x, r in zip(found, op.results, strict=True):
+        x = _typed(x, r)
+        at = x.untyped_storage().data_ptr()
+        results.append(x.clone(memory_format=torch.contiguous_format) if at in taken else x.contiguous())
+        taken.add(at)
+    return tuple(results)
 
 
 def _typed(x: torch.Tensor, r: Value) -> torch.Tensor:

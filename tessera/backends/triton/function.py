@@ -17,6 +17,7 @@ from tessera.backends.triton.tiling import Mode, Sweep, Tiling
 from tessera.ir.dialects.tile import LOAD
 from tessera.ir.dim_range import coefficient
 from tessera.ir.dtype import f32
+from tessera.ir.folds import FOLDS
 from tessera.ir.graph import Literal, Value
 from tessera.ir.record import Kind
 from tessera.ir.types import BufferType
@@ -119,7 +120,7 @@ class FunctionEmitter(Memory):
     def sweep(self, s: Sweep) -> None:
         ranges = zip(s.lo, s.hi, strict=True)
         self.exprs.ranges = {**self.exprs.ranges, **dict(zip(s.axes, ranges, strict=True))}
-        folds = [plan_fold(o) for o in s.ops if o.record.kind is Kind.REDUCE]
+        folds = [plan_fold(o) for o in s.ops if o.record.kind in FOLDS]
         self.sides.swept = s.axes[-1]
         if self.mode == "loop":
             self.looped(s, folds)
@@ -147,6 +148,10 @@ class FunctionEmitter(Memory):
             if o.record.kind is Kind.REDUCE:
                 plan = next(pending)
                 self.finish(plan, self.alone(plan))
+            elif o.record.kind is Kind.SCAN:
+                plan = next(pending)
+                if o.results[0] not in self.values:  # an earlier sweep has made it
+                    self.reached(plan, self.prefixes(plan, self.alone(plan)))
             else:
                 self.statement(o)
 
@@ -181,13 +186,16 @@ class FunctionEmitter(Memory):
             self.exprs.axes[s.axes[-1]] = "j0"
             self.loop_body(s, folds, states)
         for plan, state in zip(folds, states, strict=True):
-            self.finish(plan, state)
+            if plan.op.record.kind is Kind.REDUCE:
+                self.finish(plan, state)
 
     def loop_body(self, s: Sweep, folds: Sequence[FoldPlan], states: Sequence[Sequence[str]]) -> None:
         pending = iter(zip(folds, states, strict=True))
         for o in s.ops:
             if o.record.kind is Kind.REDUCE:
                 self.step(*next(pending))
+            elif o.record.kind is Kind.SCAN:
+                self.carry(*next(pending))
             else:
                 self.statement(o)
         self.reads.subtract(load_key(o) for o in s.ops if o.record is LOAD)
@@ -202,12 +210,14 @@ class FunctionEmitter(Memory):
     # -- folds
 
     def declare(self, plan: FoldPlan) -> list[str]:
-        """Start values, one a lane."""
+        """Start values, one a lane, or of a scan one for each line along the sweep."""
         names = []
+        shape = self.sides.ones(POINTS) if self.tiling.sides == 2 else "[1]"
+        shape = shape if plan.op.record.kind is Kind.SCAN else self.sides.shape
         for start, t in zip(plan.start, plan.dtypes, strict=True):
             name = self.fresh(plan.op.name)
             text = intrinsics.literal(start, f32 if t.is_float else t)
-            self.lines.add(f"{name} = tl.full({self.sides.shape}, {text}, {intrinsics.type_name(t)})")
+            self.lines.add(f"{name} = tl.full({shape}, {text}, {intrinsics.type_name(t)})")
             names.append(name)
         return names
 
@@ -246,9 +256,37 @@ class FunctionEmitter(Memory):
         if plan.additive:
             self.lines.add(f"{names} = tl.sum({names}, axis={side}{more})")
         else:
-            given = names if len(state) == 1 else f"({names})"
-            merge = merge_function(plan, self.used, self.merges)
-            self.lines.add(f"{names} = tl.reduce({given}, {side}, {merge}{more})")
+            self.lines.add(f"{names} = tl.reduce({self.merging(plan, state)}{more})")
+        self.reached(plan, state)
+
+    def merging(self, plan: FoldPlan, state: Sequence[str]) -> str:
+        """States along the swept side and the function that joins two, as arguments."""
+        names = ", ".join(state)
+        given = names if len(state) == 1 else f"({names})"
+        return f"{given}, {self.tiling.swept_side}, {merge_function(plan, self.used, self.merges)}"
+
+    def prefixes(self, plan: FoldPlan, state: Sequence[str]) -> list[str]:
+        """The states of all elements up to each one of the tile."""
+        names = [self.fresh(plan.op.name) for _ in state]
+        self.lines.add(f"{', '.join(names)} = tl.associative_scan({self.merging(plan, state)})")
+        return names
+
+    def carry(self, plan: FoldPlan, state: Sequence[str]) -> None:
+        """The states of a tile, joined with what all tiles before it have come to, which it then is part of."""
+        alone = self.alone(plan)
+        self.reached(plan, self.joint(plan, state, self.prefixes(plan, alone)))
+        ends = [self.fresh(plan.op.name) for _ in state]
+        self.lines.add(f"{', '.join(ends)} = tl.reduce({self.merging(plan, alone)}, keep_dims=True)")
+        for name, text in zip(state, self.joint(plan, state, ends), strict=True):
+            self.lines.add(f"{name} = {text}")
+
+    def joint(self, plan: FoldPlan, a: Sequence[str], b: Sequence[str]) -> list[str]:
+        """Two states joined, ``a`` before ``b``."""
+        merged = self.inline(plan.merge, dict(zip((*plan.state, *plan.other), (*a, *b), strict=True)), {})
+        return [self.text(r, t) for r, t in zip(merged, plan.dtypes, strict=True)]
+
+    def reached(self, plan: FoldPlan, state: Sequence[str]) -> None:
+        """The results that a state comes to."""
         results = self.inline(plan.finish, dict(zip(plan.state, state, strict=True)), {})
         for r, made in zip(plan.op.results, results, strict=True):
             to = r.type.dtype

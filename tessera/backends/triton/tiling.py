@@ -16,6 +16,7 @@ from tessera.backends.triton.expr import bound_parts
 from tessera.ir.dialects.tile import LOAD, STORE
 from tessera.ir.dim import Dim, dim_max, dim_min, product
 from tessera.ir.dim_range import bounds, coefficient
+from tessera.ir.folds import FOLDS
 from tessera.ir.graph import Attr, Operation, Value
 from tessera.ir.record import Kind
 from tessera.schedule.plan import ONE, ZERO, Unschedulable
@@ -132,7 +133,7 @@ def tiling(nest: Operation) -> Tiling:
     tiled = axes[-1:] if last else axes
     if bounded & set(tiled):
         tiled, last = (), False
-    folds = any(o.record.kind is Kind.REDUCE for s in sweeps for o in s.ops)
+    folds = any(o.record.kind in FOLDS for s in sweeps for o in s.ops)
     one_axis = all(len(s.axes) == 1 for s in sweeps)
     modes: tuple[Mode, ...] = ("tile",) if not folds else ("hold", "loop") if one_axis else ("loop",)
     span = None
@@ -204,7 +205,7 @@ def unchunked(
 
     Only where the one parallel axis does nothing but number pieces of the sweeps.
     """
-    if len(axes) != 1 or any(o.record.kind is Kind.REDUCE for o in _every(ops)):
+    if len(axes) != 1 or any(o.record.kind in FOLDS for o in _every(ops)):
         return axes, extents, ops
     piece = axes[0]
     if any(piece in e.names() for o in _every(ops) for e in _deep_dims(tuple(o.attrs.values()))):
@@ -314,7 +315,9 @@ def _with_cone(ops: tuple[Operation, ...], earlier: Mapping[Value, Operation]) -
 
 
 def held(ops: Sequence[Operation]) -> int:
-    """Values an element that stay in registers from one sweep to a later one."""
+    """Values an element that stay in registers: from one sweep to a later one, and the states of scans, which all
+    elements have at once.
+    """
     sweeps = [op for op in ops if op.body is not None]
     loads: set[object] = set()
     count = 0
@@ -322,12 +325,20 @@ def held(ops: Sequence[Operation]) -> int:
         assert op.body is not None
         own = {r for o in op.body.ops for r in o.results}
         count += len({v for o in op.body.ops for v in o.inputs if v not in own and _swept(v, op)})
+        count += sum(_state_words(o) for o in op.body.ops if o.record.kind is Kind.SCAN)
         for o in op.body.ops:
             key = (o.operands, o.attrs.get("index"))
             count += o.record is LOAD and key in loads and _swept(o.result, op)
             if o.record is LOAD:
                 loads.add(key)
     return max(count, 1)
+
+
+def _state_words(op: Operation) -> int:
+    """Registers that the state of one element takes, beyond that of the element itself."""
+    assert op.record.reduction is not None
+    state = op.record.reduction.state(op.operands[0].type.dtype)
+    return sum(max(t.bits // 32, 1) for t in state) - 1
 
 
 def crossed(ops: Sequence[Operation], points: tuple[str, ...], sweeps: Sequence[Sweep], last: bool) -> bool:

@@ -29,6 +29,7 @@ from tessera.ir.dialects import (
     random,
     reduce,
     region,
+    scan,
     shape,
     slicing,
     tile,
@@ -63,6 +64,7 @@ TENSOR_OPS: tuple[OpRecord, ...] = (
     *composite_misc.OPS,
     *extern.OPS,
     *extern_conv.OPS,
+    *scan.OPS,
     *composite_more.OPS,
 )
 
@@ -81,7 +83,7 @@ OPS: Mapping[str, OpRecord] = table(chain(TENSOR_OPS, CONTROL_OPS, REGION_OPS, T
 
 #: Which fields a record of each kind needs, beside a signature and a doc.
 _NEEDED: Mapping[Kind, tuple[str, ...]] = MappingProxyType({
-    Kind.MAP: ("infer",), Kind.REDUCE: ("infer", "reduction"), Kind.SCAN: ("infer", "reference"),
+    Kind.MAP: ("infer",), Kind.REDUCE: ("infer", "reduction"), Kind.SCAN: ("infer", "reduction", "reference"),
     Kind.CONTRACT: ("infer", "reference"), Kind.VIEW: ("infer", "pieces"), Kind.INDEX: ("infer", "pieces"),
     Kind.CREATE: ("infer", "define"), Kind.RANDOM: ("infer", "define"), Kind.EXTERN: ("infer", "reference"),
     Kind.COMPOSITE: ("define",), Kind.CONTROL: ("infer_body", "define"), Kind.COLLECTIVE: (), Kind.REGION: (), Kind.TILE: (),

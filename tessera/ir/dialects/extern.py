@@ -1,4 +1,4 @@
-"""Whole-tensor library calls: sorting, prefix sums, scatters, convolutions, pooling."""
+"""Whole-tensor library calls: sorting, scatters, convolutions, pooling."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tessera.ir.dialects.composite_shape import axis_of, rank_of
 from tessera.ir.dialects.fits import need_source
 from tessera.ir.dialects.index import LONG, need_index, need_integers
 from tessera.ir.dialects.reduce import need_elements
-from tessera.ir.dialects.rules import FLOATING, torch_names
+from tessera.ir.dialects.rules import torch_names
 from tessera.ir.dialects.samples import T, call, samples
 from tessera.ir.dialects.shape import Attrs, Types, as_dim, axis_attr
 from tessera.ir.dim import Dim
@@ -150,51 +150,6 @@ def _median(t: Any, x: Any, dim: int | None = None, keepdim: bool = False) -> An
     axis = axis_of(t, x, dim)
     need_elements(t, x, (axis,), "median")
     return Extreme(*t.emit("kthvalue", (x,), k=0, dim=axis, keepdim=bool(keepdim)))
-
-
-# --- prefixes ---------------------------------------------------------------------------------------------------------
-
-
-def _wide_ints(types: Sequence[Type]) -> tuple[DType | None, ...]:
-    return (None if types[0].dtype.is_float else int64,)
-
-
-def _cumulative(name: str) -> Callable[..., Any]:
-    def define(t: Any, x: Any, dim: int, *, dtype: Any = None) -> Any:
-        found = t.emit(name, (x if dtype is None else t.cast(x, dtype),), dim=axis_of(t, x, dim))
-        return found if dtype is None else t.cast(found, dtype)
-
-    return define
-
-
-def _logcumsumexp_reference(x: Any, *, dim: int) -> Any:
-    return np.logaddexp.accumulate(x, axis=dim) if x.ndim else x.copy()
-
-
-def _running(better: Callable[[Any, Any], Any]) -> Callable[..., Any]:
-    """The best so far and where it was, the last of equal ones; a NaN stays."""
-
-    def reference(x: Any, *, dim: int) -> Any:
-        if x.ndim == 0:
-            return x.copy(), np.zeros((), np.int64)
-        moved = np.moveaxis(np.array(x), dim, 0)
-        values, at = moved.copy(), np.zeros(moved.shape, np.int64)
-        for n in range(1, len(moved)):
-            wins = (better(moved[n], values[n - 1]) | np.isnan(moved[n])) & ~(
-                np.isnan(values[n - 1]) & ~np.isnan(moved[n])
-            )
-            values[n] = np.where(wins, moved[n], values[n - 1])
-            at[n] = np.where(wins, n, at[n - 1])
-        return np.moveaxis(values, 0, dim), np.moveaxis(at, 0, dim)
-
-    return reference
-
-
-def _running_call(name: str) -> Callable[..., Any]:
-    def define(t: Any, x: Any, dim: int) -> Any:
-        return Extreme(*t.emit(name, (x,), dim=axis_of(t, x, dim)))
-
-    return define
 
 
 # --- scatter ----------------------------------------------------------------------------------------------------------
@@ -392,7 +347,6 @@ def _multinomial(t: Any, x: Any, num_samples: int, replacement: bool = False, **
 _X, _M = T(("B", "S", "D")), T(("S", "D"))
 _IDX = T((3, "D"), "int64", 5)
 _PERM = T(("S",), "int64", "perm")
-_FIRST = (call(_X, -1), call(T(("B", "S"), "bf16"), 0))
 _SCATTER = "x: tensor, dim: dim, index: tensor, src: tensor"
 
 
@@ -445,27 +399,6 @@ ORDER_OPS: tuple[OpRecord, ...] = (
                samples(call(T(("B", "S"), domain=(0.1, 1.0)), 2), call(T(("B", "S"), domain=(0.1, 1.0)), 9, True))),
 )  # fmt: skip
 
-PREFIX_OPS: tuple[OpRecord, ...] = (
-    _record("cumsum", "x: tensor, dim: dim", "Sums of all prefixes along an axis.", _like(None), lambda x, *,
-            dim: np.cumsum(x, dim) if x.ndim else x,
-            lambda torch, x, *, dim: torch.cumsum(x, dim), call_=_cumulative("cumsum"), torch=_tm("cumsum"),
-            as_=_wide_ints,
-            samples_=samples(*_FIRST, call(T(("B", "S"), "int32", 9), 1))),
-    _record("cumprod", "x: tensor, dim: dim", "Products of all prefixes along an axis.", _like(None),
-            lambda x, *, dim: np.cumprod(x, dim) if x.ndim else x, lambda torch, x, *, dim: torch.cumprod(x, dim),
-            call_=_cumulative("cumprod"), torch=_tm("cumprod"), as_=_wide_ints, samples_=samples(*_FIRST)),
-    _record("logcumsumexp", "x: tensor float, dim: dim", "The logsumexp of all prefixes along an axis.", _like(None),
-            _logcumsumexp_reference, lambda torch, x, *, dim: torch.logcumsumexp(x, dim),
-            call_=_cumulative("logcumsumexp"), torch=_tm("logcumsumexp"),
-            as_=FLOATING.operands_as, samples_=samples(*_FIRST)),
-    _record("cummax", "x: tensor, dim: dim", "Largest values of all prefixes, and where they were.", _like(None, int64),
-            _running(lambda a, b: a >= b), lambda torch, x, *, dim: torch.cummax(x, dim),
-            call_=_running_call("cummax"), torch=_tm("cummax"), samples_=samples(*_FIRST)),
-    _record("cummin", "x: tensor, dim: dim", "Smallest values of all prefixes, and where they were.",
-            _like(None, int64), _running(lambda a, b: a <= b), lambda torch, x, *, dim: torch.cummin(x, dim),
-            call_=_running_call("cummin"), torch=_tm("cummin"), samples_=samples(*_FIRST)),
-)  # fmt: skip
-
 SCATTER_OPS: tuple[OpRecord, ...] = (
     _record("scatter", "x: tensor, index: tensor, src: tensor, dim: dim, reduce: str, include_self: bool",
             "Elements put at positions of one axis; `reduce` says how several at one position combine.",
@@ -497,4 +430,4 @@ SCATTER_OPS: tuple[OpRecord, ...] = (
             as_=lambda types: (None, None, types[0].dtype)),
 )  # fmt: skip
 
-OPS: tuple[OpRecord, ...] = (*ORDER_OPS, *PREFIX_OPS, *SCATTER_OPS)
+OPS: tuple[OpRecord, ...] = (*ORDER_OPS, *SCATTER_OPS)

@@ -156,7 +156,7 @@ def highest(t: DType) -> float | int:
 
 def _fold(
     combine: Callable[[Any, Any, Any], Any], start: Callable[[DType], bool | int | float], additive: bool = False,
-    identity: bool = True,
+    identity: bool = True, rounds: bool = False,
 ) -> Reduction:
     """One running value, combined with each element."""
     return Reduction(
@@ -167,6 +167,7 @@ def _fold(
         additive=additive,
         regroups=True,
         identity=identity,
+        rounds=rounds,
     )
 
 
@@ -176,6 +177,16 @@ def _zero(t: DType) -> int | float:
 
 def _one(t: DType) -> int | float:
     return 1.0 if t.is_float else 1
+
+
+def add_up() -> Reduction:
+    """The sum of the elements."""
+    return _fold(lambda t, a, x: a + x, _zero, additive=True, rounds=True)
+
+
+def multiply() -> Reduction:
+    """The product of the elements."""
+    return _fold(lambda t, a, x: a * x, _one, rounds=True)
 
 
 def _every_axis_eager(name: str) -> Callable[..., Any]:
@@ -251,9 +262,8 @@ def _with_multi() -> list[Any]:
 
 OPS: tuple[OpRecord, ...] = (
     _reduce("sum", "Sum over axes; integers and bools add up in int64.",
-            _fold(lambda t, a, x: a + x, _zero, additive=True),
-            _sum_call("sum"), _fold_eager("sum"), _wide_ints, samples_=_with_multi),
-    _reduce("prod", "Product over axes; integers and bools multiply in int64.", _fold(lambda t, a, x: a * x, _one),
+            add_up(), _sum_call("sum"), _fold_eager("sum"), _wide_ints, samples_=_with_multi),
+    _reduce("prod", "Product over axes; integers and bools multiply in int64.", multiply(),
             _sum_call("prod"), _every_axis_eager("prod"), _wide_ints),
     _reduce("amax", "Largest value over axes; NaN propagates.",
             _fold(lambda t, a, x: t.maximum(a, x), lowest, identity=False),

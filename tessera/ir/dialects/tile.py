@@ -9,7 +9,8 @@ checked and made non-negative by ``lookup``).
 A sweep may stand inside another one. A fold (a REDUCE op or ``mma``) runs over the axes of one of the sweeps around it
 and is complete when that sweep is. An implementation takes a sweep in blocks of any size, one after the other; what a
 fold has reached within its own sweep is read with ``running``. A fold may take one operand more than its record says:
-a factor by which what was folded before a block is multiplied when the block joins it.
+a factor by which what was folded before a block is multiplied when the block joins it. A scan (a SCAN op) goes along
+the one axis of the sweep it stands in, whose points are then taken in order; its result at a point may be read there.
 
 An ordered sweep takes one point after the other. What a point leaves for the next is in ``local`` memory, of which each
 point of the nest has its own; a sweep inside reads and writes each of its elements at one point only.

@@ -49,6 +49,30 @@ def fold(
     return _finish(reduction, space, tuple(s[..., 0] for s in state), shape)
 
 
+def prefixes(
+    reduction: Reduction, t: DType, rows: Array, valid: Array | None = None, index: Array | None = None
+) -> list[Array]:
+    """What ``fold`` has reached at each element of the last axis of ``rows``, that element included.
+
+    Every state is merged with the one that ends before it begins, which doubles its reach, until it reaches the first
+    element (Hillis and Steele, Data parallel algorithms, Communications of the ACM 29, 1986).
+    """
+    space = NumpyNamespace()
+    kinds, count = reduction.state(t), rows.shape[-1]
+    at = np.arange(count, dtype=np.int64) if index is None else index
+    first = tuple(settle(s, k) for s, k in zip(reduction.init(t), kinds, strict=True))
+    state = _settled(reduction.step(space, first, rows, at), kinds, rows.shape)
+    if valid is not None:
+        state = tuple(np.where(valid, s, f) for s, f in zip(state, first, strict=True))
+    reach = 1
+    while reach < count:
+        before, behind = (tuple(s[..., part] for s in state) for part in (slice(-reach), slice(reach, None)))
+        merged = _settled(reduction.merge(space, before, behind), kinds, before[0].shape)
+        state = tuple(np.concatenate([s[..., :reach], m], axis=-1) for s, m in zip(state, merged, strict=True))
+        reach *= 2
+    return _finish(reduction, space, state, rows.shape)
+
+
 def _settled(state: Any, kinds: tuple[DType, ...], shape: tuple[int, ...]) -> State:
     return tuple(np.broadcast_to(settle(s, k), shape) for s, k in zip(state, kinds, strict=True))
 

@@ -22,7 +22,7 @@ from tessera.ir.graph import Attr, Block, Literal, Operand, Operation, Value
 from tessera.ir.infer import result_dtype
 from tessera.ir.interp.convert import Array, round_to, settle
 from tessera.ir.interp.evaluate import over_grid
-from tessera.ir.interp.fold import fold
+from tessera.ir.interp.fold import fold, prefixes
 from tessera.ir.interp.memory import Memory, Points
 from tessera.ir.interp.namespace import NumpyNamespace
 from tessera.ir.interp.sizes import check_shape
@@ -190,8 +190,8 @@ class TileMachine:
         ]
 
     def reduce(self, op: Operation, level: Level) -> list[tuple[Any, tuple[str, ...]]]:
-        """Fold over the axes of a sweep; points that do not exist add nothing. The sweep is one block, so that no
-        factor has anything to multiply.
+        """Fold over the axes of a sweep, or scan along them; points that do not exist add nothing. The sweep is one
+        block, so that no factor has anything to multiply.
         """
         assert op.record.reduction is not None
         kind = op.operands[0].type
@@ -208,6 +208,12 @@ class TileMachine:
 
         x = rows(self.read(op.operands[0], level, kind.dtype))
         valid = None if level.mask is None else rows(level.mask)
+        if op.record.kind is Kind.SCAN:
+            outside = [n for n in range(len(level.axes)) if n not in last]
+            shape = tuple(level.shape[n] for n in (*outside, *last))
+            found = prefixes(op.record.reduction, kind.dtype, x, valid, rows(self.at(position, level)))
+            back = range(len(kept), len(level.axes))
+            return [(np.moveaxis(r.reshape(shape), back, last), level.axes) for r in found]
         found = fold(op.record.reduction, kind.dtype, x, valid, rows(self.at(position, level)))
         self.folds.update(dict.fromkeys(op.results, op))
         return [(r, kept) for r in found]
@@ -314,6 +320,7 @@ _RUN: Mapping[str | Kind, _Run] = {
     Kind.MAP: TileMachine.map,
     Kind.REDUCE: TileMachine.reduce,
     "local": TileMachine.reserve,
+    Kind.SCAN: TileMachine.reduce,
     "load": TileMachine.load,
     "store": TileMachine.store,
     "position": TileMachine.position,
