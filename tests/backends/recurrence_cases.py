@@ -263,7 +263,7 @@ def memory(
         x, at = now
         here = (torch.arange(h.shape[1])[None, :] == at[:, None]).unsqueeze(-1)
         h = torch.where(here, 0.5 * h + x[:, None, :], h)
-        return h, torch.take_along_dim(h, at[:, None, None].expand(-1, 1, h.shape[2]), 1)[:, 0]
+        return h, torch.where(here, h, 0.0).sum(1) - h[:, 0]
 
     return tessera.scan(step, h0, (x, at), dim=1)
 

@@ -23,6 +23,6 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Run]]:
 
 @pytest.mark.parametrize("case", RECURRENCES, ids=lambda c: c.name)
 def test_recurrences_compute_what_the_interpreter_computes(case: Stream, results: dict[str, list[Run]]) -> None:
-    assert [k.form for k in case.stages[1].kernels] == ["recurrence"]
+    assert "recurrence" in [k.form for k in case.stages[1].kernels]
     for run in results[case.name]:
         judge(run)

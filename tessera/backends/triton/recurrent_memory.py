@@ -102,7 +102,7 @@ class RecurrentMemory(BlockParts):
         if tests:
             reached = on.union(*(self.sides_of(dims(part)[0]) for part in tests))
             with self.along(reached) as frame:
-                inside = [t for part in tests for t in self.within(*dims(part))]
+                inside = [t for part in tests for t in self.within(*dims(part), ())]
                 zero = intrinsics.literal(0, cell.kind.dtype)
                 whole_text = self.oriented(self.named("load", text), *on)
                 text = f"tl.where({' & '.join(inside)}, {whole_text}, {zero})" if inside else whole_text
@@ -143,7 +143,7 @@ class RecurrentMemory(BlockParts):
         """The element at one position along a side, which is gone afterwards."""
         with self.along({*blocks, *self.sides_of(e)}) as frame:
             order = [s.block for s in frame]
-            here = f"{self.oriented(self.places[block].lanes, block)} == {_bracketed(self.place(e))}"
+            here = f"{self.oriented(self.places[block].lanes, block)} == {self.place(e)}"
             chosen = f"tl.where({here}, {self.oriented(name, *blocks)}, 0)"
             made = f"tl.sum({chosen}, axis={order.index(block)})"
         order.remove(block)
@@ -160,10 +160,6 @@ class RecurrentMemory(BlockParts):
             near = f"tl.minimum(tl.maximum({self.place(e)}, 0), {self.exprs.text(size - 1)}).to(tl.int32)"
             at = self.define("at", f"tl.broadcast_to({near}, {self.shape(frame)})")
         return self.define("part", f"tl.gather({name}, {at}, {list(blocks).index(block)})")
-
-
-def _bracketed(text: str) -> str:
-    return text if text.isidentifier() or text.isdigit() else f"({text})"
 
 
 __all__ = ["RecurrentMemory"]
