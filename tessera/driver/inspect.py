@@ -234,13 +234,14 @@ def _lower_triton(
     for kernel in kernels:
         try:
             source = triton_emit(kernel, target)
+            bound = None if sizes is None else source.bind(sizes)
         except Unschedulable as e:
             message = f"kernel `{kernel.name}` cannot be made for {target.name}: {e}"
             raise ResourceError(message, code="TSR0607") from e
         stages: tuple[Stage, ...] = (Stage("triton", source.text),)
         resources: Mapping[str, Json] = {}
-        if sizes is not None and triton_available():
-            artifact = compile_aot(source, target.name, source.bind(sizes))
+        if bound is not None and triton_available():
+            artifact = compile_aot(source, target.name, bound)
             stages, resources = artifact.sources, artifact.resources
         made.append(
             LoweredKernel(

@@ -63,6 +63,9 @@ class StepPuller(Puller):
         assert isinstance(kind, BufferType)
         if any(e is not own for n, (e, own) in enumerate(zip(index, cell.index, strict=True)) if n not in cell.axes):
             raise Misplaced(v)
+        parts = (*index, *(e for part in guard for e in part))
+        if any(n in self.lookups for e in parts for n in e.names()):  # a vector of points has one place in it
+            raise Misplaced(v)
         offset = self.offset(cell, index)
         attrs: dict[str, Attr] = {"index": (offset,)}
         if guard:
