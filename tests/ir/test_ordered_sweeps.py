@@ -59,7 +59,10 @@ BROKEN = {
     "another role": (kernel(memory="in f32[D]"), "whose role is local"),
     "not as large for all": (kernel(memory="local f32[b]"), "as large for every point"),
     "a fold": (
-        kernel(first='%c = load(x, index=[b, t, 0]) : f32<b, t> %s = sum(%c, over=("t",), position=`t`, dtype=f32) : f32<b>'),
+        kernel(
+            first="%c = load(x, index=[b, t, 0]) : f32<b, t> "
+            '%s = sum(%c, over=("t",), position=`t`, dtype=f32) : f32<b>'
+        ),
         "has no folds",
     ),
     "read after it": (

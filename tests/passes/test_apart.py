@@ -64,7 +64,8 @@ CASES = {
     ),
     Obstacle.RECURRENCE: (
         "[D]",
-        "%m = sum(x) over [D] keepdim : f32[B, 1] %e = mul(x, %m) : f32[B, D] %t = scan(v, %e, carries=1, dim=0, reverse=false) : f32[D] { ^(c: f32[D], r: f32[D]) "
+        "%m = sum(x) over [D] keepdim : f32[B, 1] %e = mul(x, %m) : f32[B, D] "
+        "%t = scan(v, %e, carries=1, dim=0, reverse=false) : f32[D] { ^(c: f32[D], r: f32[D]) "
         "%a = add(c, r) : f32[D] yield %a } return %t",
         "row %m -> recurrence %t apart: the steps of `scan` have a kernel of their own",
     ),
