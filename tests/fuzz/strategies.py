@@ -1,6 +1,6 @@
 """Hypothesis strategies: well-typed functions grown from the op records, with odd names, spans, origins and notes.
 
-``functions()`` grows a chain of elementwise ops, reductions and views over a few parameters; every call goes through
+``functions()`` grows a chain of elementwise ops, reductions, scans and views over a few parameters; every call goes through
 the record's own rules, and what they refuse is left out. ``sampled()`` gives the records' own sample calls.
 """
 
@@ -39,6 +39,7 @@ _ELEMENTWISE = [
     if r.kind is Kind.MAP and r.torch and all(p.is_operand for p in r.params) and len(r.params) <= 3
 ]  # fmt: skip
 _FOLDS = [r for r in OPS.values() if r.kind is Kind.REDUCE]
+_SCANS = [r for r in OPS.values() if r.kind is Kind.SCAN]
 _COMPOSITES = [OPS[n] for n in ("softmax", "mean", "logsumexp", "sigmoid", "silu") if n in OPS]
 
 numbers = st.one_of(
@@ -80,7 +81,7 @@ class _Grower:
         before, asked = len(builder.ops), dict(builder.context.obligations)
         builder.context.span = self.draw(spans)
         try:
-            found = self.draw(st.sampled_from([self.elementwise, self.fold, self.view, self.composite]))()
+            found = self.draw(st.sampled_from([self.elementwise, self.fold, self.scan, self.view, self.composite]))()
         except (Refused, TesseraError, TypeError, ValueError, AssertionError):
             del builder.ops[before:]
             return
@@ -102,6 +103,11 @@ class _Grower:
         rank = self.ops.type_of(x).rank
         dim = self.draw(st.one_of(st.none(), st.integers(0, max(rank - 1, 0))))
         return self.ops.invoke(self.draw(st.sampled_from(_FOLDS)), x, dim, self.draw(st.booleans()))
+
+    def scan(self) -> Any:
+        x = self.tensor()
+        dim = self.draw(st.integers(0, max(self.ops.type_of(x).rank - 1, 0)))
+        return self.ops.invoke(self.draw(st.sampled_from(_SCANS)), x, dim)
 
     def view(self) -> Any:
         x = self.tensor()
