@@ -27,8 +27,8 @@ from tessera.schedule.ranges import Ranges, delinearize
 
 #: The side of the points of the vector axis.
 LANES = "LANES"
-#: Elements of the largest tensor of a program: what one warp holds well, and what none can.
-WARP_TILE, LARGEST = 1024, 32768
+#: Registers of the largest tensor of a program that one warp holds well.
+WARP_TILE = 1024
 #: Lanes of a program: the most, and the fewest where programs are few, without and with axes inside a step.
 MOST_LANES, FEWEST_LANES = 128, (32, 8)
 #: Programs that keep a large GPU busy.
@@ -86,11 +86,25 @@ class Recurrence(Blocks):
                 found.append((sides, max(o.result.type.dtype.bits // 8, 1), True))
         return tuple(found)
 
-    def elements(self, lengths: Mapping[str, int]) -> int:
-        """Of the largest tensor, or of all local memory together."""
+    @cached_property
+    def carried(self) -> tuple[Cell, ...]:
+        """The local memory that one step leaves for the next."""
+        parts = (self.before, (self.swept,))
+        first, later = ({o.operands[0] for o in every(ops) if o.record is STORE} for ops in parts)
+        return tuple(c for v, c in self.cells.items() if v in first & later)
+
+    @cached_property
+    def words(self) -> int:
+        """Registers an element."""
+        found = [c.kind.dtype for c in self.cells.values()]
+        found += [o.result.type.dtype for o in every((self.swept,)) if o.record is LOAD]
+        return 2 if any(t.bits > 32 for t in found) else 1
+
+    def registers(self, lengths: Mapping[str, int]) -> int:
+        """Of the largest tensor, or of all that a step leaves for the next."""
         tiles = [math.prod(lengths[b] for b in tile) for tile in self.tiles]
-        held = sum(math.prod(lengths[b] for b in c.sides) for c in self.cells.values())
-        return max([*tiles, held], default=1)
+        held = sum(math.prod(lengths[b] for b in c.sides) for c in self.carried)
+        return self.words * max([*tiles, held])
 
 
 def is_ordered(nest: Operation) -> bool:
@@ -216,7 +230,7 @@ def recurrent_config(t: Recurrence, sizes: Mapping[str, int], wave: int = 32) ->
     outer, points = t.outer.evaluate(sizes), extents.get(LANES, 1)
 
     def taken(lanes: int) -> int:
-        return t.elements({**lengths, LANES: lanes})
+        return t.registers({**lengths, LANES: lanes})
 
     lanes = min(lengths.get(LANES, 1), MOST_LANES)
     fewest = FEWEST_LANES[len(t.sides) > len(t.tiled)]
@@ -224,15 +238,16 @@ def recurrent_config(t: Recurrence, sizes: Mapping[str, int], wave: int = 32) ->
         lanes //= 2
     while lanes > 1 and taken(lanes) > 2 * WARP_TILE:
         lanes //= 2
-    if taken(lanes) > LARGEST:
-        raise Unschedulable(f"a step holds {taken(lanes)} elements at a time, a program at most {LARGEST}")
+    room = ROOMS.get(t.target.name) or ROOMS[t.target.kind]
+    largest = room.shared // 4  # a tensor moves between threads through shared memory
+    if taken(lanes) > largest:
+        raise Unschedulable(f"a step needs {taken(lanes)} registers at a time, a program has at most {largest}")
     lengths[LANES] = lanes
     more: list[tuple[str, int]] = []
     for s in t.sides:
         extent, block = extents[s.block], lengths[s.block]
         more += [(s.block, block), (s.even, int(extent > 0 and extent % block == 0))]
     ahead = sum(math.prod(lengths[b] for b in sides) * width for sides, width, _ in t.loads)
-    room = ROOMS.get(t.target.name) or ROOMS[t.target.kind]
     more.append(("STAGES", next((n for n in STAGES if n * ahead <= room.shared // 2), 1)))
     more.append(("WIDE", int(any(far(t, s, lengths[s.block], sizes) for s in t.sides))))
     warps = max(1, min(MOST_WARPS, power(taken(lanes) // (wave * WARP_TILE // 32))))

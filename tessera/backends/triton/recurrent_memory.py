@@ -102,7 +102,7 @@ class RecurrentMemory(BlockParts):
         if tests:
             reached = on.union(*(self.sides_of(dims(part)[0]) for part in tests))
             with self.along(reached) as frame:
-                inside = [t for part in tests for t in self.within(*dims(part), ())]
+                inside = [t for e, lo, hi in map(dims, tests) for t in self.within(e, lo, hi, ())]
                 zero = intrinsics.literal(0, cell.kind.dtype)
                 whole_text = self.oriented(self.named("load", text), *on)
                 text = f"tl.where({' & '.join(inside)}, {whole_text}, {zero})" if inside else whole_text
@@ -152,8 +152,10 @@ class RecurrentMemory(BlockParts):
     def elsewhere(self, name: str, blocks: Sequence[str], block: str, e: Dim) -> str:
         """At each place of a side the element at another position."""
         target = self.reader(e)
-        if (target in blocks and target != block) or (LANES in self.sides_of(e) and LANES not in blocks):
+        if target in blocks and target != block:
             raise Unschedulable("local memory is read along one axis in two ways")
+        if LANES in self.sides_of(e) and LANES not in blocks:
+            raise Unschedulable("lanes read different elements of memory that they share")
         (size,) = self.layout.by_block[block].hi
         frame = tuple(self.layout.by_block[target if b == block else b] for b in blocks)
         with self.framed(frame):
