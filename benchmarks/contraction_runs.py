@@ -14,6 +14,8 @@ from benchmarks.job import Job
 from benchmarks.peers import Call
 from benchmarks.progress import Progress
 from benchmarks.speed import interleave
+from tessera.ir.dialects import OPS
+from tessera.ir.record import Kind
 from tessera.runtime.memory import trim
 
 #: A participant that is left out with a peer, because it needs the same installation.
@@ -73,19 +75,15 @@ def extra_bytes(function: Callable[..., object], arguments: Arguments) -> int:
 
 def _counts(function: Any, arguments: Arguments) -> dict[str, Any]:
     lowered = function.lower(*arguments)
-    return {"kernels": len(lowered.kernels), "calls": len(lowered.calls), "extra": extra_bytes(function, arguments)}
+    calls = [name for name in lowered.calls if OPS[name].kind is not Kind.VIEW]
+    return {"kernels": len(lowered.kernels), "calls": len(calls), "extra": extra_bytes(function, arguments)}
 
 
 def errors(function: Any, arguments: Arguments) -> tuple[float, float]:
     """The relative error against float64 over the larger of eager's and of rounding once, and the relative error
     itself, the most of all results.
     """
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:  # what the code makes itself is to be as wide
-        wide = facts.tensors(function.eager(*facts.widened(arguments)))
-    finally:
-        torch.set_default_dtype(before)
+    wide = facts.tensors(function.eager(*facts.widened(arguments)))
     worst = most = 0.0
     for value, plain, wanted in zip(
         facts.tensors(function(*arguments)), facts.tensors(function.eager(*arguments)), wide, strict=True

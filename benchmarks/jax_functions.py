@@ -78,6 +78,10 @@ def _walk(x: Array) -> Array:
     return jnp.moveaxis(x, 2, 0)
 
 
+def _back(x: Array) -> Array:
+    return jnp.moveaxis(x, 0, 2)
+
+
 def linear_attention(q: Array, k: Array, v: Array, scale: Array) -> Array:
     def step(h: Array, now: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         q, k, v = now
@@ -85,7 +89,7 @@ def linear_attention(q: Array, k: Array, v: Array, scale: Array) -> Array:
         return h, jnp.einsum("bhd,bhde->bhe", q * scale, h)
 
     first = jnp.zeros((*q.shape[:2], q.shape[3], v.shape[3]), q.dtype)
-    return jax.lax.scan(step, first, (_walk(q), _walk(k), _walk(v)))[1]
+    return _back(jax.lax.scan(step, first, (_walk(q), _walk(k), _walk(v)))[1])
 
 
 def gated_linear_attention(q: Array, k: Array, v: Array, g: Array, scale: Array) -> tuple[Array, Array]:
@@ -96,7 +100,7 @@ def gated_linear_attention(q: Array, k: Array, v: Array, g: Array, scale: Array)
 
     first = jnp.zeros((*q.shape[:2], q.shape[3], v.shape[3]), q.dtype)
     h, out = jax.lax.scan(step, first, (_walk(q), _walk(k), _walk(v), _walk(g)))
-    return out, h
+    return _back(out), h
 
 
 def delta_rule(q: Array, k: Array, v: Array, beta: Array, scale: Array) -> tuple[Array, Array]:
@@ -108,7 +112,7 @@ def delta_rule(q: Array, k: Array, v: Array, beta: Array, scale: Array) -> tuple
 
     first = jnp.zeros((*q.shape[:2], q.shape[3], v.shape[3]), q.dtype)
     h, out = jax.lax.scan(step, first, (_walk(q), _walk(k), _walk(v), _walk(beta)))
-    return out, h
+    return _back(out), h
 
 
 def selective_scan(x: Array, dt: Array, a: Array, b: Array, c: Array) -> Array:
@@ -118,7 +122,7 @@ def selective_scan(x: Array, dt: Array, a: Array, b: Array, c: Array) -> Array:
         return h, (h * c[:, None, :]).sum(-1)
 
     walked = tuple(jnp.moveaxis(y, 1, 0) for y in (x, dt, b, c))
-    return jax.lax.scan(step, jnp.zeros((x.shape[0], *a.shape), x.dtype), walked)[1]
+    return jnp.moveaxis(jax.lax.scan(step, jnp.zeros((x.shape[0], *a.shape), x.dtype), walked)[1], 0, 1)
 
 
 def top_p(scores: Array, p: Array) -> Array:

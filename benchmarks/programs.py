@@ -156,8 +156,12 @@ def block(
 # -- recurrences ----------------------------------------------------------------------------------
 
 
+def _state(q: Any, v: Any) -> Any:
+    return torch.zeros(*q.shape[:2], q.shape[3], v.shape[3], dtype=q.dtype)
+
+
 @tessera.function
-def linear_attention(q: Q, k: Q, v: Tensor["B", "H", "S", "E"], scale: float) -> Tensor["S", "B", "H", "E"]:
+def linear_attention(q: Q, k: Q, v: Tensor["B", "H", "S", "E"], scale: float) -> Tensor["B", "H", "S", "E"]:
     """Attention without softmax, as the sum of outer products that it is."""
 
     def step(h: Any, x: Any) -> Any:
@@ -165,13 +169,13 @@ def linear_attention(q: Q, k: Q, v: Tensor["B", "H", "S", "E"], scale: float) ->
         h = h + k[..., :, None] * v[..., None, :]
         return h, ((q * scale)[..., None, :] @ h)[..., 0, :]
 
-    return tessera.scan(step, torch.zeros(*q.shape[:2], q.shape[3], v.shape[3]), (q, k, v), dim=2)[1]
+    return tessera.scan(step, _state(q, v), (q, k, v), dim=2)[1]
 
 
 @tessera.function
 def gated_linear_attention(
     q: Q, k: Q, v: Tensor["B", "H", "S", "E"], g: Q, scale: float
-) -> tuple[Tensor["S", "B", "H", "E"], Tensor["B", "H", "D", "E"]]:
+) -> tuple[Tensor["B", "H", "S", "E"], Tensor["B", "H", "D", "E"]]:
     """The same with a decay of each row of the state, given as its logarithm."""
 
     def step(h: Any, x: Any) -> Any:
@@ -179,14 +183,14 @@ def gated_linear_attention(
         h = h * g.exp()[..., None] + k[..., :, None] * v[..., None, :]
         return h, ((q * scale)[..., None] * h).sum(-2)
 
-    h, out = tessera.scan(step, torch.zeros(*q.shape[:2], q.shape[3], v.shape[3]), (q, k, v, g), dim=2)
+    h, out = tessera.scan(step, _state(q, v), (q, k, v, g), dim=2)
     return out, h
 
 
 @tessera.function
 def delta_rule(
     q: Q, k: Q, v: Tensor["B", "H", "S", "E"], beta: Tensor["B", "H", "S"], scale: float
-) -> tuple[Tensor["S", "B", "H", "E"], Tensor["B", "H", "D", "E"]]:
+) -> tuple[Tensor["B", "H", "S", "E"], Tensor["B", "H", "D", "E"]]:
     """Attention whose values replace what their keys held."""
 
     def step(h: Any, x: Any) -> Any:
@@ -195,7 +199,7 @@ def delta_rule(
         h = h + k[..., None] * new[..., None, :]
         return h, torch.einsum("bhd,bhde->bhe", q * scale, h)
 
-    h, out = tessera.scan(step, torch.zeros(*q.shape[:2], q.shape[3], v.shape[3]), (q, k, v, beta), dim=2)
+    h, out = tessera.scan(step, _state(q, v), (q, k, v, beta), dim=2)
     return out, h
 
 
@@ -203,7 +207,7 @@ def delta_rule(
 def selective_scan(
     x: Tensor["B", "S", "C"], dt: Tensor["B", "S", "C"], a: Tensor["C", "N"], b: Tensor["B", "S", "N"],
     c: Tensor["B", "S", "N"],
-) -> Tensor["S", "B", "C"]:  # fmt: skip
+) -> Tensor["B", "S", "C"]:  # fmt: skip
     """A state space model whose step depends on the input."""
 
     def step(h: Any, now: Any) -> Any:
@@ -211,7 +215,7 @@ def selective_scan(
         h = torch.exp(dt[..., None] * a) * h + (dt * x)[..., None] * b[:, None, :]
         return h, (h * c[:, None, :]).sum(-1)
 
-    return tessera.scan(step, torch.zeros(x.shape[0], *a.shape), (x, dt, b, c), dim=1)[1]
+    return tessera.scan(step, torch.zeros(x.shape[0], *a.shape, dtype=x.dtype), (x, dt, b, c), dim=1)[1]
 
 
 @tessera.function

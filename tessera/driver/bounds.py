@@ -15,7 +15,7 @@ from tessera.backends.eager.run import run_op
 from tessera.diag import BoundsError, Label, TesseraError
 from tessera.ir.access import accesses
 from tessera.ir.dim import Dim
-from tessera.ir.graph import Function, Literal, Operand, Operation, Value
+from tessera.ir.graph import Function, Literal, Operand, Operation, Value, walk
 from tessera.ir.record import Access
 
 Sizes = Mapping[str, int]
@@ -35,9 +35,11 @@ def located(f: Function, inputs: Sequence[Any], sizes: Sizes) -> BoundsError | N
                 found = _checked(op, a, env[op.operands[a.index]], sizes, makers)  # type: ignore[index]
                 if found is not None:
                     return found
-            if not needed.isdisjoint(op.results):
+            if not needed.isdisjoint(op.results) or _has_steps_that_look_up(op):
                 try:
-                    results = run_op(op, [_read(x, env, sizes) for x in op.operands], sizes)
+                    results = run_checked(op, [_read(x, env, sizes) for x in op.operands], sizes)
+                except BoundsError as found:
+                    return found
                 except (TesseraError, RuntimeError, ValueError, LookupError, TypeError):
                     return None
                 env.update(zip(op.results, results, strict=True))
@@ -70,7 +72,12 @@ def _needed(ops: Sequence[Operation]) -> set[Value]:
         if not needed.isdisjoint(op.results):
             needed.update(op.inputs)
         needed.update(x for a in accesses(op) if isinstance(x := op.operands[a.index], Value))
+        needed.update(op.inputs if _has_steps_that_look_up(op) else ())
     return needed
+
+
+def _has_steps_that_look_up(op: Operation) -> bool:
+    return op.body is not None and any(accesses(inner) for inner in walk(op.body))
 
 
 def _read(x: Operand, env: Mapping[Value, Any], sizes: Sizes) -> Any:

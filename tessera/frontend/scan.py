@@ -89,7 +89,7 @@ class _Scan:
             operands = (*first, *scanned, *outer_values(body))
             self.session.builder.ops.append(Operation(SCAN, operands, results, attrs, self.call.span, body=body))
         made = [self.session.wrap(self.session, v) for v in results]
-        ys = iter(made[len(carries) :])
+        ys = iter([y.movedim(0, axis) if 0 < axis < y.ndim else y for y in made[len(carries) :]])
         stacked = unflatten(y_tree, [next(ys) if there else None for there in places])
         return unflatten(carry_tree, made[: len(carries)]), stacked
 

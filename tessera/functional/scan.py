@@ -24,7 +24,8 @@ def scan(
     """Repeat a step along one axis of some tensors, carrying values from each step to the next.
 
     ``combine_fn(carry, x)`` gives ``(next_carry, y)``. ``carry`` begins as ``init``; ``x`` is one slice of ``xs``
-    along ``dim``, without that dim; every ``y`` is stacked along a new first dim. ``init``, ``xs`` and ``y`` are
+    along ``dim``, without that dim; every ``y`` is stacked along a new ``dim``, or along a new first one where it has
+    fewer dims. ``init``, ``xs`` and ``y`` are
     tensors or nested tuples, lists, dicts, named tuples and dataclasses of them, ``dim`` being the same for every
     tensor of ``xs``. Numbers among ``init`` become tensors of rank 0 (float32, int64 or bool); ``y`` may be None.
     With ``reverse`` the steps go from the last slice to the first, and the ``y`` of a slice is still stacked where the
@@ -83,7 +84,7 @@ class _Eager:
         if self.reverse:
             rows.reverse()
         assert self.y_tree is not None
-        stacks = [None if column[0] is None else torch.stack(column) for column in zip(*rows, strict=True)]
+        stacks = [None if column[0] is None else moved(torch.stack(column), axis) for column in zip(*rows, strict=True)]
         return unflatten(tree, carry), unflatten(self.y_tree, stacks)
 
     def step(
@@ -108,7 +109,7 @@ class _Eager:
         with torch.no_grad():
             _, ys = self.step(carry, tree, leaf_paths(tree, self.state), parts, xs_tree)
         assert self.y_tree is not None
-        return unflatten(self.y_tree, [None if y is None else y.new_empty((0, *y.shape)) for y in ys])
+        return unflatten(self.y_tree, [None if y is None else moved(y.new_empty((0, *y.shape)), axis) for y in ys])
 
     def tensors(self, leaves: Sequence[Any], tree: Tree, where: Where) -> list[Any]:
         """The leaves of a structure with tensors of rank 0 for numbers; None stays where it is stacked."""
@@ -123,6 +124,11 @@ class _Eager:
             self.rules.no_tensor(x, where, tree, n)
         dtype = torch.bool if isinstance(x, bool) else torch.int64 if isinstance(x, int) else torch.float32
         return torch.tensor(x, dtype=dtype, device=self.device)
+
+
+def moved(stack: torch.Tensor, axis: int) -> torch.Tensor:
+    """A stack along its first dim with that dim at ``axis``, where it has so many."""
+    return stack.movedim(0, axis) if axis < stack.ndim else stack
 
 
 def _is_leaf(x: object) -> bool:

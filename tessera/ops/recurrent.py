@@ -164,5 +164,4 @@ def _recur(q: Any, k: Any, v: Any, g: Any, beta: Any, scale: Any, state: Any, re
         return h, ((x["q"] * scale)[..., None, :] @ h)[..., 0, :].to(dtype)
 
     last, outputs = tessera.scan(step, state, xs, dim=2)
-    outputs = outputs.movedim(0, 2)
     return (outputs, last) if return_state else outputs

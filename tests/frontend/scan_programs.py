@@ -45,7 +45,7 @@ def linear_attention(q: Queries, k: Queries, v: Values) -> tuple[Values, Tensor[
         return state, (q_t[..., None] * state).sum(-2)
 
     state, out = tessera.scan(step, start(q, v), (q, k, v), dim=2)
-    return out.permute(1, 2, 0, 3), state
+    return out, state
 
 
 def gated_linear_attention(q: Queries, k: Queries, v: Values, gate: Queries) -> Values:
@@ -57,7 +57,7 @@ def gated_linear_attention(q: Queries, k: Queries, v: Values, gate: Queries) -> 
         return state, torch.einsum("bhd,bhde->bhe", q_t * scale, state)
 
     _, out = tessera.scan(step, start(q, v), (q, k, v, gate), dim=2)
-    return out.permute(1, 2, 0, 3)
+    return out
 
 
 def delta_rule(q: Queries, k: Queries, v: Values, beta: Rates) -> tuple[Values, Tensor["B", "H", "D", "E"]]:
@@ -70,7 +70,7 @@ def delta_rule(q: Queries, k: Queries, v: Values, beta: Rates) -> tuple[Values, 
         return state, (q_t[..., None] * state).sum(-2)
 
     state, out = tessera.scan(step, start(q, v), (q, k, v, beta), dim=2)
-    return out.movedim(0, 2), state
+    return out, state
 
 
 def gated_delta_rule(q: Queries, k: Queries, v: Values, gate: Rates, beta: Rates) -> Values:
@@ -84,7 +84,7 @@ def gated_delta_rule(q: Queries, k: Queries, v: Values, gate: Rates, beta: Rates
         return state, torch.einsum("bhd,bhde->bhe", now["q"], state)
 
     xs = {"q": q, "k": k, "v": v, "gate": gate, "beta": beta}
-    return tessera.scan(step, start(q, v), xs, dim=2)[1].permute(1, 2, 0, 3)
+    return tessera.scan(step, start(q, v), xs, dim=2)[1]
 
 
 def lstm(x: Tensor["S", "B", "I"], w: Tensor["4*K", "I"], u: Tensor["4*K", "K"], b: Tensor["4*K"]) -> Any:
@@ -109,7 +109,7 @@ def bidirectional(x: Tensor["B", "S", "D"], w: Tensor["D", "D"]) -> Tensor["B", 
     first = x[:, 0] * 0.0
     _, there = tessera.scan(cell, first, x, dim=1)
     _, back = tessera.scan(cell, first, x, dim=1, reverse=True)
-    return torch.cat([there, back], -1).transpose(0, 1)
+    return torch.cat([there, back], -1)
 
 
 def selective_scan(
@@ -124,7 +124,7 @@ def selective_scan(
 
     B, _, D = x.shape
     _, y = tessera.scan(step, torch.zeros(B, D, a.shape[1]), (x, dt, b, c), dim=1)
-    return y.transpose(0, 1)
+    return y
 
 
 def cumsum(x: Tensor["B", "S"]) -> Tensor["B", "S"]:
@@ -132,7 +132,7 @@ def cumsum(x: Tensor["B", "S"]) -> Tensor["B", "S"]:
         total = total + x_t
         return total, total
 
-    return tessera.scan(step, x[:, 0] * 0, x, dim=-1)[1].T
+    return tessera.scan(step, x[:, 0] * 0, x, dim=-1)[1]
 
 
 def running_average(x: Tensor["S", "D"], rate: float = 0.9) -> tuple[Tensor["D"], Tensor["S", "D"]]:

@@ -1,7 +1,7 @@
 """Hypothesis strategies: well-typed functions grown from the op records, with odd names, spans, origins and notes.
 
-``functions()`` grows a chain of elementwise ops, reductions, scans and views over a few parameters; every call goes through
-the record's own rules, and what they refuse is left out. ``sampled()`` gives the records' own sample calls.
+``functions()`` grows a chain of elementwise ops, reductions, scans and views over a few parameters; every call goes
+through the record's own rules, and what they refuse is left out. ``sampled()`` gives the records' own sample calls.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def linear(q: Tensor["B", "H", "S", "D"], k: Tensor["B", "H", "S", "D"], v: Tens
         return h, torch.einsum("bhd,bhde->bhe", q, h)
 
     h = torch.zeros((*q.shape[:2], q.shape[3], v.shape[3]), dtype=q.dtype)
-    return tessera.scan(step, h, (q, k, v), dim=2)[1].movedim(0, 2)
+    return tessera.scan(step, h, (q, k, v), dim=2)[1]
 
 
 @program("BHSD", "BHSD", "BHSE", "BHSD")
