@@ -108,7 +108,8 @@ def _steps(row: Row) -> float:
     return float(row["kernels"] + row["calls"])
 
 
-_ONE_KERNEL = ("linear_gelu", "swiglu_mlp", "bf16_linear", "int8_linear")
+_RECURRENCES = ("linear_recurrence", "gated_recurrence", "delta_rule", "selective_scan")
+_ONE_KERNEL = ("linear_gelu", "swiglu_mlp", "bf16_linear", "int8_linear", *_RECURRENCES, "top_p")
 
 LIMITS: tuple[Limit, ...] = (
     Limit("kernels of a variant of attention, most", 1, True, _most("attentions", "kernels"), ".0f"),
@@ -130,6 +131,14 @@ LIMITS: tuple[Limit, ...] = (
     Limit("linear + cross-entropy, best peer", 1, False, _faster("linear_loss"), unit="×"),
     Limit("transformer block, best peer", 1.2, False, _faster("block"), unit="×"),
     Limit("transformer block, kernels and calls", 8, True, _of("block", _steps), ".0f"),
+    Limit("linear attention, naive softmax attention", 10, False, _faster("linear_recurrence", "softmax"), unit="×"),
+    Limit("gated linear attention, its loop", 20, False, _faster("gated_recurrence", "eager"), unit="×"),
+    Limit("delta rule, its loop", 20, False, _faster("delta_rule", "eager"), unit="×"),
+    *(Limit(f"{case}, best peer", 1, False, _faster(case), unit="×") for case in (*_RECURRENCES, "top_p")),
+    *(
+        Limit(f"relative error, {case}", 1e-5, True, _of(case, lambda row: row["relative"]), ".1e")
+        for case in ("gated_recurrence", "delta_rule")
+    ),
     Limit("error against float64 over eager's, attention, most", 1.05, True, _most("attentions", "error"), ".3f"),
     Limit("error against float64 over eager's, cases, most", 1.05, True, _most("cases", "error"), ".3f"),
 )

@@ -24,6 +24,7 @@ class Contraction:
     """One case: the measured function, its arguments, and further participants by name.
 
     ``best`` names the participants among which the best peer is looked for: those that compute the same.
+    ``compiles`` says whether `torch.compile` takes part: it writes a loop out step by step, for minutes.
     ``others`` gives, for sizes and arguments, the participants beside `tessera`, `eager` and `compile`.
     """
 
@@ -35,6 +36,7 @@ class Contraction:
     sizes: Sizes
     quick: Sizes
     best: tuple[str, ...] = ("eager", "compile")
+    compiles: bool = True
 
     def make(self, quick: bool = False) -> Arguments:
         """Arguments, the same ones every time."""
@@ -49,8 +51,9 @@ class Contraction:
         makers: dict[str, Maker] = {
             "tessera": lambda: lambda: self.function(*arguments),
             "eager": lambda: lambda: plain(*arguments),
-            "compile": lambda: _compiled(plain, arguments),
         }
+        if self.compiles:
+            makers["compile"] = lambda: _compiled(plain, arguments)
         return makers | dict(self.others(self.quick if quick else self.sizes, arguments))
 
 
@@ -174,6 +177,44 @@ def _int8_others(s: Sizes, a: Arguments) -> Mapping[str, Maker]:
     }
 
 
+def _positions(s: Sizes) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.randn(1, s["H"], s["S"], s["D"]) for _ in range(3))
+
+
+def _gated(s: Sizes) -> Arguments:
+    q, k, v = _positions(s)
+    return q, k, v, F.logsigmoid(torch.randn_like(q)), s["D"] ** -0.5
+
+
+def _delta(s: Sizes) -> Arguments:
+    q, k, v = _positions(s)
+    return q, F.normalize(k, dim=-1), v, torch.rand(k.shape[:3]), s["D"] ** -0.5
+
+
+def _selective(s: Sizes) -> Arguments:
+    x, dt = (torch.randn(1, s["S"], s["C"]) for _ in range(2))
+    b, c = (torch.randn(1, s["S"], s["N"]) for _ in range(2))
+    return x, F.softplus(dt), -torch.rand(s["C"], s["N"]), b, c
+
+
+def _sorted_scores(s: Sizes) -> Arguments:
+    return torch.randn(s["B"], s["N"]).sort(-1, descending=True).values, 0.9
+
+
+def _softmax_attention(a: Arguments) -> Call:
+    q, k, v, scale = a
+    later = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).triu(1)
+    return lambda: torch.softmax((q @ k.mT * scale).masked_fill(later, -programs.INF), -1) @ v
+
+
+def _linear_attention_others(s: Sizes, a: Arguments) -> Mapping[str, Maker]:
+    return {"softmax": lambda: _softmax_attention(a), "jax": lambda: _jax(jax_functions.linear_attention, a)}
+
+
+def _in_jax(function: Callable[..., object]) -> Callable[[Sizes, Arguments], Mapping[str, Maker]]:
+    return lambda s, a: {"jax": lambda: _jax(function, a)}
+
+
 def _none(s: Sizes, a: Arguments) -> Mapping[str, Maker]:
     return {}
 
@@ -205,6 +246,19 @@ CONTRACTIONS: Mapping[str, Contraction] = _table(
                 _none, {"N": 512, "D": 768, "C": 32_000}, {"N": 16, "D": 24, "C": 300}),
     Contraction("block", "transformer block", programs.block, _block, _none,
                 {"S": 512, "D": 768, "F": 2048, "H": 12}, {"S": 16, "D": 48, "F": 40, "H": 3}),
+    Contraction("linear_recurrence", "linear attention", programs.linear_attention, _heads, _linear_attention_others,
+                {"H": 8, "S": 4096, "D": 64}, _SMALL_HEADS, ("eager", "jax"), compiles=False),
+    Contraction("gated_recurrence", "gated linear attention", programs.gated_linear_attention, _gated,
+                _in_jax(jax_functions.gated_linear_attention), {"H": 8, "S": 2048, "D": 64}, _SMALL_HEADS,
+                ("eager", "jax"), compiles=False),
+    Contraction("delta_rule", "delta rule", programs.delta_rule, _delta, _in_jax(jax_functions.delta_rule),
+                {"H": 8, "S": 2048, "D": 64}, _SMALL_HEADS, ("eager", "jax"), compiles=False),
+    Contraction("selective_scan", "selective scan", programs.selective_scan, _selective,
+                _in_jax(jax_functions.selective_scan), {"S": 2048, "C": 512, "N": 16}, {"S": 20, "C": 40, "N": 4},
+                ("eager", "jax"), compiles=False),
+    Contraction("top_p", "softmax, sums of prefixes, mask", programs.top_p, _sorted_scores,
+                _in_jax(jax_functions.top_p), {"B": 256, "N": 32_000}, {"B": 4, "N": 300},
+                ("eager", "compile", "jax")),
 )  # fmt: skip
 
 # -- variants of attention ------------------------------------------------------------------------

@@ -71,3 +71,56 @@ def causal_attention(q: Array, k: Array, v: Array, scale: Array) -> Array:
 
 def swiglu_mlp(x: Array, gate: Array, up: Array, down: Array) -> Array:
     return (jax.nn.silu(x @ gate.T) * (x @ up.T)) @ down.T
+
+
+def _walk(x: Array) -> Array:
+    """Positions first, as `lax.scan` takes them."""
+    return jnp.moveaxis(x, 2, 0)
+
+
+def linear_attention(q: Array, k: Array, v: Array, scale: Array) -> Array:
+    def step(h: Array, now: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        q, k, v = now
+        h = h + k[..., :, None] * v[..., None, :]
+        return h, jnp.einsum("bhd,bhde->bhe", q * scale, h)
+
+    first = jnp.zeros((*q.shape[:2], q.shape[3], v.shape[3]), q.dtype)
+    return jax.lax.scan(step, first, (_walk(q), _walk(k), _walk(v)))[1]
+
+
+def gated_linear_attention(q: Array, k: Array, v: Array, g: Array, scale: Array) -> tuple[Array, Array]:
+    def step(h: Array, now: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
+        q, k, v, g = now
+        h = h * jnp.exp(g)[..., None] + k[..., :, None] * v[..., None, :]
+        return h, jnp.einsum("bhd,bhde->bhe", q * scale, h)
+
+    first = jnp.zeros((*q.shape[:2], q.shape[3], v.shape[3]), q.dtype)
+    h, out = jax.lax.scan(step, first, (_walk(q), _walk(k), _walk(v), _walk(g)))
+    return out, h
+
+
+def delta_rule(q: Array, k: Array, v: Array, beta: Array, scale: Array) -> tuple[Array, Array]:
+    def step(h: Array, now: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
+        q, k, v, b = now
+        new = b[..., None] * (v - jnp.einsum("bhd,bhde->bhe", k, h))
+        h = h + k[..., None] * new[..., None, :]
+        return h, jnp.einsum("bhd,bhde->bhe", q * scale, h)
+
+    first = jnp.zeros((*q.shape[:2], q.shape[3], v.shape[3]), q.dtype)
+    h, out = jax.lax.scan(step, first, (_walk(q), _walk(k), _walk(v), _walk(beta)))
+    return out, h
+
+
+def selective_scan(x: Array, dt: Array, a: Array, b: Array, c: Array) -> Array:
+    def step(h: Array, now: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
+        x, dt, b, c = now
+        h = jnp.exp(dt[..., None] * a) * h + (dt * x)[..., None] * b[:, None, :]
+        return h, (h * c[:, None, :]).sum(-1)
+
+    walked = tuple(jnp.moveaxis(y, 1, 0) for y in (x, dt, b, c))
+    return jax.lax.scan(step, jnp.zeros((x.shape[0], *a.shape), x.dtype), walked)[1]
+
+
+def top_p(scores: Array, p: Array) -> Array:
+    chance = jax.nn.softmax(scores, axis=-1)
+    return jnp.where(jnp.cumsum(chance, axis=-1) - chance > p, -jnp.inf, scores)

@@ -151,3 +151,71 @@ def block(
     x = x + F.linear(o.transpose(1, 2).reshape(b, n, width), wo)
     h = _norm(x, two)
     return x + F.linear(F.silu(F.linear(h, g)) * F.linear(h, u), d)
+
+
+# -- recurrences ----------------------------------------------------------------------------------
+
+
+@tessera.function
+def linear_attention(q: Q, k: Q, v: Tensor["B", "H", "S", "E"], scale: float) -> Tensor["S", "B", "H", "E"]:
+    """Attention without softmax, as the sum of outer products that it is."""
+
+    def step(h: Any, x: Any) -> Any:
+        q, k, v = x
+        h = h + k[..., :, None] * v[..., None, :]
+        return h, ((q * scale)[..., None, :] @ h)[..., 0, :]
+
+    return tessera.scan(step, torch.zeros(*q.shape[:2], q.shape[3], v.shape[3]), (q, k, v), dim=2)[1]
+
+
+@tessera.function
+def gated_linear_attention(
+    q: Q, k: Q, v: Tensor["B", "H", "S", "E"], g: Q, scale: float
+) -> tuple[Tensor["S", "B", "H", "E"], Tensor["B", "H", "D", "E"]]:
+    """The same with a decay of each row of the state, given as its logarithm."""
+
+    def step(h: Any, x: Any) -> Any:
+        q, k, v, g = x
+        h = h * g.exp()[..., None] + k[..., :, None] * v[..., None, :]
+        return h, ((q * scale)[..., None] * h).sum(-2)
+
+    h, out = tessera.scan(step, torch.zeros(*q.shape[:2], q.shape[3], v.shape[3]), (q, k, v, g), dim=2)
+    return out, h
+
+
+@tessera.function
+def delta_rule(
+    q: Q, k: Q, v: Tensor["B", "H", "S", "E"], beta: Tensor["B", "H", "S"], scale: float
+) -> tuple[Tensor["S", "B", "H", "E"], Tensor["B", "H", "D", "E"]]:
+    """Attention whose values replace what their keys held."""
+
+    def step(h: Any, x: Any) -> Any:
+        q, k, v, b = x
+        new = b[..., None] * (v - (h * k[..., None]).sum(-2))
+        h = h + k[..., None] * new[..., None, :]
+        return h, torch.einsum("bhd,bhde->bhe", q * scale, h)
+
+    h, out = tessera.scan(step, torch.zeros(*q.shape[:2], q.shape[3], v.shape[3]), (q, k, v, beta), dim=2)
+    return out, h
+
+
+@tessera.function
+def selective_scan(
+    x: Tensor["B", "S", "C"], dt: Tensor["B", "S", "C"], a: Tensor["C", "N"], b: Tensor["B", "S", "N"],
+    c: Tensor["B", "S", "N"],
+) -> Tensor["S", "B", "C"]:  # fmt: skip
+    """A state space model whose step depends on the input."""
+
+    def step(h: Any, now: Any) -> Any:
+        x, dt, b, c = now
+        h = torch.exp(dt[..., None] * a) * h + (dt * x)[..., None] * b[:, None, :]
+        return h, (h * c[:, None, :]).sum(-1)
+
+    return tessera.scan(step, torch.zeros(x.shape[0], *a.shape), (x, dt, b, c), dim=1)[1]
+
+
+@tessera.function
+def top_p(scores: Tensor["B", "N"], p: float) -> Tensor["B", "N"]:
+    """Sorted scores, those beyond the probability `p` masked."""
+    chance = torch.softmax(scores, -1)
+    return scores.masked_fill(chance.cumsum(-1) - chance > p, -INF)

@@ -63,6 +63,7 @@ _TABLE: tuple[tuple[str, type[TesseraError], str], ...] = (
     ("TSR0109", TraceError, "argument of a wrong Python type"),
     ("TSR0110", ShapeError, "annotation whose names cannot be solved"),
     ("TSR0111", CallError, "call that does not fit the signature"),
+    ("TSR0112", CallError, "scan of what cannot be scanned, or with no step"),
     # shapes in bodies
     ("TSR0201", ShapeError, "contraction over different dimensions"),
     ("TSR0202", ShapeError, "broadcast of different dimensions"),
@@ -81,6 +82,8 @@ _TABLE: tuple[tuple[str, type[TesseraError], str], ...] = (
     ("TSR0215", ShapeError, "index tensor whose shape does not fit"),
     ("TSR0216", ShapeError, "shape unpacked into another number of names"),
     ("TSR0217", ShapeError, "broadcast after a reduction that dropped its dimension"),
+    ("TSR0218", ShapeError, "tensors scanned together with different numbers of steps"),
+    ("TSR0219", ShapeError, "carry of a scan whose sizes or structure a step changes"),
     # dtypes
     ("TSR0301", DTypeError, "operand dtypes an operation does not take"),
     ("TSR0302", DTypeError, "arithmetic between two fp8 tensors"),
@@ -88,6 +91,7 @@ _TABLE: tuple[tuple[str, type[TesseraError], str], ...] = (
     ("TSR0304", DTypeError, "index that is not an integer tensor"),
     ("TSR0305", DTypeError, "result dtype differs from the return annotation"),
     ("TSR0306", DTypeError, "random numbers of a dtype that cannot be sampled"),
+    ("TSR0307", DTypeError, "carry of a scan whose dtype a step changes"),
     # tracing
     ("TSR0401", TraceError, "Python control flow on a tensor value"),
     ("TSR0402", TraceError, "tensor value read while tracing"),
@@ -99,6 +103,8 @@ _TABLE: tuple[tuple[str, type[TesseraError], str], ...] = (
     ("TSR0408", TraceError, "operation that its kind does not offer"),
     ("TSR0409", TraceError, "something else than a plain function where one is needed"),
     ("TSR0410", TraceError, "recursion without end"),
+    ("TSR0411", TraceError, "value of a scan's step used outside of the step"),
+    ("TSR0412", TraceError, "step of a scan that does more than return values"),
     # IR text and IR
     ("TSR0501", ParseError, "IR text with a syntax error"),
     ("TSR0502", ParseError, "IR text with an unknown operation, attribute or type"),

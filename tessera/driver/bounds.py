@@ -44,6 +44,16 @@ def located(f: Function, inputs: Sequence[Any], sizes: Sizes) -> BoundsError | N
     return None
 
 
+def run_checked(op: Operation, operands: Sequence[Any], sizes: Sizes) -> tuple[torch.Tensor, ...]:
+    """The results of an operation. Raises BoundsError for an index of it, or of what its steps do, that is out of
+    range.
+    """
+    try:
+        return run_op(op, operands, sizes, refused)
+    except (IndexError, RuntimeError) as error:
+        raise refused(op, operands, sizes) or error from None
+
+
 def refused(op: Operation, operands: Sequence[Any], sizes: Sizes) -> BoundsError | None:
     """The error for an operation that torch has refused; None when its indices are all in range."""
     for a in accesses(op):

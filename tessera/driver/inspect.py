@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -17,8 +17,10 @@ from tessera.diag import ConfigError, ResourceError, ShapeError
 from tessera.driver.devices import ACCELERATORS
 from tessera.driver.variant import Variant
 from tessera.ir.dim import Dim
-from tessera.ir.graph import Function, Note
+from tessera.ir.graph import Note, Operation
+from tessera.ir.loop import Loop
 from tessera.ir.printer import print_function
+from tessera.ir.record import Kind
 from tessera.ir.types import TensorType
 from tessera.schedule.cost import nbytes, op_flops
 from tessera.schedule.plan import ZERO, Call, Kernel, Program, Unschedulable
@@ -112,34 +114,50 @@ def cost(variant: Variant, name: str) -> CostReport:
     least = sum((nbytes(v.type) for v in (*_read(program, inputs), *_written(program))), ZERO)
     kernels = program.kernels
     calls = [s for s in program.steps if isinstance(s, Call) and not _is_view(s)]
-    moved = sum((k.cost.moved for k in kernels), ZERO) + sum((_call_bytes(c) for c in calls), ZERO)
-    flops = sum((k.cost.flops for k in kernels), ZERO) + sum((op_flops(c.op) for c in calls), ZERO)
+    others = _tally([c.op for c in calls])
+    moved = sum((k.cost.moved for k in kernels), others.moved)
+    flops = sum((k.cost.flops for k in kernels), others.flops)
     resident = sum((nbytes(v.type) for v in inputs), ZERO)
-    made = sum((nbytes(t.type) for k in kernels for t in (*k.outputs, *k.temps)), ZERO)
-    made = made + sum((nbytes(v.type) for c in calls for v in c.outputs), ZERO)
-    fused = PartCost(moved, flops, resident + made, len(kernels) + len(calls))
-    return CostReport(name, fused, _eager_cost(f, resident), least)
+    made = sum((nbytes(t.type) for k in kernels for t in (*k.outputs, *k.temps)), others.made)
+    fused = PartCost(moved, flops, resident + made, len(kernels) + others.count)
+    one_by_one = _tally(f.ops)
+    eager = PartCost(one_by_one.moved, one_by_one.flops, resident + one_by_one.made, one_by_one.count)
+    return CostReport(name, fused, eager, least)
 
 
-def _eager_cost(f: Function, resident: Dim) -> PartCost:
-    """Op by op: each reads its operands and writes its result; every result stays until the end."""
-    moved, flops, made, count = ZERO, ZERO, ZERO, 0
-    for op in f.ops:
-        flops = flops + op_flops(op)
-        if op.record.kind.value == "view" and len(op.operands) == 1:
+@dataclass(frozen=True)
+class _Tally:
+    """Bytes moved, arithmetic, bytes of results, and the number of different calls."""
+
+    moved: Dim = ZERO
+    flops: Dim = ZERO
+    made: Dim = ZERO
+    count: int = 0
+
+
+def _tally(ops: Sequence[Operation]) -> _Tally:
+    """Op by op: each reads its operands and writes its result; every result stays until the end. The steps of a loop
+    are counted with their number; what one step makes is gone after it, but for the rows that are stacked in the end.
+    """
+    total = _Tally()
+    for op in ops:
+        total = replace(total, flops=total.flops + op_flops(op))
+        if op.record.kind is Kind.VIEW and len(op.operands) == 1:
             continue
         out = sum((nbytes(r.type) for r in op.results), ZERO)
-        moved = moved + out + sum((nbytes(v.type) for v in op.inputs if isinstance(v.type, TensorType)), ZERO)
-        made, count = made + out, count + 1
-    return PartCost(moved, flops, resident + made, count)
+        if op.record.kind is Kind.CONTROL and op.body is not None:
+            loop, inner = Loop.of(op), _tally(op.body.ops)
+            rows = sum((nbytes(r.type) for r in loop.stacks), ZERO)
+            moved, made, count = loop.size * inner.moved + rows + rows, inner.made + rows + out, inner.count
+        else:
+            read = sum((nbytes(v.type) for v in op.inputs if isinstance(v.type, TensorType)), ZERO)
+            moved, made, count = out + read, out, 1
+        total = _Tally(total.moved + moved, total.flops, total.made + made, total.count + count)
+    return total
 
 
 def _is_view(step: Call) -> bool:
-    return step.op.record.kind.value == "view"
-
-
-def _call_bytes(step: Call) -> Dim:
-    return sum((nbytes(v.type) for v in (*step.inputs, *step.outputs) if isinstance(v.type, TensorType)), ZERO)
+    return step.op.record.kind is Kind.VIEW
 
 
 def _read(program: Program, inputs: Sequence[Any]) -> Iterator[Any]:
@@ -216,13 +234,14 @@ def _lower_triton(
     for kernel in kernels:
         try:
             source = triton_emit(kernel, target)
+            bound = None if sizes is None else source.bind(sizes)
         except Unschedulable as e:
             message = f"kernel `{kernel.name}` cannot be made for {target.name}: {e}"
             raise ResourceError(message, code="TSR0607") from e
         stages: tuple[Stage, ...] = (Stage("triton", source.text),)
         resources: Mapping[str, Json] = {}
-        if sizes is not None and triton_available():
-            artifact = compile_aot(source, target.name, source.bind(sizes))
+        if bound is not None and triton_available():
+            artifact = compile_aot(source, target.name, bound)
             stages, resources = artifact.sources, artifact.resources
         made.append(
             LoweredKernel(

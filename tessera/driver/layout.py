@@ -9,7 +9,6 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from tessera.backends.c.emit import CSource
-from tessera.backends.eager.run import run_op
 from tessera.backends.eager.table import TorchTable
 from tessera.driver import bounds
 from tessera.driver.devices import CPU
@@ -104,20 +103,17 @@ class Places(Generic[S]):
 
         def run(tensors: Sequence[torch.Tensor], numbers: Sequence[float], sizes: Sizes) -> Sequence[torch.Tensor]:
             operands = [g(tensors, numbers, sizes) for g in getters]
-            try:
-                if torch.is_autocast_enabled(kind):  # the dtypes in the graph are settled
-                    with torch.autocast(kind, enabled=False):
-                        return run_op(op, operands, sizes)
-                return run_op(op, operands, sizes)
-            except (IndexError, RuntimeError) as error:
-                raise bounds.refused(op, operands, sizes) or error from None
+            if torch.is_autocast_enabled(kind):  # the dtypes in the graph are settled
+                with torch.autocast(kind, enabled=False):
+                    return bounds.run_checked(op, operands, sizes)
+            return bounds.run_checked(op, operands, sizes)
 
         def make(tensors: Sequence[torch.Tensor], numbers: Sequence[float], sizes: Sizes) -> Sequence[torch.Tensor]:
             with self.device:
                 return run(tensors, numbers, sizes)
 
-        # With a tensor among the operands torch knows the device by itself.
-        elsewhere = not reads and self.device != CPU
+        # With a tensor among the operands torch knows the device by itself; a step may make tensors of none.
+        elsewhere = self.device != CPU and (not reads or op.body is not None)
         return dispatch.CallStep(make if elsewhere else run, reads, tuple(self.slots[v] for v in op.results))
 
     def constant(self, x: Operand, slot: int) -> dispatch.CallStep:

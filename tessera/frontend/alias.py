@@ -89,7 +89,7 @@ def _share(base: TensorHandle, new: TensorHandle, steps: tuple[Operation, ...]) 
 
 def _storage(handle: TensorHandle) -> Storage:
     if handle._storage is None:
-        handle._storage = Storage(handle._value)
+        handle._storage = Storage(handle._value, step=handle._step)
         handle._version = 0
     return handle._storage
 
@@ -278,6 +278,17 @@ def _writable(self: TensorHandle, call: Call) -> bool:
             "clone it first, or return the new value",
         )
         return False
+    if (self._step if self._storage is None else self._storage.step) is not self._session.step:
+        _error(
+            self._session,
+            call,
+            TraceError,
+            "TSR0412",
+            f"update of `{_named(self)}`, which is from outside the step of a scan",
+            "written here, in every step",
+            "make it a carry: take it as part of the carry, and return what it becomes",
+        )
+        return False
     if any(step.record.name == "expand" for step in self._steps):
         _error(
             self._session,
@@ -290,6 +301,11 @@ def _writable(self: TensorHandle, call: Call) -> bool:
         )
         return False
     return True
+
+
+def _named(self: TensorHandle) -> str:
+    """The name of the tensor whose memory a traced one looks at."""
+    return (self._value if self._storage is None else self._storage.value).name
 
 
 def _error(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from types import CodeType
 from typing import Any
 
-from tessera.diag import Diagnostic, DTypeError, ShapeError, Span
+from tessera.diag import CallError, Diagnostic, DTypeError, ShapeError, Span
 from tessera.frontend.annotation import DTypeClass
 from tessera.frontend.handles import UNKNOWN
 from tessera.frontend.hints import Hint
@@ -90,7 +90,7 @@ def attempt(spec: FunctionSpec, table: TorchTable, count: int, receiver: object)
     for variant in itertools.islice(_other_settings(spec), MOST_VARIANTS):
         for traced in _with_dtypes(Arguments(spec, count, variant, receiver), table):
             for f in traced.findings:
-                if f.diagnostic.code not in _OF_A_SETTING and issubclass(f.error, ShapeError | DTypeError):
+                if f.diagnostic.code not in _OF_A_SETTING and issubclass(f.error, ShapeError | DTypeError | CallError):
                     findings.setdefault((f.diagnostic.code, f.diagnostic.message, line_of(f.diagnostic)), f)
     return Attempt(tuple(findings.values()), tuple(obligations.values()), tuple(deferred.values()), tuple(done))
 
@@ -104,8 +104,8 @@ def _counts(f: Finding, traced: Traced) -> bool:
     """Whether a fault is one for sure: code that cannot be traced, and errors behind a guessed number, may
     be fine.
     """
-    if not issubclass(f.error, ShapeError | DTypeError):
-        return f.diagnostic.code in ("TSR0403", "TSR0404")
+    if not issubclass(f.error, ShapeError | DTypeError | CallError):
+        return f.diagnostic.code in ("TSR0403", "TSR0404", "TSR0411", "TSR0412")
     if traced.choices and f.diagnostic.code == "TSR0406":
         return False
     return not (

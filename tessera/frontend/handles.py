@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from tessera.diag import Diagnostic, Help, Label, Span
 from tessera.ir.dim import Dim
 from tessera.ir.graph import Operation, Value
 from tessera.ir.types import TensorType, Type
@@ -13,20 +14,31 @@ if TYPE_CHECKING:
     from tessera.frontend.session import Session
 
 
+class Step:
+    """The step of a scan while it is traced: the operations that it is made of so far, and whether it goes on."""
+
+    __slots__ = ("open", "ops")
+
+    def __init__(self) -> None:
+        self.ops: list[Operation] = []
+        self.open = True
+
+
 class Storage:
     """Memory that several traced tensors may share: the newest value of the whole, and how often it was
     written.
 
     ``frozen`` says whose memory it is when the function may not write to it: the name of an argument, or a
-    captured tensor.
+    captured tensor. ``step`` is the step of a scan that it belongs to.
     """
 
-    __slots__ = ("frozen", "value", "version")
+    __slots__ = ("frozen", "step", "value", "version")
 
-    def __init__(self, value: Value, frozen: str = "") -> None:
+    def __init__(self, value: Value, frozen: str = "", step: Step | None = None) -> None:
         self.value = value
         self.version = 0
         self.frozen = frozen
+        self.step = step
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +55,10 @@ class TensorHandle:
 
     ``steps`` are the operations that lead from the storage's value to this one (none: it is the whole
     storage); ``version`` is the storage's version that ``_value`` was read at. ``dense`` says that the user asked for
-    a row-major block.
+    a row-major block. ``step`` is the step of a scan that it was made in.
     """
 
-    __slots__ = ("__weakref__", "_dense", "_dropped", "_session", "_steps", "_storage", "_value", "_version")
+    __slots__ = ("__weakref__", "_dense", "_dropped", "_session", "_step", "_steps", "_storage", "_value", "_version")
 
     _session: Session
     _value: Value
@@ -55,6 +67,7 @@ class TensorHandle:
     _version: int
     _dropped: Dropped | None
     _dense: bool
+    _step: Step | None
 
     def __init__(self, session: Session, value: Value) -> None:
         self._session = session
@@ -64,6 +77,7 @@ class TensorHandle:
         self._version = 0
         self._dropped = None
         self._dense = False
+        self._step = session.step
 
     @property
     def _type(self) -> Type:
@@ -121,3 +135,11 @@ def tensor_type(handle: Any) -> TensorType | None:
     if isinstance(handle, TensorHandle) and isinstance(handle._value.type, TensorType):
         return handle._value.type
     return None
+
+
+def leaked(handle: TensorHandle, span: Span | None) -> Diagnostic:
+    """TSR0411: a value of the step of a scan is used where there is no step."""
+    name = handle._value.name
+    labels = () if span is None else (Label(span, f"`{name}` is made anew in every step", True),)
+    helps = (Help("return it from the step: what stands beside the carry is stacked"),)
+    return Diagnostic("TSR0411", f"`{name}` of a scan's step is used outside of the step", labels, (), helps)

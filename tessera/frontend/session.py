@@ -23,7 +23,17 @@ from tessera.diag import (
 )
 from tessera.diag.span import is_machinery
 from tessera.frontend.context import TraceContext
-from tessera.frontend.handles import Deferred, Dropped, PoisonHandle, SizeHandle, Stopped, Storage, TensorHandle
+from tessera.frontend.handles import (
+    Deferred,
+    Dropped,
+    PoisonHandle,
+    SizeHandle,
+    Step,
+    Stopped,
+    Storage,
+    TensorHandle,
+    leaked,
+)
 from tessera.frontend.names import targets
 from tessera.frontend.table import TorchTable
 from tessera.ir.build import Builder
@@ -87,6 +97,17 @@ class TraceOps(Ops):
     def seed(self) -> Operand | None:
         """The seed parameter, once a random operation has asked for it."""
         return self._seed
+
+    #: Is the step of a scan being traced, which is one for all?
+    repeated = False
+
+    def random_key(self) -> tuple[Operand, int]:
+        if self.repeated:
+            raise Refused(
+                TraceError, "TSR0412", "random numbers drawn in the step of a scan: the same ones in every step",
+                helps=["draw them before the scan, and scan them with the other tensors"],
+            )  # fmt: skip
+        return super().random_key()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +178,9 @@ class Session:
     cause: Exception | None = None
 
     def __post_init__(self) -> None:
+        #: The innermost step of a scan that is being traced, and the operations of the function itself.
+        self.step: Step | None = None
+        self.ground = self.builder.ops
         self.ops = TraceOps(self.builder, self.table.records)
         self.counts: dict[tuple[CodeType, int], int] = {}
         self.visited: dict[tuple[CodeType, int], tuple[CodeType, Mapping[str, object]]] = {}
@@ -356,12 +380,19 @@ class Session:
 
     def read(self, handle: TensorHandle) -> Value:
         """The current value of a traced tensor: derived again when the memory it looks at was written."""
+        if handle._step is not None and not handle._step.open:
+            raise TraceError.from_diagnostics([leaked(handle, caller_span())])
         storage = handle._storage
         if storage is None or storage.version == handle._version:
             return handle._value
-        value = storage.value
-        for step in handle._steps:
-            (value,) = self.builder.emit(step.record, (value,), step.attrs, span=step.span, origin=step.origin)
+        value, here = storage.value, self.builder.ops
+        # What was made outside of a step is there for what follows the step, too.
+        self.builder.ops = self.ground if handle._step is None else handle._step.ops
+        try:
+            for step in handle._steps:
+                (value,) = self.builder.emit(step.record, (value,), step.attrs, span=step.span, origin=step.origin)
+        finally:
+            self.builder.ops = here
         handle._value, handle._version = value, storage.version
         return value
 
@@ -371,7 +402,7 @@ class Session:
         if found is None:
             value = self.builder.param("captured", self.table.tensor_type(tensor))
             handle = self.wrap(self, value)
-            handle._storage = Storage(value, "a tensor from outside the function")
+            handle._storage, handle._step = Storage(value, "a tensor from outside the function"), None
             found = self.captures[id(tensor)] = (tensor, handle)
         return found[1]
 

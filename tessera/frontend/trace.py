@@ -24,6 +24,7 @@ from tessera.frontend.handles import (
     Stopped,
     Storage,
     TensorHandle,
+    leaked,
 )
 from tessera.frontend.interop import dispatch
 from tessera.frontend.proxy import Poison, Receiver, make
@@ -404,7 +405,10 @@ def _results(
     owners = [x for x in (*given, *(handle for _, handle in session.captures.values())) if isinstance(x, TensorHandle)]
     memory = {id(x._storage): n for n, x in enumerate(owners)}
     for leaf in leaves:
-        if isinstance(leaf, TensorHandle):
+        if isinstance(leaf, TensorHandle) and leaf._step is not None:
+            session.fail(TraceError, leaked(leaf, spec.span))
+            described.append(Output("static"))
+        elif isinstance(leaf, TensorHandle):
             own = memory.setdefault(id(leaf._storage or leaf), len(memory))
             described.append(Output("tensor", len(outputs), memory=own, dense=leaf._dense))
             outputs.append(session.read(leaf))

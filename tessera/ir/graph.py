@@ -219,11 +219,18 @@ def walk(block: Block) -> Iterator[Operation]:
 
 
 def users(block: Block) -> dict[Value, list[Operation]]:
-    """The operations that read each value, nested ones included."""
+    """The operations that read each value, those in groups included; what a step reads, its operation reads."""
     found: dict[Value, list[Operation]] = {}
-    for op in walk(block):
+    stack: list[Iterator[Operation]] = [iter(block.ops)]
+    while stack:
+        op = next(stack[-1], None)
+        if op is None:
+            stack.pop()
+            continue
         for v in op.inputs:
             found.setdefault(v, []).append(op)
+        if op.body is not None and not op.body.params:
+            stack.append(iter(op.body.ops))
     return found
 
 

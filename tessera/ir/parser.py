@@ -39,7 +39,7 @@ from tessera.ir.verify import Problem, problems
 
 _RELATIONS = {"==": "eq", ">=": "ge", "divides": "divides"}
 _TYPE = re.compile(
-    r"(?:(scalar|in|out|temp)\s+)?([a-z][a-z0-9_]*)\s*(?:\[([^]]*)\](?:\s*strides\s*\[([^]]*)\])?|<([^>]*)>)?"
+    r"(?:(scalar|in|out|temp|local)\s+)?([a-z][a-z0-9_]*)\s*(?:\[([^]]*)\](?:\s*strides\s*\[([^]]*)\])?|<([^>]*)>)?"
 )
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 #: Characters of one size expression; what passes compute can be longer than what people write.

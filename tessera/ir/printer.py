@@ -113,9 +113,7 @@ class _Printer:
                 self.params.update(body.params)
                 inner = current.indent + _INDENT
                 if body.params:
-                    self.lines.append(
-                        " " * inner + f"^({', '.join(f'{p.name}: {p.type}' for p in body.params)})"
-                    )
+                    self._add(bracketed("^(", [f"{p.name}: {p.type}" for p in body.params], ")"), inner)
                 open_blocks.append(_Open(self._rows(body), body, inner))
 
     def _close(self, open_blocks: list[_Open]) -> None:

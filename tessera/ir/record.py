@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType
-from tessera.ir.graph import Attr, Literal
+from tessera.ir.graph import Attr, Literal, Operation
 from tessera.ir.types import TensorType, Type
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Kind(Enum):
     INDEX = "index"  # as VIEW, but the position depends on integer data
     CREATE = "create"  # a function of the position alone
     RANDOM = "random"  # a function of the position and of a seed
-    CONTROL = "control"
+    CONTROL = "control"  # a body of operations, carried out as often as the op says
     COLLECTIVE = "collective"
     EXTERN = "extern"  # a library call on whole tensors
     COMPOSITE = "composite"  # written in terms of other records; never appears in the IR
@@ -223,6 +223,9 @@ class OpRecord:
     - ``define``: MAP: ``define(t, *scalars, **attrs)``; None makes it an intrinsic, a row of each backend's table.
       CREATE, RANDOM: ``define(t, index, result_type, *scalars, **attrs)`` with ``index`` one int64 value an axis.
       COMPOSITE: ``define(T, *args, **kwargs)`` over tensors, ``T`` having every record as a function.
+      CONTROL: ``define(t, step, op, operands)``: ``step`` takes the block parameters and gives what the body yields,
+      ``t`` offers ``size(x, axis)``, ``select(x, axis, n)`` and ``stack(rows, result)`` (along a new first axis).
+    - ``infer_body(context, op)``: CONTROL: what ``infer`` is to others, with the rules of the body's form.
     - ``reduction``: REDUCE (attrs ``dim`` — a sorted tuple of axes — and ``keepdim``) and SCAN (``dim`` — one axis).
     - ``pieces(result_index, operand_types, result_type, attrs)``: VIEW and INDEX.
     - ``reference(*arrays, **attrs)``: NumPy oracle where the definition does not give one (CONTRACT, SCAN, EXTERN).
@@ -260,6 +263,7 @@ class OpRecord:
     domain: tuple[float, float] = (-4.0, 4.0)
     flops: int = 1
     example: str = ""
+    infer_body: Callable[[InferContext, Operation], tuple[TensorType, ...]] | None = None
 
     @cached_property
     def params(self) -> tuple[Param, ...]:

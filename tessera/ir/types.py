@@ -73,7 +73,7 @@ class TileType:
 
 @dataclass(frozen=True, slots=True)
 class BufferType:
-    """Memory seen by a kernel: ``buffer f32[B, S, D]``, with ``role`` one of ``in``, ``out``, ``temp``.
+    """Memory seen by a kernel: ``buffer f32[B, S, D]``, with ``role`` one of ``in``, ``out``, ``temp``, ``local``.
 
     ``strides`` is None for a dense row-major buffer; otherwise one Dim (often a fresh name such as ``x_s0``) an axis.
     """

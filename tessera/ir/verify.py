@@ -18,6 +18,7 @@ from tessera.ir.facts import Facts
 from tessera.ir.folds import FOLDS
 from tessera.ir.graph import Attr, Block, Function, Obligation, Operation, Value
 from tessera.ir.infer import InferContext, Refused
+from tessera.ir.loop import DEEPEST
 from tessera.ir.printer import exports, printed
 from tessera.ir.record import Kind, OpRecord, Param
 from tessera.ir.solver import Verdict, judge_eq
@@ -105,6 +106,11 @@ class _Scope:
     block: Block
     defined: list[Value] = field(default_factory=list)
 
+    @property
+    def controls(self) -> bool:
+        """Is it the step of a control operation?"""
+        return self.owner is not None and self.owner.record.kind is Kind.CONTROL
+
 
 class _Names:
     """Walks the function once with a stack of blocks; ``visible`` holds the values that may be read here.
@@ -135,6 +141,9 @@ class _Names:
             if op.body is None or not exports(op.record):
                 yield from self._define(op.results, op, scope)
             if op.body is not None:
+                if op.record.kind is Kind.CONTROL and sum(s.controls for s in scopes) == DEEPEST:
+                    yield Problem(op, f"steps are nested deeper than {DEEPEST}")
+                    return
                 inner = _Scope(iter(op.body.ops), op, op.body)
                 yield from self._params(op.body.params, op)
                 inner.defined.extend(op.body.params)
@@ -320,7 +329,8 @@ def _full(f: Function) -> Iterator[Problem]:
         yield from (Problem(op, text, operand) for op, text, operand in tile_problems(f))
         return
     for op in _operations(f.body):
-        if op.record.kind is not Kind.REGION and op.body is None:
+        ruled = op.record.kind not in (Kind.REGION, Kind.CONTROL) if op.body is None else op.record.infer_body
+        if ruled:
             yield from _typed(op, known)
 
 
@@ -345,7 +355,7 @@ def _kinds(f: Function) -> Iterator[Problem]:
     for op in _operations(f.body):
         if op.record.kind in _FORBIDDEN[f.dialect]:
             yield Problem(op, f"`{op.name}` has no place in the {f.dialect} dialect")
-        elif op.record.kind is Kind.REGION and op.body is None:
+        elif op.record.kind in (Kind.REGION, Kind.CONTROL) and op.body is None:
             yield Problem(op, f"`{op.name}` has no body")
         for r in op.results:
             if not isinstance(r.type, _TYPES[f.dialect]):
@@ -354,11 +364,16 @@ def _kinds(f: Function) -> Iterator[Problem]:
 
 def _typed(op: Operation, known: Known) -> Iterator[Problem]:
     """The declared result types against those that the record infers."""
-    if op.record.infer is None:
+    rule, within, context = op.record.infer, op.record.infer_body, InferContext(known.facts)
+    if rule is None and within is None:
         yield Problem(op, f"`{op.name}` has no type rule")
         return
     try:
-        wanted = op.record.infer(InferContext(known.facts), tuple(x.type for x in op.operands), op.attrs)
+        if within is not None:
+            wanted = within(context, op)
+        else:
+            assert rule is not None
+            wanted = rule(context, tuple(x.type for x in op.operands), op.attrs)
     except Refused as refused:
         operand = next((b.operand for b in refused.blame if b.operand is not None), None)
         yield Problem(op, refused.message, operand, next((b.text for b in refused.blame), ""), helps=refused.helps)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tessera.diag import TesseraError
-from tessera.ir.dialects.tile import GATE, LOAD, MMA, NEST, RUNNING, STORE, SWEEP
+from tessera.ir.dialects.tile import GATE, LOAD, LOCAL, MMA, NEST, RUNNING, STORE, SWEEP
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, f32, f64
 from tessera.ir.folds import FOLDS
@@ -40,6 +40,7 @@ class _Nest:
     open: tuple[Operation, ...] = ()
     made: dict[Value, tuple[Operation, ...]] = field(default_factory=dict)
     folds: dict[Value, Operation] = field(default_factory=dict)
+    local: set[Value] = field(default_factory=set)
 
     @property
     def scope(self) -> tuple[str, ...]:
@@ -126,6 +127,8 @@ def _operation(op: Operation, nest: _Nest) -> Iterator[Found]:
         yield from _element(op)
     elif folds:
         yield from _fold(op, nest)
+    elif op.record is LOCAL:
+        yield from _local(op, nest)
     else:
         yield from _own(op, nest)
 
@@ -134,6 +137,8 @@ def _operand(op: Operation, number: int, x: Value, nest: _Nest) -> Iterator[Foun
     if isinstance(x.type, BufferType):
         if op.record not in (LOAD, STORE) or number != 0:
             yield op, f"buffer `{x.name}` is no value", number
+        elif x.type.role == "local" and x not in nest.local:
+            yield op, f"the local memory `%{x.name}` belongs to another nest", number
         return
     if not isinstance(x.type, TileType):
         return
@@ -146,6 +151,9 @@ def _operand(op: Operation, number: int, x: Value, nest: _Nest) -> Iterator[Foun
     elif any(a in s and s[a] != here[a] for s in (_bounds(nest.made[x]),) for here in (_bounds(nest.open),)
              for a in x.type.axes if a in here):  # fmt: skip
         yield op, f"`%{x.name}` is read in a sweep of other bounds", number
+    ended = next((s for s in nest.made[x] if s.attrs.get("ordered") and s not in nest.open), None)
+    if ended is not None:
+        yield op, f"`%{x.name}` is gone with the ordered sweep that made it", number
     if nest.folds.get(x) in nest.open and op.record is not RUNNING:
         yield op, f"`%{x.name}` is read before its sweep ends; `running` gives what it has reached", number
 
@@ -223,6 +231,9 @@ def _fold(op: Operation, nest: _Nest) -> Iterator[Found]:
         yield op, f"`{op.name}` folds {plain} operands, and may have a factor", None
     elif len(op.operands) > plain and op.record.reduction is not None and not op.record.reduction.additive:
         yield op, f"what `{op.name}` has folded cannot be multiplied by a factor", plain
+    over = nest.over(op.attrs["over"])
+    if over is not None and over.attrs.get("ordered"):
+        yield op, "an ordered sweep has no folds: what it carries is in local memory", None
     axes = _names(op.attrs["over"])
     if op.record.kind is Kind.SCAN:
         yield from _scan(op, nest, axes)
@@ -230,6 +241,16 @@ def _fold(op: Operation, nest: _Nest) -> Iterator[Found]:
     for r in op.results:
         if isinstance(r.type, TileType) and any(a in axes for a in r.type.axes):
             yield op, f"`%{r.name}` depends on an axis that is folded", None
+
+
+def _local(op: Operation, nest: _Nest) -> Iterator[Found]:
+    if nest.open:
+        yield op, "local memory belongs to the nest, not to a sweep", None
+    if len(op.results) != 1 or not isinstance(op.result.type, BufferType) or op.result.type.role != "local":
+        yield op, "`local` gives one buffer whose role is local", None
+    elif op.result.type.strides is not None or any(d.names() & set(nest.scope) for d in op.result.type.dims):
+        yield op, "local memory is dense, and as large for every point", None
+    nest.local.update(op.results)
 
 
 def _scan(op: Operation, nest: _Nest, axes: tuple[str, ...]) -> Iterator[Found]:

@@ -11,6 +11,7 @@ class Obstacle(Enum):
 
     LIBRARY = "`{0}` is a library call of its own"
     STREAM = "what is made of `{0}` block by block has a kernel of its own"
+    RECURRENCE = "the steps of `{0}` have a kernel of their own"
     VIEW = "`{0}` is a view, which moves nothing"
     SIZE = "one kernel would hold {0} operations, over the limit of {1}"
     REDUCED = "what is reduced twice is complete only when the kernel ends"

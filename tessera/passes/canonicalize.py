@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from tessera.ir.dialects import OPS
@@ -11,6 +10,7 @@ from tessera.ir.dim import Dim
 from tessera.ir.graph import EMPTY, Function, Literal, Note, Operand, Operation, Value
 from tessera.ir.record import Kind
 from tessera.ir.types import TensorType
+from tessera.passes.nested import rewritten
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,29 +24,22 @@ class Canonicalize:
 
     def run(self, f: Function) -> Function:
         replaced: dict[Value, Operand] = {}
-        kept: list[Operation] = []
         details: list[str] = []
-        for op in f.ops:
-            op = op.with_operands(tuple(resolve(replaced, x) for x in op.operands))
+
+        def visit(op: Operation) -> Operation | None:
             new = simplify(op)
             if isinstance(new, Operation):
-                kept.append(new)
                 if new is not op:
                     details.append(f"%{op.results[0].name}: {op.name} -> {new.name}")
-            else:
-                replaced[op.result] = new
-                details.append(f"%{op.result.name}: {op.name} is the identity")
+                return new
+            replaced[op.result] = new
+            details.append(f"%{op.result.name}: {op.name} is the identity")
+            return None
+
+        body = rewritten(f.body, replaced, lambda: visit)
         if not details:
             return f
-        outputs = tuple(resolve(replaced, x) for x in f.outputs)
-        return f.with_ops(tuple(kept), outputs).with_note(
-            Note(self.name, 0.0, f"rewrote {len(details)}", tuple(details))
-        )
-
-
-def resolve(replaced: Mapping[Value, Operand], x: Operand) -> Operand:
-    """What stands for an operand now."""
-    return replaced.get(x, x) if isinstance(x, Value) else x
+        return replace(f, body=body).with_note(Note(self.name, 0.0, f"rewrote {len(details)}", tuple(details)))
 
 
 def simplify(op: Operation) -> Operation | Operand:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tessera.ir.graph import Function, Note, Operand, Operation, Value, attr_key
+from tessera.passes.nested import Visit, rewritten
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,33 +14,32 @@ class CommonSubexpressions:
     """Common subexpression elimination by hashing (record, operands, attributes).
 
     Random ops carry their stream position as an attribute, so two draws never look alike. Operations with a body are
-    left alone.
+    left alone; inside the step of a scan equal values are shared as well.
     """
 
     name: str = "cse"
 
     def run(self, f: Function) -> Function:
-        replaced: dict[Value, Value] = {}
-        seen: dict[Hashable, tuple[Value, ...]] = {}
-        kept: list[Operation] = []
+        replaced: dict[Value, Operand] = {}
         details: list[str] = []
-        for op in f.ops:
-            operands = tuple(replaced.get(x, x) if isinstance(x, Value) else x for x in op.operands)
-            op = op.with_operands(operands)
-            if op.body is not None:
-                kept.append(op)
-                continue
-            found = seen.setdefault(key(op), op.results)
-            if found is op.results:
-                kept.append(op)
-            else:
+
+        def begin() -> Visit:
+            seen: dict[Hashable, tuple[Value, ...]] = {}
+
+            def visit(op: Operation) -> Operation | None:
+                found = op.results if op.body is not None else seen.setdefault(key(op), op.results)
+                if found is op.results:
+                    return op
                 replaced.update(zip(op.results, found, strict=True))
                 details.append(f"%{op.results[0].name} is %{found[0].name}")
+                return None
+
+            return visit
+
+        body = rewritten(f.body, replaced, begin)
         if not replaced:
             return f
-        outputs: tuple[Operand, ...] = tuple(replaced.get(x, x) if isinstance(x, Value) else x for x in f.outputs)
-        note = Note(self.name, 0.0, f"shared {len(replaced)}", tuple(details))
-        return f.with_ops(tuple(kept), outputs).with_note(note)
+        return replace(f, body=body).with_note(Note(self.name, 0.0, f"shared {len(replaced)}", tuple(details)))
 
 
 def key(op: Operation) -> Hashable:

@@ -7,14 +7,19 @@ from dataclasses import dataclass, field, replace
 
 import networkx as nx
 
-from tessera.ir.dialects.region import COLUMN, EXTERN, MAP, ROW, STREAM
+from tessera.ir.dialects.region import COLUMN, EXTERN, MAP, RECURRENCE, ROW, STREAM
 from tessera.ir.graph import Block, Function, Note, Operand, Operation, Value
+from tessera.ir.loop import with_body
 from tessera.ir.record import Kind
 from tessera.passes.apart import Apart, Cause, Obstacle
-from tessera.passes.grouping import Grouping, is_free
-from tessera.passes.streams import Stream, gather_streams
+from tessera.passes.grouping import CLOSED, Gathered, Grouping, is_free
+from tessera.passes.nested import rewritten
+from tessera.passes.recurrences import gather_recurrences
+from tessera.passes.streams import gather_streams
 
-_RECORDS = {"map": MAP, "row": ROW, "column": COLUMN, "stream": STREAM, "extern": EXTERN}
+_RECORDS = {
+    "map": MAP, "row": ROW, "column": COLUMN, "stream": STREAM, "recurrence": RECURRENCE, "extern": EXTERN,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +37,10 @@ class Fuse:
         if any(op.record.kind is Kind.REGION for op in f.ops):
             return f
         f, streams = gather_streams(f, self.library, self.lookups)
-        grouping = Grouping(f, streams).run()
-        writer = _Writer(f, grouping, streams)
+        f, recurrences = gather_recurrences(f, streams)
+        gathered: dict[Operation, Gathered] = {**streams, **recurrences}
+        grouping = Grouping(f, gathered).run()
+        writer = _Writer(f, grouping, gathered)
         ops = writer.write()
         forms = [op.name for op in ops]
         text = ", ".join(f"{forms.count(n)} {n}" for n in _RECORDS if n in forms) or "no region"
@@ -51,7 +58,7 @@ def describe(op: Operation) -> str:
 class _Writer:
     f: Function
     grouping: Grouping
-    streams: Mapping[Operation, Stream]
+    gathered: Mapping[Operation, Gathered]
     names: set[str] = field(default_factory=set)
     apart: list[Apart] = field(default_factory=list)
 
@@ -82,7 +89,7 @@ class _Writer:
         if consumer not in groups:
             return Cause(Obstacle.VIEW, (self.f.ops[consumer].name,))
         if producer not in groups:
-            return Cause(Obstacle.LIBRARY, (self.f.ops[consumer].name,))
+            return Cause(CLOSED[groups[consumer].form], (self.grouping.closing(groups[consumer]),))
         cause = self.grouping.obstacle(groups[consumer], groups[producer])
         assert cause is not None, "neighbours with nothing between them"
         return cause
@@ -116,14 +123,14 @@ class _Writer:
         for op in ops:
             if clone and record is not EXTERN:
                 self.copy_free(op.inputs, members, copies, body)
-            body.append(op.with_operands(tuple(_swap(copies, x) for x in op.operands)))
+            body.append(_swapped(op, copies))
         inside = {r for op in body for r in op.results}
         reads = dict.fromkeys(v for op in body for v in op.inputs if v not in inside)
         results = tuple(r for op in ops for r in op.results if r in needed)
         if not results:
             results = ops[-1].results
-        stream = self.streams.get(ops[0])
-        attrs = {} if stream is None else {"axes": stream.axes}
+        whole = self.gathered.get(ops[0])
+        attrs = {} if whole is None else whole.attrs
         return Operation(record, tuple(reads), results, attrs, ops[-1].span, body=Block(tuple(body)))  # type: ignore[arg-type]
 
     def copy_free(
@@ -171,5 +178,13 @@ def _label(region: Operation) -> str:
     return f"{region.name} %{region.results[0].name}"
 
 
-def _swap(copies: dict[Value, Value], x: Operand) -> Operand:
+def _swapped(op: Operation, copies: Mapping[Value, Value]) -> Operation:
+    """An operation that reads the copies, and so do its steps."""
+    new = op.with_operands(tuple(_swap(copies, x) for x in op.operands))
+    if op.record.kind is not Kind.CONTROL or op.body is None or new is op:
+        return new
+    return with_body(new, rewritten(op.body, copies, lambda: lambda inner: inner))
+
+
+def _swap(copies: Mapping[Value, Value], x: Operand) -> Operand:
     return copies.get(x, x) if isinstance(x, Value) else x

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from tessera.ir.dim import Dim, product
 from tessera.ir.folds import FOLDS, folded_axes
-from tessera.ir.graph import Function, Operation, Value, users
+from tessera.ir.graph import Attr, Function, Operation, Value, users
 from tessera.ir.infer import ONE
 from tessera.ir.record import Kind
 from tessera.ir.types import TensorType, Type
@@ -29,7 +30,7 @@ FEW = 16384
 POINTWISE = frozenset({Kind.MAP, Kind.VIEW, Kind.INDEX, Kind.CREATE, Kind.RANDOM})
 
 #: Forms whose groups nothing else joins, and why.
-CLOSED = {"extern": Obstacle.LIBRARY, "stream": Obstacle.STREAM}
+CLOSED = {"extern": Obstacle.LIBRARY, "stream": Obstacle.STREAM, "recurrence": Obstacle.RECURRENCE}
 
 
 def space(t: Type) -> Space:
@@ -48,6 +49,19 @@ def is_free(op: Operation) -> bool:
     index = tuple(Dim.name(f"_i{axis}") for axis in range(kind.rank))
     pieces = op.record.pieces(index, [x.type for x in op.operands], kind, op.attrs)
     return len(pieces) == 1 and isinstance(pieces[0].operand, int) and not pieces[0].box
+
+
+class Gathered(Protocol):
+    """Operations that were found to share a kernel beforehand: its form, and the attributes of its region."""
+
+    @property
+    def ops(self) -> tuple[Operation, ...]: ...
+
+    @property
+    def form(self) -> str: ...
+
+    @property
+    def attrs(self) -> Mapping[str, Attr]: ...
 
 
 @dataclass
@@ -78,8 +92,8 @@ class Grouping:
     """The state of the partition of one function."""
 
     f: Function
-    #: For operations of a stream (see ``streams``) something that only its operations share.
-    streams: Mapping[Operation, object] = field(default_factory=dict)
+    #: For operations that belong together (see ``streams`` and ``recurrences``) what they belong to.
+    gathered: Mapping[Operation, Gathered] = field(default_factory=dict)
     groups: dict[int, Group] = field(default_factory=dict)
     home: dict[Value, int] = field(default_factory=dict)
     roots: dict[Value, tuple[Value, ...]] = field(default_factory=dict)
@@ -89,7 +103,7 @@ class Grouping:
     late: set[Value] = field(default_factory=set)
     readers: Mapping[Value, list[Operation]] = field(default_factory=dict)
     position: dict[int, int] = field(default_factory=dict)
-    swept: dict[int, Group] = field(default_factory=dict)
+    begun: dict[int, Group] = field(default_factory=dict)
 
     def run(self) -> Grouping:
         self.readers = users(self.f.body)
@@ -115,9 +129,9 @@ class Grouping:
 
     def place(self, number: int, op: Operation) -> None:
         sources = list(self.sources(op))
-        stream = self.streams.get(op)
-        chosen = None if stream is None else self.swept.get(id(stream))
-        if (stream is None and op.record.kind in POINTWISE) or op.record.kind is Kind.REDUCE or scans(op):
+        whole = self.gathered.get(op)
+        chosen = None if whole is None else self.begun.get(id(whole))
+        if (whole is None and op.record.kind in POINTWISE) or op.record.kind is Kind.REDUCE or scans(op):
             for source in sources:
                 group = self.groups[source]
                 if len(group.ops) < MAX_OPS and self.acyclic(source, sources) and self.fits(group, op):
@@ -125,9 +139,9 @@ class Grouping:
                     break
         if chosen is None:
             chosen = self.fresh(number, op)
-        if stream is not None:
-            chosen.form = "stream"
-            self.swept[id(stream)] = chosen
+        if whole is not None:
+            chosen.form = whole.form
+            self.begun[id(whole)] = chosen
         self.join(chosen, number, op, sources)
         for source in sources:
             if source in self.groups and source != chosen.number and chosen.form not in CLOSED:
@@ -262,7 +276,7 @@ class Grouping:
         """
         for group in (a, b):
             if group.form in CLOSED:
-                return Cause(CLOSED[group.form], (self.f.ops[group.ops[0]].name,))
+                return Cause(CLOSED[group.form], (self.closing(group),))
         if len(a.ops) + len(b.ops) > MAX_OPS:
             return Cause(Obstacle.SIZE, (len(a.ops) + len(b.ops), MAX_OPS))
         if (a.ordered or b.ordered) and a.flops + b.flops > CHEAP_FLOPS:
@@ -276,6 +290,11 @@ class Grouping:
             return Cause(Obstacle.AXES, (b.kept, a.kept))
         between = self.between(a.number, b.number) or self.between(b.number, a.number)
         return None if between is None else Cause(Obstacle.BETWEEN, (f"`{self.f.ops[between.ops[0]].name}`",))
+
+    def closing(self, group: Group) -> str:
+        """The name of the operation that keeps others out of a group."""
+        names = [self.f.ops[n] for n in group.ops]
+        return next((op for op in names if op.record.kind is Kind.CONTROL), names[0]).name
 
     def between(self, late: int, early: int) -> Group | None:
         """A third group after ``early`` and before ``late``."""

@@ -15,7 +15,7 @@ import networkx as nx
 
 from tessera.ir.dialects.contract import letters
 from tessera.ir.dim import ZERO, Dim
-from tessera.ir.graph import Function, Operand, Operation, Value, users
+from tessera.ir.graph import Attr, Function, Operand, Operation, Value, users
 from tessera.ir.infer import ONE
 from tessera.ir.online import Apart, factors
 from tessera.ir.record import Kind, Law
@@ -31,6 +31,11 @@ class Stream:
 
     ops: tuple[Operation, ...]
     axes: tuple[int, ...]
+    form: str = "stream"
+
+    @property
+    def attrs(self) -> Mapping[str, Attr]:
+        return {"axes": self.axes}
 
 
 def gather_streams(

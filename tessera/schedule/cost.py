@@ -8,6 +8,7 @@ from tessera.ir.dialects.contract import equation_parts
 from tessera.ir.dim import Dim, product
 from tessera.ir.folds import FOLDS
 from tessera.ir.graph import Operation, Value
+from tessera.ir.loop import Loop, steps
 from tessera.ir.record import Kind
 from tessera.ir.types import TensorType, Type
 from tessera.schedule.plan import ZERO, Cost
@@ -50,8 +51,10 @@ def _touched(v: Value, ops: Sequence[Operation]) -> Dim:
 
 def op_flops(op: Operation) -> Dim:
     """Arithmetic operations: per element of the result, or of the operand for a reduction, or per product of a sum of
-    products; none for moving data, and none are known of other library calls.
+    products; those of every step of a loop; none for moving data, and none are known of other library calls.
     """
+    if op.record.kind is Kind.CONTROL and op.body is not None:
+        return Loop.of(op).size * sum((op_flops(inner) for inner in steps(op.body)), ZERO)
     dims: tuple[Dim, ...]
     if op.record.kind in FOLDS:
         dims = op.operands[0].type.dims

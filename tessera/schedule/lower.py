@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tessera.ir.dialects import OPS
-from tessera.ir.dialects.region import STREAM
+from tessera.ir.dialects.region import RECURRENCE, STREAM
 from tessera.ir.dim import Dim, ceildiv, dim_min, product
 from tessera.ir.dtype import compute_dtype
 from tessera.ir.folds import FOLDS
-from tessera.ir.graph import Attr, Block, Function, Literal, Operation, Value
+from tessera.ir.graph import Attr, Block, Function, Literal, Operation, Value, walk
 from tessera.ir.infer import ONE
 from tessera.ir.record import Kind
 from tessera.ir.roles import Roles
@@ -23,6 +23,7 @@ from tessera.schedule.nests import Analysis, NestPlan, Signature
 from tessera.schedule.plan import ZERO, Kernel, Unschedulable
 from tessera.schedule.pull import Index, Misplaced, Puller, Split, dense_strides
 from tessera.schedule.ranges import delinearize, in_order
+from tessera.schedule.recurrence import RecurrenceLowering
 from tessera.schedule.split import split_reductions
 from tessera.schedule.stream import StreamLowering
 from tessera.schedule.sums import as_sums
@@ -36,7 +37,7 @@ FEW = 2
 ATTEMPTS = 64
 
 
-_AXIS = re.compile(r"(?:i\d+|c|k\d*)(_*)")
+_AXIS = re.compile(r"(?:i\d+|c|t|k\d*)(_*)")
 
 
 def axis_mark(ops: Sequence[Operation]) -> str:
@@ -81,6 +82,8 @@ class RegionLowering:
         if self.region.record is STREAM:
             stream = self.stream({s: s for s in scalars})
             return self.kernel(*self.by_rows(stream, {s: s for s in scalars}), inputs, scalars, self.region.body.ops)
+        if self.region.record is RECURRENCE:
+            return self.kernel([self.recurrence({s: s for s in scalars})], [], inputs, scalars, self.region.body.ops)
         forced: list[Value] = []
         for _ in range(ATTEMPTS):
             try:
@@ -130,6 +133,17 @@ class RegionLowering:
         assert isinstance(axes, tuple)
         self.taken = {v.name: 0 for v in (*self.buffers.values(), *scalars)}
         return StreamLowering(ops, self.region.results, axes, self.buffers, scalars, self.taken, axis_mark(ops)).run()
+
+    def recurrence(self, scalars: Mapping[Value, Value]) -> Operation:
+        assert self.region.body is not None
+        ops = self.region.body.ops
+        (scan,) = (op for op in ops if op.record.kind is Kind.CONTROL)
+        self.taken = {v.name: 0 for v in (*self.buffers.values(), *scalars)}
+        mark = axis_mark(list(walk(self.region.body)))
+        lowering = RecurrenceLowering(
+            scan, ops, self.region.results, self.buffers, scalars, self.taken, mark
+        )  # fmt: skip
+        return lowering.run()
 
     def buffer(self, v: Value, role: str) -> Value:
         kind = v.type

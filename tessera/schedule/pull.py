@@ -232,6 +232,20 @@ class Puller:
         self.build.inner[-1].ops.append(Operation(record, (*pair, *factor), (result,), attrs, op.span, op.origin))
         return result
 
+    def fold(
+        self, op: Operation, x: Value, over: tuple[str, ...], position: Dim, kept: tuple[str, ...],
+        factor: tuple[Operand, ...] = (),
+    ) -> None:  # fmt: skip
+        """Fold a value in the innermost open sweep."""
+        where = self.build.inner[-1] if self.build.inner else self.build.sweep
+        assert where is not None
+        results = tuple(
+            Value(self.build.fresh(r.name), TileType(compute_dtype(r.type.dtype), kept)) for r in op.results
+        )
+        attrs: dict[str, Attr] = {"over": over, "position": position, "dtype": compute_dtype(op.results[0].type.dtype)}
+        where.ops.append(Operation(op.record, (x, *factor), results, attrs, op.span, op.origin))
+        self.folded.update(zip(op.results, results, strict=True))
+
     def named(self, x: Operand, op: Operation) -> Operand:
         """A result in the compute dtype of the op's type, as a value even when it is constant."""
         exact = not isinstance(x, Value) or (x in self.build.numbers and x.type.dtype.is_float)

@@ -40,7 +40,7 @@ def _lower(op: Operation, name: str, strided: frozenset[str], cuts: list[Cut]) -
 
 
 def _part(op: Operation, name: str, strided: frozenset[str], cuts: list[Cut]) -> list[Step]:
-    return [Call(op)] if op.record.kind is Kind.CONTRACT else _lower(_alone(op), name, strided, cuts)
+    return [Call(op)] if op.record.kind in (Kind.CONTRACT, Kind.CONTROL) else _lower(_alone(op), name, strided, cuts)
 
 
 def _alone(op: Operation) -> Operation:

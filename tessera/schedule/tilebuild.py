@@ -25,6 +25,7 @@ class Container:
     hi: tuple[Dim, ...] = ()
     ops: list[Operation] = field(default_factory=list)
     alive: tuple[Dim | None, Dim | None] = (None, None)
+    ordered: bool = False
     memo: dict[Any, Value] = field(default_factory=dict)
 
 
@@ -100,15 +101,21 @@ class TileBuilder:
             attrs: dict[str, Attr] = {"axes": s.axes, "lo": s.lo, "hi": s.hi}
             if s.alive != (None, None):
                 attrs["alive"] = s.alive
+            if s.ordered:
+                attrs["ordered"] = True
             self.top.ops.append(Operation(OPS["sweep"], (), (), attrs, body=Block(tuple(s.ops))))
         self.sweep = None
 
-    def close_inner(self) -> None:
-        """End the innermost open sweep; it stands where the axes that its values depend on have their values."""
+    def close_inner(self, pinned: bool = False) -> None:
+        """End the innermost open sweep; it stands where the axes that its values depend on have their values, or where
+        it was opened if it is ``pinned``.
+        """
         s = self.inner.pop()
         values = (v for op in s.ops for v in (*op.inputs, *op.results))
         axes = (a for v in values if isinstance(v.type, TileType) for a in v.type.axes)
         where = self.container(tuple(a for a in axes if a not in s.axes))
+        if pinned:
+            where = self.inner[-1] if self.inner else self.sweep or self.top
         attrs: dict[str, Attr] = {"axes": s.axes, "lo": s.lo, "hi": s.hi}
         where.ops.append(Operation(OPS["sweep"], (), (), attrs, body=Block(tuple(s.ops))))
 

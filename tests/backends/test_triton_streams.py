@@ -43,7 +43,7 @@ def planned(case: Stream) -> Iterator[Run]:
         sizes = dict(size)
         given = list(inputs(case, before, sizes, rng))
         values = list(dict.fromkeys(v for k in program.kernels for v in (*k.inputs, *k.outputs)))
-        whole = Function(before.name, Block(before.ops, before.params, tuple(values)))
+        whole = Function(before.name, Block(program.function.ops, before.params, tuple(values)))
         known = dict(zip(values, interpret(whole, given, sizes=sizes), strict=True))
         near = dict(zip(values, interpret(whole, given, sizes=sizes, dtype_mode="storage"), strict=True))
         scalars = dict(zip(before.params, given, strict=True))

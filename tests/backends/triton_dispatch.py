@@ -123,6 +123,27 @@ def scores(x: Tensor["N", "D", tessera.bf16], w: Tensor["D", tessera.bf16]) -> T
     return torch.nn.functional.silu(x) * w
 
 
+@tessera.function
+def decayed(
+    q: Tensor["S", "D"], k: Tensor["S", "D"], v: Tensor["S", "E"], g: Tensor["S", "D"], h0: Tensor["D", "E"]
+) -> tuple[Tensor["D", "E"], Tensor["S", "E"]]:
+    def step(h: Any, x: Any) -> Any:
+        q, k, v, g = x
+        h = h * torch.sigmoid(g).unsqueeze(-1) + k.unsqueeze(-1) * v
+        return h, q @ h
+
+    return tessera.scan(step, h0, (q, k, v, g))
+
+
+@tessera.function
+def recurrent(x: Tensor["S", "B", "D"], w: Tensor["D", "D"], h0: Tensor["B", "D"]) -> Tensor["S", "B", "D"]:
+    def step(h: Any, x: Any) -> Any:
+        h = torch.tanh(x + h @ w)
+        return h, h
+
+    return tessera.scan(step, h0, x)[1]
+
+
 def calls() -> list[tuple[str, Any, tuple[Any, ...]]]:
     x = torch.randn(9, 40)
     wide = torch.randn(40, 9).T
@@ -140,6 +161,8 @@ def calls() -> list[tuple[str, Any, tuple[Any, ...]]]:
         ("sums_of_ones", sums, (torch.randn(1, 1),)),
         ("looked_up", looked_up, (torch.randn(7, 12), torch.tensor([0, 6, -1, 3]))),
         ("sorted_rows", sorted_rows, (x,)),
+        ("decayed", decayed, (*(torch.randn(5, n) for n in (6, 6, 11, 6)), torch.randn(6, 11))),
+        ("recurrent", recurrent, (torch.randn(4, 3, 12), torch.randn(12, 12) / 4, torch.randn(3, 12))),
         ("scores", scores, (x.bfloat16(), torch.randn(40).bfloat16())),
     ]
     return [(c.name, c.function, c.make(quick=True)) for c in CASES.values()] + extra
@@ -180,6 +203,16 @@ def differs(n: int, got: torch.Tensor, want: torch.Tensor) -> list[str]:
     return [] if error <= limit else [f"result {n} is off by {float(error):.2e}"]
 
 
+def too_large() -> list[str]:
+    """What is wrong with calls whose steps no program can hold: they run eagerly, and one warning says why."""
+    args = (torch.randn(2, 1, 300), torch.randn(300, 300) / 20, torch.randn(1, 300))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        same = [torch.equal(recurrent(*args), recurrent.eager(*args)) for _ in range(2)]
+    told = [str(w.message) for w in said]
+    return [] if all(same) and len(told) == 1 and "registers at a time" in told[0] else [*told, str(same)]
+
+
 def measured(case: Case) -> list[str]:
     """What the benchmark for GPUs would say about the errors of a case."""
     rows = bench.check(case, bench.arguments_on("cpu", case, case.quick))
@@ -197,6 +230,7 @@ def main() -> None:
             found[name] = complaints(function, args)
         except Exception as e:
             found[name] = [f"{type(e).__name__}: {e}"]
+    found["too_large"] = too_large()
     found |= {f"benchmark {case.name}": measured(case) for case in CASES.values()}
     print(json.dumps(found))
 

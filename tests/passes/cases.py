@@ -274,4 +274,170 @@ fn f(x: f32[A, A]) -> f32[A, A] {
   return %y
 }""",
     ),
+    Case(
+        "a step is simplified by the same rules",
+        ("canonicalize",),
+        """
+fn f(x: f32[S, D], w: f32[D]) -> f32[D] {
+  %one = mul(w, 1.0) : f32[D]
+  %t = scan(%one, x, %one, w, carries=1, dim=0, reverse=false) : f32[D] {
+    ^(c: f32[D], r: f32[D])
+    %a = div(r, 1.0) : f32[D]
+    %b = mul(%a, %one) : f32[D]
+    %d = add(c, %b) : f32[D]
+    %e = add(%d, w) : f32[D]
+    yield %e
+  }
+  return %t
+}""",
+        """
+fn f(x: f32[S, D], w: f32[D]) -> f32[D] {
+  %t = scan(w, x, w, carries=1, dim=0, reverse=false) : f32[D] {
+    ^(c: f32[D], r: f32[D])
+    %b = mul(r, w) : f32[D]
+    %d = add(c, %b) : f32[D]
+    %e = add(%d, w) : f32[D]
+    yield %e
+  }
+  return %t
+}""",
+    ),
+    Case(
+        "equal values of a step are shared, those of two steps are not",
+        ("cse",),
+        """
+fn f(x: f32[S], w: f32[]) -> (f32[], f32[S], f32[]) {
+  %u = exp(w) : f32[]
+  %v = exp(w) : f32[]
+  %t, %y = scan(%u, x, w, %v, carries=1, dim=0, reverse=false) : f32[], f32[S] {
+    ^(c: f32[], r: f32[])
+    %a = exp(w) : f32[]
+    %b = exp(w) : f32[]
+    %d = mul(%a, %b) : f32[]
+    %e = mul(%d, %v) : f32[]
+    yield %e, r
+  }
+  %s = scan(%v, x, w, carries=1, dim=0, reverse=false) : f32[] {
+    ^(c2: f32[], r2: f32[])
+    %g = exp(w) : f32[]
+    yield %g
+  }
+  return %t, %y, %s
+}""",
+        """
+fn f(x: f32[S], w: f32[]) -> (f32[], f32[S], f32[]) {
+  %u = exp(w) : f32[]
+  %t, %y = scan(%u, x, w, %u, carries=1, dim=0, reverse=false) : f32[], f32[S] {
+    ^(c: f32[], r: f32[])
+    %a = exp(w) : f32[]
+    %d = mul(%a, %a) : f32[]
+    %e = mul(%d, %u) : f32[]
+    yield %e, r
+  }
+  %s = scan(%u, x, w, carries=1, dim=0, reverse=false) : f32[] {
+    ^(c2: f32[], r2: f32[])
+    %g = exp(w) : f32[]
+    yield %g
+  }
+  return %t, %y, %s
+}""",
+    ),
+    Case(
+        "carries, slices and stacks that nobody reads go, and what only they need",
+        ("dce",),
+        """
+fn f(x: f32[S, D], y: f32[S], w: f32[D]) -> (f32[D], f32[S, D]) {
+  %k = exp(w) : f32[D]
+  %z = neg(w) : f32[D]
+  %a, %n, %m, %p, %q = scan(w, %z, w, x, y, %k, carries=3, dim=0, reverse=false)
+      : f32[D], f32[D], f32[D], f32[S], f32[S, D] {
+    ^(c: f32[D], d: f32[D], e: f32[D], r: f32[D], s: f32[])
+    %c2 = add(c, e) : f32[D]
+    %d2 = mul(d, %k) : f32[D]
+    %e2 = add(e, r) : f32[D]
+    %s2 = exp(s) : f32[]
+    yield %c2, %d2, %e2, %s2, r
+  }
+  return %a, %q
+}""",
+        """
+fn f(x: f32[S, D], y: f32[S], w: f32[D]) -> (f32[D], f32[S, D]) {
+  %a, %m, %q = scan(w, w, x, carries=2, dim=0, reverse=false) : f32[D], f32[D], f32[S, D] {
+    ^(c: f32[D], e: f32[D], r: f32[D])
+    %c2 = add(c, e) : f32[D]
+    %e2 = add(e, r) : f32[D]
+    yield %c2, %e2, r
+  }
+  return %a, %q
+}""",
+    ),
+    Case(
+        "one scanned tensor stays, to say how many steps there are; a scan in a step is cut as well",
+        ("dce",),
+        """
+fn f(x: f32[S, D], y: f32[S], w: f32[D]) -> f32[D] {
+  %a = scan(w, y, x, x, carries=1, dim=0, reverse=false) : f32[D] {
+    ^(c: f32[D], s: f32[], r: f32[D])
+    %t, %u = scan(c, x, carries=1, dim=0, reverse=false) : f32[D], f32[S, D] {
+      ^(g: f32[D], h: f32[D])
+      %i = mul(g, 0.5) : f32[D]
+      %j = exp(h) : f32[D]
+      yield %i, %j
+    }
+    yield %t
+  }
+  return %a
+}""",
+        """
+fn f(x: f32[S, D], y: f32[S], w: f32[D]) -> f32[D] {
+  %a = scan(w, y, x, carries=1, dim=0, reverse=false) : f32[D] {
+    ^(c: f32[D], s: f32[])
+    %t = scan(c, x, carries=1, dim=0, reverse=false) : f32[D] {
+      ^(g: f32[D], h: f32[D])
+      %i = mul(g, 0.5) : f32[D]
+      yield %i
+    }
+    yield %t
+  }
+  return %a
+}""",
+    ),
+    Case(
+        "a scan stays between the regions, its step as it is",
+        ("fuse",),
+        """
+fn f(x: f32[S, D], w: f32[D]) -> f32[S, D] {
+  %e = exp(x) : f32[S, D]
+  %k = exp(w) : f32[D]
+  %t, %y = scan(w, %e, %k, carries=1, dim=0, reverse=false) : f32[D], f32[S, D] {
+    ^(c: f32[D], r: f32[D])
+    %m = mul(c, %k) : f32[D]
+    %n = add(%m, r) : f32[D]
+    yield %n, %n
+  }
+  %z = add(%y, %t) : f32[S, D]
+  %o = mul(%z, %e) : f32[S, D]
+  return %o
+}""",
+        """
+fn f(x: f32[S, D], w: f32[D]) -> f32[S, D] {
+  map(x) -> %e {
+    %e = exp(x) : f32[S, D]
+  }
+  map(w) -> %k {
+    %k = exp(w) : f32[D]
+  }
+  %t, %y = scan(w, %e, %k, carries=1, dim=0, reverse=false) : f32[D], f32[S, D] {
+    ^(c: f32[D], r: f32[D])
+    %m = mul(c, %k) : f32[D]
+    %n = add(%m, r) : f32[D]
+    yield %n, %n
+  }
+  map(%y, %t, %e) -> %o {
+    %z = add(%y, %t) : f32[S, D]
+    %o = mul(%z, %e) : f32[S, D]
+  }
+  return %o
+}""",
+    ),
 )

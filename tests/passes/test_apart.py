@@ -66,6 +66,13 @@ CASES = {
         "%a = tanh(v) : f32[D] %b = exp(%a) : f32[D] %c = add(x, %b) : f32[B, D] return %c",
         "map %b -> map %c apart: computed over [D], it would be repeated for every element of [B, D]",
     ),
+    Obstacle.RECURRENCE: (
+        "[D]",
+        "%m = sum(x) over [D] keepdim : f32[B, 1] %e = mul(x, %m) : f32[B, D] "
+        "%t = scan(v, %e, carries=1, dim=0, reverse=false) : f32[D] { ^(c: f32[D], r: f32[D]) "
+        "%a = add(c, r) : f32[D] yield %a } return %t",
+        "row %m -> recurrence %t apart: the steps of `scan` have a kernel of their own",
+    ),
     Obstacle.SIZE: (
         "[B, D]",
         " ".join(f"%x{n} = exp({f'%x{n - 1}' if n else 'x'}) : f32[B, D]" for n in range(MAX_OPS + 1))

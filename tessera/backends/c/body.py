@@ -62,6 +62,8 @@ class Body:
     block: bool = False
     partial: bool = False
     streams: bool = False
+    #: Whether whole vectors of results may go past the caches.
+    bypass: bool = True
     keeps: bool = False
     together: dict[str, list[str]] | None = None
     span: tuple[Dim, ...] = ()
@@ -202,7 +204,7 @@ class Body:
         elif step == "0":
             self.lines.add(f"t_store_part_{kind}({buffer} + {offset}, 1, {x});")
         elif step == "1":
-            self.store_row(f"{buffer} + {offset}", kind, x, target.role == "out")
+            self.store_row(f"{buffer} + {offset}", kind, x, self.bypass and target.role == "out")
         else:
             self.lines.add(
                 f"t_store_step_part_{kind}({buffer} + {offset}, {step}, {'n' if self.partial else 'L'}, {x});"

@@ -16,6 +16,7 @@ from tessera.backends.c.blocked import Blocked, is_blocked
 from tessera.backends.c.body import Body, place
 from tessera.backends.c.fold import Fold, plan_fold
 from tessera.backends.c.products import WIDTH
+from tessera.backends.c.recurrent import SIDE_BY_SIDE, Recurrent, is_ordered
 from tessera.backends.c.scan import scan_step
 from tessera.backends.c.source import HELPERS, c_index
 from tessera.ir.dialects.tile import LOAD
@@ -64,7 +65,7 @@ class CSource:
 class Emitter(Body):
     """Writes one kernel: its entry, its loops, and what ``Body`` puts inside."""
 
-    blocked: Blocked | None = None
+    blocked: Blocked | Recurrent | None = None
 
     def run(self) -> CSource:
         f = self.function
@@ -98,7 +99,7 @@ class Emitter(Body):
             self.nest(nest)
         out.add("return failed;")
         out.close()
-        out.text.insert(mark, f"    const i64 scratch_step = {c_index(self.scratch, self.names)};")
+        out.text.insert(mark, f"    const i64 scratch_step = ({c_index(self.scratch, self.names)} + 63) & ~63;")
         return CSource(f"{out}\n", self.entry, sizes, self.scratch, self.work, self.lanes)
 
     def scalar(self, s: Value, name: str, at: int) -> None:
@@ -115,7 +116,11 @@ class Emitter(Body):
         assert op.body is not None
         out = self.lines
         block = self.vector in axes
-        self.blocked = Blocked(self, WIDTH if block else 1) if is_blocked(op) else None
+        self.blocked, self.bypass = None, not is_ordered(op)
+        if not self.bypass:
+            self.blocked = Recurrent(self, SIDE_BY_SIDE if block else 1)
+        elif is_blocked(op):
+            self.blocked = Blocked(self, WIDTH if block else 1)
         if self.blocked is None:
             self.plan_kept(op)
         counts = [c_index(e, self.names) for e in extents]

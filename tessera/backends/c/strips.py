@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -15,15 +15,16 @@ from tessera.ir.dialects.tile import LOAD, MMA
 from tessera.ir.dim import Dim
 from tessera.ir.dim_range import coefficient
 from tessera.ir.graph import Operation, Value
+from tessera.ir.record import Kind
 from tessera.schedule.plan import ONE
 
 
 @dataclass(frozen=True)
 class Strip:
-    """Lines of scalars in scratch memory: one for each point of the one loop, along the other."""
+    """Lines of scalars in scratch memory: one for each point of the one loop, if there is one, along the other."""
 
     offset: Dim
-    line: Loop
+    line: Loop | None
     run: Loop
     pitch: Dim
     lane: str
@@ -37,11 +38,13 @@ class Strips(Tiles):
     rooms: dict[Value, Dim] = field(default_factory=dict)
 
     @contextmanager
-    def stripped(self, sweep: Operation, line: Loop, run: Loop, lines: int, pitch: Dim) -> Iterator[None]:
-        """Convert what the products of a sweep broadcast, for as long as the block lasts."""
+    def stripped(
+        self, sweep: Operation, line: Loop | None, run: Loop, lines: int, pitch: Dim
+    ) -> Iterator[None]:  # fmt: skip
+        """Compute what a sweep broadcasts, for as long as the block lasts."""
         e, before = self.e, self.strips
         self.strips = {}
-        roots = broadcast(sweep, (line[0], run[0]), e.vector)
+        roots = broadcast(sweep, (run[0],) if line is None else (line[0], run[0]), e.vector)
         for v in roots:
             if v not in self.rooms:
                 self.rooms[v] = e.scratch
@@ -53,11 +56,11 @@ class Strips(Tiles):
         yield
         self.strips = before
 
-    def convert(self, sweep: Operation, strips: dict[Value, Strip], line: Loop, run: Loop) -> None:
+    def convert(self, sweep: Operation, strips: dict[Value, Strip], line: Loop | None, run: Loop) -> None:
         """Fill the strips, with the lanes along the run."""
         e, (axis, lo, hi) = self.e, run
         state = (e.vector, e.partial, e.values, e.names.get(axis))
-        with self.loops([line]):
+        with self.loops([] if line is None else [line]):
             at = e.fresh()
             e.vector, e.names[axis], e.values = axis, at, dict(e.sides[0])
             e.lines.open()
@@ -76,14 +79,9 @@ class Strips(Tiles):
             e.names[axis] = state[3]
 
     def run(self, sweep: Operation, strips: dict[Value, Strip]) -> None:
-        e = self.e
-        assert sweep.body is not None
-        needed = set(strips)
-        for op in reversed(sweep.body.ops):
-            if any(r in needed for r in op.results):
-                needed.update(op.inputs)
-        for op in sweep.body.ops:
-            if op.record is not MMA and op.result in needed:
+        e, own = self.e, elements(sweep)
+        for op in own.values():
+            if op in behind(strips, own):
                 e.statement(op)
                 if op.result in strips:
                     strip = strips[op.result]
@@ -92,20 +90,39 @@ class Strips(Tiles):
     def spot(self, strip: Strip) -> str:
         """Where the strip has the element of the current point."""
         e = self.e
-        row, column = (f"({e.names[a]} - {lo})" for a, lo, _ in (strip.line, strip.run))
+        first, *column = (f"({e.names[a]} - {lo})" for a, lo, _ in filter(None, (strip.line, strip.run)))
         offset, pitch = (c_index(d, e.names) for d in (strip.offset, strip.pitch))
-        return f"({strip.lane} *)(mine + {offset}) + {row} * ({pitch}) + {column}"
+        place = f"{first} * ({pitch}) + {column[0]}" if column else first
+        return f"({strip.lane} *)(mine + {offset}) + {place}"
+
+
+def elements(sweep: Operation) -> dict[Value, Operation]:
+    """The operations of a sweep that give one element a point, by what they give."""
+    assert sweep.body is not None
+    kinds = (Kind.MAP, Kind.TILE)
+    return {op.result: op for op in sweep.body.ops if op.record.kind in kinds and op.record is not MMA and op.results}
+
+
+def behind(wanted: Iterable[Value], own: dict[Value, Operation]) -> set[Operation]:
+    """The operations among ``own`` that some values need."""
+    pending, found = list(wanted), set[Operation]()
+    while pending:
+        op = own.get(pending.pop())
+        if op is not None and op not in found:
+            found.add(op)
+            pending.extend(op.inputs)
+    return found
 
 
 def broadcast(sweep: Operation, axes: Sequence[str], vector: str) -> list[Value]:
-    """What the products of a sweep broadcast along the lanes and do not read as it lies in memory: for each point of
-    both axes one value, computed from loads that are contiguous along the second.
+    """What a sweep broadcasts along the lanes and does not read as it lies in memory: for each point of the axes one
+    value, computed from loads that are contiguous along the last.
     """
     assert sweep.body is not None
-    own = {op.result: op for op in sweep.body.ops if op.record is not MMA}
+    own = elements(sweep)
     out: dict[Value, None] = {}
     for op in sweep.body.ops:
-        if op.record is MMA or varies(op.results[0], (vector,)):
+        if op.record is MMA or not op.results or varies(op.results[0], (vector,)):
             for v in op.inputs:
                 plain = v in own and own[v].record is LOAD and ci.storage(dtype_of(v)) in ("f32", "f64")
                 both = all(varies(v, (a,)) for a in axes) and not varies(v, (vector,))
@@ -114,7 +131,7 @@ def broadcast(sweep: Operation, axes: Sequence[str], vector: str) -> list[Value]
                     and both
                     and not plain
                     and ci.lane(dtype_of(v)) in ("f32", "f64")
-                    and _runs(v, own, axes[1])
+                    and _runs(v, own, axes[-1])
                 ):
                     out[v] = None
     return list(out)

@@ -8,12 +8,10 @@ from typing import Any
 import torch
 
 from tessera.backends.eager.dtypes import from_torch_dtype, to_torch_dtype
-from tessera.backends.eager.run import run_op
+from tessera.backends.eager.run import Routine
 from tessera.diag import DTypeError, ShapeError, TraceError
-from tessera.ir.dim import Dim
-from tessera.ir.graph import Block, Function, Literal, Operand, Operation, Value, walk
+from tessera.ir.graph import Function, Operand, Value
 from tessera.ir.interp.sizes import bind_sizes
-from tessera.ir.record import Kind
 from tessera.ir.types import ScalarType, TensorType
 
 Input = torch.Tensor | bool | int | float
@@ -37,8 +35,8 @@ def run_function(f: Function, inputs: Sequence[Input], *, sizes: Mapping[str, in
     bound = bind_sizes(f, shapes, sizes)
     device = next((x.device for x in env.values() if isinstance(x, torch.Tensor)), None)
     with torch.no_grad(), torch.device(device or "cpu"):
-        _execute(f.body, env, bound)
-        return [_output(x, env, bound) for x in f.outputs]
+        found = Routine.of(f.body, bound).run(env)
+        return [_output(x, made) for x, made in zip(f.outputs, found, strict=True)]
 
 
 def _bind(f: Function, inputs: Sequence[Input]) -> dict[Value, Any]:
@@ -57,31 +55,5 @@ def _bind(f: Function, inputs: Sequence[Input]) -> dict[Value, Any]:
     return env
 
 
-def _execute(body: Block, env: dict[Value, Any], sizes: Mapping[str, int]) -> None:
-    """Every operation in order; a region is run through, its results being values of its body."""
-    ops = [op for op in walk(body) if op.record.kind is not Kind.REGION]
-    last: dict[Value, Operation] = {}
-    for op in ops:
-        for v in op.inputs:
-            last[v] = op
-    for out in body.yields:
-        last.pop(out, None)  # type: ignore[arg-type]
-    ending: dict[Operation, list[Value]] = {}
-    for v, op in last.items():
-        ending.setdefault(op, []).append(v)
-    for op in ops:
-        operands = [_read(x, env, sizes) for x in op.operands]
-        env.update(zip(op.results, run_op(op, operands, sizes), strict=True))
-        for v in ending.get(op, ()):
-            env.pop(v, None)
-
-
-def _read(x: Operand, env: Mapping[Value, Any], sizes: Mapping[str, int]) -> Any:
-    if isinstance(x, Literal):
-        return x.value.evaluate(sizes, signed=True) if isinstance(x.value, Dim) else x.value
-    return env[x]
-
-
-def _output(x: Operand, env: Mapping[Value, Any], sizes: Mapping[str, int]) -> torch.Tensor:
-    value = _read(x, env, sizes)
+def _output(x: Operand, value: Any) -> torch.Tensor:
     return value if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=to_torch_dtype(x.type.dtype))

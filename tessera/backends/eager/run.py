@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from tessera.backends.eager.dtypes import from_torch_dtype, to_torch_dtype
 from tessera.backends.eager.names import resolve
-from tessera.diag import TraceError
+from tessera.diag import TesseraError, TraceError
 from tessera.ir.dialects import OPS
+from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType
-from tessera.ir.graph import Operation, Value
+from tessera.ir.graph import Block, Literal, Operand, Operation, Value
 from tessera.ir.interp.sizes import concrete
+from tessera.ir.loop import steps
 from tessera.ir.record import Kind, OpRecord
 
 Number = bool | int | float
+#: One operation, from its operands to its results.
+Run = Callable[[Sequence[Any]], tuple[torch.Tensor, ...]]
+#: The error for an operation that torch has refused, with its operands and the sizes of the call; None to keep torch's.
+Refused = Callable[[Operation, Sequence[Any], Mapping[str, int]], "TesseraError | None"]
 #: Contractions, convolutions, pools, sorts, scans and solvers keep or choose another order of axes in memory; kernels
 #: read rows.
 _ORDERED = (Kind.CONTRACT, Kind.EXTERN, Kind.SCAN)
@@ -32,36 +40,152 @@ def run(
     >>> run(OPS["add"], (torch.ones(2), 1.5), {})
     (tensor([2.5000, 2.5000]),)
     """
-    given = {name: to_torch_dtype(a) if isinstance(a, DType) else a for name, a in attrs.items()}
-    if record.eager is not None:
-        found = record.eager(torch, *operands, **given)
-    else:
-        found = _named(record, operands, given, attrs)
+    found = _callable(record, attrs)(operands)
     return tuple(found) if isinstance(found, tuple | list) else (found,)
 
 
 def run_op(
-    op: Operation, operands: Sequence[torch.Tensor | Number], sizes: Mapping[str, int]
+    op: Operation, operands: Sequence[torch.Tensor | Number], sizes: Mapping[str, int], refused: Refused | None = None
 ) -> tuple[torch.Tensor, ...]:
-    """The results of an operation of the IR in their declared dtypes; sizes in its attributes are evaluated."""
-    attrs = {name: concrete(value, sizes) for name, value in op.attrs.items()}
-    found = tuple(map(_typed, run(op.record, operands, attrs), op.results))
-    return tuple(x.contiguous() for x in found) if op.record.kind in _ORDERED else found
+    """The results of an operation of the IR in their declared dtypes; sizes in its attributes are evaluated.
+    ``refused`` says better what is wrong with an operation of a step.
+    """
+    return ready(op, sizes, refused)(operands)
 
 
-def _typed(x: torch.Tensor, r: Value) -> torch.Tensor:
-    """torch lets rank-0 tensors weigh differently, so that a result may need another dtype."""
-    wanted = to_torch_dtype(r.type.dtype)
-    return x if x.dtype == wanted else x.to(wanted)
+def ready(op: Operation, sizes: Mapping[str, int], refused: Refused | None = None) -> Run:
+    """An operation at given sizes, to be run many times; see ``run_op``."""
+    if op.body is not None:
+        return partial(_control, op, Routine.of(op.body, sizes, refused), sizes)
+    call = _callable(op.record, {name: concrete(value, sizes) for name, value in op.attrs.items()})
+    wanted = [to_torch_dtype(r.type.dtype) for r in op.results]
+    ordered = op.record.kind in _ORDERED
+
+    def execute(operands: Sequence[Any]) -> tuple[torch.Tensor, ...]:
+        found = call(operands)
+        several = found if isinstance(found, tuple | list) else (found,)
+        # torch lets rank-0 tensors weigh differently, so that a result may need another dtype
+        typed = tuple([x if x.dtype == t else x.to(t) for x, t in zip(several, wanted, strict=True)])
+        return tuple(x.contiguous() for x in typed) if ordered else typed
+
+    return execute
 
 
-def _named(record: OpRecord, operands: Sequence[Any], given: Mapping[str, Any], attrs: Mapping[str, Any]) -> Any:
-    function = resolve(record.torch[0]) if record.torch else None
+def _callable(record: OpRecord, attrs: Mapping[str, Any]) -> Callable[[Sequence[Any]], Any]:
+    """What computes a primitive with these attributes from its operands."""
+    given = {name: to_torch_dtype(a) if isinstance(a, DType) else a for name, a in attrs.items()}
+    eager, function = record.eager, resolve(record.torch[0]) if record.torch else None
+    if eager is not None:
+        return lambda operands: eager(torch, *operands, **given)
     if function is not None:
-        return call_mixed(function, operands, given) if record.kind is Kind.MAP else function(*operands, **given)
-    if record.kind is Kind.MAP and record.define is not None:
-        return record.define(TorchNamespace(), *operands, **attrs)
+        plain = function
+        if record.kind is Kind.MAP:
+            return lambda operands: call_mixed(plain, operands, given)
+        return lambda operands: plain(*operands, **given)
+    define = record.define
+    if record.kind is Kind.MAP and define is not None:
+        return lambda operands: define(TorchNamespace(), *operands, **attrs)
     raise TraceError(f"`{record.name}` has no counterpart in torch", code="TSR0408")
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One operation of a routine. ``reads`` has a value, or None and a number; ``done`` is read for the last time."""
+
+    op: Operation
+    run: Run
+    reads: tuple[tuple[Value | None, Any], ...]
+    done: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class Routine:
+    """A block at given sizes, ready to be run many times. Groups are run through, operation by operation."""
+
+    block: Block
+    lines: tuple[_Line, ...]
+    yields: tuple[tuple[Value | None, Any], ...]
+    sizes: Mapping[str, int]
+    refused: Refused | None
+
+    @staticmethod
+    def of(block: Block, sizes: Mapping[str, int], refused: Refused | None = None) -> Routine:
+        ops = tuple(steps(block))
+        last = {v: op for op in ops for v in op.inputs}
+        for out in block.yields:
+            last.pop(out, None)  # type: ignore[arg-type]
+        ending: dict[Operation, list[Value]] = {}
+        for v, op in last.items():
+            ending.setdefault(op, []).append(v)
+        lines = tuple(
+            _Line(op, ready(op, sizes, refused), tuple(_source(x, sizes) for x in op.operands),
+                  tuple(ending.get(op, ())))
+            for op in ops
+        )  # fmt: skip
+        return Routine(block, lines, tuple(_source(x, sizes) for x in block.yields), sizes, refused)
+
+    def run(self, env: dict[Value, Any]) -> list[Any]:
+        """The yielded values; ``env`` has what the block reads, and loses what is read for the last time."""
+        for line in self.lines:
+            operands = [number if v is None else env[v] for v, number in line.reads]
+            try:
+                env.update(zip(line.op.results, line.run(operands), strict=True))
+            except (IndexError, RuntimeError) as error:
+                if self.refused is None or isinstance(error, TesseraError):
+                    raise
+                raise self.refused(line.op, operands, self.sizes) or error from None
+            for v in line.done:
+                env.pop(v, None)
+        return [number if v is None else env[v] for v, number in self.yields]
+
+
+def _source(x: Operand, sizes: Mapping[str, int]) -> tuple[Value | None, Any]:
+    if isinstance(x, Literal):
+        return None, x.value.evaluate(sizes, signed=True) if isinstance(x.value, Dim) else x.value
+    return x, None
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What the definition of a control operation asks of tensors."""
+
+    sizes: Mapping[str, int]
+    device: torch.device
+
+    def size(self, x: torch.Tensor, axis: int) -> int:
+        return x.shape[axis]
+
+    def select(self, x: torch.Tensor, axis: int, n: int) -> torch.Tensor:
+        return x.select(axis, n)
+
+    def stack(self, rows: Sequence[torch.Tensor], result: Value) -> torch.Tensor:
+        if rows:
+            return torch.stack(list(rows))
+        shape = [d.evaluate(self.sizes) for d in result.type.dims]
+        return torch.empty(shape, dtype=to_torch_dtype(result.type.dtype), device=self.device)
+
+
+def _control(
+    op: Operation, routine: Routine, sizes: Mapping[str, int], operands: Sequence[Any]
+) -> tuple[torch.Tensor, ...]:
+    """A step as often as the operation says. Its results lie in memory of their own, row-major."""
+    define, params = op.record.define, routine.block.params
+    if define is None:
+        raise TraceError(f"`{op.record.name}` has no counterpart in torch", code="TSR0408")
+    outside = {v: x for v, x in zip(op.operands, operands, strict=True) if isinstance(v, Value)}
+
+    def step(given: Sequence[Any]) -> list[Any]:
+        return routine.run({**outside, **dict(zip(params, given, strict=True))})
+
+    tensors = [x for x in operands if isinstance(x, torch.Tensor)]
+    found = define(_Rows(sizes, tensors[0].device), step, op, operands)
+    taken = {x.untyped_storage().data_ptr() for x in tensors}
+    results = []
+    for x in found:
+        at = x.untyped_storage().data_ptr()
+        results.append(x.clone(memory_format=torch.contiguous_format) if at in taken else x.contiguous())
+        taken.add(at)
+    return tuple(results)
 
 
 def call_mixed(function: Callable[..., Any], operands: Sequence[Any], given: Mapping[str, Any]) -> Any:

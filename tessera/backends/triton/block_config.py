@@ -139,11 +139,11 @@ def laid_out_blocks(
             grid *= -(-extent // block)
         elif s.parts:
             parts = max(parts, -(-extent // block))
-    more.append(("WIDE", int(any(_far(t, s, lengths[s.block], sizes) for s in t.sides))))
+    more.append(("WIDE", int(any(far(t, s, lengths[s.block], sizes) for s in t.sides))))
     return Config(mode, lengths.get(ROWS, 1), lengths[COLS], warps, grid * parts, tuple(more), stages)
 
 
-def _far(t: Blocks, s: Side, block: int, sizes: Mapping[str, int]) -> bool:
+def far(t: Blocks, s: Side, block: int, sizes: Mapping[str, int]) -> bool:
     """Do positions along a side, or offsets inside a block of it, need 64 bits?"""
     slopes = [abs(d.evaluate(sizes, signed=True)) for d in t.slopes.get(s.block, ())]
     return s.extent.evaluate(sizes, signed=True) + block >= LIMIT or block * max(slopes, default=0) >= LIMIT

@@ -8,20 +8,16 @@ from dataclasses import dataclass, field
 
 from tessera.backends.triton import intrinsics
 from tessera.backends.triton.block_bounds import loop_bounds, narrow_comparison
-from tessera.backends.triton.block_memory import BlockStatements, Place
+from tessera.backends.triton.block_parts import BlockParts
 from tessera.backends.triton.blocks import COLS, EIGHT, ROWS, Blocks, Side, names, varying
 from tessera.backends.triton.expr import Expressions, Sizes
 from tessera.backends.triton.fold import FoldPlan, plan_fold
-from tessera.backends.triton.function import merge_function
 from tessera.backends.triton.intrinsics import Used
-from tessera.backends.triton.source import Argument, KernelFunction
-from tessera.backends.triton.statements import dim
 from tessera.backends.triton.tiling import Mode
 from tessera.ir.dialects.tile import GATE, MMA, RUNNING
 from tessera.ir.dtype import DType, f32
-from tessera.ir.graph import Literal, Operand, Operation, Value
+from tessera.ir.graph import Operand, Operation, Value
 from tessera.ir.record import Kind
-from tessera.ir.types import BufferType
 from tessera.schedule.plan import ZERO, Unschedulable
 
 
@@ -53,12 +49,9 @@ Product = tuple[Callable[[str], str], Sequence[Side]]
 
 
 @dataclass
-class BlockEmitter(BlockStatements):
-    """The state of emitting one function. ``merges`` (text to name) is shared by those of a kernel."""
+class BlockEmitter(BlockParts):
+    """The state of emitting one function."""
 
-    name: str = ""
-    merges: dict[str, str] = field(default_factory=dict)
-    offsets: dict[str, str] = field(default_factory=dict)
     loops: dict[str, Loop] = field(default_factory=dict)
     states: dict[Value, State] = field(default_factory=dict)
     finished: dict[tuple[Value, bool], str] = field(default_factory=dict)
@@ -78,26 +71,11 @@ class BlockEmitter(BlockStatements):
         self.variant, self.hoisted = set(), False
         for op in self.layout.after:
             self.step(op)
-        function = self.function()
-        params = [a.name for a in function.arguments] + [f"{b}: tl.constexpr" for b in function.blocks]
-        return "\n".join((f"@triton.jit\ndef {self.name}({', '.join(params)}):", *self.lines.text, ""))
-
-    def function(self) -> KernelFunction:
-        """The function's name and arguments; complete after ``run``."""
-        buffers, scalars = [], []
-        for name, v in sorted(self.taken.items(), key=lambda item: int(item[0][1:])):
-            number = int(name[1:])
-            if isinstance(v.type, BufferType):
-                buffers.append(Argument(name, "buffer", number, dtype=v.type.dtype))
-            else:
-                scalars.append(Argument(name, "scalar", number, dtype=v.type.dtype))
-        sizes = [Argument(name, "size", dim=d) for d, name in self.exprs.sizes.names.items()]
-        flags = [s.block for s in self.layout.sides] + [s.even for s in self.layout.sides] + ["WIDE"]
-        return KernelFunction(self.name, (*buffers, *sizes, *scalars), tuple(flags), self.looks_up)
+        return self.source()
 
     def programs(self) -> None:
         """Which program this is, and where it stands along every side that is not walked."""
-        t, add = self.layout, self.lines.add
+        t = self.layout
         counts = [(a, f"i{n}", self.exprs.text(t.extents[a])) for n, a in enumerate(t.single)]
         tiles = {s.block: f"tl.cdiv({self.exprs.text(s.extent)}, {s.block})" for s in t.tiled}
         if not t.walks:
@@ -110,13 +88,7 @@ class BlockEmitter(BlockStatements):
             for p in parts[1:]:
                 most = f"tl.maximum({most}, {p})"
             counts.append(("", "part", most))
-        add("program = tl.program_id(0)")
-        for axis, name, count in reversed(counts):
-            count = count if " * " not in count else f"({count})"
-            add(f"{name} = (program % {count}).to(tl.int64)")
-            add(f"program = program // {count}")
-            if axis:
-                self.exprs.axes[axis] = name
+        self.numbered(counts)
         if len(tiles) == 2:
             self.grouped(tiles[ROWS], tiles[COLS])
         for s in t.sides:
@@ -137,32 +109,6 @@ class BlockEmitter(BlockStatements):
             "tile = first + tile % across % group",
         ):
             self.lines.add(line)
-
-    def lanes(self, s: Side) -> str:
-        """Offsets inside a block."""
-        name = self.offsets.get(s.block)
-        if name is None:
-            name = self.offsets[s.block] = self.fresh(s.block.lower())
-            self.lines.add(f"{name} = tl.arange(0, {s.block})")
-            self.lines.add("if WIDE:")
-            self.lines.add(f"    {name} = {name}.to(tl.int64)")
-        return name
-
-    def stand(self, s: Side, start: str) -> None:
-        """Stand at the block of a side that begins at ``start``."""
-        lanes = self.lanes(s)
-        first = self.define("start", start) if start else ""
-        at = f"{first} + {lanes}" if first else lanes
-        end = self.exprs.text(s.hi[0] if len(s.axes) == 1 else s.extent)
-        mask = self.define(f"in_{s.block.lower()}", f"({at} < {end}) | ({s.even} == 1)")
-        vectors: dict[str, str] = {}
-        if len(s.axes) > 1:
-            rest = self.define("at", at)
-            for axis, n in reversed(list(zip(s.axes, s.hi, strict=True))):
-                size = self.exprs.text(n)
-                vectors[axis] = self.define("at", f"{rest} % {size}")
-                rest = self.define("at", f"{rest} // {size}")
-        self.places[s.block] = Place(first, lanes, mask, vectors)
 
     # -- sweeps
 
@@ -286,17 +232,6 @@ class BlockEmitter(BlockStatements):
             self.finished[key] = self.finish(s.plan, state)[s.op.results.index(x)]
         return self.finished[key]
 
-    def finish(self, plan: FoldPlan, state: Sequence[str]) -> list[str]:
-        """The results of a fold from its state."""
-        with self.along(()):
-            results = self.inline(plan.finish, dict(zip(plan.state, state, strict=True)), {})
-            out = []
-            for r, made in zip(plan.op.results, results, strict=True):
-                to = r.type.dtype
-                same = isinstance(made, Value) and made.type.dtype is to
-                out.append(self.text(made) if same else self.define("cast", self.cast(made, to)))
-        return out
-
     def complete(self, s: State) -> None:
         """What a fold gives, after its loop."""
         found = s.names if s.plan is None else self.finish(s.plan, s.names)
@@ -329,16 +264,10 @@ class BlockEmitter(BlockStatements):
             raise Unschedulable(f"`{op.name}` folds an axis that is not walked in blocks")
         plan = plan_fold(op)
         with self.along(self.lies(op.operands[:1]) | {COLS}) as frame:
-            block = self.elements(plan)
+            block = self.elements(plan, (COLS,))
             axis = [s.block for s in frame].index(COLS)
             rest = [s for s in frame if s.block != COLS]
-        joined = ", ".join(block)
-        if plan.additive:
-            self.lines.add(f"{joined} = tl.sum({joined}, axis={axis})")
-        else:
-            given = joined if len(block) == 1 else f"({joined})"
-            merge = merge_function(plan, self.used, self.merges)
-            self.lines.add(f"{joined} = tl.reduce({given}, {axis}, {merge})")
+        self.joined(plan, block, axis)
         s = self.carried(loop, op, plan, rest)
         with self.along(x.block for x in rest):
             state = list(s.names)
@@ -350,26 +279,6 @@ class BlockEmitter(BlockStatements):
             given_ = dict(zip((*plan.state, *plan.other), (*state, *block), strict=True))
             results = self.inline(plan.merge, given_, {})
             s.after = [self.text(r, t, alone=True) for r, t in zip(results, plan.dtypes, strict=True)]
-
-    def elements(self, plan: FoldPlan) -> list[str]:
-        """The state of a single element at each point of the current frame, the start state where there is none."""
-        x = plan.op.operands[0]
-        starts: Mapping[Value, Literal] = {v: Literal(n) for v, n in zip(plan.state, plan.start, strict=True)}
-        new = [self.text(x)]
-        if not plan.plain:
-            given = {plan.element: self.text(x)}
-            if plan.step.reads(plan.index):
-                at = self.place(dim(plan.op.attrs["position"]))
-                given[plan.index] = self.define("at", f"tl.cast({at}, tl.int64)")
-            results = self.inline(plan.step, given, starts)
-            new = [self.text(r, t) for r, t in zip(results, plan.dtypes, strict=True)]
-        (mask,) = self.masks((COLS,))
-        out = []
-        for value, start, t in zip(new, plan.start, plan.dtypes, strict=True):
-            name = self.fresh(plan.op.name)
-            self.lines.add(f"{name} = tl.where({mask}, {value}, {intrinsics.literal(start, t)})")
-            out.append(name)
-        return out
 
     # -- products
 

@@ -1,4 +1,4 @@
-"""Statements on tiles of blocks: each value lies along no side, one or two; addresses are a number that a whole tile
+"""Statements on tiles of blocks: each value lies along some sides of the tile; addresses are a number that a whole tile
 shares and an offset inside it.
 """
 
@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from tessera.backends.triton.blocks import Blocks, Side
 from tessera.backends.triton.statements import Statements, dim, dims
@@ -44,32 +45,39 @@ class BlockStatements(Statements):
     zeroed: dict[Value, frozenset[str]] = field(default_factory=dict)
     frame: tuple[Side, ...] = ()
     looks_up: bool = False
+    #: How many sides a tile has at most.
+    most: ClassVar[int] = 2
 
     # -- frames
 
     @contextmanager
     def along(self, blocks: Iterable[str]) -> Iterator[tuple[Side, ...]]:
-        """Inside, one-sided values are written so that they fit a tile of these sides."""
-        found = sorted((self.layout.by_block[b] for b in blocks), key=lambda s: (s.rank, s.block))
-        if len(found) > 2:
+        """Inside, values are written so that they fit a tile of these sides."""
+        found = self.layout.ordered(blocks)
+        if len(found) > self.most:
             raise Unschedulable("a value differs along three sides of a tile, which has two")
-        before, self.frame = self.frame, tuple(found)
-        yield self.frame
+        with self.framed(found):
+            yield found
+
+    @contextmanager
+    def framed(self, sides: tuple[Side, ...]) -> Iterator[None]:
+        """As ``along``, with the sides in the given order."""
+        before, self.frame = self.frame, sides
+        yield
         self.frame = before
 
-    def oriented(self, text: str, block: str) -> str:
-        """A one-sided value in the current frame."""
-        if len(self.frame) < 2:
+    def oriented(self, text: str, *blocks: str) -> str:
+        """A value that lies along these sides, in the current frame."""
+        if not blocks or len(blocks) >= len(self.frame):
             return text
-        return text + ("[:, None]" if self.frame[0].block == block else "[None, :]")
+        return f"{text}[{', '.join(':' if s.block in blocks else 'None' for s in self.frame)}]"
 
     def shape(self, sides: Sequence[Side]) -> str:
         return f"[{', '.join(s.block for s in sides)}]"
 
     def text(self, x: Operand, t: DType = f32, alone: bool = False) -> str:
         text = super().text(x, t, alone)
-        on = self.spread.get(x) if isinstance(x, Value) else None
-        return self.oriented(text, *on) if on is not None and len(on) == 1 else text
+        return self.oriented(text, *self.spread.get(x, ())) if isinstance(x, Value) else text
 
     def lies(self, xs: Iterable[object]) -> frozenset[str]:
         """The sides that some of these values lie along."""
@@ -118,7 +126,7 @@ class BlockStatements(Statements):
     def shared(self, e: Dim) -> str:
         """What an index expression is at the first point of the tile."""
         known = dict(self.exprs.axes)
-        starts = {n: self._place(n).start for n in e.names() if n in self.layout.home}
+        starts = {n: self._place(n).start for n in sorted(e.names()) if n in self.layout.home}
         self.exprs.axes.update({n: start for n, start in starts.items() if start})
         text = self.exprs.text(e.substitute({n: ZERO for n, start in starts.items() if not start}))
         self.exprs.axes = known

@@ -6,7 +6,7 @@ held whole, or walked as well when they are long. Every value lies along at most
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -81,6 +81,10 @@ class Blocks:
     @cached_property
     def by_block(self) -> Mapping[str, Side]:
         return {s.block: s for s in self.sides}
+
+    def ordered(self, blocks: Iterable[str]) -> tuple[Side, ...]:
+        """Sides in the order in which a tile has them."""
+        return tuple(sorted((self.by_block[b] for b in blocks), key=lambda s: (s.rank, s.block)))
 
     @property
     def tiled(self) -> tuple[Side, ...]:
@@ -331,10 +335,10 @@ def _kept(op: Operation, keep: set[int]) -> Operation:
     return replace(op, body=replace(op.body, ops=inside))
 
 
-def varying(swept: Operation) -> set[Value]:
-    """What differs between the blocks of a sweep."""
+def varying(swept: Operation, known: Iterable[Value] = ()) -> set[Value]:
+    """What differs between the blocks of a sweep; of some values it is known."""
     axes = set(names(swept.attrs["axes"]))
-    out: set[Value] = set()
+    out = set(known)
     for op in every((swept,)):
         if op.body is not None:
             continue

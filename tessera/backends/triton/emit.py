@@ -14,10 +14,12 @@ from tessera.backends.triton import intrinsics
 from tessera.backends.triton.block_function import BlockEmitter, block_emitter
 from tessera.backends.triton.blocks import Blocks, blocks, has_blocks
 from tessera.backends.triton.function import FunctionEmitter, emitter
+from tessera.backends.triton.recurrence import Recurrence, is_ordered, recurrence
+from tessera.backends.triton.recurrent_function import RecurrentEmitter, recurrent_emitter
 from tessera.backends.triton.source import KernelFunction, Nest, TritonSource
 from tessera.backends.triton.tiling import Mode, Tiling, tiling
 from tessera.ir.dtype import DType
-from tessera.ir.graph import Function, Value
+from tessera.ir.graph import Function, Operation, Value
 from tessera.ir.types import BufferType, ScalarType
 from tessera.schedule.plan import Kernel, Unschedulable
 
@@ -78,7 +80,7 @@ def emit_function(f: Function, target: Target) -> TritonSource:
     nests: list[Nest] = []
     texts: list[str] = []
     for number, op in enumerate(f.ops):
-        laid = blocks(op, target) if has_blocks(op) else tiling(op)
+        laid = _laid_out(op, target)
         functions: dict[Mode, KernelFunction] = {}
         for mode in laid.modes:
             one = _emitter(f"nest{number}_{mode}", laid, mode, names, parts)
@@ -90,9 +92,17 @@ def emit_function(f: Function, target: Target) -> TritonSource:
     )
 
 
+def _laid_out(nest: Operation, target: Target) -> Tiling | Blocks:
+    if is_ordered(nest):
+        return recurrence(nest, target)
+    return blocks(nest, target) if has_blocks(nest) else tiling(nest)
+
+
 def _emitter(
     name: str, laid: Tiling | Blocks, mode: Mode, names: dict[Value, str], parts: _Parts
-) -> FunctionEmitter | BlockEmitter:
+) -> FunctionEmitter | BlockEmitter | RecurrentEmitter:
+    if isinstance(laid, Recurrence):
+        return recurrent_emitter(name, laid, names, parts.used, parts.merges)
     if isinstance(laid, Blocks):
         return block_emitter(name, laid, mode, names, parts.used, parts.merges)
     return emitter(name, laid, mode, names, parts.used, parts.merges)

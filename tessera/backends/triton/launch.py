@@ -22,6 +22,7 @@ from tessera import config
 from tessera.backends.triton.aot import available
 from tessera.backends.triton.source import Bound, TritonSource
 from tessera.diag import ResourceError
+from tessera.schedule.plan import Unschedulable
 
 
 class Compiled(Protocol):
@@ -92,8 +93,14 @@ class Launcher:
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def at(self, sizes: Mapping[str, int]) -> Launch:
-        """The kernel at fixed sizes; ``sizes`` binds every size and stride name. Nothing is compiled yet."""
-        return Launch(self, self.source.bind(sizes))
+        """The kernel at fixed sizes; ``sizes`` binds every size and stride name. Nothing is compiled yet.
+
+        What is too large for a program says so when it is called.
+        """
+        try:
+            return Launch(self, self.source.bind(sizes))
+        except Unschedulable as e:
+            return Launch(self, (), ResourceError(f"the kernel cannot run at these sizes: {e}", code="TSR0607"))
 
     def one(self, bound: Bound, aligned: frozenset[int]) -> Planned:
         """A launch that is compiled and loaded for the current device, now or earlier.
@@ -159,6 +166,7 @@ class Launch:
 
     launcher: Launcher
     bound: Sequence[Bound]
+    refused: ResourceError | None = None
     _plans: dict[tuple[bool, ...], tuple[Planned, ...]] = field(default_factory=dict)
 
     def __call__(self, addresses: Sequence[int], scalars: Sequence[float | int], stream: int) -> int:
@@ -167,6 +175,8 @@ class Launch:
         ``addresses`` are those of inputs, outputs and temporaries in the kernel's order. Raises ResourceError
         (TSR0607) before anything is launched when the code cannot be made.
         """
+        if self.refused is not None:
+            raise self.refused.with_traceback(None)
         aligned = tuple([a & 15 == 0 for a in addresses])
         plans = self._plans.get(aligned)
         if plans is None:

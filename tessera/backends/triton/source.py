@@ -9,6 +9,7 @@ from typing import Literal
 from tessera.backends.triton.block_config import block_config
 from tessera.backends.triton.blocks import Blocks
 from tessera.backends.triton.intrinsics import SIGNATURE
+from tessera.backends.triton.recurrence import Recurrence, recurrent_config
 from tessera.backends.triton.tiling import Config, Mode, Tiling, configure
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType
@@ -50,7 +51,9 @@ class Nest:
     when: Attr = None
 
     def configure(self, sizes: Mapping[str, int], wave: int) -> Config:
-        """How it is launched at given sizes."""
+        """How it is launched at given sizes. Raises Unschedulable where it is too large for a program."""
+        if isinstance(self.tiling, Recurrence):
+            return recurrent_config(self.tiling, sizes, wave)
         if isinstance(self.tiling, Blocks):
             return block_config(self.tiling, sizes)
         return configure(self.tiling, sizes, wave)
@@ -127,7 +130,10 @@ class TritonSource:
         return any(f.looks_up for f in self.functions)
 
     def bind(self, sizes: Mapping[str, int]) -> tuple[Bound, ...]:
-        """The launches for given sizes; those with an empty grid are left out."""
+        """The launches for given sizes; those with an empty grid are left out.
+
+        Raises Unschedulable where a nest is too large for a program.
+        """
         out = []
         for nest in self.nests:
             if not applies(nest.when, sizes):

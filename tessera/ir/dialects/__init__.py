@@ -18,6 +18,7 @@ from tessera.ir.dialects import (
     composite_reduce,
     composite_shape,
     contract,
+    control,
     create,
     extern,
     extern_conv,
@@ -35,6 +36,8 @@ from tessera.ir.dialects import (
 )
 from tessera.ir.record import Kind, OpRecord
 
+#: Operations with a body of their own.
+CONTROL_OPS: tuple[OpRecord, ...] = control.OPS
 REGION_OPS: tuple[OpRecord, ...] = region.REGION_OPS
 TILE_OPS: tuple[OpRecord, ...] = tile.TILE_OPS
 
@@ -76,14 +79,15 @@ def table(records: Iterable[OpRecord]) -> Mapping[str, OpRecord]:
     return MappingProxyType(found)
 
 
-OPS: Mapping[str, OpRecord] = table(chain(TENSOR_OPS, REGION_OPS, TILE_OPS))
+OPS: Mapping[str, OpRecord] = table(chain(TENSOR_OPS, CONTROL_OPS, REGION_OPS, TILE_OPS))
 
 #: Which fields a record of each kind needs, beside a signature and a doc.
 _NEEDED: Mapping[Kind, tuple[str, ...]] = MappingProxyType({
     Kind.MAP: ("infer",), Kind.REDUCE: ("infer", "reduction"), Kind.SCAN: ("infer", "reduction", "reference"),
     Kind.CONTRACT: ("infer", "reference"), Kind.VIEW: ("infer", "pieces"), Kind.INDEX: ("infer", "pieces"),
     Kind.CREATE: ("infer", "define"), Kind.RANDOM: ("infer", "define"), Kind.EXTERN: ("infer", "reference"),
-    Kind.COMPOSITE: ("define",), Kind.CONTROL: (), Kind.COLLECTIVE: (), Kind.REGION: (), Kind.TILE: (),
+    Kind.COMPOSITE: ("define",), Kind.CONTROL: ("infer_body", "define"),
+    Kind.COLLECTIVE: (), Kind.REGION: (), Kind.TILE: (),
 })  # fmt: skip
 
 

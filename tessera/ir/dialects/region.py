@@ -18,7 +18,9 @@ REGION_OPS: tuple[OpRecord, ...] = (
     OpRecord("stream", Kind.REGION, "xs: tensors, *, axes: any",
              "One kernel around a contraction whose result is made and used up block by block along `axes` as one, "
              "with the folds and contractions over them, and elementwise work before, between and after."),
+    OpRecord("recurrence", Kind.REGION, "xs: tensors",
+             "One kernel that takes an axis point by point, and holds what one step leaves for the next."),
     OpRecord("extern", Kind.REGION, "xs: tensors", "One library call, or one view of a tensor that costs nothing."),
 )  # fmt: skip
 
-MAP, ROW, COLUMN, STREAM, EXTERN = REGION_OPS
+MAP, ROW, COLUMN, STREAM, RECURRENCE, EXTERN = REGION_OPS

@@ -11,6 +11,9 @@ and is complete when that sweep is. An implementation takes a sweep in blocks of
 fold has reached within its own sweep is read with ``running``. A fold may take one operand more than its record says:
 a factor by which what was folded before a block is multiplied when the block joins it. A scan (a SCAN op) goes along
 the one axis of the sweep it stands in, whose points are then taken in order; its result at a point may be read there.
+
+An ordered sweep takes one point after the other. What a point leaves for the next is in ``local`` memory, of which each
+point of the nest has its own; a sweep inside reads and writes each of its elements at one point only.
 """
 
 from __future__ import annotations
@@ -23,10 +26,14 @@ NEST = OpRecord(
     "With `when`, a size and its bounds of which one may be none, the nest only runs for sizes within them.",
 )  # fmt: skip
 SWEEP = OpRecord(
-    "sweep", Kind.TILE, "axes: any, lo: sizes, hi: sizes, alive: any = None",
+    "sweep", Kind.TILE, "axes: any, lo: sizes, hi: sizes, alive: any = None, ordered: bool = False",
     "Iterations over further axes inside a nest, row-major. Reduce ops inside fold over these axes; a later sweep over "
     "the same range may read what this one computed. Outside of `alive`, a pair of bounds of the last axis either of "
-    "which may be none, a point adds nothing to any fold and may be left out.",
+    "which may be none, a point adds nothing to any fold and may be left out. With `ordered`, one point follows the "
+    "other, and reads what that left in local memory.",
+)  # fmt: skip
+LOCAL = OpRecord(
+    "local", Kind.TILE, "", "Memory that each point of the nest has for itself, as its type says; empty at first.",
 )  # fmt: skip
 LOAD = OpRecord(
     "load", Kind.TILE, "buffer: tensor, lookups: tensors, index: sizes, guard: any = None",
@@ -54,4 +61,4 @@ GATE = OpRecord(
     "gate", Kind.TILE, "alive: tensor",
     "Where this is false, a point of the sweep adds nothing to any fold: a block without a true one may be left out.",
 )  # fmt: skip
-TILE_OPS: tuple[OpRecord, ...] = (NEST, SWEEP, LOAD, STORE, INDEX, LOOKUP, MMA, RUNNING, GATE)
+TILE_OPS: tuple[OpRecord, ...] = (NEST, SWEEP, LOCAL, LOAD, STORE, INDEX, LOOKUP, MMA, RUNNING, GATE)

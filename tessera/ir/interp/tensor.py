@@ -11,13 +11,14 @@ import numpy as np
 from tessera.diag import BoundsError, Label, TraceError
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType
-from tessera.ir.graph import Block, Literal, Operand, Operation, Value, walk
+from tessera.ir.graph import Block, Literal, Operand, Operation, Value
 from tessera.ir.infer import result_dtype
-from tessera.ir.interp.convert import Array, round_to, settle
+from tessera.ir.interp.convert import Array, holder, round_to, settle
 from tessera.ir.interp.evaluate import over_grid
 from tessera.ir.interp.fold import fold
 from tessera.ir.interp.namespace import NumpyNamespace
 from tessera.ir.interp.sizes import concrete, shape_of
+from tessera.ir.loop import outer_values, steps
 from tessera.ir.record import Kind, Lookup, OpRecord, Piece
 from tessera.ir.types import TensorType, Type
 
@@ -32,10 +33,11 @@ class TensorMachine:
 
     def run(self, block: Block) -> list[Array]:
         """The yielded values. A group of operations is run operation by operation."""
-        dead = _last_reads(block)
-        for op in walk(block):
-            if op.record.kind is Kind.REGION:
-                continue
+        return self.follow(block, _last_reads(block))
+
+    def follow(self, block: Block, dead: Mapping[Operation, Sequence[Value]]) -> list[Array]:
+        """As ``run``, with the values that may be dropped after each operation."""
+        for op in steps(block):
             results = self.operation(op)
             for r, x in zip(op.results, results, strict=True):
                 self.env[r] = self.stored(x, r.type)
@@ -177,6 +179,32 @@ class TensorMachine:
         found = op.record.reference(*arrays, **{k: self.attribute(v) for k, v in op.attrs.items()})
         return found if isinstance(found, tuple | list) else (found,)
 
+    def control(self, op: Operation) -> Sequence[Any]:
+        """Each step in a machine of its own, which sees what the step reads from outside."""
+        body, define = op.body, op.record.define
+        assert body is not None and define is not None
+        dead, outside = _last_reads(body), {v: self.env[v] for v in outer_values(body)}
+
+        def step(given: Sequence[Array]) -> list[Array]:
+            env = {**outside, **dict(zip(body.params, given, strict=True))}
+            return TensorMachine(self.sizes, self.exact, env).follow(body, dead)
+
+        found: Sequence[Any] = define(self, step, op, [self.read(x, x.type.dtype) for x in op.operands])
+        return found
+
+    def size(self, x: Array, axis: int) -> int:
+        return x.shape[axis]
+
+    def select(self, x: Array, axis: int, n: int) -> Array:
+        return np.asarray(x[(slice(None),) * axis + (n,)])
+
+    def stack(self, rows: Sequence[Array], result: Value) -> Array:
+        assert isinstance(result.type, TensorType)
+        out = np.empty(shape_of(result.type, self.sizes), holder(result.type.dtype))
+        for n, row in enumerate(rows):
+            out[n] = row
+        return out
+
 
 _RUN: dict[Kind, Callable[[TensorMachine, Operation], Sequence[Any]]] = {
     Kind.MAP: TensorMachine.map,
@@ -188,6 +216,7 @@ _RUN: dict[Kind, Callable[[TensorMachine, Operation], Sequence[Any]]] = {
     Kind.CONTRACT: TensorMachine.reference,
     Kind.SCAN: TensorMachine.reference,
     Kind.EXTERN: TensorMachine.reference,
+    Kind.CONTROL: TensorMachine.control,
 }
 
 
@@ -232,10 +261,9 @@ def _labels(op: Operation) -> list[Label]:
 def _last_reads(block: Block) -> dict[Operation, list[Value]]:
     """The values that may be dropped after each operation; what the block yields stays."""
     last: dict[Value, Operation] = {}
-    for op in walk(block):
-        if op.record.kind is not Kind.REGION:
-            for v in (*op.inputs, *op.results):
-                last[v] = op
+    for op in steps(block):
+        for v in (*op.inputs, *op.results):
+            last[v] = op
     for x in block.yields:
         if isinstance(x, Value):
             last.pop(x, None)

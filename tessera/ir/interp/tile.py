@@ -8,13 +8,14 @@ iterations is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from tessera.diag import TraceError
+from tessera.ir.dialects.tile import LOCAL
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import int64
 from tessera.ir.graph import Attr, Block, Literal, Operand, Operation, Value
@@ -27,7 +28,7 @@ from tessera.ir.interp.namespace import NumpyNamespace
 from tessera.ir.interp.sizes import check_shape
 from tessera.ir.interp.tensor import apply, constant, positions
 from tessera.ir.record import Kind
-from tessera.ir.types import ScalarType, TensorType, Type
+from tessera.ir.types import BufferType, ScalarType, TensorType, Type
 from tessera.ir.within import applies
 
 
@@ -51,6 +52,19 @@ class Level:
             if part is not None:
                 alive = alive & part
         return alive
+
+
+    def points(self, outer: int) -> Iterator[Level]:
+        """The points of all axes but the first ``outer`` ones, in order, each a level with lengths of 1 there."""
+        for at in np.ndindex(self.shape[outer:]):
+            chosen = (..., *(slice(n, n + 1) for n in at))
+
+            def part(a: Array, at: tuple[Any, ...] = chosen) -> Array:
+                return np.broadcast_to(a, self.shape)[at]
+
+            index = {name: part(a) for name, a in self.index.items()}
+            mask = None if self.mask is None else part(self.mask)
+            yield Level(self.axes, index, (*self.shape[:outer], *(1 for _ in at)), mask, self.outer)
 
 
 @dataclass(frozen=True)
@@ -83,6 +97,7 @@ class TileMachine:
     exact: bool = True
     held: dict[Value, Held] = field(default_factory=dict)
     folds: dict[Value, Operation] = field(default_factory=dict)
+    local: dict[Value, Memory] = field(default_factory=dict)
     sweeps: int = 0
 
     def run(self, block: Block) -> None:
@@ -90,6 +105,7 @@ class TileMachine:
             for memory in self.buffers.values():
                 memory.begin_nest()
             self.held.clear()
+            self.local.clear()
             self.nest(op)
 
     def nest(self, op: Operation) -> None:
@@ -106,14 +122,15 @@ class TileMachine:
 
     def sweep(self, op: Operation, level: Level) -> None:
         assert op.body is not None
-        self.sweeps += 1
-        inside = self.deeper(level, _names(op.attrs["axes"]), op.attrs["lo"], op.attrs["hi"])
-        inside = Level(inside.axes, inside.index, inside.shape, inside.mask, level.outer, self.sweeps)
-        for inner in op.body.ops:
-            if inner.body is not None:
-                self.sweep(inner, inside)
-            else:
-                self.operation(inner, inside)
+        whole = self.deeper(level, _names(op.attrs["axes"]), op.attrs["lo"], op.attrs["hi"])
+        for part in whole.points(len(level.axes)) if op.attrs.get("ordered") else (whole,):
+            self.sweeps += 1
+            inside = Level(part.axes, part.index, part.shape, part.mask, level.outer, self.sweeps)
+            for inner in op.body.ops:
+                if inner.body is not None:
+                    self.sweep(inner, inside)
+                else:
+                    self.operation(inner, inside)
 
     def deeper(self, level: Level, axes: Sequence[str], lo: Attr, hi: Attr) -> Level:
         """The level with further axes; bounds that vary between points give a mask."""
@@ -147,7 +164,7 @@ class TileMachine:
             raise TraceError(f"the interpreter does not run `{op.name}` in a kernel", code="TSR0408")
         with np.errstate(all="ignore"):
             results = run(self, op, level)
-        for r, (x, axes) in zip(op.results, results, strict=True):
+        for r, (x, axes) in zip(op.results, results, strict=op.record is not LOCAL):
             a = settle(x, r.type.dtype)
             if not self.exact and r.type.dtype.is_float:
                 a = round_to(a, r.type.dtype)
@@ -223,9 +240,23 @@ class TileMachine:
         """What may be left out adds nothing, so that nothing needs to be."""
         return []
 
+    def memory(self, x: Operand) -> Memory:
+        assert isinstance(x, Value)
+        return self.local[x] if x in self.local else self.buffers[x]
+
+    def reserve(self, op: Operation, level: Level) -> list[tuple[Any, tuple[str, ...]]]:
+        """Local memory: a part for each iteration."""
+        kind = op.result.type
+        assert isinstance(kind, BufferType)
+        count = int(np.prod([*level.shape, *(d.evaluate(self.sizes) for d in kind.dims)], dtype=np.int64))
+        check_shape((count,), kind.dtype)
+        self.local[op.result] = Memory.fresh(op.result.name, kind, count, self.exact)
+        return []
+
     def offsets(self, op: Operation, level: Level, lookups: Sequence[Operand]) -> tuple[Points, Array]:
         """The flat element offset at every active point, and which points are active."""
-        buffer = self.buffers[op.operands[0]]  # type: ignore[index]
+        x = op.operands[0]
+        buffer = self.memory(x)
         extra = {f"_l{n}": self.read(x, level, None) for n, x in enumerate(lookups)}
         guard: Array | None = None
         for row in _tuple(op.attrs.get("guard")):
@@ -243,6 +274,9 @@ class TileMachine:
                 offset = np.where(outside, -1, offset * n + at)
         iterations = np.arange(int(np.prod(level.shape[: level.outer], dtype=np.int64)), dtype=np.int64)
         iterations = iterations.reshape(level.shape[: level.outer] + (1,) * (len(level.shape) - level.outer))
+        if x in self.local:  # each iteration has a part of its own
+            count = int(np.prod(dims, dtype=np.int64))
+            offset = np.where((offset < 0) | (offset >= count), -1, iterations * count + offset)
         steps = np.arange(int(np.prod(level.shape[level.outer :], dtype=np.int64)), dtype=np.int64)
         steps = steps.reshape((1,) * level.outer + level.shape[level.outer :])
         at, iteration, step = (np.broadcast_to(a, level.shape)[active] for a in (offset, iterations, steps))
@@ -250,14 +284,14 @@ class TileMachine:
         return points, active
 
     def load(self, op: Operation, level: Level) -> list[tuple[Any, tuple[str, ...]]]:
-        memory = self.buffers[op.operands[0]]  # type: ignore[index]
+        memory = self.memory(op.operands[0])
         points, active = self.offsets(op, level, op.operands[1:])
         out = np.zeros(level.shape, memory.data.dtype)
         out[active] = memory.load(op, points)
         return [(out, level.axes)]
 
     def store(self, op: Operation, level: Level) -> list[tuple[Any, tuple[str, ...]]]:
-        memory = self.buffers[op.operands[0]]  # type: ignore[index]
+        memory = self.memory(op.operands[0])
         points, active = self.offsets(op, level, op.operands[2:])
         value = self.read(op.operands[1], level, memory.type.dtype)
         memory.store(op, points, np.broadcast_to(value, level.shape)[active])
@@ -282,6 +316,7 @@ _Run = Callable[[TileMachine, Operation, Level], list[tuple[Any, tuple[str, ...]
 _RUN: Mapping[str | Kind, _Run] = {
     Kind.MAP: TileMachine.map,
     Kind.REDUCE: TileMachine.reduce,
+    "local": TileMachine.reserve,
     Kind.SCAN: TileMachine.reduce,
     "load": TileMachine.load,
     "store": TileMachine.store,

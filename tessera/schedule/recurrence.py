@@ -1,0 +1,485 @@
+"""A recurrence to one nest: an ordered sweep, whose points leave what they carry in local memory.
+
+Axes along which a step looks at its own position only (see ``steps``) are parallel. The others are sweeps inside the
+step: one for all folds and results over the same axes that need nothing of each other, in the order in which the
+folds depend on each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tessera.ir.dialects import OPS
+from tessera.ir.dialects.contract import contracted_dtype, letters
+from tessera.ir.dim import Dim
+from tessera.ir.dim_range import coefficient
+from tessera.ir.dtype import compute_dtype
+from tessera.ir.graph import Attr, Block, Operand, Operation, Value
+from tessera.ir.infer import ONE
+from tessera.ir.record import Kind, Law
+from tessera.ir.types import BufferType, TensorType, TileType
+from tessera.schedule.plan import ZERO, Unschedulable
+from tessera.schedule.pull import Guard, Index, Misplaced, Pull, Puller, dense_strides
+from tessera.schedule.steps import Axes, Spot
+from tessera.schedule.tilebuild import Container, TileBuilder
+
+FOLDS = frozenset({Kind.REDUCE, Kind.CONTRACT})
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Local memory for a value of the step: ``axes`` are those of the value that it has."""
+
+    buffer: Value
+    axes: tuple[int, ...]
+    index: Index
+
+
+@dataclass
+class StepPuller(Puller):
+    """As ``Puller``, inside one step: slices of what is walked along, carried values, folds of the step."""
+
+    #: What a slice is cut from, and along which axis.
+    slices: Mapping[Value, tuple[Operand, int]] = field(default_factory=dict)
+    cells: dict[Value, Cell] = field(default_factory=dict)
+    #: Where the results of folds that leave no axis of the step stand.
+    places: dict[Value, Index] = field(default_factory=dict)
+    now: Dim = ZERO
+    #: The axes that local memory depends on: those of the nest, and inside it the one that is walked.
+    scope: tuple[str, ...] = ()
+
+    def value(self, v: Operand, index: Index, guard: Guard) -> Pull:
+        if isinstance(v, Value) and v in self.slices:
+            whole, axis = self.slices[v]
+            return (yield (whole, (*index[:axis], self.now, *index[axis:]), guard))
+        return (yield from super().value(v, index, guard))
+
+    def load(self, v: Value, index: Index, guard: Guard) -> Operand:
+        cell = self.cells.get(v)
+        if cell is None:
+            return super().load(v, index, guard)
+        kind = cell.buffer.type
+        assert isinstance(kind, BufferType)
+        if any(e is not own for n, (e, own) in enumerate(zip(index, cell.index, strict=True)) if n not in cell.axes):
+            raise Misplaced(v)
+        parts = (*index, *(e for part in guard for e in part))
+        if any(n in self.lookups for e in parts for n in e.names()):  # a vector of points has one place in it
+            raise Misplaced(v)
+        offset = self.offset(cell, index)
+        attrs: dict[str, Attr] = {"index": (offset,)}
+        if guard:
+            attrs["guard"] = guard
+        axes = (*self.scope, *(n for n in self.ranges if n in offset.names() and n not in self.scope))
+        raw = self.build.emit(OPS["load"], (cell.buffer,), kind.dtype, attrs, axes=axes, hint=v.name)
+        return self.build.cast(raw, compute_dtype(v.type.dtype))
+
+    def offset(self, cell: Cell, index: Index) -> Dim:
+        """Where local memory has the element of a value at ``index``."""
+        kind = cell.buffer.type
+        assert isinstance(kind, BufferType)
+        strides = zip(cell.axes, dense_strides(kind.dims), strict=True)
+        return self.simple((sum((index[n] * stride for n, stride in strides), ZERO),))[0]
+
+    def reduced(self, v: Value, index: Index) -> Operand:
+        if v not in self.folded or index != self.places[v]:
+            raise Misplaced(v)
+        return self.folded[v]
+
+    def contracted(self, op: Operation, v: Value, index: Index, guard: Guard) -> Pull:
+        return self.reduced(v, index)
+        yield  # as a generator, like what it stands in for
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A value that a step stores: a carry into ``cell``, or a result into ``buffer`` at the present position."""
+
+    value: Operand
+    type: TensorType
+    cell: Cell | None = None
+    buffer: Value | None = None
+
+
+@dataclass
+class RecurrenceLowering:
+    """Builds the nest of one recurrence: ``scan`` among the operations of its region."""
+
+    scan: Operation
+    ops: Sequence[Operation]
+    outputs: Sequence[Value]
+    buffers: Mapping[Value, Value]
+    scalars: Mapping[Value, Value]
+    names: dict[str, int]
+    mark: str
+    axis_names: dict[tuple[Spot, int], str] = field(default_factory=dict)
+
+    def run(self) -> Operation:
+        """Raises Unschedulable where a step is not made of single elements."""
+        block, count = self.scan.body, self.scan.attrs["carries"]
+        assert block is not None and isinstance(count, int)
+        self.block, self.carries = block, block.params[:count]
+        self.new, self.made = block.yields[:count], block.yields[count:]
+        pairs = zip(self.carries, self.new, strict=True)
+        alike = [(c, n) for c, n in pairs if isinstance(n, Value)]
+        self.axes = Axes.of(block.ops, alike)
+        saved = dict(self.names)
+        hazards: frozenset[Value] = frozenset()
+        while True:
+            self.names.clear()
+            self.names.update(saved)
+            try:
+                nest = self.nest(hazards)
+            except Misplaced as e:
+                message = f"%{e.value.name} is read at positions that no loop of the kernel walks"
+                raise Unschedulable(message) from e
+            found = frozenset(c for c in self.carries if c not in hazards and self.is_hazard(nest, c))
+            if not found:
+                return nest
+            hazards |= found
+
+    # -- axes
+
+    def axis(self, root: Spot, number: int) -> str:
+        """The loop of a class of axes; a value that has several of one class walks each with a loop of its own."""
+        key = (root, number)
+        if key not in self.axis_names:
+            kind = "k" if root in self.axes.inner else "i"
+            of = sum(n.startswith(kind) for n in self.axis_names.values())
+            name = self.axis_names[key] = f"{kind}{of}{self.mark}"
+            v, n = root
+            self.pull.ranges[name] = (ZERO, v.type.dims[n])
+        return self.axis_names[key]
+
+    def index(self, v: Operand) -> Index:
+        """The position of a value of the step, each axis walked by the loop of its class."""
+        if not isinstance(v, Value):
+            return ()
+        seen: list[Spot] = []
+        out: list[Dim] = []
+        for n, d in enumerate(v.type.dims):
+            if d is ONE:
+                out.append(ZERO)
+                continue
+            root = self.axes.find((v, n))
+            out.append(Dim.name(self.axis(root, seen.count(root))))
+            seen.append(root)
+        return tuple(out)
+
+    def parallel(self) -> list[str]:
+        """The loops of the nest: of what is carried; where that is scalars alone, of what is made."""
+        for values in (self.carries, [y for y in self.made if isinstance(y, Value)]):
+            ordered = sorted(values, key=lambda v: -v.type.rank)
+            roots = dict.fromkeys(r for v in ordered for r in self.axes.classes(v) if r not in self.axes.inner)
+            if roots:
+                break
+        else:
+            return []
+        for v in self.made:  # what only a result has is a loop inside the step
+            self.axes.inner |= {r for r in (self.axes.classes(v) if isinstance(v, Value) else ()) if r not in roots}
+        return [self.axis(r, 0) for r in roots]
+
+    # -- the nest
+
+    def nest(self, hazards: frozenset[Value]) -> Operation:
+        self.axis_names.clear()
+        self.build = TileBuilder(Container(), self.names)
+        made = {r: op for op in (*self.ops, *self.block.ops) for r in op.results}
+        dim, reverse = self.scan.attrs["dim"], self.scan.attrs["reverse"]
+        assert isinstance(dim, int)
+        xs = self.scan.operands[len(self.carries) : len(self.block.params)]
+        slices = {p: (x, dim) for p, x in zip(self.block.params[len(self.carries) :], xs, strict=True)}
+        self.pull = StepPuller(self.build, made, dict(self.buffers), self.scalars, (), slices=slices, mark=self.mark)
+        self.pull.own = frozenset(v for v in self.buffers if v in made)
+        self.outer = tuple(self.parallel())
+        extent = xs[0].type.dims[dim]
+        walk = f"t{self.mark}"
+        self.pull.ranges[walk] = (ZERO, extent)
+        self.pull.now = extent - 1 - Dim.name(walk) if reverse else Dim.name(walk)
+        self.pull.scope = self.outer
+        cells = [self.cell(c) for c in self.carries]
+        fresh = [self.cell(c) if c in hazards else cell for c, cell in zip(self.carries, cells, strict=True)]
+        for init, carry, cell in zip(self.scan.operands, self.carries, cells, strict=False):
+            self.fill(cell, carry, init)
+        self.pull.cells.update(zip(self.carries, cells, strict=True))
+        self.pull.buffers = {**self.pull.buffers, **{c: cell.buffer for c, cell in self.pull.cells.items()}}
+        self.step(walk, extent, fresh, cells)
+        self.final(cells)
+        ops = tuple(self.build.top.ops)
+        vector = vector_axis(self.outer, ops)
+        order = sorted(self.outer, key=lambda n: n == vector)
+        attrs: dict[str, Attr] = {"axes": tuple(order), "extents": tuple(self.pull.ranges[n][1] for n in order),
+                                  "vector": vector}  # fmt: skip
+        return Operation(OPS["nest"], (), (), attrs, body=Block(ops))
+
+    def cell(self, v: Value) -> Cell:
+        """New local memory for a value, of the axes that are loops inside the step."""
+        own = tuple(self.axes.own(v))
+        dtype = v.type.dtype if v.type.dtype.is_bool else compute_dtype(v.type.dtype)
+        kind = BufferType(dtype, tuple(v.type.dims[n] for n in own), "local")
+        buffer = Value(self.build.fresh(f"{v.name}_held"), kind)
+        self.build.top.ops.append(Operation(OPS["local"], (), (buffer,)))
+        return Cell(buffer, own, self.index(v))
+
+    def fill(self, cell: Cell, carry: Value, init: Operand) -> None:
+        """What the carried value is before the first step."""
+        index = self.index(carry)
+        with_loops = self.open(index)
+        shift = carry.type.rank - init.type.rank
+        self.put(cell, self.pull(init, index[shift:]), index)
+        if with_loops:
+            self.build.close_inner(pinned=True)
+
+    def step(self, walk: str, extent: Dim, fresh: Sequence[Cell], cells: Sequence[Cell]) -> None:
+        sweep = self.build.sweep = Container((walk,), (ZERO,), (extent,), ordered=True)
+        self.pull.scope = (*self.outer, walk)
+        low, inside = self.targets(fresh)
+        levels = self.levels()
+        folds = [op for op in self.block.ops if op.record.kind in FOLDS and levels[op.results[0]] is not None]
+        depth = {op: max((levels.get(v, 0) for v in op.inputs), default=0) for op in folds}
+        last = max([*depth.values(), *(levels.get(t.value, 0) for t in inside)], default=0)  # type: ignore[arg-type]
+        for n in range(last + 1):
+            now = [op for op in folds if depth[op] == n]
+            for op in now:
+                if self.axes.own(op.results[0]):
+                    self.stored_fold(op)
+            stores = [t for t in inside if levels.get(t.value, 0) == n]  # type: ignore[arg-type]
+            self.sweeps([op for op in now if not self.axes.own(op.results[0])], stores)
+        values = [(t, self.pull(t.value, self.index(t.value))) for t in low]
+        for t, x in values:
+            self.store(t, x, self.index(t.value))
+        for cell, new in zip(cells, fresh, strict=True):
+            if cell is not new:
+                self.copy(new, cell)
+        assert self.build.sweep is sweep
+        self.build.close_sweep()
+        self.pull.scope = self.outer
+
+    def targets(self, fresh: Sequence[Cell]) -> tuple[list[Target], list[Target]]:
+        """What a step stores: without axes inside the step, and with them."""
+        types = (c.type for c in self.carries)
+        found = [Target(n, t, cell) for n, t, cell in zip(self.new, types, fresh, strict=True)]  # type: ignore[arg-type]
+        for y, r in zip(self.made, self.scan.results[len(self.carries) :], strict=True):
+            if r in self.outputs:
+                found.append(Target(y, TensorType(r.type.dtype, r.type.dims[1:]), buffer=self.buffers[r]))
+        inside = [t for t in found if isinstance(t.value, Value) and self.axes.own(t.value)]
+        return [t for t in found if t not in inside], inside
+
+    def levels(self) -> dict[Value, int]:
+        """For each value of the step, how many folds after one another are behind it."""
+        found: dict[Value, int] = {}
+        for op in self.block.ops:
+            level = max((found.get(v, 0) for v in op.inputs), default=0) + (op.record.kind in FOLDS)
+            found.update(dict.fromkeys(op.results, level))
+        return found
+
+    # -- sweeps inside a step
+
+    def open(self, index: Sequence[Dim]) -> bool:
+        """A sweep over the axes of a position that are no loops of the nest; False where there is none."""
+        names = [str(e) for e in index if e is not ZERO and str(e) not in self.outer]
+        if not names:
+            return False
+        bounds = [self.pull.ranges[n] for n in names]
+        container = Container(tuple(names), tuple(lo for lo, _ in bounds), tuple(hi for _, hi in bounds))
+        self.build.inner.append(container)
+        return True
+
+    def sweeps(self, folds: Sequence[Operation], stores: Sequence[Target]) -> None:
+        """One sweep for all that walk the same axes."""
+        groups: dict[frozenset[str], tuple[Index, list[Operation], list[Target]]] = {}
+        for op in folds:
+            space = self.space(op)
+            groups.setdefault(self.inside(space), (space, [], []))[1].append(op)
+        for t in stores:
+            space = self.index(t.value)
+            groups.setdefault(self.inside(space), (space, [], []))[2].append(t)
+        for space, ops, targets in groups.values():
+            opened = self.open(space)
+            assert opened
+            for op in ops:
+                self.fold(op)
+            values = [(t, self.pull(t.value, self.index(t.value))) for t in targets]
+            for t, x in values:
+                self.store(t, x, self.index(t.value))
+            self.build.close_inner(pinned=True)
+
+    def inside(self, index: Index) -> frozenset[str]:
+        return frozenset(str(e) for e in index if e is not ZERO) - frozenset(self.outer)
+
+    def space(self, op: Operation) -> Index:
+        """The position of what a fold folds; for a contraction, of a product."""
+        return tuple(self.spots(op).values())
+
+    def spots(self, op: Operation) -> dict[str, Dim]:
+        """The loop of each axis of what is folded: by letter for a contraction, else by number."""
+        if op.record.kind is Kind.REDUCE:
+            return {str(n): e for n, e in enumerate(self.index(op.operands[0]))}
+        left, right, result = letters(op)
+        at = dict(zip(result, self.index(op.result), strict=True))
+        used = [self.axes.find((op.result, n)) for n in range(len(result))]
+        for part, x in zip((left, right), op.operands, strict=True):
+            for n, (c, d) in enumerate(zip(part, x.type.dims, strict=True)):
+                if d is not ONE and isinstance(x, Value) and (c not in at or (at[c] is ZERO and c not in result)):
+                    root = self.axes.find((x, n))
+                    at[c] = Dim.name(self.axis(root, used.count(root)))
+                    used.append(root)
+                at.setdefault(c, ZERO)
+        return at
+
+    def fold(self, op: Operation) -> None:
+        """Fold in the innermost open sweep, over all its axes."""
+        at = self.spots(op)
+        over = self.build.inner[-1].axes
+        kept = (*self.pull.scope, *(a for c in self.build.inner[:-1] for a in c.axes))
+        factors = self.factors(op, at)
+        if factors is not None:
+            dtype = contracted_dtype(op) if op.record.kind is Kind.CONTRACT else op.result.type.dtype
+            a, b = (self.pull(x, index) for x, index in factors)
+            self.pull.folded[op.result] = self.pull.mma(op.result, a, b, over, kept, compute_dtype(dtype), op)
+        else:
+            x = self.number(self.pull(op.operands[0], tuple(at.values())), op.operands[0].type.dtype)
+            folded = [at[str(n)] for n in op.axes()]
+            strides = dense_strides([op.operands[0].type.dims[n] for n in op.axes()])
+            position = sum((e * s for e, s in zip(folded, strides, strict=True)), ZERO)
+            self.pull.fold(op, x, over, position, kept)
+        for r in op.results:
+            self.pull.places[r] = self.index(r)
+
+    def factors(self, op: Operation, at: Mapping[str, Dim]) -> list[tuple[Operand, Index]] | None:
+        """The operands of what a fold multiplies and adds up, each at its position; None where it does not."""
+        if op.record.kind is Kind.CONTRACT:
+            parts = zip(letters(op)[:2], op.operands, strict=True)
+            return [
+                (x, tuple(ZERO if d is ONE else at[c] for c, d in zip(part, x.type.dims, strict=True)))
+                for part, x in parts
+            ]
+        x, reduction = op.operands[0], op.record.reduction
+        made = self.pull.maker.get(x) if isinstance(x, Value) else None
+        assert reduction is not None
+        if made is None or made.record.law is not Law.PRODUCT or not (reduction.additive and reduction.regroups):
+            return None
+        kinds = {y.type.dtype for y in made.operands}
+        if kinds != {op.result.type.dtype} or not op.result.type.dtype.is_float or len(made.operands) != 2:
+            return None
+        return [(y, self.pull.aligned(y.type, tuple(at.values()))) for y in made.operands]
+
+    def stored_fold(self, op: Operation) -> None:
+        """A fold that leaves axes of the step: a sweep over those around it, and its results in local memory."""
+        at = self.spots(op)
+        if op.record.kind is Kind.REDUCE:
+            kept = [e for n, e in at.items() if int(n) not in op.axes()]
+        else:
+            kept = [at[c] for c in letters(op)[2]]
+        cells = {r: self.cell(r) for r in op.results}
+        opened = self.open(kept)
+        assert opened
+        done = {str(e) for e in kept}
+        rest = [e for e in self.space(op) if str(e) not in done]
+        inner = self.open(rest)
+        if not inner:  # it folds axes of size 1 alone
+            self.build.inner.append(Container((self.pull.axis(ONE),), (ZERO,), (ONE,)))
+        self.fold(op)
+        self.build.close_inner(pinned=True)
+        for r, cell in cells.items():
+            at_kept = iter([e for e in kept if e is not ZERO])
+            index = tuple(ZERO if d is ONE else next(at_kept) for d in r.type.dims)
+            self.put(cell, self.build.cast(self.pull.folded[r], compute_dtype(r.type.dtype)), index)
+        self.build.close_inner(pinned=True)
+        self.pull.cells.update(cells)
+        self.pull.buffers = {**self.pull.buffers, **{r: cell.buffer for r, cell in cells.items()}}
+
+    # -- memory
+
+    def number(self, x: Operand, dtype: object) -> Value:
+        """A value per point, even of a constant."""
+        if isinstance(x, Value) and x not in self.build.numbers and isinstance(x.type, TileType):
+            return x
+        wide = compute_dtype(dtype)  # type: ignore[arg-type]
+        return self.build.emit(OPS["cast"], (x,), wide, {"dtype": wide})
+
+    def put(self, cell: Cell, x: Operand, index: Index) -> None:
+        """Store into local memory, in the innermost open sweep."""
+        kind = cell.buffer.type
+        attrs: dict[str, Attr] = {"index": (self.pull.offset(cell, index),)}
+        operands = (cell.buffer, self.number(x, kind.dtype))
+        self.here().ops.append(Operation(OPS["store"], operands, (), attrs, self.scan.span))
+
+    def store(self, t: Target, x: Operand, index: Index) -> None:
+        index = (*(ZERO,) * (t.type.rank - len(index)), *index)
+        if t.cell is not None:
+            self.put(t.cell, x, index)
+        else:
+            assert t.buffer is not None
+            self.write(t.buffer, x, (self.pull.now, *index))
+
+    def write(self, buffer: Value, x: Operand, index: Index) -> None:
+        """Store a result; what several points of the nest compute alike, the first of them stores."""
+        kind = buffer.type
+        assert isinstance(kind, BufferType)
+        value = self.number(x, kind.dtype)
+        pairs = zip(index, dense_strides(kind.dims), kind.dims, strict=True)
+        offset = sum((e * stride for e, stride, d in pairs if d is not ONE), ZERO)
+        attrs: dict[str, Attr] = {"index": self.pull.simple((offset,))}
+        guard = tuple((Dim.name(n), ZERO, ONE) for n in self.outer if n not in offset.names())
+        if guard:
+            attrs["guard"] = guard
+        self.here().ops.append(Operation(OPS["store"], (buffer, value), (), attrs, self.scan.span))
+
+    def here(self) -> Container:
+        return self.build.inner[-1] if self.build.inner else self.build.sweep or self.build.top
+
+    def copy(self, source: Cell, target: Cell) -> None:
+        """Local memory to local memory, both of one carry."""
+        names = [e for n, e in enumerate(source.index) if n in source.axes]
+        with_loops = self.open(names)
+        offset = self.pull.offset(source, source.index)
+        kind = source.buffer.type
+        axes = (*self.pull.scope, *(str(e) for e in names))
+        x = self.build.emit(OPS["load"], (source.buffer,), kind.dtype, {"index": (offset,)}, axes=axes)
+        self.put(target, x, target.index)
+        if with_loops:
+            self.build.close_inner(pinned=True)
+
+    def final(self, cells: Sequence[Cell]) -> None:
+        """What the last step carried, where it is asked for."""
+        for carry, cell, r in zip(self.carries, cells, self.scan.results, strict=False):
+            if r in self.outputs:
+                with_loops = self.open(cell.index)
+                self.write(self.buffers[r], self.pull(carry, cell.index), cell.index)
+                if with_loops:
+                    self.build.close_inner(pinned=True)
+
+    def is_hazard(self, nest: Operation, carry: Value) -> bool:
+        """Is a carried value read in a step after it was written, or in the sweep that writes it at another place?"""
+        buffer = self.pull.cells[carry].buffer
+        assert nest.body is not None
+        sweep = next(op for op in nest.body.ops if op.attrs.get("ordered"))
+        assert sweep.body is not None
+        written = False
+        for op in sweep.body.ops:
+            touching = [o for o in _every(op) if o.operands and o.operands[0] is buffer]
+            places = {o.dims("index") for o in touching if o.name == "store"}
+            for o in touching:
+                if o.name == "load" and (written or (places and places != {o.dims("index")})):
+                    return True
+                written = written or o.name == "store"
+        return False
+
+
+def _every(op: Operation) -> Iterator[Operation]:
+    yield op
+    for inner in op.body.ops if op.body is not None else ():
+        yield from _every(inner)
+
+
+def vector_axis(axes: Sequence[str], ops: Sequence[Operation]) -> str:
+    """The axis along which most accesses of the ordered sweep are contiguous, the last one among equals."""
+    inside = [o for op in ops if op.attrs.get("ordered") for o in _every(op)]
+    offsets = [
+        o.dims("index")[0]
+        for o in inside
+        if o.name in ("load", "store") and o.operands[0].type.role != "local"  # type: ignore[union-attr]
+    ]
+    return max(reversed(axes), key=lambda n: sum(coefficient(e, n) is ONE for e in offsets), default="")
+
