@@ -34,6 +34,10 @@ CASES = {
         "%s = add(%a, %m) : f32[B, D] return %s",
         "map %a -> map %s apart: `sort` stands between them",
     ),
+    Obstacle.ORDER: (
+        "[D]", "%a = exp(v) : f32[D] %s = cumsum(%a, dim=0) : f32[D] return %s",
+        "map %a -> row %s apart: a scan of all elements in order would leave 10 operations an element to one thread",
+    ),
     Obstacle.STREAM: (
         "[B, D]", "%a = exp(x) : f32[B, D] %m = matmul(%a, w) : f32[B, D] %s = exp(%m) : f32[B, D] return %s",
         "map %a -> stream %s apart: what is made of `matmul` block by block has a kernel of its own",
