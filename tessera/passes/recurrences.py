@@ -1,7 +1,8 @@
 """Which operations a kernel that walks an axis in order takes in, and which its steps need not repeat.
 
 What a step computes of values from outside alone is the same in every step, and is computed once before. What makes
-the tensors that are walked along, element by element, is computed where a step reads them, so that it is never stored.
+the first carries and the tensors that are walked along, element by element, is computed where it is read, so that it is
+never stored.
 """
 
 from __future__ import annotations
@@ -71,9 +72,11 @@ def _around(
     f: Function, op: Operation, readers: Mapping[Value, Sequence[Operation]], maker: Mapping[Value, Operation],
     taken: Container[Operation],
 ) -> Recurrence:  # fmt: skip
-    """The recurrence of one operation: elementwise work on what it walks along that nothing else reads."""
+    """The recurrence of one operation: elementwise work on what it begins with and walks along, that nothing else
+    reads.
+    """
     loop, members = Loop.of(op), {op}
-    pending = [x for x in loop.xs if isinstance(x, Value) and x not in loop.captured]
+    pending = [x for x in (*loop.init, *loop.xs) if isinstance(x, Value) and x not in loop.captured]
     kept = {v for v in f.outputs if isinstance(v, Value)}
     while pending:
         made = maker.get(pending.pop())

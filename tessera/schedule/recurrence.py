@@ -474,12 +474,17 @@ def _every(op: Operation) -> Iterator[Operation]:
 
 
 def vector_axis(axes: Sequence[str], ops: Sequence[Operation]) -> str:
-    """The axis along which most accesses of the ordered sweep are contiguous, the last one among equals."""
+    """The axis along which most accesses of the ordered sweep are contiguous, the last one among equals; none where
+    there is no such access and the sweeps inside have axes of their own for lanes.
+    """
     inside = [o for op in ops if op.attrs.get("ordered") for o in _every(op)]
     offsets = [
         o.dims("index")[0]
         for o in inside
         if o.name in ("load", "store") and o.operands[0].type.role != "local"  # type: ignore[union-attr]
     ]
-    return max(reversed(axes), key=lambda n: sum(coefficient(e, n) is ONE for e in offsets), default="")
+    contiguous = {n: sum(coefficient(e, n) is ONE for e in offsets) for n in reversed(axes)}
+    best = max(contiguous, key=contiguous.__getitem__, default="")
+    deeper = sum(o.body is not None for o in inside) > 1
+    return best if contiguous.get(best) or not deeper else ""
 

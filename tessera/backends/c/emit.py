@@ -19,6 +19,7 @@ from tessera.backends.c.products import WIDTH
 from tessera.backends.c.recurrent import SIDE_BY_SIDE, Recurrent, is_ordered
 from tessera.backends.c.scan import scan_step
 from tessera.backends.c.source import HELPERS, c_index
+from tessera.backends.c.within import Within
 from tessera.ir.dialects.tile import LOAD
 from tessera.ir.dim import Dim, product
 from tessera.ir.folds import FOLDS
@@ -118,7 +119,7 @@ class Emitter(Body):
         block = self.vector in axes
         self.blocked, self.bypass = None, not is_ordered(op)
         if not self.bypass:
-            self.blocked = Recurrent(self, SIDE_BY_SIDE if block else 1)
+            self.blocked = Recurrent(self, SIDE_BY_SIDE) if block else Within(self, 1)
         elif is_blocked(op):
             self.blocked = Blocked(self, WIDTH if block else 1)
         if self.blocked is None:

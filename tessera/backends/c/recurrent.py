@@ -121,27 +121,38 @@ class Recurrent(Strips):
     def points(
         self, op: Operation, loop: Loop, sides: list[dict[Operation, Fold]], totals: dict[tuple[Operation, int], str]
     ) -> None:
-        e, needed = self.e, self.needed(op)
-        joined = products(needed)
         with self.loops([loop]):
             self.splat()
-            for inner in needed:
-                if inner in joined.values():
-                    continue
-                if inner in joined:
-                    for _ in e.each():
-                        self.add_product(inner, joined[inner])
-                elif inner.record is MMA:
-                    for side in e.each():
-                        dtype = inner.result.type.dtype
-                        a, b = (e.operand(x, dtype) for x in inner.operands)
-                        total = totals[inner, side]
-                        e.lines.add(f"{total} = {ci.expression('fma', dtype.name, [a, b, total])};")
-                elif inner.record.kind is Kind.REDUCE:
-                    for side in e.each():
-                        e.step(sides[side][inner])
-                else:
-                    self.write(inner)
+            self.body(op, sides, totals)
+
+    def body(
+        self, op: Operation, sides: list[dict[Operation, Fold]], totals: dict[tuple[Operation, int], str]
+    ) -> None:
+        """What a sweep does at one point, for the vectors that go together."""
+        e, needed = self.e, self.needed(op)
+        joined = products(needed)
+        for inner in needed:
+            if inner in joined.values():
+                continue
+            if inner in joined:
+                for _ in e.each():
+                    self.add_product(inner, joined[inner])
+            elif inner.record is MMA:
+                for side in e.each():
+                    self.add_to(totals[inner, side], inner)
+            elif inner.record.kind is Kind.REDUCE:
+                for side in e.each():
+                    e.step(sides[side][inner])
+            else:
+                self.write(inner)
+
+    def add_to(self, total: str, op: Operation) -> None:
+        e, dtype = self.e, op.result.type.dtype
+        a, b = (e.operand(x, dtype) for x in op.operands)
+        text = ci.expression("fma", dtype.name, [a, b, total])
+        if e.partial and not e.block:
+            text = ci.expression("where", dtype.name, ["t_live", text, total])
+        e.lines.add(f"{total} = {text};")
 
     def add_product(self, op: Operation, product: Operation) -> None:
         """The sum of a product and something else, rounded once."""
