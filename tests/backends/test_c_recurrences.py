@@ -24,7 +24,8 @@ NUMPY = {"f32": np.float32, "int64": np.int64, "bool": np.bool_}
 SIZES = {"B": 2, "H": 1, "S": 5, "D": 17, "E": 37, "C": 35, "N": 33}
 #: Lanes along the nest, along a step, and both ways to fold there; local memory of numbers, indices and bools.
 CHOSEN = (
-    "gated", "gated_delta", "window", "segments", "normalised", "lstm", "covariance", "best_path", "counted", "switched",
+    "gated", "gated_delta", "window", "segments", "normalised", "lstm", "covariance", "best_path", "counted",
+    "switched",
 )  # fmt: skip
 
 
