@@ -12,7 +12,7 @@ from tests.backends.stream_cases import BF16, F64, Stream
 
 B, H, S, D, E, N = "B", "H", "S", "D", "E", "N"
 Keys, Values, State = Tensor[B, H, S, D], Tensor[B, H, S, E], Tensor[B, H, D, E]
-Made = tuple[Tensor[B, H, D, E], Tensor[S, B, H, E]]
+Made = tuple[Tensor[B, H, D, E], Tensor[B, H, S, E]]
 Gates, Rows = Tensor[B, H, S], Tensor[B, S, E]
 
 
@@ -82,7 +82,7 @@ def gated_delta(q: Keys, k: Keys, v: Values, g: Gates, beta: Gates, h0: State) -
 @tessera.function
 def selective(
     x: Rows, dt: Rows, a: Tensor[E, N], b: Tensor[B, S, N], c: Tensor[B, S, N], h0: Tensor[B, E, N]
-) -> tuple[Tensor[B, E, N], Tensor[S, B, E]]:
+) -> tuple[Tensor[B, E, N], Tensor[B, S, E]]:
     def step(h: Any, now: Any) -> Any:
         x, dt, b, c = now
         dt = torch.log1p(torch.exp(dt))
@@ -95,7 +95,7 @@ def selective(
 @tessera.function
 def gates(
     x: Tensor[B, S, 4, D], w: Tensor[D, 4, D], h0: Tensor[B, D], c0: Tensor[B, D]
-) -> tuple[Tensor[B, D], Tensor[B, D], Tensor[S, B, D]]:
+) -> tuple[Tensor[B, D], Tensor[B, D], Tensor[B, S, D]]:
     def step(carry: Any, x: Any) -> Any:
         h, c = carry
         z = x + torch.einsum("bd,dge->bge", h, w)
@@ -108,7 +108,7 @@ def gates(
 
 
 @tessera.function
-def elman(x: Tensor[B, S, D], w: Tensor[D, D], h0: Tensor[B, D]) -> Tensor[S, B, D]:
+def elman(x: Tensor[B, S, D], w: Tensor[D, D], h0: Tensor[B, D]) -> Tensor[B, S, D]:
     def step(h: Any, x: Any) -> Any:
         h = torch.tanh(x + h @ w)
         return h, h
@@ -119,7 +119,7 @@ def elman(x: Tensor[B, S, D], w: Tensor[D, D], h0: Tensor[B, D]) -> Tensor[S, B,
 @tessera.function
 def normalised(
     q: Keys, k: Keys, v: Values, i: Gates, f: Gates, h0: State, n0: Tensor[B, H, D], m0: Tensor[B, H]
-) -> tuple[Tensor[B, H, D, E], Tensor[B, H, D], Tensor[B, H], Tensor[S, B, H, E]]:
+) -> tuple[Tensor[B, H, D, E], Tensor[B, H, D], Tensor[B, H], Tensor[B, H, S, E]]:
     def step(carry: Any, x: Any) -> Any:
         (h, n, m), (q, k, v, i, f) = carry, x
         f = -torch.log1p(torch.exp(-f))
@@ -135,7 +135,7 @@ def normalised(
 
 
 @tessera.function
-def average(x: Tensor[B, S], alpha: float) -> Tensor[S, B]:
+def average(x: Tensor[B, S], alpha: float) -> Tensor[B, S]:
     def step(m: Any, x: Any) -> Any:
         m = m + alpha * (x - m)
         return m, m
@@ -144,7 +144,7 @@ def average(x: Tensor[B, S], alpha: float) -> Tensor[S, B]:
 
 
 @tessera.function
-def average_rows(x: Rows, w: Tensor[E]) -> tuple[Tensor[B, E], Tensor[S, B, E]]:
+def average_rows(x: Rows, w: Tensor[E]) -> tuple[Tensor[B, E], Tensor[B, S, E]]:
     def step(m: Any, x: Any) -> Any:
         m = m + torch.sigmoid(w) * (x - m)
         return m, m
@@ -166,7 +166,7 @@ def total(x: Tensor[S], w: Tensor[S]) -> tuple[Tensor[()], Tensor[S]]:
 def narrow(
     q: Tensor[B, H, S, D, BF16], k: Tensor[B, H, S, D, BF16], v: Tensor[B, H, S, E, BF16], g: Tensor[B, H, S, D, BF16],
     h0: State,
-) -> tuple[Tensor[B, H, D, E], Tensor[S, B, H, E, BF16]]:  # fmt: skip
+) -> tuple[Tensor[B, H, D, E], Tensor[B, H, S, E, BF16]]:  # fmt: skip
     def step(h: Any, x: Any) -> Any:
         q, k, v, g = (part.float() for part in x)
         h = h * torch.sigmoid(g).unsqueeze(-1) + outer(k, v)
@@ -176,7 +176,7 @@ def narrow(
 
 
 @tessera.function
-def double(x: Tensor[B, S, D, F64], w: Tensor[D, D, F64], h0: Tensor[B, D, F64]) -> Tensor[S, B, D, F64]:
+def double(x: Tensor[B, S, D, F64], w: Tensor[D, D, F64], h0: Tensor[B, D, F64]) -> Tensor[B, S, D, F64]:
     def step(h: Any, x: Any) -> Any:
         h = torch.tanh(x + (h.unsqueeze(-1) * w).sum(-2))
         return h, h
@@ -187,7 +187,7 @@ def double(x: Tensor[B, S, D, F64], w: Tensor[D, D, F64], h0: Tensor[B, D, F64])
 @tessera.function
 def counted(
     x: Tensor[B, S, E, tessera.int64], n0: Tensor[B, E, tessera.int64]
-) -> tuple[Tensor[B, E, tessera.int64], Tensor[S, B, E, tessera.bool_]]:
+) -> tuple[Tensor[B, E, tessera.int64], Tensor[B, S, E, tessera.bool_]]:
     def step(carry: Any, x: Any) -> Any:
         n, seen = carry
         seen = seen | (x > 6)
@@ -199,7 +199,7 @@ def counted(
 
 
 @tessera.function
-def looked(x: Tensor[B, S, E], at: Tensor[B, S, tessera.int64], table: Tensor[N, E]) -> Tensor[S, B, E]:
+def looked(x: Tensor[B, S, E], at: Tensor[B, S, tessera.int64], table: Tensor[N, E]) -> Tensor[B, S, E]:
     def step(m: Any, now: Any) -> Any:
         x, at = now
         m = 0.5 * m + x * table[at]
@@ -218,7 +218,7 @@ def rolled(x: Tensor[S, B, D], h0: Tensor[B, D]) -> Tensor[S, B, D]:
 
 
 @tessera.function
-def swapped(x: Rows, a0: Tensor[B, E], b0: Tensor[B, E]) -> tuple[Tensor[B, E], Tensor[B, E], Tensor[S, B]]:
+def swapped(x: Rows, a0: Tensor[B, E], b0: Tensor[B, E]) -> tuple[Tensor[B, E], Tensor[B, E], Tensor[B, S]]:
     def step(carry: Any, x: Any) -> Any:
         a, b = carry
         return (b, a + x * b.sum(-1, keepdim=True)), (a * b).amax(-1)
@@ -246,7 +246,7 @@ def turned(x: Tensor[S, B, D], h0: Tensor[B, D, D]) -> tuple[Tensor[B, D, D], Te
 
 
 @tessera.function
-def folds(x: Rows, h0: Tensor[B, E]) -> tuple[Tensor[B, E], Tensor[S, B], Tensor[S, B, tessera.int64]]:
+def folds(x: Rows, h0: Tensor[B, E]) -> tuple[Tensor[B, E], Tensor[B, S], Tensor[B, S, tessera.int64]]:
     def step(h: Any, x: Any) -> Any:
         h = torch.softmax(h + x, -1) - torch.flip(x, (-1,)) * h.var(-1, keepdim=True, correction=0)
         return h, (torch.logsumexp(h, -1), torch.argmax(h, -1))
@@ -258,7 +258,7 @@ def folds(x: Rows, h0: Tensor[B, E]) -> tuple[Tensor[B, E], Tensor[S, B], Tensor
 @tessera.function
 def memory(
     x: Tensor[B, S, E], at: Tensor[B, S, tessera.int64], h0: Tensor[B, N, E]
-) -> tuple[Tensor[B, N, E], Tensor[S, B, E]]:
+) -> tuple[Tensor[B, N, E], Tensor[B, S, E]]:
     def step(h: Any, now: Any) -> Any:
         x, at = now
         here = (torch.arange(h.shape[1])[None, :] == at[:, None]).unsqueeze(-1)
