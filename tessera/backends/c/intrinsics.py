@@ -133,6 +133,15 @@ def natural_lanes(features: Iterable[str]) -> int:
     return 8 if "avx2" in known else 4
 
 
+def has_pairs(features: Iterable[str], lanes: int) -> bool:
+    """Is ``t_dot_pair`` with so many lanes one instruction, for a processor with these features?
+
+    >>> has_pairs(["avx512f", "avx512_bf16"], 16), has_pairs(["avx2"], 8)
+    (True, False)
+    """
+    return lanes == 16 and "avx512_bf16" in {f.lower() for f in features}
+
+
 def _calls(name: str, arity: int, kinds: Sequence[str], extra: str = "") -> dict[str, str]:
     holes = ", ".join(f"{{{i}}}" for i in range(arity))
     return {k: f"t_{name}_{k}({holes}{extra})" for k in kinds}

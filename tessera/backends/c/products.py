@@ -6,9 +6,9 @@ from collections.abc import Callable, Container, Sequence
 
 from tessera.backends.c import intrinsics as ci
 from tessera.backends.c.body import dtype_of, op_makes_lanes, place
+from tessera.backends.c.pairs import Pairs, mmas
 from tessera.backends.c.source import c_index
 from tessera.backends.c.stages import varies
-from tessera.backends.c.strips import Strips
 from tessera.backends.c.tiles import Loop
 from tessera.ir.dialects.tile import LOAD, MMA
 from tessera.ir.dim import Dim, ceildiv
@@ -28,12 +28,15 @@ LONG_CHAIN, CHAIN, SHORT_CHAIN = 128, 32, 16
 ROWS, WIDTH = {16: 8, 8: 4, 4: 4}, 2
 
 
-class Products(Strips):
+class Products(Pairs):
     """Writes the sweeps that sum products."""
 
     def pack(self, sweep: Operation, swept: str) -> None:
         """Bring what varies along the lanes, and is the same for all points of the swept axis, into a tile once."""
         e = self.e
+        if self.pair(sweep, swept):
+            self.pack_pairs(sweep)
+            return
         roots = packed(sweep, swept, e.vector)
         if not roots:
             return
@@ -56,13 +59,6 @@ class Products(Strips):
             self.fill(ops, roots, [{} for _ in e.sides])
             e.lines.close()
             e.lines.close()
-
-    def lies(self, op: Operation, axis: str) -> bool:
-        """Does a load have its elements next to each other along ``axis`` rather than along the lanes?"""
-        if op.record is not LOAD or op.attrs.get("guard") or len(op.operands) > 1:
-            return False
-        offset, narrow = place(op)[1], ci.lane(dtype_of(op.result)) not in ("f64", "i64", "u64")
-        return narrow and coefficient(offset, axis) is ONE and coefficient(offset, self.e.vector) not in (None, ONE)
 
     def squares(
         self, ops: Sequence[Operation], lying: Sequence[Operation], roots: Sequence[Value], at: tuple[str, str]
@@ -128,7 +124,8 @@ class Products(Strips):
                 more = f"{piece[1]} > {inner[1]} ? t_load_{kind}({slot}) + {total} : {total}"
                 e.lines.add(f"t_store_{kind}({slot}, {more});")
 
-            with self.stripped(sweep, block, piece, BLOCK, Dim.const(LONG_CHAIN)):
+            narrow = self.narrow(sweep) if self.takes_pairs(sweep) else None
+            with self.stripped(sweep, block, piece, BLOCK, Dim.const(LONG_CHAIN), narrow):
                 self.registers(sweep, tiles, [block], [*outer, piece], end)
 
     def sum(self, sweep: Operation, block: Loop) -> None:
@@ -199,10 +196,14 @@ class Products(Strips):
         for (op, *_), name in totals.items():
             e.lines.add(f"{ci.vector_type(dtype_of(op.result))} {name} = {{}};")
         before = [dict(s) for s in e.sides]
-        with self.loops(summed):
-            if many > 1:
-                self.ask(sweep, axis, many, summed[-1][0])
-            self.step(sweep, tiles, axis, many, totals)
+        pairs = self.takes_pairs(sweep)
+        with self.loops(summed[:-1] if pairs else summed):
+            if pairs:
+                self.pair_steps(sweep, (axis, many), summed[-1], totals)
+            else:
+                if many > 1:
+                    self.ask(sweep, axis, many, summed[-1][0])
+                self.step(sweep, tiles, axis, many, totals)
         e.sides = before
         for side in e.each():
             for r in range(many):
@@ -298,12 +299,6 @@ def only_behind(op: Operation, sweep: Operation, known: Container[Value]) -> boo
                 if o.result not in known:
                     pending.append(o.result)
     return readers > 0
-
-
-def mmas(sweep: Operation) -> list[Operation]:
-    """The sums of products of a sweep."""
-    assert sweep.body is not None
-    return [op for op in sweep.body.ops if op.record is MMA]
 
 
 def packed(sweep: Operation, swept: str, vector: str) -> list[Value]:

@@ -15,8 +15,8 @@ from importlib import resources
 from typing import Final
 
 FILES: Final = (
-    "types", "native", "storage", "memory", "square", "convert", "arithmetic", "bits", "exponential", "trigonometry",
-    "special", "reduce", "scan",
+    "types", "native", "storage", "memory", "square", "pairs", "convert", "arithmetic", "bits", "exponential",
+    "trigonometry", "special", "reduce", "scan",
 )  # fmt: skip
 
 _WIDE_LANES = "f64/vf64/vf64 i64/vi64/vi64 u64/vu64/vu64"
