@@ -24,6 +24,10 @@ from tessera.ir.dim_range import coefficient
 from tessera.ir.graph import Operand, Operation, Value
 from tessera.schedule.plan import ONE, ZERO
 
+#: Rows of a tile of products in registers, and its vectors, by lanes: as many sums as hide the latency of one, and no
+#: more than there are registers; then, as long as there are so many rows left, fewer.
+ROWS, WIDTH = {16: (8, 3, 1), 8: (4, 1), 4: (4, 1)}, 2
+
 #: The dtype whose pairs are multiplied, and how a pair is kept.
 HALF, PAIR = "bf16", "uint32"
 
@@ -177,7 +181,7 @@ class Pairs(Strips):
         for head, whole in ((f"for (; {at} + 2 <= {hi}; {at} += 2)", True), (f"if ({at} < {hi})", False)):
             e.names[summed] = at
             e.lines.open(head)
-            if whole and rows[1] > 1:
+            if whole and rows[1] == ROWS[e.lanes][0]:
                 self.ask_pairs(sweep, rows, summed)
             self.pair_step(sweep, rows, summed, totals, whole)
             e.lines.close()

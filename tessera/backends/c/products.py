@@ -6,7 +6,7 @@ from collections.abc import Callable, Container, Sequence
 
 from tessera.backends.c import intrinsics as ci
 from tessera.backends.c.body import dtype_of, op_makes_lanes, place
-from tessera.backends.c.pairs import Pairs, mmas
+from tessera.backends.c.pairs import ROWS, Pairs, mmas
 from tessera.backends.c.source import c_index
 from tessera.backends.c.stages import varies
 from tessera.backends.c.tiles import Loop
@@ -22,10 +22,6 @@ BLOCK = 128
 #: Terms that are added one after the other before their sum joins others: long chains of additions round more. The
 #: first is for sums of products along axes of their own, the second along the swept axis, the third for other sums.
 LONG_CHAIN, CHAIN, SHORT_CHAIN = 128, 32, 16
-
-#: Rows of a tile of products in registers, and its vectors, by lanes: as many sums as hide the latency of one, and no
-#: more than there are registers.
-ROWS, WIDTH = {16: 8, 8: 4, 4: 4}, 2
 
 
 class Products(Pairs):
@@ -174,15 +170,12 @@ class Products(Pairs):
                 return
             axis, lo, hi = rows[-1]
             at = e.names[axis] = f"i_{axis}"
-            many = ROWS[e.lanes]
             e.lines.open()
             e.lines.add(f"i64 {at} = {lo};")
-            e.lines.open(f"for (; {at} + {many} <= {hi}; {at} += {many})")
-            self.several(sweep, tiles, axis, many, summed, end)
-            e.lines.close()
-            e.lines.open(f"for (; {at} < {hi}; {at}++)")
-            self.several(sweep, tiles, axis, 1, summed, end)
-            e.lines.close()
+            for many in ROWS[e.lanes]:
+                e.lines.open(f"for (; {at} + {many} <= {hi}; {at} += {many})")
+                self.several(sweep, tiles, axis, many, summed, end)
+                e.lines.close()
             e.lines.close()
 
     def several(
@@ -201,7 +194,7 @@ class Products(Pairs):
             if pairs:
                 self.pair_steps(sweep, (axis, many), summed[-1], totals)
             else:
-                if many > 1:
+                if many == ROWS[e.lanes][0]:
                     self.ask(sweep, axis, many, summed[-1][0])
                 self.step(sweep, tiles, axis, many, totals)
         e.sides = before
