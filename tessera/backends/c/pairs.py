@@ -15,7 +15,7 @@ from tessera.backends.c import intrinsics as ci
 from tessera.backends.c.body import dtype_of, place
 from tessera.backends.c.source import c_index
 from tessera.backends.c.stages import varies
-from tessera.backends.c.strips import Strips, behind, elements, runs
+from tessera.backends.c.strips import Strip, Strips, behind, elements, runs
 from tessera.backends.c.tiles import Loop
 from tessera.ir.dialects.math import CAST
 from tessera.ir.dialects.tile import LOAD, MMA
@@ -24,12 +24,15 @@ from tessera.ir.dim_range import coefficient
 from tessera.ir.graph import Operand, Operation, Value
 from tessera.schedule.plan import ONE, ZERO
 
+#: Points of a swept axis in one block: the tiles of a block stay in the nearest cache.
+BLOCK = 128
+
 #: Rows of a tile of products in registers, and its vectors, by lanes: as many sums as hide the latency of one, and no
 #: more than there are registers; then, as long as there are so many rows left, fewer.
 ROWS, WIDTH = {16: (8, 3, 1), 8: (4, 1), 4: (4, 1)}, 2
 
 #: The dtype whose pairs are multiplied, and how a pair is kept.
-HALF, PAIR = "bf16", "uint32"
+HALF, PAIR, PAIR_LANE = "bf16", "uint32", "u32"
 
 
 @dataclass
@@ -60,14 +63,19 @@ class Pairs(Strips):
             if packed is None or other is None or varies(packed, (swept,)) or varies(other, (lanes,)):
                 continue
             both = all(varies(v, (a,)) for v, a in ((packed, lanes), (packed, inner), (other, swept), (other, inner)))
-            if both and runs(other, own, inner) and (is_plain(own[other]) or not varies(other, outer)):
+            if both and (self.read_in_place(own[other], inner) or not varies(other, outer)):
                 return packed, other
         return None
 
     def narrow(self, sweep: Operation) -> list[Value]:
         """What the sums of such a sweep broadcast and do not read where it lies."""
-        own = elements(sweep)
-        return [v for v in self.each_of(sweep, 1) if not is_plain(own[v])]
+        own, inner = elements(sweep), sweep.words("axes")[-1]
+        return [v for v in self.each_of(sweep, 1) if runs(v, own, inner) and not self.read_in_place(own[v], inner)]
+
+    def read_in_place(self, op: Operation, inner: str) -> bool:
+        """Does a load lie along the summed axis, at a place that no other value is needed for?"""
+        plain = op.record is LOAD and len(op.operands) == 1 and not op.attrs.get("guard")
+        return plain and coefficient(place(op)[1], inner) is ONE
 
     def each_of(self, sweep: Operation, which: int) -> list[Value]:
         """The operands that are packed (0) or broadcast (1), each of them once."""
@@ -139,27 +147,26 @@ class Pairs(Strips):
         before = [dict(s) for s in e.sides]
         for side in e.each():
             pairs = dict(known[side]) if known else {}
-            missing = [v for v in roots if v not in pairs]
-            halves: list[dict[Value, str]] = []
-            for point in (first, f"({first} + 1)")[: 1 + whole]:
-                e.names[axis] = point
-                self.compute(sweep, missing)
-                halves.append({v: e.values[v] for v in missing})
-            for v in missing:
-                pairs[v] = f"t_pair_of({halves[0][v]}, {halves[1][v] if whole else '(vu32){}'})"
+            pairs |= self.pairs_of(sweep, [v for v in roots if v not in pairs], at, whole)
             with self.halved(axis, first):
                 for v in roots:
                     e.values[v] = pairs[v]
                     self.hold(v, side)
         e.sides = before
 
-    def compute(self, sweep: Operation, wanted: Sequence[Value]) -> None:
-        """The operations of a sweep behind some values, at the current point."""
-        own = elements(sweep)
-        needed = behind(wanted, own)
-        for op in own.values():
-            if op in needed:
-                self.e.statement(op)
+    def pairs_of(
+        self, sweep: Operation, wanted: Sequence[Value], at: tuple[str, str], whole: bool
+    ) -> dict[Value, str]:  # fmt: skip
+        """Some values at a point and at the next one, computed; or the second half is zero."""
+        e, own, (axis, first) = self.e, elements(sweep), at
+        needed, halves = behind(wanted, own), list[dict[Value, str]]()
+        for point in (first, f"({first} + 1)")[: 1 + whole]:
+            e.names[axis] = point
+            for op in own.values():
+                if op in needed:
+                    e.statement(op)
+            halves.append({v: e.values[v] for v in wanted})
+        return {v: f"t_pair_of({halves[0][v]}, {halves[1][v] if whole else '(vu32){}'})" for v in wanted}
 
     @contextmanager
     def halved(self, axis: str, at: str) -> Iterator[None]:
@@ -201,9 +208,8 @@ class Pairs(Strips):
         for v in self.each_of(sweep, 1):
             for r in range(many):
                 e.names[axis] = f"({at} + {r})" if r else at
-                pointer = self.spot(self.strips[v]) if v in self.strips else self.address(own[v])
                 name = splats[v, r] = e.fresh()
-                element = f"t_pair_at({pointer})" if whole else f"*({pointer})"
+                element = self.element(v, own[v], summed, whole)
                 e.lines.add(f"const vu32 {name} = t_splat_u32({element});")
         e.names[axis] = at
         for op in mmas(sweep):
@@ -213,9 +219,63 @@ class Pairs(Strips):
                     total = totals[op, r, side]
                     e.lines.add(f"{total} = t_dot_pair({splats[other, r]}, {lanes[packed, side]}, {total});")
 
-    def address(self, op: Operation) -> str:
-        """Where a load finds its element."""
-        return f"{self.e.buffer(op)[0]} + {c_index(place(op)[1], self.e.names)}"
+    def element(self, v: Value, op: Operation, summed: str, whole: bool) -> str:
+        """The pair of a broadcast operand at the current point, or its last element alone."""
+        e, strip = self.e, self.strips.get(v)
+        if strip is not None and strip.lane == PAIR_LANE:
+            with self.halved(summed, e.names[summed]):
+                return f"*({self.spot(strip)})"
+        where = self.spot(strip) if strip else f"{e.buffer(op)[0]} + {c_index(place(op)[1], e.names)}"
+        return f"t_pair_at({where})" if whole else f"*({where})"
+
+    @contextmanager
+    def crossed(self, sweep: Operation, block: Loop, piece: Loop, length: int) -> Iterator[None]:
+        """While this lasts, what the sums broadcast and does not run along the summed axis is there in strips of pairs
+        that run along the swept one.
+        """
+        e, before, (axis, lo, hi) = self.e, self.strips, piece
+        own = elements(sweep)
+        values = [v for v in self.each_of(sweep, 1) if not runs(v, own, axis)] if self.takes_pairs(sweep) else []
+        for v in values:
+            if v not in self.rooms:
+                self.rooms[v] = e.scratch
+                e.scratch = e.scratch + length // 2 * BLOCK * 4
+            strip = Strip(self.rooms[v], (axis, f"({lo} >> 1)", hi), block, Dim.const(BLOCK), PAIR_LANE)
+            self.strips = {**self.strips, v: strip}
+        if values:
+            at = e.fresh()
+            e.lines.open()
+            e.lines.add(f"i64 {at} = {lo};")
+            for head, whole in ((f"for (; {at} + 2 <= {hi}; {at} += 2)", True), (f"if ({at} < {hi})", False)):
+                e.lines.open(head)
+                self.cross(sweep, values, block, (axis, at), whole)
+                e.lines.close()
+            e.lines.close()
+        yield
+        self.strips = before
+
+    def cross(
+        self, sweep: Operation, values: Sequence[Value], block: Loop, at: tuple[str, str], whole: bool
+    ) -> None:  # fmt: skip
+        """One line of such strips, with the lanes along it."""
+        e, (swept, lo, hi), row = self.e, block, self.e.fresh()
+        state = (e.vector, e.partial, e.values, e.names.get(swept), e.names.get(at[0]))
+        e.vector, e.names[swept] = swept, row
+        e.lines.add(f"i64 {row} = {lo};")
+        for head, e.partial in ((f"for (; {row} + L <= {hi}; {row} += L)", False), (f"if ({row} < {hi})", True)):
+            e.lines.open(head)
+            if e.partial:
+                e.lines.add(f"const int n = (int)({hi} - {row});")
+            e.values = dict(e.sides[0])
+            pairs = self.pairs_of(sweep, values, at, whole)
+            with self.halved(*at):
+                for v in values:
+                    e.lines.add(f"t_store_u32({self.spot(self.strips[v])}, {pairs[v]});")
+            e.lines.close()
+        e.vector, e.partial, e.values = state[:3]
+        for name, text in ((swept, state[3]), (at[0], state[4])):
+            if text is not None:
+                e.names[name] = text
 
     def ask_pairs(self, sweep: Operation, rows: tuple[str, int], summed: str) -> None:
         """Prefetch what the next rows will read, a line of one of them with every step."""
@@ -238,8 +298,3 @@ def half(x: Operand, own: dict[Value, Operation]) -> Value | None:
     if isinstance(x, Value) and x in own and own[x].record is CAST:
         (x,) = own[x].operands
     return x if isinstance(x, Value) and x in own and dtype_of(x) == HALF else None
-
-
-def is_plain(op: Operation) -> bool:
-    """Is ``op`` a load at a place that no other value is needed for?"""
-    return op.record is LOAD and len(op.operands) == 1

@@ -6,7 +6,7 @@ from collections.abc import Callable, Container, Sequence
 
 from tessera.backends.c import intrinsics as ci
 from tessera.backends.c.body import dtype_of, op_makes_lanes, place
-from tessera.backends.c.pairs import ROWS, Pairs, mmas
+from tessera.backends.c.pairs import BLOCK, ROWS, Pairs, mmas
 from tessera.backends.c.source import c_index
 from tessera.backends.c.stages import varies
 from tessera.backends.c.tiles import Loop
@@ -15,9 +15,6 @@ from tessera.ir.dim import Dim, ceildiv
 from tessera.ir.dim_range import coefficient
 from tessera.ir.graph import Operation, Value
 from tessera.schedule.plan import ONE
-
-#: Points of a swept axis in one block: the tiles of a block stay in the nearest cache.
-BLOCK = 128
 
 #: Terms that are added one after the other before their sum joins others: long chains of additions round more. The
 #: first is for sums of products along axes of their own, the second along the swept axis, the third for other sums.
@@ -121,7 +118,8 @@ class Products(Pairs):
                 e.lines.add(f"t_store_{kind}({slot}, {more});")
 
             narrow = self.narrow(sweep) if self.takes_pairs(sweep) else None
-            with self.stripped(sweep, block, piece, BLOCK, Dim.const(LONG_CHAIN), narrow):
+            strips = self.stripped(sweep, block, piece, BLOCK, Dim.const(LONG_CHAIN), narrow)
+            with strips, self.crossed(sweep, block, piece, LONG_CHAIN):
                 self.registers(sweep, tiles, [block], [*outer, piece], end)
 
     def sum(self, sweep: Operation, block: Loop) -> None:
