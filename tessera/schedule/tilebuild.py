@@ -171,6 +171,11 @@ class Namespace:
         """The dtype in which ``x`` is computed."""
         return literal_dtype((x.x,), f64)
 
+    def is_narrow(self) -> bool:
+        """Is what the operation gives rounded to a float of fewer bits than it is computed with?"""
+        dtype = self.source.results[0].type.dtype if self.source is not None else f32
+        return dtype.is_float and compute_dtype(dtype) is not dtype
+
     def apply(self, record: OpRecord, xs: tuple[Operand, ...], attrs: Mapping[str, Attr]) -> Operand:
         """One MAP record over tile values: expanded when it has a definition, emitted when it is an intrinsic."""
         if record.define is not None:

@@ -10,7 +10,7 @@ from tessera.backends.base import Json, Packed, Stage, Target
 from tessera.backends.c import openmp
 from tessera.backends.c.emit import CSource, Emitter
 from tessera.backends.c.host import host_target
-from tessera.backends.c.intrinsics import natural_lanes
+from tessera.backends.c.intrinsics import has_pairs, natural_lanes
 from tessera.backends.c.load import SharedObject, load_shared
 from tessera.backends.c.toolchain import CompileOptions, compile_shared, find_compiler, toolchain_key
 from tessera.ir.graph import Function
@@ -68,9 +68,11 @@ class CArtifact:
 
 def emit(kernels: Sequence[Kernel], target: Target | None = None) -> CProgram:
     """The C text of a function's kernels, entries ``tessera_0``, ``tessera_1``, …"""
-    natural = natural_lanes((target or host_target()).features)
+    features = (target or host_target()).features
+    natural = natural_lanes(features)
     lanes = min(choose_lanes(k.function, natural) for k in kernels)
-    sources = tuple(Emitter(k.function, lanes, f"tessera_{n}").run() for n, k in enumerate(kernels))
+    pairs = has_pairs(features, lanes)
+    sources = tuple(Emitter(k.function, lanes, f"tessera_{n}", pairs).run() for n, k in enumerate(kernels))
     text = CSource.join(sources)
     level = config.current().cflags_opt
     return CProgram(

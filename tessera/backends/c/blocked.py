@@ -15,7 +15,8 @@ from dataclasses import replace
 from tessera.backends.c import intrinsics as ci
 from tessera.backends.c.body import dtype_of
 from tessera.backends.c.fold import Fold, plan_fold
-from tessera.backends.c.products import BLOCK, SHORT_CHAIN, Products, mmas
+from tessera.backends.c.pairs import BLOCK, mmas
+from tessera.backends.c.products import SHORT_CHAIN, Products
 from tessera.backends.c.source import c_index
 from tessera.backends.c.stages import Block
 from tessera.backends.c.tiles import Loop

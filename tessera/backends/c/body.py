@@ -48,6 +48,8 @@ class Body:
     function: Function
     lanes: int
     entry: str = "tessera_kernel"
+    #: Whether the processor has an instruction for products of pairs.
+    pairs: bool = False
     lines: Lines = field(default_factory=Lines)
     names: dict[str, str] = field(default_factory=dict)
     values: dict[Value, str] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from tessera.backends.c import intrinsics as ci
 from tessera.backends.c.blocked import Blocked, is_blocked
 from tessera.backends.c.body import Body, place
 from tessera.backends.c.fold import Fold, plan_fold
-from tessera.backends.c.products import WIDTH
+from tessera.backends.c.pairs import WIDTH
 from tessera.backends.c.recurrent import SIDE_BY_SIDE, Recurrent, is_ordered
 from tessera.backends.c.scan import scan_step
 from tessera.backends.c.source import HELPERS, c_index

@@ -31,6 +31,8 @@ Around a kernel's loop the emitter uses, with ``S`` from ``storage``:
   ``t_all(m)``, ``t_prefetch(p)``,
 - ``t_sum_<lane>(x)``, ``t_prod_``, ``t_maximum_of_``, ``t_minimum_of_``, ``t_argmax_<lane>(x, index)``,
   ``t_argmin_``, and ``t_turn_<lane>(x, k)``, which gives lane i the value of lane (i + k) mod L,
+- ``t_dot_pair(a, b, c)``, the sum of c and both products of pairs of bf16, each pair one ``vu32`` lane, with
+  ``t_pair_at(p)``, ``t_pair_of(first, second)`` and ``t_load_pairs(rows, p, step, n)``,
 - ``t_philox(c, k0, k1)`` on four counters ``vu32 c[4]``.
 
 Division and remainder of integers read two names of the kernel: ``vm t_live``, the lanes that hold elements, and
@@ -133,6 +135,15 @@ def natural_lanes(features: Iterable[str]) -> int:
     return 8 if "avx2" in known else 4
 
 
+def has_pairs(features: Iterable[str], lanes: int) -> bool:
+    """Is ``t_dot_pair`` with so many lanes one instruction, for a processor with these features?
+
+    >>> has_pairs(["avx512f", "avx512_bf16"], 16), has_pairs(["avx2"], 8)
+    (True, False)
+    """
+    return lanes == 16 and "avx512_bf16" in {f.lower() for f in features}
+
+
 def _calls(name: str, arity: int, kinds: Sequence[str], extra: str = "") -> dict[str, str]:
     holes = ", ".join(f"{{{i}}}" for i in range(arity))
     return {k: f"t_{name}_{k}({holes}{extra})" for k in kinds}
@@ -176,10 +187,18 @@ def _arithmetic() -> list[Row]:
         Row("sign", 1, {**_calls("sign", 1, FLOATS + _SIGNED), **_UNSIGNED_SIGN, "m": "{0}"}),
         Row("reciprocal", 1, {"f32": "(1.0f / {0})", "f64": "(1.0 / {0})"}),
         Row("rsqrt", 1, {"f32": "(1.0f / t_sqrt_f32({0}))", "f64": "(1.0 / t_sqrt_f64({0}))"}),
-        Row("maximum", 2, _calls("maximum", 2, NUMBERS) | {"m": "({0} | {1})"},
-            against_number=_calls("atleast", 2, ("f32",))),
-        Row("minimum", 2, _calls("minimum", 2, NUMBERS) | {"m": "({0} & {1})"},
-            against_number=_calls("atmost", 2, ("f32",))),
+        Row(
+            "maximum",
+            2,
+            _calls("maximum", 2, NUMBERS) | {"m": "({0} | {1})"},
+            against_number=_calls("atleast", 2, ("f32",)),
+        ),
+        Row(
+            "minimum",
+            2,
+            _calls("minimum", 2, NUMBERS) | {"m": "({0} & {1})"},
+            against_number=_calls("atmost", 2, ("f32",)),
+        ),
         Row("fmax", 2, _calls("fmax", 2, FLOATS) | _calls("maximum", 2, INTS) | {"m": "({0} | {1})"}),
         Row("fmin", 2, _calls("fmin", 2, FLOATS) | _calls("minimum", 2, INTS) | {"m": "({0} & {1})"}),
         Row("fma", 3, _calls("fma", 3, FLOATS) | dict.fromkeys(INTS, "({0} * {1} + {2})"), wraps=True),

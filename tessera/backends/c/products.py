@@ -6,9 +6,9 @@ from collections.abc import Callable, Container, Sequence
 
 from tessera.backends.c import intrinsics as ci
 from tessera.backends.c.body import dtype_of, op_makes_lanes, place
+from tessera.backends.c.pairs import BLOCK, ROWS, Pairs, mmas
 from tessera.backends.c.source import c_index
 from tessera.backends.c.stages import varies
-from tessera.backends.c.strips import Strips
 from tessera.backends.c.tiles import Loop
 from tessera.ir.dialects.tile import LOAD, MMA
 from tessera.ir.dim import Dim, ceildiv
@@ -16,24 +16,20 @@ from tessera.ir.dim_range import coefficient
 from tessera.ir.graph import Operation, Value
 from tessera.schedule.plan import ONE
 
-#: Points of a swept axis in one block: the tiles of a block stay in the nearest cache.
-BLOCK = 128
-
 #: Terms that are added one after the other before their sum joins others: long chains of additions round more. The
 #: first is for sums of products along axes of their own, the second along the swept axis, the third for other sums.
 LONG_CHAIN, CHAIN, SHORT_CHAIN = 128, 32, 16
 
-#: Rows of a tile of products in registers, and its vectors, by lanes: as many sums as hide the latency of one, and no
-#: more than there are registers.
-ROWS, WIDTH = {16: 8, 8: 4, 4: 4}, 2
 
-
-class Products(Strips):
+class Products(Pairs):
     """Writes the sweeps that sum products."""
 
     def pack(self, sweep: Operation, swept: str) -> None:
         """Bring what varies along the lanes, and is the same for all points of the swept axis, into a tile once."""
         e = self.e
+        if self.pair(sweep, swept):
+            self.pack_pairs(sweep)
+            return
         roots = packed(sweep, swept, e.vector)
         if not roots:
             return
@@ -56,13 +52,6 @@ class Products(Strips):
             self.fill(ops, roots, [{} for _ in e.sides])
             e.lines.close()
             e.lines.close()
-
-    def lies(self, op: Operation, axis: str) -> bool:
-        """Does a load have its elements next to each other along ``axis`` rather than along the lanes?"""
-        if op.record is not LOAD or op.attrs.get("guard") or len(op.operands) > 1:
-            return False
-        offset, narrow = place(op)[1], ci.lane(dtype_of(op.result)) not in ("f64", "i64", "u64")
-        return narrow and coefficient(offset, axis) is ONE and coefficient(offset, self.e.vector) not in (None, ONE)
 
     def squares(
         self, ops: Sequence[Operation], lying: Sequence[Operation], roots: Sequence[Value], at: tuple[str, str]
@@ -128,7 +117,9 @@ class Products(Strips):
                 more = f"{piece[1]} > {inner[1]} ? t_load_{kind}({slot}) + {total} : {total}"
                 e.lines.add(f"t_store_{kind}({slot}, {more});")
 
-            with self.stripped(sweep, block, piece, BLOCK, Dim.const(LONG_CHAIN)):
+            narrow = self.narrow(sweep) if self.takes_pairs(sweep) else None
+            strips = self.stripped(sweep, block, piece, BLOCK, Dim.const(LONG_CHAIN), narrow)
+            with strips, self.crossed(sweep, block, piece, LONG_CHAIN):
                 self.registers(sweep, tiles, [block], [*outer, piece], end)
 
     def sum(self, sweep: Operation, block: Loop) -> None:
@@ -177,15 +168,12 @@ class Products(Strips):
                 return
             axis, lo, hi = rows[-1]
             at = e.names[axis] = f"i_{axis}"
-            many = ROWS[e.lanes]
             e.lines.open()
             e.lines.add(f"i64 {at} = {lo};")
-            e.lines.open(f"for (; {at} + {many} <= {hi}; {at} += {many})")
-            self.several(sweep, tiles, axis, many, summed, end)
-            e.lines.close()
-            e.lines.open(f"for (; {at} < {hi}; {at}++)")
-            self.several(sweep, tiles, axis, 1, summed, end)
-            e.lines.close()
+            for many in ROWS[e.lanes]:
+                e.lines.open(f"for (; {at} + {many} <= {hi}; {at} += {many})")
+                self.several(sweep, tiles, axis, many, summed, end)
+                e.lines.close()
             e.lines.close()
 
     def several(
@@ -199,10 +187,14 @@ class Products(Strips):
         for (op, *_), name in totals.items():
             e.lines.add(f"{ci.vector_type(dtype_of(op.result))} {name} = {{}};")
         before = [dict(s) for s in e.sides]
-        with self.loops(summed):
-            if many > 1:
-                self.ask(sweep, axis, many, summed[-1][0])
-            self.step(sweep, tiles, axis, many, totals)
+        pairs = self.takes_pairs(sweep)
+        with self.loops(summed[:-1] if pairs else summed):
+            if pairs:
+                self.pair_steps(sweep, (axis, many), summed[-1], totals)
+            else:
+                if many == ROWS[e.lanes][0]:
+                    self.ask(sweep, axis, many, summed[-1][0])
+                self.step(sweep, tiles, axis, many, totals)
         e.sides = before
         for side in e.each():
             for r in range(many):
@@ -298,12 +290,6 @@ def only_behind(op: Operation, sweep: Operation, known: Container[Value]) -> boo
                 if o.result not in known:
                     pending.append(o.result)
     return readers > 0
-
-
-def mmas(sweep: Operation) -> list[Operation]:
-    """The sums of products of a sweep."""
-    assert sweep.body is not None
-    return [op for op in sweep.body.ops if op.record is MMA]
 
 
 def packed(sweep: Operation, swept: str, vector: str) -> list[Value]:

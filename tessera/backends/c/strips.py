@@ -39,17 +39,23 @@ class Strips(Tiles):
 
     @contextmanager
     def stripped(
-        self, sweep: Operation, line: Loop | None, run: Loop, lines: int, pitch: Dim
+        self, sweep: Operation, line: Loop | None, run: Loop, lines: int, pitch: Dim,
+        narrow: Sequence[Value] | None = None,
     ) -> Iterator[None]:  # fmt: skip
-        """Compute what a sweep broadcasts, for as long as the block lasts."""
+        """Compute what a sweep broadcasts, for as long as the block lasts; or the values ``narrow``, which stay as
+        narrow as in memory.
+        """
         e, before = self.e, self.strips
         self.strips = {}
-        roots = broadcast(sweep, (run[0],) if line is None else (line[0], run[0]), e.vector)
+        roots = narrow
+        if roots is None:
+            roots = broadcast(sweep, (run[0],) if line is None else (line[0], run[0]), e.vector)
         for v in roots:
             if v not in self.rooms:
                 self.rooms[v] = e.scratch
                 e.scratch = e.scratch + pitch * (lines * (8 if ci.lane(dtype_of(v)) == "f64" else 4))
-        strips = {v: Strip(self.rooms[v], line, run, pitch, ci.lane(dtype_of(v))) for v in roots}
+        kind = ci.lane if narrow is None else ci.storage
+        strips = {v: Strip(self.rooms[v], line, run, pitch, kind(dtype_of(v))) for v in roots}
         if roots:
             self.convert(sweep, strips, line, run)
         self.strips = strips
@@ -131,13 +137,13 @@ def broadcast(sweep: Operation, axes: Sequence[str], vector: str) -> list[Value]
                     and both
                     and not plain
                     and ci.lane(dtype_of(v)) in ("f32", "f64")
-                    and _runs(v, own, axes[-1])
+                    and runs(v, own, axes[-1])
                 ):
                     out[v] = None
     return list(out)
 
 
-def _runs(v: Value, own: dict[Value, Operation], axis: str) -> bool:
+def runs(v: Value, own: dict[Value, Operation], axis: str) -> bool:
     """Are all loads behind ``v`` contiguous along the axis, or the same for all of it?"""
     pending = [v]
     while pending:

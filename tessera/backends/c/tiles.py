@@ -45,10 +45,10 @@ class Tiles:
     #: What an axis is counted from in a tile.
     starts: dict[str, str] = field(default_factory=dict)
 
-    def tile(self, v: Value, axes: Sequence[str], extents: Sequence[Dim]) -> Tile:
-        """The tile of a value; made when it is first asked for."""
+    def tile(self, v: Value, axes: Sequence[str], extents: Sequence[Dim], dtype: str = "") -> Tile:
+        """The tile of a value; made when it is first asked for, for elements of its dtype if no other one is given."""
         if v not in self.tiles:
-            e, dtype = self.e, dtype_of(v)
+            e, dtype = self.e, dtype or dtype_of(v)
             width = 8 if ci.lane(dtype) in ("f64", "i64", "u64") else 4
             self.tiles[v] = Tile(e.scratch, tuple(axes), tuple(extents), dtype)
             e.scratch = e.scratch + product(extents) * (self.width * e.lanes * width)

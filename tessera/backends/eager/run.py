@@ -241,3 +241,7 @@ class TorchNamespace:
     def dtype_of(self, x: torch.Tensor) -> DType:
         """The dtype of a tensor."""
         return from_torch_dtype(x.dtype)
+
+    def is_narrow(self) -> bool:
+        """Every operation rounds its result, so a definition takes its widest form."""
+        return False

@@ -73,6 +73,8 @@ def _gelu(t: Any, x: Any, *, approximate: str) -> Any:
     double = t.dtype_of(x) is f64
     if approximate == "tanh":
         return _gelu_tanh_double(t, x) if double else _gelu_tanh(t, x)
+    if t.is_narrow():
+        return _gelu_erf_narrow(t, x)
     return _gelu_erf_double(t, x) if double else _gelu_erf(t, x)
 
 
@@ -95,6 +97,24 @@ def _gelu_erf(t: Any, x: Any) -> Any:
     d = -13.125 - x
     tail = (density - density * t.fma(half, x, -square)) * (((_TAIL[3] * d + _TAIL[2]) * d + _TAIL[1]) * d + _TAIL[0])
     return t.where(t.logical_and(x < -12.75, x > -13.5), tail, body)
+
+
+#: The normal tail Q(x) over exp(-x^2 / 2) as a polynomial in 1 / (x + 5) from its first power on, up to 14 (2^-19.6).
+_TAIL_FAR = (
+    0.40175101161003113, 1.777298927307129, 16.567245483398438, -76.99282836914062, 1396.6947021484375,
+    -6044.18798828125, 21804.27734375,
+)  # fmt: skip
+
+
+def _gelu_erf_narrow(t: Any, x: Any) -> Any:
+    """x Q(-x) to 16 bits, which is more than a narrow float keeps of it."""
+    m = t.minimum(t.abs(x), 20.0)
+    r = 1.0 / (m + 5.0)
+    p: Any = _TAIL_FAR[-1]
+    for c in reversed(_TAIL_FAR[:-1]):
+        p = t.fma(r, p, c)
+    tail = t.exp(-0.5 * m * m) * (r * p)
+    return t.where(x < 0.0, x * tail, x - m * tail)
 
 
 def _gelu_erf_double(t: Any, x: Any) -> Any:

@@ -161,6 +161,10 @@ class NumpyNamespace:
         """The dtype whose numbers ``x`` stands for."""
         return self.source or f64
 
+    def is_narrow(self) -> bool:
+        """Whether results are rounded to a narrow float: here they are as exact as can be."""
+        return False
+
     def cast(self, x: Any, dtype: DType) -> Array:
         return cast(x, dtype, self.source, self.exact)
 

@@ -15,14 +15,12 @@ from importlib import resources
 from typing import Final
 
 FILES: Final = (
-    "types", "native", "storage", "memory", "square", "convert", "arithmetic", "bits", "exponential", "trigonometry",
-    "special", "reduce", "scan",
+    "types", "native", "storage", "memory", "square", "pairs", "convert", "arithmetic", "bits", "exponential",
+    "trigonometry", "special", "reduce", "scan",
 )  # fmt: skip
 
 _WIDE_LANES = "f64/vf64/vf64 i64/vi64/vi64 u64/vu64/vu64"
-_NARROW = (
-    "i16/vi32/vi16 i8/vi32/vi8 u8/vi32/vu8 b8/vm/vu8 bf16/vf32/vu16 f16/vf32/vu16 e4m3/vf32/vu8 e5m2/vf32/vu8"
-)
+_NARROW = "i16/vi32/vi16 i8/vi32/vi8 u8/vi32/vu8 b8/vm/vu8 bf16/vf32/vu16 f16/vf32/vu16 e4m3/vf32/vu8 e5m2/vf32/vu8"
 _LISTS: Final = {
     "STORED": f"f32/vf32/vf32 i32/vi32/vi32 u32/vu32/vu32 {_WIDE_LANES} {_NARROW}",
     "UNMASKED": f"{_WIDE_LANES} {_NARROW}",
