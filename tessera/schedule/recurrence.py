@@ -7,7 +7,7 @@ folds depend on each other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tessera.ir.dialects import OPS
@@ -15,8 +15,9 @@ from tessera.ir.dialects.contract import contracted_dtype, letters
 from tessera.ir.dim import Dim
 from tessera.ir.dim_range import coefficient
 from tessera.ir.dtype import compute_dtype
-from tessera.ir.graph import Attr, Block, Operand, Operation, Value
+from tessera.ir.graph import Attr, Block, Operand, Operation, Value, walk
 from tessera.ir.infer import ONE
+from tessera.ir.loop import Loop
 from tessera.ir.record import Kind, Law
 from tessera.ir.types import BufferType, TensorType, TileType
 from tessera.schedule.plan import ZERO, Unschedulable
@@ -116,13 +117,9 @@ class RecurrenceLowering:
 
     def run(self) -> Operation:
         """Raises Unschedulable where a step is not made of single elements."""
-        block, count = self.scan.body, self.scan.attrs["carries"]
-        assert block is not None and isinstance(count, int)
-        self.block, self.carries = block, block.params[:count]
-        self.new, self.made = block.yields[:count], block.yields[count:]
-        pairs = zip(self.carries, self.new, strict=True)
-        alike = [(c, n) for c, n in pairs if isinstance(n, Value)]
-        self.axes = Axes.of(block.ops, alike)
+        self.loop = loop = Loop.of(self.scan)
+        pairs = zip(loop.carries, loop.next, strict=True)
+        self.axes = Axes.of(loop.body.ops, [(c, n) for c, n in pairs if isinstance(n, Value)])
         saved = dict(self.names)
         hazards: frozenset[Value] = frozenset()
         while True:
@@ -133,7 +130,7 @@ class RecurrenceLowering:
             except Misplaced as e:
                 message = f"%{e.value.name} is read at positions that no loop of the kernel walks"
                 raise Unschedulable(message) from e
-            found = frozenset(c for c in self.carries if c not in hazards and self.is_hazard(nest, c))
+            found = frozenset(c for c in loop.carries if c not in hazards and self.is_hazard(nest, c))
             if not found:
                 return nest
             hazards |= found
@@ -168,14 +165,14 @@ class RecurrenceLowering:
 
     def parallel(self) -> list[str]:
         """The loops of the nest: of what is carried; where that is scalars alone, of what is made."""
-        for values in (self.carries, [y for y in self.made if isinstance(y, Value)]):
+        for values in (self.loop.carries, [y for y in self.loop.ys if isinstance(y, Value)]):
             ordered = sorted(values, key=lambda v: -v.type.rank)
             roots = dict.fromkeys(r for v in ordered for r in self.axes.classes(v) if r not in self.axes.inner)
             if roots:
                 break
         else:
             return []
-        for v in self.made:  # what only a result has is a loop inside the step
+        for v in self.loop.ys:  # what only a result has is a loop inside the step
             self.axes.inner |= {r for r in (self.axes.classes(v) if isinstance(v, Value) else ()) if r not in roots}
         return [self.axis(r, 0) for r in roots]
 
@@ -184,29 +181,26 @@ class RecurrenceLowering:
     def nest(self, hazards: frozenset[Value]) -> Operation:
         self.axis_names.clear()
         self.build = TileBuilder(Container(), self.names)
-        made = {r: op for op in (*self.ops, *self.block.ops) for r in op.results}
-        dim, reverse = self.scan.attrs["dim"], self.scan.attrs["reverse"]
-        assert isinstance(dim, int)
-        xs = self.scan.operands[len(self.carries) : len(self.block.params)]
-        slices = {p: (x, dim) for p, x in zip(self.block.params[len(self.carries) :], xs, strict=True)}
+        loop = self.loop
+        made = {r: op for op in (*self.ops, *loop.body.ops) for r in op.results}
+        slices = {p: (x, loop.dim) for p, x in zip(loop.slices, loop.xs, strict=True)}
         self.pull = StepPuller(self.build, made, dict(self.buffers), self.scalars, (), slices=slices, mark=self.mark)
         self.pull.own = frozenset(v for v in self.buffers if v in made)
         self.outer = tuple(self.parallel())
-        extent = xs[0].type.dims[dim]
-        walk = f"t{self.mark}"
-        self.pull.ranges[walk] = (ZERO, extent)
-        self.pull.now = extent - 1 - Dim.name(walk) if reverse else Dim.name(walk)
+        axis = f"t{self.mark}"
+        self.pull.ranges[axis] = (ZERO, loop.size)
+        self.pull.now = loop.size - 1 - Dim.name(axis) if loop.reverse else Dim.name(axis)
         self.pull.scope = self.outer
-        cells = [self.cell(c) for c in self.carries]
-        fresh = [self.cell(c) if c in hazards else cell for c, cell in zip(self.carries, cells, strict=True)]
-        for init, carry, cell in zip(self.scan.operands, self.carries, cells, strict=False):
+        cells = [self.cell(c) for c in loop.carries]
+        fresh = [self.cell(c) if c in hazards else cell for c, cell in zip(loop.carries, cells, strict=True)]
+        for init, carry, cell in zip(loop.init, loop.carries, cells, strict=True):
             self.fill(cell, carry, init)
-        self.pull.cells.update(zip(self.carries, cells, strict=True))
+        self.pull.cells.update(zip(loop.carries, cells, strict=True))
         self.pull.buffers = {**self.pull.buffers, **{c: cell.buffer for c, cell in self.pull.cells.items()}}
-        self.step(walk, extent, fresh, cells)
+        self.step(axis, fresh, cells)
         self.final(cells)
         ops = tuple(self.build.top.ops)
-        vector = vector_axis(self.outer, ops)
+        vector = lane_axis(self.outer, ops)
         order = sorted(self.outer, key=lambda n: n == vector)
         attrs: dict[str, Attr] = {"axes": tuple(order), "extents": tuple(self.pull.ranges[n][1] for n in order),
                                   "vector": vector}  # fmt: skip
@@ -230,12 +224,12 @@ class RecurrenceLowering:
         if with_loops:
             self.build.close_inner(pinned=True)
 
-    def step(self, walk: str, extent: Dim, fresh: Sequence[Cell], cells: Sequence[Cell]) -> None:
-        sweep = self.build.sweep = Container((walk,), (ZERO,), (extent,), ordered=True)
-        self.pull.scope = (*self.outer, walk)
+    def step(self, axis: str, fresh: Sequence[Cell], cells: Sequence[Cell]) -> None:
+        sweep = self.build.sweep = Container((axis,), (ZERO,), (self.loop.size,), ordered=True)
+        self.pull.scope = (*self.outer, axis)
         low, inside = self.targets(fresh)
         levels = self.levels()
-        folds = [op for op in self.block.ops if op.record.kind in FOLDS and levels[op.results[0]] is not None]
+        folds = [op for op in self.loop.body.ops if op.record.kind in FOLDS]
         depth = {op: max((levels.get(v, 0) for v in op.inputs), default=0) for op in folds}
         last = max([*depth.values(), *(levels.get(t.value, 0) for t in inside)], default=0)  # type: ignore[arg-type]
         for n in range(last + 1):
@@ -257,9 +251,9 @@ class RecurrenceLowering:
 
     def targets(self, fresh: Sequence[Cell]) -> tuple[list[Target], list[Target]]:
         """What a step stores: without axes inside the step, and with them."""
-        types = (c.type for c in self.carries)
-        found = [Target(n, t, cell) for n, t, cell in zip(self.new, types, fresh, strict=True)]  # type: ignore[arg-type]
-        for y, r in zip(self.made, self.scan.results[len(self.carries) :], strict=True):
+        types = (c.type for c in self.loop.carries)
+        found = [Target(n, t, cell) for n, t, cell in zip(self.loop.next, types, fresh, strict=True)]  # type: ignore[arg-type]
+        for y, r in zip(self.loop.ys, self.loop.stacks, strict=True):
             if r in self.outputs:
                 found.append(Target(y, TensorType(r.type.dtype, r.type.dims[1:]), buffer=self.buffers[r]))
         inside = [t for t in found if isinstance(t.value, Value) and self.axes.own(t.value)]
@@ -268,7 +262,7 @@ class RecurrenceLowering:
     def levels(self) -> dict[Value, int]:
         """For each value of the step, how many folds after one another are behind it."""
         found: dict[Value, int] = {}
-        for op in self.block.ops:
+        for op in self.loop.body.ops:
             level = max((found.get(v, 0) for v in op.inputs), default=0) + (op.record.kind in FOLDS)
             found.update(dict.fromkeys(op.results, level))
         return found
@@ -443,7 +437,7 @@ class RecurrenceLowering:
 
     def final(self, cells: Sequence[Cell]) -> None:
         """What the last step carried, where it is asked for."""
-        for carry, cell, r in zip(self.carries, cells, self.scan.results, strict=False):
+        for carry, cell, r in zip(self.loop.carries, cells, self.loop.last, strict=True):
             if r in self.outputs:
                 with_loops = self.open(cell.index)
                 self.write(self.buffers[r], self.pull(carry, cell.index), cell.index)
@@ -458,7 +452,7 @@ class RecurrenceLowering:
         assert sweep.body is not None
         written = False
         for op in sweep.body.ops:
-            touching = [o for o in _every(op) if o.operands and o.operands[0] is buffer]
+            touching = [o for o in walk(Block((op,))) if o.operands and o.operands[0] is buffer]
             places = {o.dims("index") for o in touching if o.name == "store"}
             for o in touching:
                 if o.name == "load" and (written or (places and places != {o.dims("index")})):
@@ -467,17 +461,11 @@ class RecurrenceLowering:
         return False
 
 
-def _every(op: Operation) -> Iterator[Operation]:
-    yield op
-    for inner in op.body.ops if op.body is not None else ():
-        yield from _every(inner)
-
-
-def vector_axis(axes: Sequence[str], ops: Sequence[Operation]) -> str:
+def lane_axis(axes: Sequence[str], ops: Sequence[Operation]) -> str:
     """The axis along which most accesses of the ordered sweep are contiguous, the last one among equals; none where
     there is no such access and the sweeps inside have axes of their own for lanes.
     """
-    inside = [o for op in ops if op.attrs.get("ordered") for o in _every(op)]
+    inside = [o for op in ops if op.attrs.get("ordered") for o in walk(Block((op,)))]
     offsets = [
         o.dims("index")[0]
         for o in inside

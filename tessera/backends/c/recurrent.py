@@ -20,7 +20,7 @@ from tessera.backends.c.strips import Strips, behind, elements
 from tessera.backends.c.tiles import Loop, Tile
 from tessera.ir.dialects.tile import LOAD, LOCAL, MMA, STORE
 from tessera.ir.dim import Dim, product
-from tessera.ir.graph import Operation, Value
+from tessera.ir.graph import Block, Operation, Value, walk
 from tessera.ir.record import Kind, Law
 from tessera.ir.types import BufferType
 
@@ -30,9 +30,7 @@ SIDE_BY_SIDE = 4
 
 def _reads(op: Operation) -> Iterator[Value]:
     """What an operation and those inside it read."""
-    yield from op.inputs
-    for inner in op.body.ops if op.body is not None else ():
-        yield from _reads(inner)
+    return (v for inner in walk(Block((op,))) for v in inner.inputs)
 
 
 def products(ops: Sequence[Operation]) -> dict[Operation, Operation]:
