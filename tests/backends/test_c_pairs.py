@@ -135,6 +135,14 @@ def fused(function: Any, args: tuple[torch.Tensor, ...]) -> str:
     return print_function(found)
 
 
+@pytest.mark.parametrize(("pairs", "nests"), [(False, 2), (True, 1)])
+def test_a_single_row_takes_pairs_as_well(pairs: bool, nests: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, args = compiled(linear, monkeypatch, 16, pairs), MAKE[linear](1, 40, 600)
+    (kernel,) = run.lower(*args).kernels
+    assert str(kernel.source).count("omp parallel") == nests
+    assert difference(run(*args), linear(*args), double(linear, args)) is None
+
+
 def test_the_dot_product_is_never_a_call() -> None:
     assert "noinline" not in intrinsics.library("t_dot_pair(a, b, c);" * 99, 16)
 

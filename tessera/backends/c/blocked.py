@@ -54,6 +54,13 @@ class Blocked(Products):
             else:
                 self.plain(op)
 
+    def is_paired(self, nest: Operation) -> bool:
+        """Do all sums of products of a nest take pairs? Packing costs so little then that it pays for a single row."""
+        assert nest.body is not None
+        plans = [Block.of(op) for op in nest.body.ops if op.body is not None]
+        found = [self.pair(sweep, plan.axes[0]) for plan in plans for sweep in (*plan.products, *plan.sums)]
+        return bool(found) and all(found)
+
     def plain(self, op: Operation) -> None:
         """A sweep without folds: it reads what the sweeps before it left in tiles."""
         assert op.body is not None

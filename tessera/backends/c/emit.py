@@ -67,6 +67,8 @@ class Emitter(Body):
     """Writes one kernel: its entry, its loops, and what ``Body`` puts inside."""
 
     blocked: Blocked | Recurrent | None = None
+    #: Whether a nest has taken over what others are there for, which are for few rows.
+    whole: bool = False
 
     def run(self) -> CSource:
         f = self.function
@@ -97,7 +99,8 @@ class Emitter(Body):
         out.add("int failed = 0;")
         mark = len(out.text)
         for nest in f.ops:
-            self.nest(nest)
+            if not (self.whole and ends(nest)):
+                self.nest(nest)
         out.add("return failed;")
         out.close()
         out.text.insert(mark, f"    const i64 scratch_step = ({c_index(self.scratch, self.names)} + 63) & ~63;")
@@ -124,6 +127,8 @@ class Emitter(Body):
             self.blocked = Blocked(self, WIDTH if block else 1)
         if self.blocked is None:
             self.plan_kept(op)
+        elif isinstance(self.blocked, Blocked) and op.attrs.get("when"):
+            self.whole = self.blocked.is_paired(op)
         counts = [c_index(e, self.names) for e in extents]
         if block:
             width = self.width(op)
@@ -166,7 +171,7 @@ class Emitter(Body):
     def condition(self, nest: Operation) -> str:
         """What must hold for the nest to run, as the head of its block."""
         when = nest.attrs.get("when")
-        if not isinstance(when, tuple):
+        if not isinstance(when, tuple) or self.whole:
             return ""
         size, low, high = (c_index(d, self.names) if isinstance(d, Dim) else "" for d in when)
         tests = [f"{size} >= {low}"] * bool(low) + [f"{size} < {high}"] * bool(high)
@@ -372,6 +377,12 @@ class Emitter(Body):
                 if r in self.kept:
                     self.hold(self.kept[r], r)
         self.values = outer
+
+
+def ends(nest: Operation) -> bool:
+    """Is a nest only there for less than some number of rows?"""
+    when = nest.attrs.get("when")
+    return isinstance(when, tuple) and isinstance(when[2], Dim)
 
 
 def size_names(f: Function) -> tuple[str, ...]:
