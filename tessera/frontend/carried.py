@@ -105,6 +105,10 @@ class ScanCall:
         if not callable(self.step):
             text = f"the step of a scan is {_a(self.step)}, not a function"
             self.fail(CallError, "TSR0112", text, (self.argument(0, "combine_fn"), "the step"))
+        if not _takes_two(self.step):
+            text = "the step of a scan does not take two arguments"
+            said = (self.argument(0, "combine_fn"), "the step")
+            self.fail(CallError, "TSR0112", text, said, help="give it the carry and one slice: `def step(carry, x)`")
         for value, name, kind in ((dim, "dim", int), (reverse, "reverse", bool)):
             if type(value) is not kind:
                 text = f"`{name}` of a scan is {_a(value)}, not {'an int' if kind is int else 'a bool'}"
@@ -197,10 +201,22 @@ class ScanCall:
         )
         text = f"the carry `{path}` is {before} before a step and {after} after it"
         if before.rank != after.rank or not all(map(equal, before.dims, after.dims)):
-            self.fail(ShapeError, "TSR0219", text, *labels, dims=(*before.dims, *after.dims))
+            self.fail(ShapeError, "TSR0219", text, *labels, dims=(*before.dims, *after.dims),
+                      help=f"begin with a value of type {after}, or return one of type {before}")  # fmt: skip
         if before.dtype is not after.dtype:
             self.fail(DTypeError, "TSR0307", text, *labels,
                       help=f"begin with {after.dtype}, or return it with `.to({before.dtype})`")  # fmt: skip
+
+
+def _takes_two(function: object) -> bool:
+    """Can a function be called with two arguments, as far as can be told?"""
+    try:
+        inspect.signature(function).bind(None, None)  # type: ignore[arg-type]
+    except TypeError:
+        return False
+    except ValueError:  # a built-in that does not say
+        return True
+    return True
 
 
 #: A longer expression is not repeated in a message.

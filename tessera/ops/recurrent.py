@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import tessera
-from tessera import ShapeError, Tensor
+from tessera import DTypeError, ShapeError, Tensor
 
 
 def linear_attention(
@@ -26,11 +26,11 @@ def linear_attention(
     the result. The state is kept in float32, or in float64 beside float64.
 
     - ``scale``: 1/√D unless given.
-    - ``initial_state``: h₀, ``[B, H, D, E]`` in the dtype of the state; zero unless given.
+    - ``initial_state``: h₀, ``[B, H, D, E]``; zero unless given.
     - ``return_state``: also give the last state, ``[B, H, D, E]``.
 
     On tensors it runs compiled; inside a `tessera.function` it becomes part of it. Raises ShapeError for ranks or
-    sizes that do not fit.
+    sizes that do not fit, and DTypeError for q, k and v of different dtypes or of integers.
 
     Source: Katharopoulos et al. 2020, arXiv:2006.16236, without feature map and denominator.
 
@@ -110,6 +110,13 @@ def _run(q: Any, k: Any, v: Any, g: Any, beta: Any, scale: Any, state: Any, retu
             code="TSR0204",
             helps=["give decays as [batch, heads, positions, width of a key] or [batch, heads, positions]"],
         )
+    kinds = {name: str(x.dtype).removeprefix("torch.") for name, x in (("q", q), ("k", k), ("v", v))}
+    if len(set(kinds.values())) > 1 or not q.dtype.is_floating_point:
+        raise DTypeError(
+            ", ".join(f"`{name}` is {kind}" for name, kind in kinds.items()),
+            code="TSR0301",
+            helps=["give queries, keys and values in one floating dtype"],
+        )
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if not isinstance(q, torch.Tensor):
         return _recur(q, k, v, g, beta, scale, state, return_state)
@@ -128,15 +135,15 @@ def _program(gate: int | None, corrects: bool, begun: bool) -> Callable[..., Any
         g: Any,
         beta: Any,
         scale: float,
-        state: Any,
+        initial_state: Any,
         return_state: bool,
     ) -> Any:
-        return _recur(q, k, v, g, beta, scale, state, return_state)
+        return _recur(q, k, v, g, beta, scale, initial_state, return_state)
 
     given = {
         "g": None if gate is None else Tensor[("B", "H", "S", "D")[:gate]],
         "beta": Tensor["B", "H", "S"] if corrects else None,
-        "state": Tensor["B", "H", "D", "E"] if begun else None,
+        "initial_state": Tensor["B", "H", "D", "E"] if begun else None,
     }
     recurrence.__annotations__.update(given)
     return tessera.function(recurrence)
@@ -150,6 +157,7 @@ def _recur(q: Any, k: Any, v: Any, g: Any, beta: Any, scale: Any, state: Any, re
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     if state is None:
         state = torch.zeros((*q.shape[:2], q.shape[-1], v.shape[-1]), dtype=wide)
+    state = state.to(wide)
     given = {"q": q, "k": k, "v": v, "g": g, "beta": beta}
     xs = {name: x.to(wide) for name, x in given.items() if x is not None}
 

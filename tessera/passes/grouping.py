@@ -25,7 +25,7 @@ MAX_OPS = 512
 #: Work that may be repeated for every element of a larger space instead of being stored once.
 CHEAP_FLOPS = 4
 #: Elements that one thread is soon done with.
-FEW = 16384
+SOON_DONE = 16384
 
 POINTWISE = frozenset({Kind.MAP, Kind.VIEW, Kind.INDEX, Kind.CREATE, Kind.RANDOM})
 
@@ -293,8 +293,8 @@ class Grouping:
 
     def closing(self, group: Group) -> str:
         """The name of the operation that keeps others out of a group."""
-        names = [self.f.ops[n] for n in group.ops]
-        return next((op for op in names if op.record.kind is Kind.CONTROL), names[0]).name
+        ops = [self.f.ops[n] for n in group.ops]
+        return next((op for op in ops if op.record.kind is Kind.CONTROL), ops[0]).name
 
     def between(self, late: int, early: int) -> Group | None:
         """A third group after ``early`` and before ``late``."""
@@ -348,7 +348,7 @@ def in_order(op: Operation) -> bool:
     if not scans(op) or left(op):
         return False
     size = product(op.operands[0].type.dims)
-    return not (size.is_const and size.value <= FEW)
+    return not (size.is_const and size.value <= SOON_DONE)
 
 
 def left(op: Operation) -> Space:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from tessera.ir.graph import Attr, Function, Operation, Value, users
 from tessera.ir.loop import Loop, outer_values, with_body
 from tessera.ir.record import Kind
-from tessera.passes.grouping import CHEAP_FLOPS, is_free
+from tessera.passes.grouping import CHEAP_FLOPS, is_free, space
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,25 +76,34 @@ def _around(
     reads.
     """
     loop, members = Loop.of(op), {op}
-    pending = [x for x in (*loop.init, *loop.xs) if isinstance(x, Value) and x not in loop.captured]
-    kept = {v for v in f.outputs if isinstance(v, Value)}
+    pending = [(x, sorted(map(str, space(x.type)))) for x in (*loop.init, *loop.xs) if isinstance(x, Value)]
+    # What the steps read whole they would make again each time.
+    kept = {v for v in (*f.outputs, *loop.captured) if isinstance(v, Value)}
     while pending:
-        made = maker.get(pending.pop())
+        v, dims = pending.pop()
+        made = maker.get(v)
         if made is None or made in members or made in taken:
             continue
         if is_free(made):
-            pending.extend(made.inputs)
-        elif made.record.kind is Kind.MAP and made.result not in kept and _only(made.result, members, readers):
+            pending.extend((x, dims) for x in made.inputs)
+        elif made.record.kind is Kind.MAP and _only(made.result, members, readers, kept):
+            if made.record.flops >= CHEAP_FLOPS and sorted(map(str, space(made.result.type))) != dims:
+                continue  # a view repeats it
             members.add(made)
-            pending.extend(made.inputs)
+            pending.extend((x, dims) for x in made.inputs)
     return Recurrence(tuple(o for o in f.ops if o in members))
 
 
-def _only(v: Value, members: Container[Operation], readers: Mapping[Value, Sequence[Operation]]) -> bool:
-    """Is every reader of a value a member, free views looked through?"""
+def _only(
+    v: Value, members: Container[Operation], readers: Mapping[Value, Sequence[Operation]], kept: Container[Value]
+) -> bool:
+    """Is every reader of a value a member, free views looked through, and none of these ``kept``?"""
     pending = [v]
     while pending:
-        for reader in readers.get(pending.pop(), ()):
+        v = pending.pop()
+        if v in kept:
+            return False
+        for reader in readers.get(v, ()):
             if reader in members:
                 continue
             if not is_free(reader):

@@ -25,7 +25,8 @@ from tessera.schedule.pull import Guard, Index, Misplaced, Pull, Puller, dense_s
 from tessera.schedule.steps import Axes, Spot
 from tessera.schedule.tilebuild import Container, TileBuilder
 
-FOLDS = frozenset({Kind.REDUCE, Kind.CONTRACT})
+#: What joins the elements along an axis of the step.
+JOINS = frozenset({Kind.REDUCE, Kind.CONTRACT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +230,7 @@ class RecurrenceLowering:
         self.pull.scope = (*self.outer, axis)
         low, inside = self.targets(fresh)
         levels = self.levels()
-        folds = [op for op in self.loop.body.ops if op.record.kind in FOLDS]
+        folds = [op for op in self.loop.body.ops if op.record.kind in JOINS]
         depth = {op: max((levels.get(v, 0) for v in op.inputs), default=0) for op in folds}
         last = max([*depth.values(), *(levels.get(t.value, 0) for t in inside)], default=0)  # type: ignore[arg-type]
         for n in range(last + 1):
@@ -263,7 +264,7 @@ class RecurrenceLowering:
         """For each value of the step, how many folds after one another are behind it."""
         found: dict[Value, int] = {}
         for op in self.loop.body.ops:
-            level = max((found.get(v, 0) for v in op.inputs), default=0) + (op.record.kind in FOLDS)
+            level = max((found.get(v, 0) for v in op.inputs), default=0) + (op.record.kind in JOINS)
             found.update(dict.fromkeys(op.results, level))
         return found
 
@@ -279,6 +280,11 @@ class RecurrenceLowering:
         self.build.inner.append(container)
         return True
 
+    def open_some(self, index: Sequence[Dim]) -> None:
+        """The same, of one point where all axes have the size 1."""
+        if not self.open(index):
+            self.build.inner.append(Container((self.pull.axis(ONE),), (ZERO,), (ONE,)))
+
     def sweeps(self, folds: Sequence[Operation], stores: Sequence[Target]) -> None:
         """One sweep for all that walk the same axes."""
         groups: dict[frozenset[str], tuple[Index, list[Operation], list[Target]]] = {}
@@ -289,8 +295,7 @@ class RecurrenceLowering:
             space = self.index(t.value)
             groups.setdefault(self.inside(space), (space, [], []))[2].append(t)
         for space, ops, targets in groups.values():
-            opened = self.open(space)
-            assert opened
+            self.open_some(space)
             for op in ops:
                 self.fold(op)
             values = [(t, self.pull(t.value, self.index(t.value))) for t in targets]
@@ -366,13 +371,10 @@ class RecurrenceLowering:
         else:
             kept = [at[c] for c in letters(op)[2]]
         cells = {r: self.cell(r) for r in op.results}
-        opened = self.open(kept)
-        assert opened
+        self.open_some(kept)
         done = {str(e) for e in kept}
         rest = [e for e in self.space(op) if str(e) not in done]
-        inner = self.open(rest)
-        if not inner:  # it folds axes of size 1 alone
-            self.build.inner.append(Container((self.pull.axis(ONE),), (ZERO,), (ONE,)))
+        self.open_some(rest)
         self.fold(op)
         self.build.close_inner(pinned=True)
         for r, cell in cells.items():

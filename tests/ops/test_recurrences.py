@@ -148,6 +148,64 @@ def test_results_that_nobody_asks_for_are_not_stored() -> None:
     assert (kernel if isinstance(kernel, str) else kernel()).count("out f32") == 1
 
 
+ONES = {
+    "sum": lambda c, x: (c * 0.5 + x, c.sum(-1)),
+    "amax": lambda c, x: (c * 0.5 + x, c.amax(-1, keepdim=True)),
+    "argmax": lambda c, x: (c * 0.5 + x, c.argmax(-1)),
+    "softmax": lambda c, x: (c * 0.5 + x, torch.softmax(x, -1)),
+    "product": lambda c, x: (torch.tanh(c @ c.mT @ c + x), c),
+}
+
+
+@pytest.mark.parametrize("name", ONES)
+def test_folds_of_a_single_element(name: str) -> None:
+    @tessera.function
+    def f(x: Tensor["S", "B", 1]) -> Any:
+        return tessera.scan(ONES[name], x[0], x)
+
+    x = torch.randn(4, 3, 1)
+    for one, other in zip(leaves(f(x)), leaves(f.eager(x)), strict=True):
+        torch.testing.assert_close(one, other)
+    assert len(f.lower(x).kernels) == 1
+
+
+def test_what_steps_read_whole_is_made_once() -> None:
+    """`a` is walked along through `b` and read whole: it stays outside, where it is computed once."""
+
+    @tessera.function
+    def f(w: Tensor["S", "C"]) -> Any:
+        a = w.tanh()
+        b = a * 2
+        return tessera.scan(lambda h, y: (h + y * a[0], h), torch.zeros(w.shape[1]), b)
+
+    w = torch.randn(4, 5)
+    text = f.ir("fuse", w)
+    assert text.index("tanh(") < text.index("recurrence(")
+    for one, other in zip(leaves(f(w)), leaves(f.eager(w)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_work_that_a_view_repeats_is_not_repeated() -> None:
+    @tessera.function
+    def f(w: Tensor["S", "C"], n: Tensor["N"]) -> Any:
+        x = w.exp()[:, None].expand(w.shape[0], n.shape[0], w.shape[1])
+        return tessera.scan(lambda h, y: (h + y, h), n[:, None] * torch.ones(w.shape[1]), x)
+
+    text = f.ir("fuse", torch.randn(4, 5), torch.randn(3))
+    assert text.index("exp(") < text.index("recurrence(")
+
+
+def test_a_matrix_that_is_read_rolled() -> None:
+    """Reads under many conditions, which are not written out for several vectors at once."""
+
+    @tessera.function
+    def f(g: Tensor["H", "W"], n: Tensor["S"]) -> Any:
+        return tessera.scan(lambda g, _: (g * 0.5 + torch.roll(g, (1, -1), (0, 1)) * 0.1, None), g, n)[0]
+
+    g, n = torch.randn(5, 19), torch.zeros(3)
+    torch.testing.assert_close(f(g, n), f.eager(g, n))
+
+
 # -- the operations -------------------------------------------------------------------------------
 
 
@@ -199,6 +257,12 @@ def test_mistakes_in_operations() -> None:
     q, k, v = arguments("linear")
     with pytest.raises(tessera.ShapeError, match="`q` of rank 3, not 4"):
         ops.linear_attention(q[0], k, v)
+    with pytest.raises(tessera.DTypeError, match="`q` is float32, `k` is float64"):
+        ops.linear_attention(q, k.double(), v)
+    with pytest.raises(tessera.DTypeError, match="`q` is int64"):
+        ops.linear_attention(q.long(), k.long(), v.long())
+    with pytest.raises(tessera.ShapeError, match="`initial_state`"):
+        ops.linear_attention(q, k, v, initial_state=torch.zeros(2, 2, 3, 3))
     with pytest.raises(tessera.ShapeError, match="`g` of rank 2"):
         ops.gated_linear_attention(q, k, v, q[0, 0])
     with pytest.raises(tessera.ShapeError, match="`D`"):

@@ -121,7 +121,7 @@ class Emitter(Body):
         out = self.lines
         block = self.vector in axes
         self.blocked, self.bypass = None, not is_ordered(op)
-        if not self.bypass:
+        if is_ordered(op):
             self.blocked = Recurrent(self, SIDE_BY_SIDE) if block else Within(self, 1)
         elif is_blocked(op):
             self.blocked = Blocked(self, WIDTH if block else 1)

@@ -44,9 +44,7 @@ def host_target() -> Target:
 
 
 def library_dtypes() -> tuple[str, ...]:
-    """The narrow dtypes whose products the processor has instructions for, which libraries use and kernels do not.
-    Kernels use those of ``avx512_bf16``.
-    """
+    """The narrow dtypes whose products the processor has instructions for, which libraries use and kernels do not."""
     features = set(host_target().features)
     found = {"bf16": {"bf16"}, "f16": {"avx512_fp16", "fp16"}}
     return tuple(dtype for dtype, any_of in found.items() if any_of & features)

@@ -18,12 +18,17 @@ from tessera.backends.c.recurrent import SIDE_BY_SIDE, Recurrent
 from tessera.backends.c.source import c_index
 from tessera.backends.c.tiles import Loop
 from tessera.ir.dialects.tile import LOAD
-from tessera.ir.dim import product
+from tessera.ir.dim import Dim, ceildiv, product
 from tessera.ir.dim_range import coefficient
-from tessera.ir.graph import Operation, Value
+from tessera.ir.graph import Operation, Value, walk
 from tessera.ir.record import Kind
 from tessera.ir.types import BufferType
 from tessera.schedule.plan import ONE
+
+#: Bytes of a cache line, on which each part of local memory begins.
+LINE = 64
+#: Operations of a sweep up to which several vectors go side by side; more would only take longer to compile.
+MOST_SIDE_BY_SIDE = 40
 
 
 @dataclass
@@ -39,8 +44,7 @@ class Within(Recurrent):
         stored = ci.storage(kind.dtype.name)
         for _ in e.each():
             e.values[v] = f"(({stored} *)(mine + {c_index(e.scratch, e.names)}))"
-        # Rounded up, so that what follows is aligned as well.
-        e.scratch = e.scratch + (product(kind.dims) + 64) * kind.dtype.bytes
+        e.scratch = e.scratch + ceildiv(product(kind.dims) * kind.dtype.bytes, Dim.const(LINE)) * LINE
 
     def sweep(self, op: Operation) -> None:
         if self.e.vector or op.attrs.get("ordered") or not along_own(op):
@@ -53,7 +57,9 @@ class Within(Recurrent):
         e = self.e
         assert op.body is not None
         before = e.sides
-        e.sides = [dict(before[0]) for _ in range(SIDE_BY_SIDE)]
+        inside = list(walk(op.body))
+        plain = len(inside) <= MOST_SIDE_BY_SIDE and not any(o.attrs.get("guard") for o in inside)
+        e.sides = [dict(before[0]) for _ in range(SIDE_BY_SIDE if plain else 1)]
         folds = {f: plan_fold(f) for f in op.body.ops if f.record.kind is Kind.REDUCE}
         sides = [{f: self.start(p) for f, p in folds.items()} for _ in e.sides]
         totals = self.zeros(op)
@@ -83,7 +89,7 @@ class Within(Recurrent):
         e.lines.add(f"i64 {at} = {lo};")
         with self._as_lanes(axis, at, folding):
             kept = [dict(s) for s in e.sides]
-            for width in (SIDE_BY_SIDE, 1):
+            for width in dict.fromkeys((len(kept), 1)):
                 e.lines.open(f"for (; {at} + {width} * L <= {hi}; {at} += {width} * L)")
                 yield width
                 e.lines.close()
@@ -108,7 +114,7 @@ class Within(Recurrent):
                 self.merge(fold, other[f].names)
             e.finish(fold, across=True)
         for inner in mmas(op):
-            first, *rest = (totals[inner, side] for side in range(SIDE_BY_SIDE))
+            first, *rest = (totals[inner, side] for side in range(len(sides)))
             e.lines.add(f"{first} = {' + '.join([first, *rest])};")
             lane, step = ci.lane(dtype_of(inner.result)), e.lanes // 2
             while step:
