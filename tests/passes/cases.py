@@ -403,7 +403,7 @@ fn f(x: f32[S, D], y: f32[S], w: f32[D]) -> f32[D] {
 }""",
     ),
     Case(
-        "a scan stays between the regions, its step as it is",
+        "the steps of a scan are a region",
         ("fuse",),
         """
 fn f(x: f32[S, D], w: f32[D]) -> f32[S, D] {
@@ -427,11 +427,13 @@ fn f(x: f32[S, D], w: f32[D]) -> f32[S, D] {
   map(w) -> %k {
     %k = exp(w) : f32[D]
   }
-  %t, %y = scan(w, %e, %k, carries=1, dim=0, reverse=false) : f32[D], f32[S, D] {
-    ^(c: f32[D], r: f32[D])
-    %m = mul(c, %k) : f32[D]
-    %n = add(%m, r) : f32[D]
-    yield %n, %n
+  recurrence(w, %e, %k) -> %t, %y {
+    %t, %y = scan(w, %e, %k, carries=1, dim=0, reverse=false) : f32[D], f32[S, D] {
+      ^(c: f32[D], r: f32[D])
+      %m = mul(c, %k) : f32[D]
+      %n = add(%m, r) : f32[D]
+      yield %n, %n
+    }
   }
   map(%y, %t, %e) -> %o {
     %z = add(%y, %t) : f32[S, D]
