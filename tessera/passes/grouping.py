@@ -334,8 +334,10 @@ class Grouping:
 
 
 def scans(op: Operation) -> bool:
-    """Does an operation keep what it has reached along an axis? Without axes there is nothing to go along."""
-    return op.record.kind is Kind.SCAN and op.operands[0].type.rank > 0
+    """Does an operation keep what it has reached along an axis? A single element leaves nothing to go along."""
+    if op.record.kind is not Kind.SCAN or not op.operands[0].type.rank:
+        return False
+    return op.operands[0].type.dims[folded_axes(op)[0]] is not ONE
 
 
 def work(op: Operation) -> int:

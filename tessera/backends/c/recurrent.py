@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from tessera.backends.c import intrinsics as ci
 from tessera.backends.c.body import dtype_of
 from tessera.backends.c.fold import Fold, plan_fold
-from tessera.backends.c.products import LONG_CHAIN, mmas
+from tessera.backends.c.products import SHORT_CHAIN, mmas
 from tessera.backends.c.source import c_index
 from tessera.backends.c.strips import Strips, behind, elements
 from tessera.backends.c.tiles import Loop, Tile
@@ -90,7 +90,7 @@ class Recurrent(Strips):
         *outer, last = self.walks(op)
         with self.loops(outer), self.shared(op, last):
             if totals:
-                with self.pieces(last, LONG_CHAIN) as piece:
+                with self.pieces(last, SHORT_CHAIN) as piece:
                     parts = self.zeros(op)
                     self.points(op, piece, sides, parts)
                     for key, total in totals.items():
