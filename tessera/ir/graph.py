@@ -205,8 +205,10 @@ class Function:
         return hash((self.name, len(self.ops)))
 
 
-def walk(block: Block) -> Iterator[Operation]:
-    """Every operation in textual order, the nested ones after their owner."""
+def walk(block: Block, *, steps: bool = True) -> Iterator[Operation]:
+    """Every operation in textual order, the nested ones after their owner; without ``steps``, not those of a body with
+    parameters.
+    """
     stack: list[Iterator[Operation]] = [iter(block.ops)]
     while stack:
         op = next(stack[-1], None)
@@ -214,23 +216,16 @@ def walk(block: Block) -> Iterator[Operation]:
             stack.pop()
             continue
         yield op
-        if op.body is not None:
+        if op.body is not None and (steps or not op.body.params):
             stack.append(iter(op.body.ops))
 
 
 def users(block: Block) -> dict[Value, list[Operation]]:
     """The operations that read each value, those in groups included; what a step reads, its operation reads."""
     found: dict[Value, list[Operation]] = {}
-    stack: list[Iterator[Operation]] = [iter(block.ops)]
-    while stack:
-        op = next(stack[-1], None)
-        if op is None:
-            stack.pop()
-            continue
+    for op in walk(block, steps=False):
         for v in op.inputs:
             found.setdefault(v, []).append(op)
-        if op.body is not None and not op.body.params:
-            stack.append(iter(op.body.ops))
     return found
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from tessera.ir.dim import Dim
-from tessera.ir.graph import Block, Operand, Operation, Value
+from tessera.ir.graph import Block, Operand, Operation, Value, walk
 
 #: Control operations inside each other beyond this are refused, so that what walks them may call itself.
 DEEPEST = 32
@@ -88,12 +88,4 @@ def with_body(op: Operation, body: Block, given: tuple[Operand, ...] | None = No
 
 def steps(block: Block) -> Iterator[Operation]:
     """The operations of a block as they are carried out: groups are opened, the body of a control operation is not."""
-    stack: list[Iterator[Operation]] = [iter(block.ops)]
-    while stack:
-        op = next(stack[-1], None)
-        if op is None:
-            stack.pop()
-        elif op.body is None or op.body.params:
-            yield op
-        else:
-            stack.append(iter(op.body.ops))
+    return (op for op in walk(block, steps=False) if op.body is None or op.body.params)

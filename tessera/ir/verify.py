@@ -16,7 +16,7 @@ from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType
 from tessera.ir.facts import Facts
 from tessera.ir.folds import FOLDS
-from tessera.ir.graph import Attr, Block, Function, Obligation, Operation, Value
+from tessera.ir.graph import Attr, Block, Function, Obligation, Operation, Value, walk
 from tessera.ir.infer import InferContext, Refused
 from tessera.ir.loop import DEEPEST
 from tessera.ir.printer import exports, printed
@@ -70,7 +70,7 @@ def problems(f: Function, level: str = "full") -> Iterator[Problem]:
         yield problem
     if broken:
         return
-    for op in _operations(f.body):
+    for op in walk(f.body):
         yield from arity_problems(op, f.dialect)
     if level == "full":
         yield from _full(f)
@@ -81,19 +81,7 @@ def _readers(block: Block) -> Iterator[Operation]:
     for op in block.ops:
         yield op
         if op.body is not None and not exports(op.record):
-            yield from _operations(op.body)
-
-
-def _operations(block: Block) -> Iterator[Operation]:
-    stack: list[Iterator[Operation]] = [iter(block.ops)]
-    while stack:
-        op = next(stack[-1], None)
-        if op is None:
-            stack.pop()
-            continue
-        yield op
-        if op.body is not None:
-            stack.append(iter(op.body.ops))
+            yield from walk(op.body)
 
 
 # -- names: one definition each, before every use, in scope
@@ -328,7 +316,7 @@ def _full(f: Function) -> Iterator[Problem]:
     if f.dialect == "tile":
         yield from (Problem(op, text, operand) for op, text, operand in tile_problems(f))
         return
-    for op in _operations(f.body):
+    for op in walk(f.body):
         ruled = op.record.kind not in (Kind.REGION, Kind.CONTROL) if op.body is None else op.record.infer_body
         if ruled:
             yield from _typed(op, known)
@@ -352,7 +340,7 @@ def _kinds(f: Function) -> Iterator[Problem]:
     for p in f.params:
         if not isinstance(p.type, _TYPES[f.dialect]):
             yield Problem(None, f"parameter `{p.name}` of type `{p.type}` in a function of the {f.dialect} dialect")
-    for op in _operations(f.body):
+    for op in walk(f.body):
         if op.record.kind in _FORBIDDEN[f.dialect]:
             yield Problem(op, f"`{op.name}` has no place in the {f.dialect} dialect")
         elif op.record.kind in (Kind.REGION, Kind.CONTROL) and op.body is None:

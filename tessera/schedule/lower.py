@@ -12,11 +12,11 @@ from tessera.ir.dialects.region import RECURRENCE, STREAM
 from tessera.ir.dim import Dim, ceildiv, dim_min, product
 from tessera.ir.dtype import compute_dtype
 from tessera.ir.folds import FOLDS
-from tessera.ir.graph import Attr, Block, Function, Literal, Operation, Value, walk
+from tessera.ir.graph import Attr, Block, Function, Operation, Value, walk
 from tessera.ir.infer import ONE
 from tessera.ir.record import Kind
 from tessera.ir.roles import Roles
-from tessera.ir.types import BufferType, ScalarType, TensorType, TileType
+from tessera.ir.types import BufferType, ScalarType, TensorType
 from tessera.schedule.cost import region_cost
 from tessera.schedule.merge import merge_axes, vector_axis
 from tessera.schedule.nests import Analysis, NestPlan, Signature
@@ -293,21 +293,13 @@ class NestLowering:
         pull.ranges[axis] = (lo, hi)
 
     def fold(self, pull: Puller, op: Operation, loops: Loops) -> None:
-        x = pull(op.operands[0], loops.index)
         sweep = pull.build.sweep
         assert sweep is not None
-        if isinstance(x, Literal) or x in pull.build.numbers:
-            dtype = compute_dtype(op.operands[0].type.dtype)
-            x = pull.build.emit(OPS["cast"], (x,), dtype, {"dtype": dtype})
+        x = pull.foldable(pull(op.operands[0], loops.index), op.operands[0].type.dtype)
         rows = zip(loops.names, loops.kept_names, loops.extents, strict=True)
         scans = op.record.kind is Kind.SCAN
         axes = tuple(n for n, kept, extent in rows if (extent is not ONE and kept) or (scans and not kept))
-        results = tuple(
-            Value(pull.build.fresh(r.name), TileType(compute_dtype(r.type.dtype), axes)) for r in op.results
-        )
-        dtype = compute_dtype(op.results[0].type.dtype)
-        attrs: dict[str, Attr] = {"over": loops.sweep, "position": loops.position, "dtype": dtype}
-        sweep.ops.append(Operation(op.record, (x,), results, attrs, op.span, op.origin))
+        results = pull.fold(op, x, loops.sweep, loops.position, axes)
         for r, value in zip(op.results, results, strict=True):
             if scans:
                 sweep.memo[pull.key(r, loops.index)] = value
@@ -315,18 +307,7 @@ class NestLowering:
                 pull.folded[r] = value
 
     def store(self, pull: Puller, v: Value, index: Index) -> None:
-        x = pull(v, index)
-        buffer = self.buffers[v]
-        kind = buffer.type
-        assert isinstance(kind, BufferType)
-        offset = ZERO
-        for e, stride, d in zip(index, dense_strides(kind.dims), kind.dims, strict=True):
-            if d is not ONE:
-                offset = offset + e * stride
-        axes = tuple(n for n in pull.ranges if n in offset.names())
-        where = pull.build.container((*axes, *(x.type.axes if isinstance(x.type, TileType) else ())))
-        attrs = {"index": pull.simple((offset,))}
-        where.ops.append(Operation(OPS["store"], (buffer, x), (), attrs, self.analysis.maker[v].span))
+        pull.store(self.buffers[v], pull(v, index), index, self.analysis.maker[v].span)
 
 
 @dataclass(frozen=True)

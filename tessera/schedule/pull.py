@@ -10,6 +10,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tessera.diag import Span
 from tessera.ir.dialects import OPS
 from tessera.ir.dialects.contract import contracted_dtype, letters
 from tessera.ir.dim import Dim
@@ -235,8 +236,8 @@ class Puller:
     def fold(
         self, op: Operation, x: Value, over: tuple[str, ...], position: Dim, kept: tuple[str, ...],
         factor: tuple[Operand, ...] = (),
-    ) -> None:  # fmt: skip
-        """Fold a value in the innermost open sweep."""
+    ) -> tuple[Value, ...]:  # fmt: skip
+        """Fold a value in the innermost open sweep; gives the results, which have the axes ``kept``."""
         where = self.build.inner[-1] if self.build.inner else self.build.sweep
         assert where is not None
         results = tuple(
@@ -244,7 +245,24 @@ class Puller:
         )
         attrs: dict[str, Attr] = {"over": over, "position": position, "dtype": compute_dtype(op.results[0].type.dtype)}
         where.ops.append(Operation(op.record, (x, *factor), results, attrs, op.span, op.origin))
-        self.folded.update(zip(op.results, results, strict=True))
+        return results
+
+    def foldable(self, x: Operand, dtype: DType) -> Value:
+        """A value that a fold takes, even of a constant."""
+        if isinstance(x, Literal) or x in self.build.numbers:
+            wide = compute_dtype(dtype)
+            return self.build.emit(OPS["cast"], (x,), wide, {"dtype": wide})
+        return x
+
+    def store(self, buffer: Value, x: Operand, index: Index, span: Span | None) -> None:
+        """Store one element of a dense buffer, where the axes of its position and of ``x`` have their values."""
+        kind = buffer.type
+        assert isinstance(kind, BufferType)
+        offset = dense_offset(kind, index)
+        axes = tuple(n for n in self.ranges if n in offset.names())
+        where = self.build.container((*axes, *(x.type.axes if isinstance(x.type, TileType) else ())))
+        attrs = {"index": self.simple((offset,))}
+        where.ops.append(Operation(OPS["store"], (buffer, x), (), attrs, span))
 
     def named(self, x: Operand, op: Operation) -> Operand:
         """A result in the compute dtype of the op's type, as a value even when it is constant."""
@@ -385,6 +403,12 @@ class Puller:
             inside = provably_ge(point, first) and provably_ge(last, point)
             if inside and point is not first and point is not last:
                 raise Split(self.splittable, point)
+
+
+def dense_offset(kind: BufferType, index: Index) -> Dim:
+    """Where a dense buffer has the element at ``index``."""
+    pairs = zip(index, dense_strides(kind.dims), kind.dims, strict=True)
+    return sum((e * stride for e, stride, d in pairs if d is not ONE), ZERO)
 
 
 def dense_strides(dims: Sequence[Dim]) -> tuple[Dim, ...]:

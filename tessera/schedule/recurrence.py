@@ -21,7 +21,7 @@ from tessera.ir.loop import Loop
 from tessera.ir.record import Kind, Law
 from tessera.ir.types import BufferType, TensorType, TileType
 from tessera.schedule.plan import ZERO, Unschedulable
-from tessera.schedule.pull import Guard, Index, Misplaced, Pull, Puller, dense_strides
+from tessera.schedule.pull import Guard, Index, Misplaced, Pull, Puller, dense_offset, dense_strides
 from tessera.schedule.steps import Axes, Spot
 from tessera.schedule.tilebuild import Container, TileBuilder
 
@@ -341,7 +341,7 @@ class RecurrenceLowering:
             folded = [at[str(n)] for n in op.axes()]
             strides = dense_strides([op.operands[0].type.dims[n] for n in op.axes()])
             position = sum((e * s for e, s in zip(folded, strides, strict=True)), ZERO)
-            self.pull.fold(op, x, over, position, kept)
+            self.pull.folded.update(zip(op.results, self.pull.fold(op, x, over, position, kept), strict=True))
         for r in op.results:
             self.pull.places[r] = self.index(r)
 
@@ -414,8 +414,7 @@ class RecurrenceLowering:
         kind = buffer.type
         assert isinstance(kind, BufferType)
         value = self.number(x, kind.dtype)
-        pairs = zip(index, dense_strides(kind.dims), kind.dims, strict=True)
-        offset = sum((e * stride for e, stride, d in pairs if d is not ONE), ZERO)
+        offset = dense_offset(kind, index)
         attrs: dict[str, Attr] = {"index": self.pull.simple((offset,))}
         guard = tuple((Dim.name(n), ZERO, ONE) for n in self.outer if n not in offset.names())
         if guard:

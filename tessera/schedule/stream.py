@@ -13,7 +13,7 @@ from tessera.ir.dialects import OPS
 from tessera.ir.dialects.contract import contracted_dtype, letters
 from tessera.ir.dim import Dim, ceildiv, dim_min, product
 from tessera.ir.dtype import compute_dtype
-from tessera.ir.graph import Attr, Block, Literal, Operand, Operation, Value
+from tessera.ir.graph import Attr, Block, Operand, Operation, Value
 from tessera.ir.infer import ONE
 from tessera.ir.intervals import Interval, holds
 from tessera.ir.online import Apart, Shift, factors, gates, identity
@@ -21,7 +21,7 @@ from tessera.ir.record import Kind
 from tessera.ir.roles import Role, Roles
 from tessera.ir.types import BufferType, TileType
 from tessera.schedule.plan import ZERO, Unschedulable
-from tessera.schedule.pull import Guard, Index, Misplaced, Pull, Puller, dense_strides
+from tessera.schedule.pull import Guard, Index, Misplaced, Pull, Puller
 from tessera.schedule.ranges import delinearize
 from tessera.schedule.tilebuild import Container, Expr, Namespace, TileBuilder, unwrap
 
@@ -195,20 +195,12 @@ class StreamLowering:
         sweep.alive = (within.lo, within.hi)
 
     def fold(self, op: Operation) -> None:
-        x = self.pull(op.operands[0], self.index)
-        dtype = compute_dtype(op.operands[0].type.dtype)
-        if isinstance(x, Literal) or x in self.build.numbers:
-            x = self.build.emit(OPS["cast"], (x,), dtype, {"dtype": dtype})
+        x = self.pull.foldable(self.pull(op.operands[0], self.index), op.operands[0].type.dtype)
         factor = self.factor(op)
         axes = tuple(n for n in self.pull.ranges if n in {m for e in self.pull.parallel for m in e.names()})
-        results = tuple(
-            Value(self.build.fresh(r.name), TileType(compute_dtype(r.type.dtype), axes)) for r in op.results
-        )
         sweep = self.build.sweep
         assert sweep is not None
-        attrs: dict[str, Attr] = {"over": sweep.axes, "position": self.index[self.axis],
-                                  "dtype": compute_dtype(op.results[0].type.dtype)}  # fmt: skip
-        sweep.ops.append(Operation(op.record, (x, *factor), results, attrs, op.span, op.origin))
+        results = self.pull.fold(op, x, sweep.axes, self.index[self.axis], axes, factor)
         self.pull.folded.update(zip(op.results, results, strict=True))
 
     def contraction(self, op: Operation) -> None:
@@ -314,10 +306,4 @@ class StreamLowering:
         if not isinstance(x, Value):
             dtype = compute_dtype(kind.dtype)
             x = self.build.emit(OPS["cast"], (x,), dtype, {"dtype": dtype})
-        strides = dense_strides(kind.dims)
-        pairs = zip(index, strides, kind.dims, strict=True)
-        offset = sum((e * stride for e, stride, d in pairs if d is not ONE), ZERO)
-        axes = tuple(n for n in self.pull.ranges if n in offset.names())
-        where = self.build.container((*axes, *(x.type.axes if isinstance(x.type, TileType) else ())))
-        attrs: dict[str, Attr] = {"index": self.pull.simple((offset,))}
-        where.ops.append(Operation(OPS["store"], (buffer, x), (), attrs, self.roles.maker[v].span))
+        self.pull.store(buffer, x, index, self.roles.maker[v].span)

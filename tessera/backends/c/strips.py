@@ -86,8 +86,9 @@ class Strips(Tiles):
 
     def run(self, sweep: Operation, strips: dict[Value, Strip]) -> None:
         e, own = self.e, elements(sweep)
+        needed = behind(strips, own)
         for op in own.values():
-            if op in behind(strips, own):
+            if op in needed:
                 e.statement(op)
                 if op.result in strips:
                     strip = strips[op.result]
