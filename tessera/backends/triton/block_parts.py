@@ -10,10 +10,9 @@ from tessera.backends.triton.block_memory import BlockStatements, Place
 from tessera.backends.triton.blocks import Side
 from tessera.backends.triton.fold import FoldPlan
 from tessera.backends.triton.function import merge_function
-from tessera.backends.triton.source import Argument, KernelFunction
+from tessera.backends.triton.source import KernelFunction, arguments
 from tessera.backends.triton.statements import dim
 from tessera.ir.graph import Literal, Value
-from tessera.ir.types import BufferType
 
 
 @dataclass
@@ -28,21 +27,11 @@ class BlockParts(BlockStatements):
 
     def source(self) -> str:
         """The text of the function, once its lines are written."""
-        function = self.function()
-        params = [a.name for a in function.arguments] + [f"{b}: tl.constexpr" for b in function.blocks]
-        return "\n".join((f"@triton.jit\ndef {self.name}({', '.join(params)}):", *self.lines.text, ""))
+        return self.function().text(self.lines.text)
 
     def function(self) -> KernelFunction:
         """The function's name and arguments; complete after ``run``."""
-        buffers, scalars = [], []
-        for name, v in sorted(self.taken.items(), key=lambda item: int(item[0][1:])):
-            number = int(name[1:])
-            if isinstance(v.type, BufferType):
-                buffers.append(Argument(name, "buffer", number, dtype=v.type.dtype))
-            else:
-                scalars.append(Argument(name, "scalar", number, dtype=v.type.dtype))
-        sizes = [Argument(name, "size", dim=d) for d, name in self.exprs.sizes.names.items()]
-        return KernelFunction(self.name, (*buffers, *sizes, *scalars), self.flags(), self.looks_up)
+        return KernelFunction(self.name, arguments(self.taken, self.exprs.sizes.names), self.flags(), self.looks_up)
 
     def flags(self) -> tuple[str, ...]:
         """The constants: how long each side is, whether blocks fill it, and whether positions need 64 bits."""

@@ -11,7 +11,7 @@ from tessera.backends.triton.expr import Expressions, Sizes
 from tessera.backends.triton.fold import FoldPlan, plan_fold
 from tessera.backends.triton.intrinsics import Used
 from tessera.backends.triton.memory import POINTS, SWEPT, Memory, Sides, expressions, load_key
-from tessera.backends.triton.source import Argument, KernelFunction
+from tessera.backends.triton.source import KernelFunction, arguments
 from tessera.backends.triton.statements import Statements, dim, dims
 from tessera.backends.triton.tiling import Mode, Sweep, Tiling
 from tessera.ir.dialects.tile import LOAD
@@ -20,7 +20,6 @@ from tessera.ir.dtype import f32
 from tessera.ir.folds import FOLDS
 from tessera.ir.graph import Literal, Value
 from tessera.ir.record import Kind
-from tessera.ir.types import BufferType
 from tessera.schedule.plan import ONE
 
 
@@ -49,21 +48,12 @@ class FunctionEmitter(Memory):
                 self.sweep(step)
             else:
                 self.statement(step)
-        function = self.function()
-        params = [a.name for a in function.arguments] + [f"{b}: tl.constexpr" for b in function.blocks]
-        return "\n".join((f"@triton.jit\ndef {self.name}({', '.join(params)}):", *self.lines.text, ""))
+        return self.function().text(self.lines.text)
 
     def function(self) -> KernelFunction:
         """The function's name and arguments; complete after ``run``."""
-        buffers, scalars = [], []
-        for name, v in sorted(self.taken.items(), key=lambda item: int(item[0][1:])):
-            if isinstance(v.type, BufferType):
-                buffers.append(Argument(name, "buffer", int(name[1:]), dtype=v.type.dtype))
-            else:
-                scalars.append(Argument(name, "scalar", int(name[1:]), dtype=v.type.dtype))
-        sizes = [Argument(name, "size", dim=d) for d, name in self.exprs.sizes.names.items()]
         blocks = ((), ("COLS",), ("ROWS", "COLS"))[self.tiling.sides] + (("WIDE",) if "tile" in self.parts else ())
-        return KernelFunction(self.name, (*buffers, *sizes, *scalars), blocks, self.looks_up)
+        return KernelFunction(self.name, arguments(self.taken, self.exprs.sizes.names), blocks, self.looks_up)
 
     def programs(self) -> None:
         """The values of the parallel axes in this program."""

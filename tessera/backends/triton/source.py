@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +13,8 @@ from tessera.backends.triton.recurrence import Recurrence, recurrent_config
 from tessera.backends.triton.tiling import Config, Mode, Tiling, configure
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType
-from tessera.ir.graph import Attr
+from tessera.ir.graph import Attr, Value
+from tessera.ir.types import BufferType
 from tessera.ir.within import applies
 
 
@@ -38,6 +39,25 @@ class KernelFunction:
     arguments: tuple[Argument, ...]
     blocks: tuple[str, ...]
     looks_up: bool
+
+    def text(self, lines: Iterable[str]) -> str:
+        """The function around the lines of its body."""
+        params = [a.name for a in self.arguments] + [f"{b}: tl.constexpr" for b in self.blocks]
+        return "\n".join((f"@triton.jit\ndef {self.name}({', '.join(params)}):", *lines, ""))
+
+
+def arguments(taken: Mapping[str, Value], sizes: Mapping[Dim, str]) -> tuple[Argument, ...]:
+    """The arguments of a function: the buffers and scalars that it has ``taken`` under a letter and their number, and
+    between them the sizes.
+    """
+    buffers, scalars = [], []
+    for name, v in sorted(taken.items(), key=lambda item: int(item[0][1:])):
+        number = int(name[1:])
+        if isinstance(v.type, BufferType):
+            buffers.append(Argument(name, "buffer", number, dtype=v.type.dtype))
+        else:
+            scalars.append(Argument(name, "scalar", number, dtype=v.type.dtype))
+    return (*buffers, *(Argument(name, "size", dim=d) for d, name in sizes.items()), *scalars)
 
 
 @dataclass(frozen=True, slots=True)
