@@ -162,8 +162,8 @@ class Function(Generic[P, R]):
             if t is _TENSOR or t is _PARAMETER:
                 if a.layout is not _STRIDED or a.is_neg() or a.is_nested:
                     return self._slow(args, kwargs)
-                if a.requires_grad and torch.is_grad_enabled():
-                    return self._slow(args, kwargs)
+                if a.requires_grad:
+                    key.append(_LEARNS)
                 if not a.is_cpu:
                     key.append(a.device)
                 key.append(a.shape)
@@ -179,6 +179,7 @@ class Function(Generic[P, R]):
             else:
                 return self._slow(args, kwargs)
         key.append(torch.get_default_dtype())
+        key.append(torch.is_grad_enabled())
         found = tuple(key)
         memo = self._memos[config.current().backend].entries.get(found)
         if memo is None:
@@ -230,7 +231,6 @@ class Function(Generic[P, R]):
         resolved = self._served(bound, tensors)
         if not isinstance(resolved, Resolved):  # what eager code raises is no consequence of the refusal
             return self._eagerly(resolved, args, kwargs)
-        plan = resolved.variant.plan()
         named = resolved.types.hints
         given = resolved.given()
         flat = [x for x in given if isinstance(x, torch.Tensor)]
@@ -241,7 +241,7 @@ class Function(Generic[P, R]):
         check_memory(flat)
         numbers = [x for x in given if not isinstance(x, torch.Tensor)]
         finish = finisher(resolved, named)
-        runner = plan.bind(resolved.variant.sizes(named, flat), alone=finish is None)
+        runner = resolved.runner(flat, finish is None)
         try:
             made = runner(flat, numbers)
         except dispatch.NoAddressError:
@@ -264,9 +264,7 @@ class Function(Generic[P, R]):
             sizes = check_call(self.spec, bound, [t.shape for t in tensors], dtypes)
             if not self._compiles(tensors):
                 return None
-            resolved = self.compiled.find(bound, sizes, tensors)
-            resolved.variant.plan()
-            return resolved
+            return self.compiled.find(bound, sizes, tensors)
         except (TraceError, ResourceError) as error:
             return error
         except (ShapeError, DTypeError) as error:
@@ -303,15 +301,13 @@ class Function(Generic[P, R]):
             self._latest = self._recent = self._report = None
 
     def _compiles(self, tensors: Sequence[torch.Tensor]) -> bool:
-        """May this call run compiled kernels? Gradients, transformed and extraordinary tensors go through torch, and
-        tensors without elements, which torch reduces to what it likes or refuses.
+        """May this call run compiled kernels? Transformed and extraordinary tensors go through torch, and tensors
+        without elements, which torch reduces to what it likes or refuses.
         """
         wanted = config.current().backend
         if wanted == "eager" or dispatch.intercepted(devices.device_of(tensors)):
             return False
         if not devices.usable(tensors, wanted):
-            return False
-        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
             return False
         if torch.get_default_dtype() is not torch.float32:  # what numbers mean beside integers was traced as f32
             return False
@@ -439,6 +435,8 @@ _dispatch_modes = torch._C._len_torch_dispatch_stack
 _function_modes = torch._C._len_torch_function_stack
 _UNSERVED = (dispatch.OutdatedError, dispatch.NoAddressError, ResourceError, BoundsError)
 _TENSOR, _PARAMETER, _STRIDED = torch.Tensor, torch.nn.Parameter, torch.strided
+#: In a signature: for the next tensor torch may record gradients.
+_LEARNS = object()
 #: Arguments that a signature tells apart by what they are worth.
 _BY_VALUE = (_TENSOR, _PARAMETER, float, int, bool, str, type(None))
 

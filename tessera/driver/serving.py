@@ -12,6 +12,7 @@ import torch
 
 from tessera.diag import Diagnostic, TesseraError
 from tessera.driver.captured import Link, Watch
+from tessera.driver.gradient import Gradient
 from tessera.driver.guards import serves
 from tessera.driver.held import snapshot
 from tessera.driver.variant import Variant
@@ -25,13 +26,24 @@ from tessera.runtime.recent import tensor_check
 
 @dataclass
 class Resolved:
-    """A call matched with a variant. ``links`` are what the variant read outside, as it is now."""
+    """A call matched with a variant. ``links`` are what the variant read outside, as it is now; ``gradient`` is there
+    where torch will ask for derivatives.
+    """
 
     bound: Bound
     types: CallTypes
     variant: Variant
     tensors: list[torch.Tensor] = field(default_factory=list)
     links: tuple[Link, ...] = ()
+    gradient: Gradient | None = None
+
+    def runner(self, flat: Sequence[torch.Tensor], alone: bool) -> dispatch.Runner:
+        """What the call runs; ``alone`` where it gives one tensor."""
+        named = self.types.hints
+        if self.gradient is None:
+            return self.variant.plan().bind(self.variant.sizes(named, flat), alone=alone)
+        run = self.gradient.bind(named, flat)
+        return (lambda tensors, numbers: run(tensors, numbers)[0]) if alone else run
 
     def given(self) -> list[Any]:
         """The values of the variant's parameters in this call, in order."""
@@ -163,8 +175,7 @@ class Standing:
             alike = tensor_check(captured)
             if alike is None:
                 return None
-            learns = any(x.requires_grad for x in captured)
-            checks += [watch.unchanged(), lambda: alike(*captured) and not (learns and torch.is_grad_enabled())]
+            checks += [watch.unchanged(), lambda: alike(*captured)]
         if watch and (watch.deep or not captured):
             checks.append(watch.holds)
         return Standing(tuple(checks), captured)

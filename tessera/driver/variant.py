@@ -77,7 +77,8 @@ class Layout:
 @dataclass
 class Variant:
     """A function compiled for one kind of call. The stages are made when first asked for, so that inspecting one costs
-    no compilation. ``held`` is what objects among the arguments held.
+    no compilation. ``held`` is what objects among the arguments held; ``simple`` says that of the passes only the
+    fusion is left to do.
     """
 
     traced: Traced
@@ -86,6 +87,8 @@ class Variant:
     from_cache: bool = False
     watch: Watch = field(default_factory=Watch, repr=False)
     held: tuple[Any, ...] = field(default=(), repr=False)
+    simple: bool = False
+    gradients: dict[Any, Any] = field(default_factory=dict, repr=False)
     _plan: dispatch.Plan | gpu.DevicePlan | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -107,6 +110,7 @@ class Variant:
         """The function after each pass, by name, in order."""
         check_ir(self.traced.function)
         rows = pipeline(library_dtypes()) if self.device.type == CPU.type else pipeline(lookups=False)
+        rows = rows[-1:] if self.simple else rows
         return run_pipeline(self.traced.function, rows, check_ir)
 
     @Lazy
@@ -128,6 +132,11 @@ class Variant:
     @Lazy
     def copied(self) -> Mapping[int, Copy]:
         return copies(self.traced, self.program)
+
+    @property
+    def compiled(self) -> bool:
+        """Is there a plan already?"""
+        return self._plan is not None
 
     def plan(self) -> dispatch.Plan | gpu.DevicePlan:
         """Compile, or load from the cache, and lay out. Raises ResourceError (TSR0601, TSR0602, TSR0607).

@@ -13,6 +13,7 @@ from tessera import config
 from tessera.diag import ConfigError, ResourceError, TesseraError, TraceError
 from tessera.driver import devices
 from tessera.driver.captured import Link, Reader, Watch
+from tessera.driver.gradient import learning
 from tessera.driver.guards import check_guards, serves
 from tessera.driver.layout import TABLE
 from tessera.driver.method import fingerprints, identities, objects_of, owners
@@ -65,12 +66,41 @@ class Variants:
             for variant in reversed(alike):
                 links = variant.outside() if variant.held == held else None
                 if links is not None:
-                    return Resolved(bound, types, variant, tensors, links)
+                    return self._ready((key, held), Resolved(bound, types, variant, tensors, links))
             if len(alike) >= MOST_VALUES:
                 raise _too_many(alike)
             variant = self._make((key, held), bound, types, device)
+            made = self._ready((key, held), Resolved(bound, types, variant, tensors, variant.watch.links))
             known.append(variant)
-            return Resolved(bound, types, variant, tensors, variant.watch.links)
+            return made
+
+    def _ready(self, key: tuple[Any, Any], resolved: Resolved) -> Resolved:
+        """A call with what it runs compiled: the variant, or the variant with its derivative."""
+        variant = resolved.variant
+        resolved.gradient = learning(variant, resolved.given(), resolved.types.hints)
+        variants = [variant] if resolved.gradient is None else [resolved.gradient.forward]
+        for one in variants:
+            if one.compiled:
+                continue
+            try:
+                one.plan()
+            except ConfigError:  # an option that can be set right
+                raise
+            except (TraceError, ResourceError) as error:
+                self._refuse(key, resolved.types, error, variant.traced, variant.watch)
+                raise
+            self.compiles += not one.from_cache
+            self.from_cache += one.from_cache
+        return resolved
+
+    def _refuse(
+        self, key: tuple[Any, Any], types: CallTypes, error: TesseraError, traced: Traced | TesseraError, watch: Watch
+    ) -> None:
+        """Remember an error: the same call would fail again, and slowly."""
+        found = traced.detached() if isinstance(traced, Traced) else None
+        refusals = self.refused.setdefault((key, config.current()), [])
+        refusals.append(Refusal(type(error), error.diagnostics, types.hints, types.scalars, found, watch))
+        del refusals[:-MOST_REFUSALS]
 
     def _known(self, key: Any, held: tuple[Any, ...]) -> list[Variant]:
         """The variants for a key. They go, and the tensors that they hold, when an object among the arguments does:
@@ -85,8 +115,7 @@ class Variants:
 
     def _make(self, key: tuple[Any, Any], bound: Bound, types: CallTypes, device: torch.device) -> Variant:
         """A new variant; or the error of an earlier call that failed as this one would."""
-        refusals = self.refused.setdefault((key, config.current()), [])  # another compiler may do better
-        for refusal in refusals:
+        for refusal in self.refused.get((key, config.current()), []):  # another compiler may do better
             if refusal.covers(types):
                 raise refusal.again()
         traced, watch = self._trace(bound, types, device)
@@ -94,15 +123,15 @@ class Variants:
             if isinstance(traced, TesseraError):
                 raise traced
             _check(traced, types)
-            return self._compile(traced, watch, bound, device, key[1])
-        except ConfigError:  # an option that can be set right
-            raise
         except (TraceError, ResourceError) as error:
-            # The same call would fail again, and slowly.
-            found = traced.detached() if isinstance(traced, Traced) else None
-            refusals.append(Refusal(type(error), error.diagnostics, types.hints, types.scalars, found, watch))
-            del refusals[:-MOST_REFUSALS]
+            self._refuse(key, types, error, traced, watch)
             raise
+        strided = frozenset(
+            p.name
+            for p, source in zip(traced.function.params, traced.inputs, strict=True)
+            if source.kind != "seed" and _is_strided(input_of(source, bound))
+        )
+        return Variant(traced, Layout(strided), device, watch=watch, held=key[1])
 
     def _trace(self, bound: Bound, types: CallTypes, device: torch.device) -> tuple[Traced | TesseraError, Watch]:
         """Trace with the actual sizes at hand, or find that it cannot be; and see what is read outside."""
@@ -126,20 +155,6 @@ class Variants:
                 return traced, reader.watch()
         name = "a value" if changed is None else changed.name
         raise TraceError(f"{name} changes while the function is traced", code="TSR0406")
-
-    def _compile(
-        self, traced: Traced, watch: Watch, bound: Bound, device: torch.device, held: tuple[Any, ...]
-    ) -> Variant:
-        strided = frozenset(
-            p.name
-            for p, source in zip(traced.function.params, traced.inputs, strict=True)
-            if source.kind != "seed" and _is_strided(input_of(source, bound))
-        )
-        variant = Variant(traced, Layout(strided), device, watch=watch, held=held)
-        variant.plan()
-        self.compiles += not variant.from_cache
-        self.from_cache += variant.from_cache
-        return variant
 
 
 def _forget(whose: weakref.ref[Variants], key: Any) -> None:

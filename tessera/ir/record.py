@@ -19,6 +19,7 @@ from tessera.ir.graph import Attr, Literal, Operation
 from tessera.ir.types import TensorType, Type
 
 if TYPE_CHECKING:
+    from tessera.ir.derive import Derivative
     from tessera.ir.infer import InferContext
 
 
@@ -239,6 +240,8 @@ class OpRecord:
     - ``rewrites``: constants with which the op is another one. Only what changes no bit of any result: not ``x + 0``
       (turns -0.0 into 0.0), not ``x * 0`` (NaN, infinity), not ``pow(x, 0.5)`` (``sqrt`` differs at -0.0 and -inf).
     - ``law``: MAP: how the result moves with its operands, see ``Law``.
+    - ``derivative``: the cotangents of the operands from those of the results, see ``ir/derive.py``; without one a
+      float result cannot be differentiated.
     - ``domain``: interval of inputs on which samples are drawn. ``flops``: arithmetic operations per element.
     """
 
@@ -264,6 +267,7 @@ class OpRecord:
     flops: int = 1
     example: str = ""
     infer_body: Callable[[InferContext, Operation], tuple[TensorType, ...]] | None = None
+    derivative: Derivative | None = None
 
     @cached_property
     def params(self) -> tuple[Param, ...]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
-from tessera.passes.base import Row
+from tessera.passes.autodiff import Autodiff
+from tessera.passes.base import Pass, Row
 from tessera.passes.canonicalize import Canonicalize
 from tessera.passes.cse import CommonSubexpressions
 from tessera.passes.dce import DeadCode
@@ -26,4 +28,5 @@ def pipeline(library: tuple[str, ...] = (), lookups: bool = True) -> tuple[Row, 
     return tuple(replace(row, step=fuse) if isinstance(row.step, Fuse) else row for row in PIPELINE)
 
 
-PASSES = {row.step.name: row.step for row in PIPELINE}
+#: Passes by name: those of the pipeline, and the derivative, which a call with gradients takes before them.
+PASSES: Mapping[str, Pass] = {row.step.name: row.step for row in PIPELINE} | {"autodiff": Autodiff()}

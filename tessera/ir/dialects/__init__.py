@@ -32,6 +32,7 @@ from tessera.ir.dialects import (
     scan,
     shape,
     slicing,
+    special,
     tile,
 )
 from tessera.ir.record import Kind, OpRecord
@@ -46,6 +47,7 @@ TENSOR_OPS: tuple[OpRecord, ...] = (
     *math.OPS,
     *compare.OPS,
     *pointwise.OPS,
+    *special.OPS,
     *reduce.OPS,
     *shape.OPS,
     *slicing.OPS,

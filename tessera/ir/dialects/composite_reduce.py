@@ -88,7 +88,7 @@ def _var(
 def _std(
     t: Any, x: Any, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None
 ) -> Any:
-    return t.cast(t.sqrt(_moments(t, x, dim, unbiased, correction, keepdim, "std")[0]), t.dtype_of(x))
+    return t.cast(t.magnitude(_moments(t, x, dim, unbiased, correction, keepdim, "std")[0]), t.dtype_of(x))
 
 
 def _var_mean(
@@ -102,7 +102,7 @@ def _std_mean(
     t: Any, x: Any, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None
 ) -> Any:
     var, mean = _moments(t, x, dim, unbiased, correction, keepdim, "std_mean")
-    return t.cast(t.sqrt(var), t.dtype_of(x)), t.cast(mean, t.dtype_of(x))
+    return t.cast(t.magnitude(var), t.dtype_of(x)), t.cast(mean, t.dtype_of(x))
 
 
 def _logsumexp(t: Any, x: Any, dim: Any = None, keepdim: bool = False) -> Any:
@@ -137,8 +137,22 @@ def _vector_norm(t: Any, x: Any, ord: Any = 2.0, dim: Any = None, keepdim: bool 
     if ord == 1:
         return t.cast(t.sum(t.abs(x), over, keepdim), kind)
     if ord == 2:
-        return t.cast(t.sqrt(t.sum(t.mul(x, x), over, keepdim)), kind)
-    return t.cast(t.pow(t.sum(t.pow(t.abs(x), ord), over, keepdim), 1.0 / ord), kind)
+        return t.cast(t.magnitude(t.sum(t.mul(x, x), over, keepdim)), kind)
+    return t.cast(_root(t, t.sum(_powers(t, t.abs(x), ord), over, keepdim), ord), kind)
+
+
+def _powers(t: Any, x: Any, p: Any) -> Any:
+    """x ** p, whose slope at 0 is taken as 0."""
+    if isinstance(p, int | float) and p >= 1:
+        return t.pow(x, p)
+    zero = t.eq(x, 0.0)
+    return t.where(zero, 0.0 if p > 0 else math.inf, t.pow(t.where(zero, 1.0, x), p))
+
+
+def _root(t: Any, x: Any, p: Any) -> Any:
+    """x ** (1 / p) of a sum of such powers; where that is of zeros the slope is taken as 0."""
+    zero = t.eq(x, 0.0 if p > 0 else math.inf)
+    return t.where(zero, 0.0, t.pow(t.where(zero, 1.0, x), 1.0 / p))
 
 
 def _dist(t: Any, x: Any, other: Any, p: Any = 2.0) -> Any:

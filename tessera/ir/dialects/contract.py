@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tessera.ir.derive import Point
 from tessera.ir.dialects.rules import arithmetic, torch_names
 from tessera.ir.dialects.samples import T, call, samples
 from tessera.ir.dialects.shape import Attrs, Types
 from tessera.ir.dialects.takes import need_same
 from tessera.ir.dim import Dim
-from tessera.ir.infer import Blame, InferContext
+from tessera.ir.infer import ONE, Blame, InferContext
 from tessera.ir.record import Kind, OpRecord
 from tessera.ir.types import TensorType, Type
 
@@ -90,6 +91,62 @@ def _matmul_reference(x: Any, other: Any, **attrs: Any) -> Any:
     return x @ other
 
 
+# --- derivative -------------------------------------------------------------------------------------------------------
+
+
+def _contraction(p: Point) -> tuple[Any, ...]:
+    """The cotangent contracted with the other operand."""
+    (a, b), (left, right, result) = p.inputs, letters(p.op)
+    return (
+        _product_like(p, p.g, result, b, right, 0, left) if p.needs[0] else None,
+        _product_like(p, a, left, p.g, result, 1, right) if p.needs[1] else None,
+    )
+
+
+def _product_like(p: Point, a: Any, la: str, b: Any, lb: str, operand: int, wanted: str) -> Any:
+    """Two tensors contracted to the letters of an operand. An axis of size 1 that was broadcast has no letter, and a
+    letter that only the operand has is one along which it was summed alone.
+    """
+    t = p.t
+    dims = dict(zip(letters(p.op)[2], t.dims(p.outputs[0]), strict=True))
+    own = p.inputs[operand]
+    a, la = _without_ones(t, a, la, dims)
+    b, lb = _without_ones(t, b, lb, dims)
+    shape = t.dims(own)
+    there = [c for c in wanted if c in la or c in lb]
+    kept = "".join(c for c in there if not (shape[wanted.index(c)] is ONE and dims.get(c, ONE) is not ONE))
+    a, la, b, lb = _merged(t, a, la, b, lb, kept)
+    g = t.einsum(f"{la},{lb}->{kept}", a, b)
+    for n, c in enumerate(wanted):
+        if c not in kept:
+            g = t.unsqueeze(g, n)
+    return g if t.dims(g) == shape else t.expand(g, *shape)
+
+
+def _without_ones(t: Any, x: Any, subscripts: str, dims: Any) -> tuple[Any, str]:
+    gone = tuple(n for n, c in enumerate(subscripts) if t.dims(x)[n] is ONE and dims.get(c, ONE) is not ONE)
+    if not gone:
+        return x, subscripts
+    return t.emit("squeeze", (x,), dim=gone), "".join(c for n, c in enumerate(subscripts) if n not in gone)
+
+
+def _merged(t: Any, a: Any, la: str, b: Any, lb: str, kept: str) -> tuple[Any, str, Any, str]:
+    """Summed axes that lie side by side in both become one, so that a plain product is left."""
+    summed = [c for c in la if c in lb and c not in kept]
+    run = "".join(summed)
+    if len(run) < 2 or run not in la or run not in lb:
+        return a, la, b, lb
+    return _folded(t, a, la, run), la.replace(run, run[0]), _folded(t, b, lb, run), lb.replace(run, run[0])
+
+
+def _folded(t: Any, x: Any, subscripts: str, run: str) -> Any:
+    at, dims = subscripts.index(run), t.dims(x)
+    size = ONE
+    for d in dims[at : at + len(run)]:
+        size = size * d
+    return t.reshape(x, *dims[:at], size, *dims[at + len(run) :])
+
+
 MATMUL = OpRecord(
     "matmul", Kind.CONTRACT, "x: tensor, other: tensor, *, accumulate_dtype: dtype = None",
     "Matrix product over the last two axes, the leading ones broadcast; `accumulate_dtype` widens the sum, not the "
@@ -103,6 +160,7 @@ MATMUL = OpRecord(
                     call(T(("D",)), T(("B", "D", "K"))),
                     call(T(("S", "D"), "int32", 5), T(("D", 3), "int32", 5)),
                     call(T((1, "S", "D")), T(("B", "D", "K")))),
+    derivative=_contraction,
 )  # fmt: skip
 
 
@@ -179,6 +237,7 @@ CONTRACT = OpRecord(
     _contract_infer, _RULE.operands_as, reference=_contract_reference, eager=_contract_eager, flops=2,
     samples=samples(call(T(("B", "S", "D")), T(("D", "B", "K")), equation="bsd,dbk->kbs"),
                     call(T(("S", "D"), "bf16"), T(("T", "D"), "bf16"), equation="sd,td->st")),
+    derivative=_contraction,
 )  # fmt: skip
 
 

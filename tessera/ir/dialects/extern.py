@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tessera.ir.derive import Derivative
+from tessera.ir.dialects import adjoints
 from tessera.ir.dialects.composite_reduce import Extreme
 from tessera.ir.dialects.composite_shape import axis_of, rank_of
 from tessera.ir.dialects.fits import need_source
@@ -49,10 +51,12 @@ def _record(
     samples_: Any = None,
     as_: Any = None,
     accesses: Any = None,
+    derivative: Derivative | None = None,
 ) -> OpRecord:
     return OpRecord(
         name, Kind.EXTERN, signature, doc, infer, as_, reference=reference, accesses=accesses, call=call_, eager=eager,
         torch=tuple(torch), methods=(name,) if methods is None else methods, samples=samples_,
+        derivative=derivative,
     )  # fmt: skip
 
 
@@ -369,7 +373,8 @@ ORDER_OPS: tuple[OpRecord, ...] = (
             "Values in order along an axis, and where they were; stable.",
             _like(None, int64), _sort_reference, lambda torch, x, *, dim,
             descending: torch.sort(x, dim=dim, descending=descending, stable=True),
-            call_=_sort, torch=_tm("sort"), samples_=samples(call(_X), call(T(("B", "S"), "int32", 50), 0, True))),
+            call_=_sort, torch=_tm("sort"), samples_=samples(call(_X), call(T(("B", "S"), "int32", 50), 0, True)),
+            derivative=adjoints.POSITION),
     _composite("argsort", "x: tensor, dim: dim = -1, descending: bool = False, stable: bool = False",
                "Positions in order along an axis.", _argsort, samples(call(_X), call(_X, 1, True))),
     _composite("msort", "x: tensor", "Values in order along axis 0.", lambda t, x: _sort(t, x, 0).values,
@@ -377,11 +382,12 @@ ORDER_OPS: tuple[OpRecord, ...] = (
     _record("topk", "x: tensor float int, k: size, dim: dim = -1, largest: bool = True",
             "The k largest values along an axis, and where they were.",
             _topk_infer, _topk_reference, lambda torch, x, *, k, dim, largest: torch.topk(x, k, dim, largest),
-            call_=_topk, torch=_tm("topk"), samples_=samples(call(_X, 2), call(_X, 3, 1, False))),
+            call_=_topk, torch=_tm("topk"), samples_=samples(call(_X, 2), call(_X, 3, 1, False)),
+            derivative=adjoints.POSITION),
     _record("kthvalue", "x: tensor float int, k: int, dim: dim = -1, keepdim: bool = False",
             "The k-th smallest value along an axis, and where it was.",
             _kth_infer, _kth_reference, _kth_eager, call_=_kthvalue, torch=_tm("kthvalue"),
-            samples_=samples(call(_X, 2), call(_X, 3, 1, True))),
+            samples_=samples(call(_X, 2), call(_X, 3, 1, True)), derivative=adjoints.POSITION),
     _composite("median", "x: tensor float int, dim: dim = None, keepdim: bool = False", "The lower median.", _median,
                samples(call(_X), call(_X, 1))),
     _record("searchsorted", "sorted_sequence: tensor, x: tensor with sorted_sequence float int, *, right: bool = False",
@@ -405,7 +411,7 @@ SCATTER_OPS: tuple[OpRecord, ...] = (
             _scatter_infer, _scatter_reference, _scatter_eager,
             accesses=lambda attrs: (Access(1, 0, axis_attr(attrs)),), call_=_scatter, torch=_tm("scatter"),
             as_=_scatter_as, samples_=samples(call(_M, 0, T((3, "D"), "int64", "perm0"), T((3, "D"))),
-                             call(_M, 1, T(("S", 2), "int64", "perm"), 1.5))),
+                             call(_M, 1, T(("S", 2), "int64", "perm"), 1.5)), derivative=adjoints.scatter),
     _composite("scatter_add", _SCATTER, "Elements added at positions of one axis.", _scatter_add,
                samples(call(_M, 0, _IDX, T((3, "D"))))),
     _composite("scatter_reduce", f"{_SCATTER}, reduce: str, *, include_self: bool = True",
@@ -427,7 +433,7 @@ SCATTER_OPS: tuple[OpRecord, ...] = (
             _like(None), _masked_scatter_reference, lambda torch, x, mask, source: x.masked_scatter(mask, source),
             call_=_masked_scatter, torch=_tm("masked_scatter"),
             samples_=samples(call(_M, T(("S", "D"), "bool", "bool"), T(("S", "D")))),
-            as_=lambda types: (None, None, types[0].dtype)),
+            as_=lambda types: (None, None, types[0].dtype), derivative=adjoints.masked_scatter),
 )  # fmt: skip
 
 OPS: tuple[OpRecord, ...] = (*ORDER_OPS, *SCATTER_OPS)

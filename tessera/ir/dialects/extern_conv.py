@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from tessera.ir.derive import Point
 from tessera.ir.dialects.calls import flat
 from tessera.ir.dialects.composite_reduce import Extreme, need_float
 from tessera.ir.dialects.composite_shape import need_rank
 from tessera.ir.dialects.fits import need_one_rank, need_shape
+from tessera.ir.dialects.library_vjp import differentiable
 from tessera.ir.dialects.rules import arithmetic
 from tessera.ir.dialects.samples import T, call, samples
 from tessera.ir.dialects.shape import Attrs, Types, dims_of, ints
-from tessera.ir.dim import Dim, ceildiv, dim_min
+from tessera.ir.dim import Dim, ceildiv, dim_min, product
 from tessera.ir.dtype import DType, int64
 from tessera.ir.infer import Blame, InferContext
 from tessera.ir.record import Kind, OpRecord
@@ -283,6 +285,14 @@ def _max_pool_eager(
     return function(x, kernel_size, stride, padding, dilation, ceil_mode=ceil_mode, return_indices=True)
 
 
+def _max_pool_derivative(p: Point) -> tuple[Any, ...]:
+    """Each cotangent goes to the position in the plane that its value came from."""
+    t, x, axes = p.t, p.inputs[0], len(p.op.dims("kernel_size"))
+    lead = t.dims(x)[: len(t.dims(x)) - axes]
+    flat = [t.reshape(v, *lead, product(t.dims(v)[len(lead) :])) for v in (p.zeros(0), p.outputs[1], p.g)]
+    return (t.reshape(t.scatter_add(flat[0], len(lead), flat[1], flat[2]), *t.dims(x)),)
+
+
 def _strides(stride: Any, kernel: tuple[int, ...], axes: int) -> tuple[int, ...]:
     return kernel if stride is None or len(flat((stride,))) == 0 else per_axis(stride, axes)
 
@@ -441,6 +451,7 @@ MAX_POOL = OpRecord(
     "The largest value of each window, and its position in the plane.", _pool_infer(None, int64),
     reference=_max_pool_reference,
     eager=_max_pool_eager,
+    derivative=_max_pool_derivative,
 )  # fmt: skip
 
 AVG_POOL = OpRecord(
@@ -451,9 +462,9 @@ AVG_POOL = OpRecord(
 )  # fmt: skip
 
 OPS: tuple[OpRecord, ...] = (
-    AVG_POOL,
-    CONV,
-    CONV_TRANSPOSE,
+    *differentiable(AVG_POOL),
+    *differentiable(CONV),
+    *differentiable(CONV_TRANSPOSE),
     MAX_POOL,
     *_family("conv{}d", _CONV, "Convolution.", _conv, _conv_calls),
     *_family("conv_transpose{}d", _TRANSPOSED, "Transposed convolution.", _transposed, _transposed_calls),

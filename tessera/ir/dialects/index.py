@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tessera.ir.dialects import adjoints
 from tessera.ir.dialects.rules import torch_names
 from tessera.ir.dialects.samples import T, call, samples
 from tessera.ir.dialects.shape import ZERO, Attrs, Index, Types, axis_attr, ints
@@ -109,6 +110,7 @@ GATHER = OpRecord(
     torch=torch_names("gather", "t", "m"), methods=("gather",),
     samples=samples(call(T(("B", "S")), 1, T(("B", 3), "int64", 5)),
                     call(T(("S", "D"), "bf16"), 0, T((2, "D"), "int64", 5))),
+    derivative=adjoints.gather,
 )  # fmt: skip
 
 
@@ -170,6 +172,7 @@ TAKE = OpRecord(
     _take_infer, _index_as, pieces=_rows(True), call=_take, eager=_take_eager, torch=torch_names("take", "t", "m"),
     methods=("take",), samples=samples(call(T(("S", "D")), T(("B", 2), "int64", 9)),
                                        call(T(("S", "D"), "bf16"), T((), "int64", 5))),
+    derivative=adjoints.rows,
 )  # fmt: skip
 INDEX_SELECT = OpRecord(
     "index_select", Kind.INDEX, "x: tensor, dim: dim, index: tensor",
@@ -177,6 +180,7 @@ INDEX_SELECT = OpRecord(
     _take_infer, _index_as, pieces=_rows(False), call=_index_select, eager=_select_eager,
     torch=torch_names("index_select", "t", "m"), methods=("index_select",),
     samples=samples(call(T(("B", "S", "D")), 1, T((3,), "int64", 5)), call(T(("S", "D")), 0, T((2,), "int32", 5))),
+    derivative=adjoints.rows,
 )  # fmt: skip
 
 
@@ -227,6 +231,7 @@ INDEX = OpRecord(
     "index", Kind.INDEX, "x: tensor, indices: tensors, dims: dims",
     "Advanced indexing: several integer tensors, broadcast together, one for each of the listed axes.",
     _index_infer, _index_as, pieces=_index_pieces, eager=_index_eager,
+    derivative=adjoints.indexed,
 )  # fmt: skip
 
 OPS: tuple[OpRecord, ...] = (GATHER, TAKE, INDEX_SELECT, INDEX)

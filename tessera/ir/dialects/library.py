@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tessera.diag import TraceError
+from tessera.ir.dialects.library_vjp import differentiable
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType
 from tessera.ir.graph import Attr
@@ -85,7 +86,7 @@ def _no_reference(*_: Any, target: str, **__: Any) -> Any:
     raise TraceError(f"`{target}` has no definition of its own", code="TSR0408")
 
 
-LIBRARY_CALL = OpRecord(
+_LIBRARY_CALL = OpRecord(
     "library_call",
     Kind.EXTERN,
     "xs: tensors, *, target: str, arguments: any, keywords: any, results: any",
@@ -96,4 +97,5 @@ LIBRARY_CALL = OpRecord(
     eager=_eager,
 )
 
-OPS: tuple[OpRecord, ...] = (LIBRARY_CALL,)
+OPS: tuple[OpRecord, ...] = differentiable(_LIBRARY_CALL)
+LIBRARY_CALL = OPS[0]

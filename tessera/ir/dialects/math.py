@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from tessera.ir.derive import Part, like, parts, zero
 from tessera.ir.dialects.rules import (
     ANY,
     ARITHMETIC,
@@ -168,6 +170,51 @@ def _binary(
     )
 
 
+# --- slopes, as torch has them where there is a choice ----------------------------------------------------------------
+
+_LN2, _LN10, _TWO_OVER_SQRT_PI = math.log(2.0), math.log(10.0), 2.0 / math.sqrt(math.pi)
+
+
+def _numerator(t: Any, g: Any, y: Any, x: Any, other: Any) -> Any:
+    """One reciprocal for all that a broadcast denominator divides."""
+    shared = t.is_tensor(other) and t.dims(other) != t.dims(g)
+    return g * t.reciprocal(other) if shared else g / other
+
+
+def _denominator(t: Any, g: Any, y: Any, x: Any, other: Any) -> Any:
+    return -like(t, g * y, t.type_of(other)) / other
+
+
+def _pow_base(t: Any, g: Any, y: Any, x: Any, exponent: Any) -> Any:
+    return g * t.where(t.eq(exponent, 0), 0.0, exponent * t.pow(x, t.sub(exponent, 1)))
+
+
+def _pow_exponent(t: Any, g: Any, y: Any, x: Any, exponent: Any) -> Any:
+    flat = t.logical_and(t.eq(x, 0), t.ge(exponent, 0))
+    return t.where(flat, 0.0, g * (y * t.log(x)))
+
+
+def _winner(second: bool, smaller: bool) -> Part:
+    """Of two tensors that are equal each gets half. A number is a bound: what stands on it still moves freely, and
+    where one operand is NaN the other gets nothing, unless that is the result.
+    """
+
+    def part(t: Any, g: Any, y: Any, x: Any, other: Any) -> Any:
+        mine, its = (other, x) if second else (x, other)
+        if not t.is_tensor(its):
+            return t.where(t.gt(mine, its) if smaller else t.lt(mine, its), 0.0, g)
+        level = t.where(t.eq(mine, its), 0.5 * g, g)
+        return t.where(t.logical_or(t.eq(mine, y), t.isnan(mine)), level, 0.0)
+
+    return part
+
+
+def _turn(t: Any, x: Any, other: Any, part: Any) -> Any:
+    """Part of a point over its squared distance, and 0 at the origin."""
+    square = t.mul(x, x) + t.mul(other, other)
+    return t.where(t.eq(square, 0.0), 0.0, part / square)
+
+
 _DIVISION = arithmetic("float int bool", ints_to=f32)
 _FLOATS_ONLY = arithmetic("float")
 _POSITIVE = (0.05, 8.0)
@@ -175,84 +222,114 @@ _UNIT = (-0.95, 0.95)
 
 ARITHMETIC_OPS: tuple[OpRecord, ...] = (
     _binary("add", "Sum of two tensors; `alpha` scales the second.", law=Law.SUM, call=_add,
-            dtypes="f32 bf16 int32 bool", more=("torch.Tensor.__add__", "torch.Tensor.__radd__")),
+            dtypes="f32 bf16 int32 bool", more=("torch.Tensor.__add__", "torch.Tensor.__radd__"),
+            d=parts(lambda t, g, *_: g, lambda t, g, *_: g)),
     _binary("sub", "Difference; `alpha` scales the second.", also="subtract", law=Law.DIFFERENCE, call=_sub,
             eager=_sub_eager, dtypes="f32 bf16 int32", more=("torch.Tensor.__sub__",),
-            rewrites=(Rewrite(((1, 0),), 0),)),
+            rewrites=(Rewrite(((1, 0),), 0),), d=parts(lambda t, g, *_: g, lambda t, g, *_: -g)),
     _binary("mul", "Product.", also="multiply", law=Law.PRODUCT, call=_mul,
             dtypes="f32 bf16 int32 bool", more=("torch.Tensor.__mul__", "torch.Tensor.__rmul__"),
-            rewrites=(Rewrite(((1, 1),), 0), Rewrite(((0, 1),), 1))),
+            rewrites=(Rewrite(((1, 1),), 0), Rewrite(((0, 1),), 1)),
+            d=parts(lambda t, g, y, x, o: g * o, lambda t, g, y, x, o: g * x)),
     _binary("div", "True division; integers divide as f32. `rounding_mode` is None, \"floor\" or \"trunc\".", _DIVISION,
             also="divide true_divide", law=Law.QUOTIENT, call=_div, dtypes="f32 bf16 int32", domain=_POSITIVE,
-            more=("torch.Tensor.__truediv__", "torch.Tensor.__div__"), rewrites=(Rewrite(((1, 1),), 0),)),
+            more=("torch.Tensor.__truediv__", "torch.Tensor.__div__"), rewrites=(Rewrite(((1, 1),), 0),),
+            d=parts(_numerator, _denominator)),
     _binary("floordiv", "Quotient rounded toward minus infinity.", where="", methods=("floor_divide",),
-            more=(*aliases("floor_divide"), "torch.Tensor.__floordiv__"), dtypes="f32 bf16 int32", domain=(1.0, 9.0)),
+            more=(*aliases("floor_divide"), "torch.Tensor.__floordiv__"), dtypes="f32 bf16 int32", domain=(1.0, 9.0),
+            d=zero),
     _binary("trunc_div", "Quotient rounded toward zero.", where="", methods=(), dtypes="f32 int32", domain=(1.0, 9.0),
-            eager=lambda torch, x, other: torch.div(x, other, rounding_mode="trunc")),
+            eager=lambda torch, x, other: torch.div(x, other, rounding_mode="trunc"), d=zero),
     _binary("remainder", "Remainder with the sign of the divisor.", dtypes="f32 bf16 int32", domain=(1.0, 9.0),
-            more=("torch.Tensor.__mod__",)),
-    _binary("fmod", "Remainder with the sign of the dividend.", dtypes="f32 bf16 int32", domain=(1.0, 9.0)),
+            more=("torch.Tensor.__mod__",),
+            d=parts(lambda t, g, y, x, o: g, lambda t, g, y, x, o: -g * t.floor(x / o))),
+    _binary("fmod", "Remainder with the sign of the dividend.", dtypes="f32 bf16 int32", domain=(1.0, 9.0),
+            d=parts(lambda t, g, y, x, o: g, lambda t, g, y, x, o: -g * t.trunc(x / o))),
     _binary("pow", "Power; constant exponents 2, 3, 1, 0.5, -0.5 and -1 become products and roots.",
             signature="x: tensor, exponent: tensor", call=_pow, domain=_POSITIVE, flops=20,
-            more=("torch.Tensor.__pow__",), rewrites=(Rewrite(((1, 1),), 0), Rewrite(((1, 2),), ("mul", (0, 0))))),
+            more=("torch.Tensor.__pow__",), rewrites=(Rewrite(((1, 1),), 0), Rewrite(((1, 2),), ("mul", (0, 0)))),
+            d=parts(_pow_base, _pow_exponent)),
     _binary("minimum", "The smaller value; NaN propagates.", call=_either_way("minimum", "logical_and"),
-            dtypes="f32 bf16 int32 bool"),
+            dtypes="f32 bf16 int32 bool", d=parts(_winner(False, True), _winner(True, True))),
     _binary("maximum", "The larger value; NaN propagates.", call=_either_way("maximum", "logical_or"),
-            dtypes="f32 bf16 int32 bool"),
+            dtypes="f32 bf16 int32 bool", d=parts(_winner(False, False), _winner(True, False))),
     _binary("fmin", "The smaller value; a NaN loses.", call=_either_way("fmin", "logical_and"),
-            dtypes="f32 int32 bool"),
-    _binary("fmax", "The larger value; a NaN loses.", call=_either_way("fmax", "logical_or"), dtypes="f32 int32 bool"),
-    _binary("atan2", "Angle of the point (other, x).", FLOATING, also="arctan2", flops=20),
-    _binary("copysign", "Magnitude of x with the sign of other.", FLOATING),
-    _binary("hypot", "The length sqrt(x² + other²), without overflow in between.", _FLOATS_ONLY, flops=5),
+            dtypes="f32 int32 bool", d=parts(_winner(False, True), _winner(True, True))),
+    _binary("fmax", "The larger value; a NaN loses.", call=_either_way("fmax", "logical_or"), dtypes="f32 int32 bool",
+            d=parts(_winner(False, False), _winner(True, False))),
+    _binary("atan2", "Angle of the point (other, x).", FLOATING, also="arctan2", flops=20,
+            d=parts(lambda t, g, y, x, o: g * _turn(t, x, o, o), lambda t, g, y, x, o: -g * _turn(t, x, o, x))),
+    _binary("copysign", "Magnitude of x with the sign of other.", FLOATING,
+            d=parts(lambda t, g, y, x, o: t.where(t.eq(x, 0.0), 0.0, g * (y / x)), None)),
+    _binary("hypot", "The length sqrt(x² + other²), without overflow in between.", _FLOATS_ONLY, flops=5,
+            d=parts(lambda t, g, y, x, o: g * (x / y), lambda t, g, y, x, o: g * (o / y))),
     _binary("nextafter", "The next representable value from x toward other.", _FLOATS_ONLY, dtypes="f32"),
     _unary("neg", "The negative.", also="negative", rule=ARITHMETIC, dtypes="f32 bf16 int32",
-           more=("torch.Tensor.__neg__",)),
+           more=("torch.Tensor.__neg__",), d=parts(lambda t, g, *_: -g)),
     _unary("abs", "The absolute value.", also="absolute", rule=ARITHMETIC, dtypes="f32 bf16 int32",
-           more=("torch.Tensor.__abs__",)),
-    _unary("sign", "The sign: -1, 0 or 1.", also="sgn", rule=ARITHMETIC, call=_sign, dtypes="f32 bf16 int32 bool"),
-    _unary("floor", "The largest integer not above.", rule=ARITHMETIC, call=_whole("floor"), dtypes="f32 bf16 int32"),
-    _unary("ceil", "The smallest integer not below.", rule=ARITHMETIC, call=_whole("ceil"), dtypes="f32 bf16 int32"),
+           more=("torch.Tensor.__abs__",), d=parts(lambda t, g, y, x: g * t.sign(x))),
+    _unary("sign", "The sign: -1, 0 or 1.", also="sgn", rule=ARITHMETIC, call=_sign, dtypes="f32 bf16 int32 bool",
+           d=zero),
+    _unary("floor", "The largest integer not above.", rule=ARITHMETIC, call=_whole("floor"), dtypes="f32 bf16 int32",
+           d=zero),
+    _unary("ceil", "The smallest integer not below.", rule=ARITHMETIC, call=_whole("ceil"), dtypes="f32 bf16 int32",
+           d=zero),
     _unary("trunc", "The integer toward zero.", also="fix", rule=ARITHMETIC, call=_whole("trunc"),
-           dtypes="f32 bf16 int32"),
+           dtypes="f32 bf16 int32", d=zero),
     _unary("round", "The nearest integer, halves to even; `decimals` rounds at another digit.", special="round",
-           rule=ARITHMETIC, call=_round, dtypes="f32 bf16 int32"),
+           rule=ARITHMETIC, call=_round, dtypes="f32 bf16 int32", d=zero),
 )  # fmt: skip
 
 FLOAT_OPS: tuple[OpRecord, ...] = (
-    _unary("sqrt", "Square root.", (0.0, 8.0), flops=4),
-    _unary("rsqrt", "The reciprocal square root, 1 / sqrt(x).", _POSITIVE, flops=4),
-    _unary("reciprocal", "The reciprocal, 1 / x.", _POSITIVE, flops=2),
-    _unary("exp", "The exponential function, e to the power x.", law=Law.POWER),
-    _unary("exp2", "The power 2 to the x.", law=Law.POWER, special="exp2"),
-    _unary("expm1", "The difference exp(x) - 1, exact near 0.", special="expm1"),
-    _unary("log", "Natural logarithm.", _POSITIVE),
-    _unary("log2", "Logarithm to base 2.", _POSITIVE),
-    _unary("log10", "Logarithm to base 10.", _POSITIVE),
-    _unary("log1p", "The logarithm log(1 + x), exact near 0.", (-0.9, 8.0), special="log1p"),
-    _unary("sin", "Sine."),
-    _unary("cos", "Cosine."),
-    _unary("tan", "Tangent.", (-1.4, 1.4)),
-    _unary("asin", "Arc sine.", _UNIT, also="arcsin"),
-    _unary("acos", "Arc cosine.", _UNIT, also="arccos"),
-    _unary("atan", "Arc tangent.", also="arctan"),
-    _unary("sinh", "Hyperbolic sine."),
-    _unary("cosh", "Hyperbolic cosine."),
-    _unary("tanh", "Hyperbolic tangent.", more=("torch.nn.functional.tanh",)),
-    _unary("asinh", "Inverse hyperbolic sine.", also="arcsinh"),
-    _unary("acosh", "Inverse hyperbolic cosine.", (1.0, 8.0), also="arccosh"),
-    _unary("atanh", "Inverse hyperbolic tangent.", _UNIT, also="arctanh"),
-    _unary("erf", "Error function.", special="erf", flops=20),
-    _unary("erfc", "The difference 1 - erf(x), exact for large x.", special="erfc", flops=20),
-    _unary("erfinv", "Inverse of erf.", _UNIT, special="erfinv", flops=30),
-    _unary("lgamma", "Logarithm of the absolute value of the gamma function.", (0.1, 8.0), special="gammaln", flops=40),
-    _unary("digamma", "Derivative of lgamma.", (0.1, 8.0), special="psi digamma", flops=40),
+    _unary("sqrt", "Square root.", (0.0, 8.0), flops=4, d=parts(lambda t, g, y, x: g / (2.0 * y))),
+    _unary("rsqrt", "The reciprocal square root, 1 / sqrt(x).", _POSITIVE, flops=4,
+           d=parts(lambda t, g, y, x: -0.5 * g * (y * y * y))),
+    _unary("reciprocal", "The reciprocal, 1 / x.", _POSITIVE, flops=2, d=parts(lambda t, g, y, x: -g * (y * y))),
+    _unary("exp", "The exponential function, e to the power x.", law=Law.POWER, d=parts(lambda t, g, y, x: g * y)),
+    _unary("exp2", "The power 2 to the x.", law=Law.POWER, special="exp2",
+           d=parts(lambda t, g, y, x: g * (y * _LN2))),
+    _unary("expm1", "The difference exp(x) - 1, exact near 0.", special="expm1",
+           d=parts(lambda t, g, y, x: g * (y + 1.0))),
+    _unary("log", "Natural logarithm.", _POSITIVE, d=parts(lambda t, g, y, x: g / x)),
+    _unary("log2", "Logarithm to base 2.", _POSITIVE, d=parts(lambda t, g, y, x: g / (x * _LN2))),
+    _unary("log10", "Logarithm to base 10.", _POSITIVE, d=parts(lambda t, g, y, x: g / (x * _LN10))),
+    _unary("log1p", "The logarithm log(1 + x), exact near 0.", (-0.9, 8.0), special="log1p",
+           d=parts(lambda t, g, y, x: g / (x + 1.0))),
+    _unary("sin", "Sine.", d=parts(lambda t, g, y, x: g * t.cos(x))),
+    _unary("cos", "Cosine.", d=parts(lambda t, g, y, x: -g * t.sin(x))),
+    _unary("tan", "Tangent.", (-1.4, 1.4), d=parts(lambda t, g, y, x: g * (1.0 + y * y))),
+    _unary("asin", "Arc sine.", _UNIT, also="arcsin", d=parts(lambda t, g, y, x: g * t.rsqrt(1.0 - x * x))),
+    _unary("acos", "Arc cosine.", _UNIT, also="arccos", d=parts(lambda t, g, y, x: -g * t.rsqrt(1.0 - x * x))),
+    _unary("atan", "Arc tangent.", also="arctan", d=parts(lambda t, g, y, x: g / (1.0 + x * x))),
+    _unary("sinh", "Hyperbolic sine.", d=parts(lambda t, g, y, x: g * t.cosh(x))),
+    _unary("cosh", "Hyperbolic cosine.", d=parts(lambda t, g, y, x: g * t.sinh(x))),
+    _unary("tanh", "Hyperbolic tangent.", more=("torch.nn.functional.tanh",),
+           d=parts(lambda t, g, y, x: g * (1.0 - y * y))),
+    _unary("asinh", "Inverse hyperbolic sine.", also="arcsinh", d=parts(lambda t, g, y, x: g * t.rsqrt(1.0 + x * x))),
+    _unary("acosh", "Inverse hyperbolic cosine.", (1.0, 8.0), also="arccosh",
+           d=parts(lambda t, g, y, x: g * t.rsqrt(x * x - 1.0))),
+    _unary("atanh", "Inverse hyperbolic tangent.", _UNIT, also="arctanh",
+           d=parts(lambda t, g, y, x: g / (1.0 - x * x))),
+    _unary("erf", "Error function.", special="erf", flops=20,
+           d=parts(lambda t, g, y, x: g * (_TWO_OVER_SQRT_PI * t.exp(-x * x)))),
+    _unary("erfc", "The difference 1 - erf(x), exact for large x.", special="erfc", flops=20,
+           d=parts(lambda t, g, y, x: -g * (_TWO_OVER_SQRT_PI * t.exp(-x * x)))),
+    _unary("erfinv", "Inverse of erf.", _UNIT, special="erfinv", flops=30,
+           d=parts(lambda t, g, y, x: g * (t.exp(y * y) / _TWO_OVER_SQRT_PI))),
+    _unary("lgamma", "Logarithm of the absolute value of the gamma function.", (0.1, 8.0), special="gammaln", flops=40,
+           d=parts(lambda t, g, y, x: g * t.digamma(x))),
+    _unary("digamma", "Derivative of lgamma.", (0.1, 8.0), special="psi digamma", flops=40,
+           d=parts(lambda t, g, y, x: g * t.polygamma(1, x))),
     _unary("sigmoid", "The logistic function, 1 / (1 + exp(-x)).", special="expit",
-           more=("torch.nn.functional.sigmoid",)),
-    _unary("i0", "Modified Bessel function of order 0.", special="i0", flops=40),
-    _unary("i0e", "The scaled Bessel function exp(-|x|) * i0(x).", where="s", methods=(), flops=40),
-    _unary("i1", "Modified Bessel function of order 1.", where="s", methods=(), flops=40),
-    _unary("i1e", "The scaled Bessel function exp(-|x|) * i1(x).", where="s", methods=(), flops=40),
+           more=("torch.nn.functional.sigmoid",), d=parts(lambda t, g, y, x: g * (y * (1.0 - y)))),
+    _unary("i0", "Modified Bessel function of order 0.", special="i0", flops=40,
+           d=parts(lambda t, g, y, x: g * t.i1(x))),
+    _unary("i0e", "The scaled Bessel function exp(-|x|) * i0(x).", where="s", methods=(), flops=40,
+           d=parts(lambda t, g, y, x: g * (t.i1e(x) - t.sign(x) * y))),
+    _unary("i1", "Modified Bessel function of order 1.", where="s", methods=(), flops=40,
+           d=parts(lambda t, g, y, x: g * (t.i0(x) - t.where(t.eq(x, 0.0), 0.5, y / x)))),
+    _unary("i1e", "The scaled Bessel function exp(-|x|) * i1(x).", where="s", methods=(), flops=40,
+           d=parts(lambda t, g, y, x: g * (t.i0e(x) - t.where(t.eq(x, 0.0), 0.5, y * (t.sign(x) + 1.0 / x))))),
 )  # fmt: skip
 
 _BIT_SAMPLES = samples(
@@ -291,7 +368,7 @@ FMA = elementwise_record(
     "fma", "x: tensor, other: tensor, addend: tensor", "The sum x * other + addend, rounded once.", ARITHMETIC,
     where="",
     methods=(), eager=_fma_eager, flops=2, dtypes="f32 int32",
-)  # fmt: skip
+              d=parts(lambda t, g, y, x, o, a: g * o, lambda t, g, y, x, o, a: g * x, lambda t, g, *_: g))  # fmt: skip
 
 
 def _exp2_sum_eager(torch: Any, x: Any, low: Any, exponent: Any) -> Any:
@@ -307,8 +384,7 @@ EXP2_SUM = elementwise_record(
     samples=samples(
         call(T(("B", "D")), T(("B", "D"), domain=(-0.001, 0.001)), 3),
         call(T(("B", "D"), domain=(-150.0, 8.0)), 0.0, 34),
-    ),
-)  # fmt: skip
+    ), d=parts(*(lambda t, g, y, *_: g * (y * _LN2),) * 3))  # fmt: skip
 
 
 def _u32(types: tuple[Type, ...]) -> tuple[DType | None, ...]:
@@ -364,8 +440,7 @@ CAST = OpRecord(
     "integer 0.",
     _cast_infer, call=_cast, eager=_cast_eager, methods=("cast",), law=Law.SAME,
     samples=samples(call(T(("B", "D")), "bf16"), call(T(("B", "D")), "int32"), call(T((), "int64", 9), "f32"),
-                    call(T(("B", "D"), "bf16"), "bool")),
-)  # fmt: skip
+                    call(T(("B", "D"), "bf16"), "bool")), derivative=parts(lambda t, g, *_, **__: g))  # fmt: skip
 
 
 def _where_as(types: tuple[Type, ...]) -> tuple[DType | None, ...]:
@@ -388,6 +463,7 @@ WHERE = OpRecord(
         call(T(("D",), "bool", "bool"), T(("B", 1), "bf16"), 0.0),
         call(T(("B", "D"), "bool", "bool"), 1, T((), "int64", 5)),
     ),
+    derivative=parts(None, lambda t, g, y, c, *_: t.where(c, g, 0.0), lambda t, g, y, c, *_: t.where(c, 0.0, g)),
 )  # fmt: skip
 
 OPS: tuple[OpRecord, ...] = (*ARITHMETIC_OPS, *FLOAT_OPS, *BIT_OPS, FMA, EXP2_SUM, MULHI, CAST, WHERE)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from tessera.ir.derive import Derivative
+from tessera.ir.dialects import adjoints
 from tessera.ir.dialects.rules import OperandsAs, axes_of, reduced_dims, torch_names
 from tessera.ir.dialects.samples import T, call, samples
 from tessera.ir.dim import Dim
@@ -105,8 +107,10 @@ def need_elements(t: Any, x: Any, axes: Iterable[int], what: str, least: Dim = O
 
 
 def peak(t: Any, x: Any, dim: Any) -> Any:
-    """The largest value over axes, kept with size 1; unlike that of ``amax`` it is -inf where there are no elements."""
-    return t.emit("amax", (x,), dim=axes_of(t.context, dim, t.type_of(x).rank), keepdim=True)
+    """The largest value over axes, kept with size 1; unlike that of ``amax`` it is -inf where there are no elements.
+    What is shifted by it does not depend on it, so that it is a constant to derivatives.
+    """
+    return t.detach(t.emit("amax", (x,), dim=axes_of(t.context, dim, t.type_of(x).rank), keepdim=True))
 
 
 def _arg_call(name: str) -> Callable[..., Any]:
@@ -248,11 +252,13 @@ def _reduce(
     result: Callable[[DType], DType] = _same,
     samples_: Any = None,
     also: tuple[str, ...] = (),
+    derivative: Derivative | None = None,
 ) -> OpRecord:
     call_ = call_ if reduction.identity else _of_some(name, call_)
     return OpRecord(
         name, Kind.REDUCE, _SIGNATURE, doc, _reduce_infer(result), as_, reduction=reduction, call=call_, eager=eager,
         torch=(*torch_names(name, "t", "m"), *also), methods=(name,), samples=samples_ or _FOLD_SAMPLES,
+        derivative=derivative,
     )  # fmt: skip
 
 
@@ -262,15 +268,16 @@ def _with_multi() -> list[Any]:
 
 OPS: tuple[OpRecord, ...] = (
     _reduce("sum", "Sum over axes; integers and bools add up in int64.",
-            add_up(), _sum_call("sum"), _fold_eager("sum"), _wide_ints, samples_=_with_multi),
+            add_up(), _sum_call("sum"), _fold_eager("sum"), _wide_ints, samples_=_with_multi,
+            derivative=adjoints.total),
     _reduce("prod", "Product over axes; integers and bools multiply in int64.", multiply(),
-            _sum_call("prod"), _every_axis_eager("prod"), _wide_ints),
+            _sum_call("prod"), _every_axis_eager("prod"), _wide_ints, derivative=adjoints.product),
     _reduce("amax", "Largest value over axes; NaN propagates.",
             _fold(lambda t, a, x: t.maximum(a, x), lowest, identity=False),
-            _extremum_call("amax"), _fold_eager("amax"), samples_=_with_multi),
+            _extremum_call("amax"), _fold_eager("amax"), samples_=_with_multi, derivative=adjoints.extreme),
     _reduce("amin", "Smallest value over axes; NaN propagates.",
             _fold(lambda t, a, x: t.minimum(a, x), highest, identity=False),
-            _extremum_call("amin"), _fold_eager("amin"), samples_=_with_multi),
+            _extremum_call("amin"), _fold_eager("amin"), samples_=_with_multi, derivative=adjoints.extreme),
     _reduce("argmax", "Position of the largest value; the first of equal ones, a NaN before numbers.",
             _arg_reduction(lambda t, x, best: x > best, lowest), _arg_call("argmax"), _arg_eager("argmax"),
             result=lambda t: int64),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tessera.ir.derive import Derivative
 from tessera.ir.dialects.samples import elementwise
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, bool_, f32
@@ -157,12 +158,13 @@ def elementwise_record(
     kwargs: Mapping[str, Any] | None = None,
     rewrites: tuple[Rewrite, ...] = (),
     law: Law = Law.NONE,
+    d: Derivative | None = None,
 ) -> OpRecord:
     """A Map record. ``where`` says under which torch modules the same name is found, ``more`` adds dotted names."""
     record = OpRecord(
         name, Kind.MAP, signature, doc, map_infer(rule), rule.operands_as, define, call=call, eager=eager,
         torch=(*torch_names(name, *where), *more), methods=(name,) if methods is None else methods,
-        domain=domain, flops=flops, rewrites=rewrites, law=law,
+        domain=domain, flops=flops, rewrites=rewrites, law=law, derivative=d,
     )  # fmt: skip
     arity = sum(p.is_operand for p in record.params)
     return replace(record, samples=samples or elementwise(arity, dtypes, domain, kwargs or {}))

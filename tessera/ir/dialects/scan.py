@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from tessera.ir.derive import Derivative
+from tessera.ir.dialects import adjoints
 from tessera.ir.dialects.composite_reduce import Extreme
 from tessera.ir.dialects.composite_shape import axis_of
 from tessera.ir.dialects.reduce import add_up, highest, lowest, multiply
@@ -138,27 +140,30 @@ def _scan(
     as_: OperandsAs | None = None,
     more: tuple[Any, ...] = (),
     flops: int = 1,
+    derivative: Derivative | None = None,
 ) -> OpRecord:
     first = (call(T(("B", "S", "D")), -1), call(T(("B", "S"), "bf16"), 0))
     return OpRecord(
         name, Kind.SCAN, signature, doc, infer, as_, reduction=reduction, reference=reference, call=define,
         torch=torch_names(name, "t", "m"), methods=(name,), samples=samples(*first, *more), flops=flops,
+        derivative=derivative,
     )  # fmt: skip
 
 
 OPS: tuple[OpRecord, ...] = (
     _scan("cumsum", "x: tensor, dim: dim", "Sums of all prefixes along an axis.", _like(None), add_up(),
           lambda x, *, dim: np.cumsum(x, dim) if x.ndim else x, _cumulative("cumsum"), _wide_ints,
-          (call(T(("B", "S"), "int32", 9), 1),)),
+          (call(T(("B", "S"), "int32", 9), 1),), derivative=adjoints.CUMSUM),
     _scan("cumprod", "x: tensor, dim: dim", "Products of all prefixes along an axis.", _like(None), multiply(),
-          lambda x, *, dim: np.cumprod(x, dim) if x.ndim else x, _cumulative("cumprod"), _wide_ints),
+          lambda x, *, dim: np.cumprod(x, dim) if x.ndim else x, _cumulative("cumprod"), _wide_ints,
+            derivative=adjoints.CUMPROD),
     _scan("logcumsumexp", "x: tensor float, dim: dim", "The logsumexp of all prefixes along an axis.", _like(None),
           _log_sum_exp(), lambda x, *, dim: np.logaddexp.accumulate(x, axis=dim) if x.ndim else x.copy(),
-          _cumulative("logcumsumexp"), FLOATING.operands_as, flops=24),
+          _cumulative("logcumsumexp"), FLOATING.operands_as, flops=24, derivative=adjoints.LOGCUMSUMEXP),
     _scan("cummax", "x: tensor, dim: dim", "Largest values of all prefixes, and where they were.", _like(None, int64),
           _running(lambda t, x, best: x > best, _lowest), _running_reference(lambda a, b: a >= b),
-          _running_call("cummax"), flops=2),
+          _running_call("cummax"), flops=2, derivative=adjoints.POSITION),
     _scan("cummin", "x: tensor, dim: dim", "Smallest values of all prefixes, and where they were.",
           _like(None, int64), _running(lambda t, x, best: x < best, _highest),
-          _running_reference(lambda a, b: a <= b), _running_call("cummin"), flops=2),
+          _running_reference(lambda a, b: a <= b), _running_call("cummin"), flops=2, derivative=adjoints.POSITION),
 )  # fmt: skip

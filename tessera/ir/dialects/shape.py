@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tessera.ir.dialects import adjoints
 from tessera.ir.dialects.calls import flat
 from tessera.ir.dialects.rules import ANY, axes_of, torch_names
 from tessera.ir.dialects.samples import T, call, samples, size
@@ -77,6 +78,7 @@ PERMUTE = OpRecord(
     call=_permute, eager=lambda torch, x, *, dims: torch.permute(x, dims), torch=torch_names("permute", "t", "m"),
     methods=("permute",), samples=samples(call(T(("B", "S", "D")), (2, 0, 1)),
                                           call(T(("B", "D"), "int32", 5), (-1, 0))),
+    derivative=adjoints.permute,
 )  # fmt: skip
 
 
@@ -226,6 +228,7 @@ RESHAPE = OpRecord(
         call(T(("B", "S", "D")), (size("B", "S"), size("D"))), call(T(("B", 6)), (size("B"), 2, 3)),
         call(T(("B", "S", 4)), (-1, 4)), call(T(("B", "S"), "bf16"), (-1,)), call(T((1, 1)), ()),
     ),
+    derivative=adjoints.reshape,
 )  # fmt: skip
 
 
@@ -274,6 +277,7 @@ EXPAND = OpRecord(
     torch=("torch.Tensor.expand",), methods=("expand",),
     samples=samples(call(T(("B", 1, "D")), (size("B"), size("S"), -1)), call(T(("D",)), 3, -1),
                     call(T(()), size("B"), 2)),
+    derivative=adjoints.expand,
 )  # fmt: skip
 
 
@@ -298,6 +302,7 @@ UNSQUEEZE = OpRecord(
     "unsqueeze", Kind.VIEW, "x: tensor, dim: dim", "A new axis of size 1.", _unsqueeze_infer, pieces=_unsqueeze_pieces,
     call=_unsqueeze, torch=torch_names("unsqueeze", "t", "m"), methods=("unsqueeze",),
     samples=samples(call(T(("B", "D")), 1), call(T(("B", "D"), "bf16"), -1), call(T(()), 0)),
+    derivative=adjoints.unsqueeze,
 )  # fmt: skip
 
 
@@ -330,6 +335,7 @@ SQUEEZE = OpRecord(
     "Axes of size 1 removed; a named axis of another size is an error.",
     _squeeze_infer, pieces=_squeeze_pieces, call=_squeeze, torch=torch_names("squeeze", "t", "m"), methods=("squeeze",),
     samples=samples(call(T(("B", 1, "D")), 1), call(T((1, "B", 1))), call(T(("B", 1, 1)), (1, -1))),
+    derivative=adjoints.squeeze,
 )  # fmt: skip
 
 
@@ -353,6 +359,7 @@ FLIP = OpRecord(
     "flip", Kind.VIEW, "x: tensor, *dims: dim", "The order along the axes reversed.", _same_infer, pieces=_flip_pieces,
     call=_flip, eager=lambda torch, x, *, dims: x.flip(dims), torch=torch_names("flip", "t", "m"), methods=("flip",),
     samples=samples(call(T(("B", "S")), (0,)), call(T(("B", "S"), "int32", 9), (-1, 0))),
+    derivative=adjoints.flip,
 )  # fmt: skip
 
 
@@ -413,6 +420,7 @@ CAT = OpRecord(
     samples=samples(call((T(("B", "S")), T(("B", "D"))), 1),
                     call((T(("B", 2)), T(("B", 3), "bf16"), T(("B", 1))), dim=-1),
                     call((T(("S", "D"), "int32", 5), T(("B", "D"), "int32", 5)))),
+    derivative=adjoints.cat,
 )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tessera.ir.dialects import adjoints
 from tessera.ir.dialects.fits import need_one_rank
 from tessera.ir.dialects.rules import torch_names
 from tessera.ir.dialects.samples import T, call, samples
@@ -111,6 +112,7 @@ SLICE = OpRecord(
     _slice_infer, pieces=_slice_pieces, call=_slice, eager=_slice_eager,
     samples=samples(call(T(("B", "S")), 1, 0, 3), call(T(("B", "S")), -1, 1, None, 2),
                     call(T((6, "D"), "bf16"), 0, -3, 99)),
+    derivative=adjoints.part,
 )  # fmt: skip
 
 
@@ -180,6 +182,7 @@ SLICE_UPDATE = OpRecord(
     _update_infer, _first_dtype, pieces=_update_pieces, call=_slice_update, eager=_update_eager,
     samples=samples(call(T(("B", "S")), T(("B", 2)), 1, 1, 3), call(T((8, "D")), T((4, "D")), 0, 0, None, 2),
                     call(T(("B", 7), "bf16"), 0.5, 1, 1, 6, 3)),
+    derivative=adjoints.update,
 )  # fmt: skip
 
 
@@ -214,6 +217,7 @@ PAD_CONSTANT = OpRecord(
     "The tensor with `low` and `high` elements of one value added at the ends of each axis.",
     _pad_infer, pieces=_pad_pieces, eager=_pad_eager,
     operands_as=lambda types: (None, types[0].dtype),
+    derivative=adjoints.pad,
 )  # fmt: skip
 
 
@@ -264,6 +268,7 @@ PAD_EDGE = OpRecord(
     "pad_edge", Kind.VIEW, "x: tensor, low: sizes, high: sizes, mode: str",
     'The tensor continued at the ends of each axis: "reflect", "replicate" or "circular".',
     _edge_infer, pieces=_edge_pieces, eager=_edge_eager,
+    derivative=adjoints.pad_edge,
 )  # fmt: skip
 
 
@@ -342,6 +347,7 @@ DIAGONAL = OpRecord(
     "The diagonal of two axes, as a new last axis.", _diagonal_infer, pieces=_diagonal_pieces, call=_diagonal,
     torch=torch_names("diagonal", "t", "m"), methods=("diagonal",),
     samples=samples(call(T(("S", "D"))), call(T(("B", "S", "S")), 1, -2, -1), call(T((4, 6, 3)), -1, 0, 2)),
+    derivative=adjoints.diagonal,
 )  # fmt: skip
 
 
@@ -372,6 +378,7 @@ UNFOLD = OpRecord(
     _unfold_infer, pieces=_unfold_pieces, call=_unfold,
     eager=lambda torch, x, *, dimension, size, step: x.unfold(dimension, size, step), torch=("torch.Tensor.unfold",),
     methods=("unfold",), samples=samples(call(T(("B", 9)), 1, 3, 2), call(T((7, "D")), 0, 2, 1)),
+    derivative=adjoints.unfold,
 )  # fmt: skip
 
 OPS: tuple[OpRecord, ...] = (SLICE, SLICE_UPDATE, PAD_CONSTANT, PAD_EDGE, PAD, DIAGONAL, UNFOLD)

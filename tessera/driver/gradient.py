@@ -1,0 +1,195 @@
+"""Derivatives of a variant: to torch's autograd a compiled function is one differentiable operation."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from tessera.diag import TraceError
+from tessera.driver.variant import Layout, Lazy, Variant, check_ir
+from tessera.frontend.trace import Input, Output
+from tessera.frontend.tree import LEAF
+from tessera.ir.graph import Block, Function, Value
+from tessera.ir.types import TensorType
+from tessera.passes.autodiff import Joint, is_float, joint
+from tessera.passes.base import apply
+from tessera.passes.canonicalize import Canonicalize
+from tessera.passes.cse import CommonSubexpressions
+from tessera.passes.dce import DeadCode
+from tessera.passes.products import Products
+from tessera.passes.remat import Split, split
+from tessera.passes.shapes import Shapes
+
+Sizes = Mapping[str, int]
+Runner = Callable[[Sequence[torch.Tensor], Sequence[float]], Any]
+
+
+@dataclass
+class Gradient:
+    """A variant with its derivative by some parameters, compiled as two: what a call runs, which also gives the values
+    that are kept, and what gives the cotangents. ``sizes`` are those of the first call, by which the values are chosen.
+    """
+
+    variant: Variant
+    wrt: tuple[str, ...]
+    sizes: Sizes
+    lock: Any = field(default_factory=threading.RLock, repr=False)
+
+    @Lazy
+    def joint(self) -> Joint:
+        """The function and its derivative in one, simplified."""
+        proved = apply(Shapes(), self.variant.traced.function, check_ir)
+        both = joint(proved, self.wrt)
+        f = both.function
+        check_ir(f)
+        for step in (Canonicalize(), CommonSubexpressions(), Products(), DeadCode()):
+            f = apply(step, f, check_ir)
+        return replace(both, function=f)
+
+    @Lazy
+    def parts(self) -> Split:
+        found = split(self.joint, self.sizes)
+        check_ir(found.forward)
+        check_ir(found.backward)
+        return found
+
+    @Lazy
+    def forward(self) -> Variant:
+        """The function with the kept values as further results."""
+        traced = self.variant.traced
+        first = 1 + max((o.memory for o in traced.outputs), default=-1) + len(traced.inputs)
+        more = tuple(Output("tensor", self.joint.outputs + n, memory=first + n) for n in range(len(self.parts.kept)))
+        made = replace(traced, function=self.parts.forward, outputs=(*traced.outputs, *more))
+        return Variant(made, self.variant.layout, self.variant.device, watch=self.variant.watch, simple=True)
+
+    @Lazy
+    def backward(self) -> Variant:
+        """From saved values and cotangents to the cotangents of the parameters."""
+        strided = frozenset(v.name for v in self.parts.saved if v.name in self.variant.layout.strided)
+        return self._plain(self.parts.backward, strided, simple=True)
+
+    @Lazy
+    def again(self) -> Gradient:
+        """The derivative as a function of all parameters and cotangents, with its own derivative."""
+        f = self.joint.function
+        scalars = tuple(p for p in f.params if not isinstance(p.type, TensorType))
+        tensors = tuple(p for p in f.params if isinstance(p.type, TensorType))
+        body = Block(f.ops, (*tensors, *scalars), f.outputs[self.joint.outputs :])
+        alone = replace(f, name=f"{f.name}_grad", body=body)
+        variant = self._plain(apply(DeadCode(), alone, check_ir), self.variant.layout.strided)
+        return Gradient(variant, tuple(p.name for p in tensors if is_float(p)), self.sizes)
+
+    def _plain(self, f: Function, strided: frozenset[str], simple: bool = False) -> Variant:
+        inputs = tuple(Input("leaf", n) for n in range(len(f.params)))
+        outputs = tuple(Output("tensor", n, memory=len(inputs) + n, dense=True) for n in range(len(f.outputs)))
+        traced = replace(self.variant.traced, function=f, inputs=inputs, outputs=outputs, out_tree=LEAF)
+        return Variant(traced, Layout(strided), self.variant.device, simple=simple)
+
+    def bind(self, named: Sizes, tensors: Sequence[torch.Tensor]) -> Runner:
+        """What a call with these sizes runs."""
+        with self.lock:
+            run = self.forward.plan().bind(self.forward.sizes(named, tensors))
+        call = Call.of(self, named, run)
+        return lambda given, numbers: list(_Compiled.apply(call, numbers, *given))
+
+
+@dataclass
+class Call:
+    """A function with its derivative, bound to sizes. ``reads`` are the numbers of the parameters that the backward
+    pass reads; ``results`` how many there are before the kept values; ``smooth`` which of them have cotangents.
+    """
+
+    gradient: Gradient
+    named: Sizes
+    run: Runner
+    results: int
+    smooth: tuple[int, ...]
+    saved: tuple[tuple[str, int], ...]
+    grads: tuple[int | None, ...]
+    scalars: tuple[int, ...]
+    back: Runner | None = None
+
+    @staticmethod
+    def of(gradient: Gradient, named: Sizes, run: Runner) -> Call:
+        both, parts = gradient.joint, gradient.parts
+        params = both.function.params[: len(both.grads)]
+        tensors = [p for p in params if isinstance(p.type, TensorType)]
+        numbers = [p for p in params if not isinstance(p.type, TensorType)]
+        at = {p: ("input", n) for n, p in enumerate(tensors)}
+        at |= {y: ("output", n) for n, y in enumerate(parts.forward.outputs) if isinstance(y, Value) and y not in at}
+        grads = dict(zip(params, both.grads, strict=True))
+        used = [p for p in parts.backward.params if not isinstance(p.type, TensorType)]
+        first = both.outputs
+        return Call(
+            gradient, named, run, first, both.given, tuple(at[v] for v in parts.saved),
+            tuple(None if grads[p] is None else grads[p] - first for p in tensors),  # type: ignore[operator]
+            tuple(numbers.index(p) for p in used),
+        )  # fmt: skip
+
+    def backward(
+        self, saved: Sequence[torch.Tensor], cotangents: Sequence[torch.Tensor], numbers: Sequence[float]
+    ) -> Sequence[torch.Tensor]:
+        """The cotangents of the parameters, compiled when they are first asked for."""
+        if self.back is None:
+            variant = self.gradient.backward
+            with self.gradient.lock:
+                self.back = variant.plan().bind(variant.sizes(self.named, [*saved, *cotangents]))
+        return self.back([*saved, *cotangents], [numbers[n] for n in self.scalars])
+
+
+class _Compiled(torch.autograd.Function):
+    """One differentiable operation of torch."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Call, numbers: Sequence[float], *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        made = call.run(tensors, numbers)
+        results = tuple(made[: call.results])
+        ctx.call, ctx.numbers, ctx.count = call, numbers, len(tensors)
+        where = {"input": tensors, "output": made}
+        ctx.save_for_backward(*(where[kind][n] for kind, n in call.saved))
+        # What the derivative alone does not need is read only by the derivative of the derivative.
+        ctx.given = [weakref.ref(t) for t in tensors]
+        ctx.versions = [t._version for t in tensors]
+        ctx.mark_non_differentiable(*(y for n, y in enumerate(results) if n not in call.smooth))
+        return results
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        call: Call = ctx.call
+        given = [cotangents[n] for n in call.smooth]
+        if torch.is_grad_enabled():
+            found = _again(ctx, given)
+        else:
+            found = call.backward(ctx.saved_tensors, [g.contiguous() for g in given], ctx.numbers)
+        return None, None, *(None if n is None else found[n] for n in call.grads)
+
+
+def _again(ctx: Any, cotangents: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+    """The cotangents as differentiable results, from all arguments of the call."""
+    call: Call = ctx.call
+    tensors = [ref() for ref in ctx.given]
+    for n, (t, version) in enumerate(zip(tensors, ctx.versions, strict=True)):
+        if t is None or t._version != version:
+            happened = "no longer exists" if t is None else "was changed in place"
+            raise TraceError(f"the derivative of a derivative needs argument {n + 1}, which {happened}", code="TSR0414")
+    gradient = call.gradient.again
+    return gradient.bind(call.named, [*tensors, *cotangents])([*tensors, *cotangents], ctx.numbers)
+
+
+def learning(variant: Variant, given: Sequence[Any], sizes: Sizes) -> Gradient | None:
+    """The derivative of a variant by those of its arguments for which torch records gradients; None without any."""
+    if not torch.is_grad_enabled():
+        return None
+    pairs = zip(variant.traced.function.params, given, strict=True)
+    wrt = tuple(p.name for p, x in pairs if isinstance(x, torch.Tensor) and x.requires_grad)
+    if not wrt:
+        return None
+    known: Gradient | None = variant.gradients.get(wrt)
+    if known is None:
+        known = variant.gradients[wrt] = Gradient(variant, wrt, dict(sizes))
+    return known

@@ -1,0 +1,232 @@
+"""The products of a derivative, in the form in which they fuse best.
+
+Deriving a product gives products of transposed operands. Here they read the operands as they lie: a permutation of axes
+is another order of letters. What depends on another contraction comes first, which is where kernels look for it. And a
+sum over a product with a contraction is taken over the shorter axis where the other contraction is there already, as
+``sum_k p[i, k] * (sum_d g[i, d] v[k, d])`` is ``sum_d g[i, d] * o[i, d]`` with ``o = p @ v`` (Dao et al. 2022, section
+3.1).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from tessera.ir.dialects import OPS
+from tessera.ir.dialects.contract import letters
+from tessera.ir.graph import Function, Note, Operand, Operation, Value, users
+from tessera.ir.record import Kind, Law
+from tessera.ir.types import TensorType
+from tessera.passes.autodiff import GRAD
+
+#: Factors of a product that are looked at.
+MOST = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Products:
+    """Rewrite the contractions of a derivative; those of the function itself stay as they were written."""
+
+    name: str = "products"
+
+    def run(self, f: Function) -> Function:
+        work = _Products(f)
+        ops = tuple(new for op in f.ops for new in work.visit(op))
+        if not work.changed:
+            return f
+        outputs = tuple(work.now(x) for x in f.outputs)
+        return f.with_ops(ops, outputs).with_note(Note(self.name, 0.0, f"rewrote {work.changed}"))
+
+
+@dataclass
+class _Products:
+    f: Function
+    maker: dict[Value, Operation] = field(default_factory=dict)
+    replaced: dict[Value, Operand] = field(default_factory=dict)
+    #: Values that depend on a contraction.
+    behind: set[Value] = field(default_factory=set)
+    changed: int = 0
+
+    def __post_init__(self) -> None:
+        self.readers = users(self.f.body)
+        self.names = {r.name for op in self.f.ops for r in op.results} | {p.name for p in self.f.params}
+
+    def now(self, x: Operand) -> Operand:
+        return self.replaced.get(x, x) if isinstance(x, Value) else x
+
+    def visit(self, op: Operation) -> Iterator[Operation]:
+        new = op.with_operands(tuple(self.now(x) for x in op.operands))
+        made = [new]
+        if new.origin.endswith(GRAD):
+            if new.record.kind is Kind.CONTRACT:
+                made = [self.straight(new)]
+            elif "dims" in new.attrs and new.record.kind is Kind.VIEW:
+                made = self.turned(new)
+            elif new.record is OPS["sum"]:
+                made = self.shorter(new)
+        for one in made:
+            self.maker.update(dict.fromkeys(one.results, one))
+            if one.record.kind is Kind.CONTRACT or any(v in self.behind for v in one.inputs):
+                self.behind.update(one.results)
+        self.changed += made != [new]
+        yield from made
+
+    # -- permutations ----------------------------------------------------------------------------------------------
+
+    def permuted(self, x: Operand) -> Operation | None:
+        """The permutation that gives a value, if one does."""
+        op = self.maker.get(x) if isinstance(x, Value) else None
+        return op if op is not None and op.record is OPS["permute"] else None
+
+    def straight(self, op: Operation) -> Operation:
+        """A contraction of what its permuted operands are made of, the one behind another contraction first."""
+        *given, result = letters(op)
+        if any(d != e for d, e in self.paired(op)):
+            return op  # an axis of size 1 that is broadcast has no letter of its own
+        operands = list(op.operands)
+        for n, x in enumerate(op.operands):
+            while (turn := self.permuted(operands[n])) is not None:
+                order = turn.axes("dims")
+                given[n] = "".join(given[n][order.index(a)] for a in range(len(order)))
+                operands[n] = turn.operands[0]
+            del x
+        late = [isinstance(x, Value) and x in self.behind for x in operands]
+        if late == [False, True]:
+            operands.reverse()
+            given.reverse()
+        if tuple(operands) == op.operands:
+            return op
+        return self.contract(op, operands, f"{given[0]},{given[1]}->{result}")
+
+    def paired(self, op: Operation) -> Iterator[tuple[object, object]]:
+        sizes: dict[str, object] = {}
+        for subscripts, x in zip(letters(op), (*op.operands, op.result), strict=True):
+            for c, d in zip(subscripts, x.type.dims, strict=True):
+                yield sizes.setdefault(c, d), d
+
+    def contract(self, op: Operation, operands: list[Operand], equation: str) -> Operation:
+        attrs = {"equation": equation, "accumulate_dtype": op.attrs.get("accumulate_dtype")}
+        return replace(op, record=OPS["contract"], operands=tuple(operands), attrs=attrs)
+
+    def turned(self, op: Operation) -> list[Operation]:
+        """A permutation of a permutation, or of a contraction that nothing else reads, is one of those."""
+        x, order = op.operands[0], op.axes("dims")
+        inner = self.permuted(x)
+        if inner is not None:
+            whole = tuple(inner.axes("dims")[a] for a in order)
+            if whole == tuple(range(len(whole))):
+                self.replaced[op.result] = inner.operands[0]
+                return []
+            return [replace(op, operands=inner.operands, attrs={"dims": whole})]
+        made = self.maker.get(x) if isinstance(x, Value) else None
+        if made is None or made.record.kind is not Kind.CONTRACT or not made.origin.endswith(GRAD):
+            return [op]
+        if len(self.readers.get(made.result, ())) > 1 or made.result in self.f.outputs:
+            return [op]
+        if any(d != e for d, e in self.paired(made)):
+            return [op]
+        left, right, result = letters(made)
+        straight = self.contract(made, list(made.operands), f"{left},{right}->{''.join(result[a] for a in order)}")
+        return [replace(straight, results=op.results)]  # the one before is dead
+
+    # -- sums ------------------------------------------------------------------------------------------------------
+
+    def shorter(self, op: Operation) -> list[Operation]:
+        """A sum over a product with a contraction, over the axis that this is over."""
+        axes = op.axes()
+        if len(axes) != 1:
+            return [op]
+        factors = self.factors(op.operands[0])
+        for n, x in enumerate(factors):
+            inner = self.maker.get(x) if isinstance(x, Value) else None
+            if inner is None or inner.record.kind is not Kind.CONTRACT:
+                continue
+            rest = Counter(map(_key, (*factors[:n], *factors[n + 1 :])))
+            found = self.other_way(op, inner, axes[0], rest)
+            if found is not None:
+                return found
+        return [op]
+
+    def factors(self, x: Operand) -> list[Operand]:
+        """What a value is a product of, as far as that has its shape."""
+        found, pending = [], [x]
+        while pending and len(found) < MOST:
+            y = pending.pop()
+            op = self.maker.get(y) if isinstance(y, Value) else None
+            if op is not None and op.record.law is Law.PRODUCT and op.result.type == x.type:
+                pending.extend(op.operands)
+            else:
+                found.append(y)
+        return [*found, *pending]
+
+    def other_way(
+        self, op: Operation, inner: Operation, axis: int, rest: Counter[object]
+    ) -> list[Operation] | None:
+        """With ``inner`` = sum_d g[i, d] v[k, d] and a contraction o = rest @ v over k: the sum of g * o over d."""
+        left, right, result = letters(inner)
+        swept = result[axis]
+        for mine, its, g, v in (
+            (left, right, inner.operands[0], inner.operands[1]), (right, left, inner.operands[1], inner.operands[0]),
+        ):  # fmt: skip
+            summed = [c for c in mine if c not in result]
+            if swept in mine or swept not in its or len(summed) != 1:
+                continue
+            for o in self.contractions(v, its, swept):
+                a, _, out = letters(o)
+                names = dict(zip(a, result, strict=False))
+                if len(a) != len(result) or Counter(map(_key, self.factors(o.operands[0]))) != rest:
+                    continue
+                there = "".join(names.get(c, summed[0]) for c in out)
+                if sorted(there) == sorted(mine):
+                    return self.products(op, g, mine, o.result, there, summed[0], result, axis)
+        return None
+
+    def contractions(self, v: Operand, subscripts: str, swept: str) -> Iterator[Operation]:
+        """Contractions, made before, of something with what ``v`` lies in, over the axis that is swept."""
+        base, order = self.base(v)
+        for op in self.maker.values():
+            if op.record.kind is not Kind.CONTRACT or op.operands[1].type.rank != len(subscripts):
+                continue
+            other, turn = self.base(op.operands[1])
+            if other is not base:
+                continue
+            _, right, out = letters(op)
+            mine = {order[n]: c for n, c in enumerate(subscripts)}
+            theirs = {turn[n]: c for n, c in enumerate(right)}
+            gone = [axis for axis, c in theirs.items() if c not in out]
+            if len(gone) == 1 and mine[gone[0]] == swept:
+                yield op
+
+    def base(self, x: Operand) -> tuple[Operand, tuple[int, ...]]:
+        """What a value is a permutation of, and for each of its axes the axis of that."""
+        order = tuple(range(x.type.rank))
+        while (turn := self.permuted(x)) is not None:
+            dims = turn.axes("dims")
+            order = tuple(dims[a] for a in order)
+            x = turn.operands[0]
+        return x, order
+
+    def products(
+        self, op: Operation, g: Operand, mine: str, o: Value, there: str, summed: str, result: str, axis: int
+    ) -> list[Operation] | None:
+        if mine != there or mine.replace(summed, "") != result.replace(result[axis], ""):
+            return None
+        kind, at = o.type, mine.index(summed)
+        if g.type != kind or (op.attrs["keepdim"] and at != axis):
+            return None
+        product = Value(self.fresh("shorter"), kind)
+        first = replace(op, record=OPS["mul"], operands=(g, o), results=(product,), attrs={})
+        assert isinstance(kind, TensorType)
+        return [first, replace(op, operands=(product,), attrs={"dim": (at,), "keepdim": op.attrs["keepdim"]})]
+
+    def fresh(self, name: str) -> str:
+        number = 1
+        while f"{name}_{number}" in self.names:
+            number += 1
+        self.names.add(f"{name}_{number}")
+        return f"{name}_{number}"
+
+
+def _key(x: Operand) -> object:
+    return id(x) if isinstance(x, Value) else x

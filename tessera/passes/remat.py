@@ -1,0 +1,152 @@
+"""What a backward pass keeps of the forward pass and what it computes again: a minimum cut over bytes.
+
+Every value that depends on no cotangent may be kept. Keeping one costs its bytes, less where it is in memory anyway (a
+parameter or a result); computing one again takes what it is made of. Sums, library calls and loops are not repeated; a
+product is where its result is larger than its operands and each element of it is short work, as scores of an attention
+are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import networkx as nx
+
+from tessera.ir.dialects.contract import letters
+from tessera.ir.dim import Dim, product
+from tessera.ir.graph import Block, Function, Note, Operation, Value
+from tessera.ir.record import Kind
+from tessera.ir.types import TensorType
+from tessera.passes.autodiff import Joint
+from tessera.passes.unshare import unshared
+
+#: A contraction over at most so many elements may be repeated in the backward pass.
+SHORT = 256
+#: What keeping costs of a value that is in memory anyway, in parts of its bytes.
+THERE = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A function and its derivative as two: ``forward`` gives the results and then ``kept`` values that are neither
+    results nor parameters; ``backward`` takes the values ``saved``, then the cotangents, then scalars, and gives the
+    cotangents of the parameters.
+    """
+
+    forward: Function
+    backward: Function
+    saved: tuple[Value, ...]
+    kept: tuple[Value, ...]
+
+    def bytes(self) -> Dim:
+        """What is kept for the backward pass beside parameters and results."""
+        return sum((nbytes(v) for v in self.kept), start=Dim.const(0))
+
+
+def nbytes(v: Value) -> Dim:
+    """The bytes of a tensor."""
+    return product(v.type.dims) * v.type.dtype.bytes
+
+
+def split(joint: Joint, sizes: Mapping[str, int]) -> Split:
+    """Cut a function with its derivative in two where least has to be kept at these sizes."""
+    f = joint.function
+    count = len(f.params) - len(joint.given)
+    params, cotangents = f.params[:count], f.params[count:]
+    outputs, grads = f.outputs[: joint.outputs], f.outputs[joint.outputs :]
+    late = _depending(f.ops, cotangents)
+    early = [op for op in f.ops if not any(r in late for r in op.results)]
+    read = _read_late(f.ops, late, [g for g in grads if isinstance(g, Value)])
+    there = {*params, *(y for y in outputs if isinstance(y, Value))}
+    saved = _cut(early, {v for v in read if isinstance(v.type, TensorType)}, params, there, sizes)
+    order = {v: n for n, v in enumerate((*params, *(r for op in f.ops for r in op.results)))}
+    ordered = tuple(sorted(saved, key=order.__getitem__))
+    kept = tuple(v for v in ordered if v not in there)
+    forward = _needed(f.ops, (*outputs, *kept), frozenset(params))
+    backward = unshared(
+        _needed(f.ops, grads, frozenset((*ordered, *cotangents))), lambda op: _repeatable(op, sizes)
+    )
+    scalars = tuple(p for p in params if not isinstance(p.type, TensorType))
+    size = sum(int(nbytes(v).evaluate(sizes)) for v in kept)
+    note = Note("remat", 0.0, f"{len(kept)} values of {size} bytes kept: {', '.join(v.name for v in kept) or 'none'}")
+    first = replace(f, body=Block(forward, params, (*outputs, *kept)))
+    second = replace(f, name=f"{f.name}_grad", body=Block(backward, (*ordered, *cotangents, *scalars), grads),
+                     obligations=())  # fmt: skip
+    return Split(first.with_note(note), second.with_note(note), ordered, kept)
+
+
+def _depending(ops: Sequence[Operation], on: Sequence[Value]) -> set[Value]:
+    found = set(on)
+    for op in ops:
+        if any(v in found for v in op.inputs):
+            found.update(op.results)
+    return found
+
+
+def _read_late(ops: Sequence[Operation], late: set[Value], grads: Sequence[Value]) -> set[Value]:
+    """The early values that the backward pass reads."""
+    found = {g for g in grads if g not in late}
+    for op in ops:
+        if any(r in late for r in op.results):
+            found.update(v for v in op.inputs if v not in late)
+    return found
+
+
+def _needed(ops: Sequence[Operation], wanted: Sequence[object], given: frozenset[Value]) -> tuple[Operation, ...]:
+    live = {v for v in wanted if isinstance(v, Value)} - given
+    kept: list[Operation] = []
+    for op in reversed(ops):
+        if any(r in live for r in op.results):
+            kept.append(op)
+            live.update(v for v in op.inputs if v not in given)
+    return tuple(reversed(kept))
+
+
+def _cut(
+    ops: Sequence[Operation], read: set[Value], params: Sequence[Value], there: set[Value], sizes: Mapping[str, int]
+) -> set[Value]:
+    """The values to keep, so that everything in ``read`` can be had from them."""
+    graph: nx.DiGraph = nx.DiGraph()
+    source, sink = "source", "sink"
+    graph.add_node(source)
+    graph.add_node(sink)
+
+    def node(v: Value) -> None:
+        size = float(nbytes(v).evaluate(sizes)) + 1.0
+        graph.add_edge((v, "in"), (v, "out"), capacity=size * (THERE if v in there else 1.0))
+
+    for p in params:
+        if isinstance(p.type, TensorType):
+            node(p)
+            graph.add_edge(source, (p, "in"))
+    for op in ops:
+        free = _repeatable(op, sizes)
+        for r in op.results:
+            node(r)
+            if not free:
+                graph.add_edge(source, (r, "in"))
+            for v in op.inputs:
+                if isinstance(v.type, TensorType):
+                    graph.add_edge((v, "out"), (r, "in"))
+    for v in read:
+        graph.add_edge((v, "out"), sink)
+    if not nx.has_path(graph, source, sink):
+        return set()
+    _, (near, _) = nx.minimum_cut(graph, source, sink)
+    return {v for v, side in (n for n in near if isinstance(n, tuple)) if side == "in" and (v, "out") not in near}
+
+
+def _repeatable(op: Operation, sizes: Mapping[str, int]) -> bool:
+    """May the backward pass carry out an operation of the forward pass once more?"""
+    kind = op.record.kind
+    if kind in (Kind.MAP, Kind.VIEW, Kind.INDEX, Kind.CREATE, Kind.RANDOM):
+        return True
+    if kind is not Kind.CONTRACT:
+        return False
+    left, right, result = letters(op)
+    made = nbytes(op.result).evaluate(sizes)
+    given = sum(nbytes(v).evaluate(sizes) for v in op.inputs)
+    dims = dict(zip(left + right, (*op.operands[0].type.dims, *op.operands[1].type.dims), strict=True))
+    length = product(d for c, d in dims.items() if c not in result).evaluate(sizes)
+    return made > given and length <= SHORT
