@@ -53,6 +53,7 @@ class Autodiff:
 
 
 def is_float(x: Operand) -> bool:
+    """May a value have a cotangent?"""
     return isinstance(x, Value) and isinstance(x.type, TensorType) and x.type.dtype.is_float
 
 

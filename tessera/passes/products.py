@@ -150,7 +150,8 @@ class _Products:
 
     def factors(self, x: Operand) -> list[Operand]:
         """What a value is a product of, as far as that has its shape."""
-        found, pending = [], [x]
+        found: list[Operand] = []
+        pending = [x]
         while pending and len(found) < MOST:
             y = pending.pop()
             op = self.maker.get(y) if isinstance(y, Value) else None

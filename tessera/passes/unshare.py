@@ -1,8 +1,8 @@
 """Work that is cheaper done twice than shared: what is made of a product and summed along different axes.
 
-A kernel around a contraction sweeps one axis of its result. Where some sums go along one axis and some along another, as
-in the derivative of an attention, one kernel would have to store the whole result for the other. Here each gets its own
-copy of the elementwise work and of the products behind it.
+A kernel around a contraction sweeps one axis of its result. Where some sums go along one axis and some along another,
+as in the derivative of an attention, one kernel would have to store the whole result for the other. Here each gets its
+own copy of the elementwise work and of the products behind it.
 """
 
 from __future__ import annotations

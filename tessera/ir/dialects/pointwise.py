@@ -247,6 +247,7 @@ def _f(name: str, doc: str, define: Any, signature: str = "x: tensor", **more: A
 
 
 def scalar_sample(*numbers: float) -> Any:
+    """Sample calls with these numbers beside a tensor, of two dtypes and of rank 0."""
     return samples(call(T(("B", "D")), *numbers), call(T(("B", "D"), "bf16"), *numbers), call(T(()), *numbers))
 
 
