@@ -23,6 +23,7 @@ from tessera.driver import (
     Function,
     backend,
     backends,
+    checkpoint,
     compare,
     function,
     manual_seed,
@@ -31,6 +32,7 @@ from tessera.driver import (
 from tessera.frontend.annotation import Tensor, floating, integer
 from tessera.functional import *  # noqa: F403 - one function for each op record
 from tessera.functional import __all__ as _functions
+from tessera.functional.checkpoint import checkpoint_region
 from tessera.functional.scan import scan
 from tessera.ir.dtype import (
     DType,
@@ -74,6 +76,7 @@ except PackageNotFoundError:  # a checkout that was never installed
 __all__ = [
     "BoundsError", "CacheInfo", "Comparison", "DType", "DTypeError", "Function", "ParseError", "ResourceError",
     "ShapeError", "Tensor", "TesseraError", "TesseraWarning", "TraceError", "VerifyError", "backend", "backends",
-    "bf16", "bool_", "compare", "f16", "f32", "f64", "floating", "fp8", "fp8_e4m3", "fp8_e5m2", "function", "int16",
-    "int32", "int64", "int8", "integer", "manual_seed", "memory_stats", "parse", "scan", "uint8", *_functions,
+    "bf16", "bool_", "checkpoint", "checkpoint_region", "compare", "f16", "f32", "f64", "floating", "fp8", "fp8_e4m3",
+    "fp8_e5m2", "function", "int16", "int32", "int64", "int8", "integer", "manual_seed", "memory_stats", "parse",
+    "scan", "uint8", *_functions,
 ]  # fmt: skip

@@ -45,6 +45,7 @@ from tessera.driver.variant import Variant
 from tessera.driver.variants import Variants
 from tessera.frontend.binding import Bound, bind_arguments
 from tessera.frontend.check import CheckReport, check
+from tessera.frontend.eagerly import eagerly
 from tessera.frontend.handles import ObjectOf
 from tessera.frontend.inline import inline_call
 from tessera.frontend.session import current, error_of
@@ -85,11 +86,13 @@ class Counters:
 class Function(Generic[P, R]):
     """A Python function with its variants. Made by ``tessera.function``."""
 
-    def __init__(self, fn: Callable[P, R], *, strict: bool = False) -> None:
+    def __init__(
+        self, fn: Callable[P, R], *, strict: bool = False, checkpointed: bool = False, max_saved: int | None = None
+    ) -> None:
         functools.update_wrapper(self, fn)
         self.fn = fn
         self.strict = strict
-        self.spec = FunctionSpec.of(fn)
+        self.spec = FunctionSpec.of(fn, checkpointed, max_saved)
         self.compiled = Variants(self.spec)
         self._defaults = _defaults(fn)
         _functions.add(self)
@@ -219,7 +222,7 @@ class Function(Generic[P, R]):
     def _any_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], key: tuple[Any, ...] | None) -> Any:
         """Tracing calls, checks, compilation, eager execution."""
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return self.fn(*args, **kwargs)
+            return self.eager(*args, **kwargs)
         if _defaults(self.fn) != self._defaults:
             self._redefine()
         if current() is not None:
@@ -246,7 +249,7 @@ class Function(Generic[P, R]):
             made = runner(flat, numbers)
         except dispatch.NoAddressError:
             check_memory(flat)
-            return self.fn(*args, **kwargs)
+            return self.eager(*args, **kwargs)
         except BoundsError as error:
             raise bounds.located(resolved.variant.traced.function, given, named) or error from None
         except ResourceError as error:  # code for a GPU is made when it is first launched
@@ -295,7 +298,7 @@ class Function(Generic[P, R]):
         """Begin anew with other defaults of the function's parameters."""
         with self.compiled.lock:
             self._defaults = _defaults(self.fn)
-            self.spec = FunctionSpec.of(self.fn)
+            self.spec = FunctionSpec.of(self.fn, self.spec.checkpointed, self.spec.max_saved)
             self.compiled = Variants(self.spec)
             self._memos.clear()
             self._latest = self._recent = self._report = None
@@ -328,7 +331,7 @@ class Function(Generic[P, R]):
                 notes = (*first.notes, Note(f"`{self.spec.name}` runs eagerly from here on"))
                 warn_user(TesseraWarning.from_diagnostics([replace(first, notes=notes)]))
         self._counters.eager += 1
-        return self.fn(*args, **kwargs)
+        return self.eager(*args, **kwargs)
 
     # -- methods ---------------------------------------------------------------------------------------------------
 
@@ -341,7 +344,8 @@ class Function(Generic[P, R]):
 
     def eager(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """The undecorated function: every operation through torch."""
-        return self.fn(*args, **kwargs)
+        with eagerly():
+            return self.fn(*args, **kwargs)
 
     @user_frames
     def resolve(self, *args: P.args, **kwargs: P.kwargs) -> Resolved:

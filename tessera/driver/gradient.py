@@ -25,6 +25,8 @@ from tessera.passes.products import Products
 from tessera.passes.remat import Split, split
 from tessera.passes.shapes import Shapes
 
+#: The size of every dimension for which a derivative is cut that is only looked at.
+SHOWN = 256
 Sizes = Mapping[str, int]
 Runner = Callable[[Sequence[torch.Tensor], Sequence[float]], Any]
 
@@ -38,7 +40,15 @@ class Gradient:
     variant: Variant
     wrt: tuple[str, ...]
     sizes: Sizes
+    limit: int | None = None
     lock: Any = field(default_factory=threading.RLock, repr=False)
+
+    @staticmethod
+    def of(variant: Variant) -> Gradient:
+        """The derivative by all float parameters, cut for sizes of 256."""
+        f = variant.traced.function
+        names = {n for p in f.params for d in p.type.dims for n in d.names()}
+        return Gradient(variant, tuple(p.name for p in f.params if is_float(p)), dict.fromkeys(names, SHOWN))
 
     @Lazy
     def joint(self) -> Joint:
@@ -53,7 +63,7 @@ class Gradient:
 
     @Lazy
     def parts(self) -> Split:
-        found = split(self.joint, self.sizes)
+        found = split(self.joint, self.sizes, self.limit)
         check_ir(found.forward)
         check_ir(found.backward)
         return found
@@ -181,7 +191,7 @@ def _again(ctx: Any, cotangents: Sequence[torch.Tensor]) -> Sequence[torch.Tenso
     return gradient.bind(call.named, [*tensors, *cotangents])([*tensors, *cotangents], ctx.numbers)
 
 
-def learning(variant: Variant, given: Sequence[Any], sizes: Sizes) -> Gradient | None:
+def learning(variant: Variant, given: Sequence[Any], sizes: Sizes, limit: int | None) -> Gradient | None:
     """The derivative of a variant by those of its arguments for which torch records gradients; None without any."""
     if not torch.is_grad_enabled():
         return None
@@ -191,5 +201,10 @@ def learning(variant: Variant, given: Sequence[Any], sizes: Sizes) -> Gradient |
         return None
     known: Gradient | None = variant.gradients.get(wrt)
     if known is None:
-        known = variant.gradients[wrt] = Gradient(variant, wrt, dict(sizes))
+        known = variant.gradients[wrt] = Gradient(variant, wrt, dict(sizes), limit)
     return known
+
+
+def latest(variant: Variant) -> Gradient | None:
+    """The derivative that was asked for last."""
+    return next(reversed(list(variant.gradients.values())), None)

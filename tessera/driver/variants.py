@@ -77,7 +77,7 @@ class Variants:
     def _ready(self, key: tuple[Any, Any], resolved: Resolved) -> Resolved:
         """A call with what it runs compiled: the variant, or the variant with its derivative."""
         variant = resolved.variant
-        resolved.gradient = learning(variant, resolved.given(), resolved.types.hints)
+        resolved.gradient = learning(variant, resolved.given(), resolved.types.hints, self.spec.max_saved)
         variants = [variant] if resolved.gradient is None else [resolved.gradient.forward]
         for one in variants:
             if one.compiled:

@@ -53,7 +53,9 @@ class ParamSpec:
 
 @dataclass(frozen=True)
 class FunctionSpec:
-    """What a function declares. Make one with ``of``."""
+    """What a function declares. Make one with ``of``. ``checkpointed`` says that derivatives compute its values again,
+    ``max_saved`` how many bytes they may keep.
+    """
 
     name: str
     function: Callable[..., Any]
@@ -61,9 +63,13 @@ class FunctionSpec:
     returns: Hint = ANY
     span: Span | None = field(default=None, compare=False)
     returns_span: Span | None = field(default=None, compare=False)
+    checkpointed: bool = False
+    max_saved: int | None = None
 
     @classmethod
-    def of(cls, function: Callable[..., Any]) -> FunctionSpec:
+    def of(
+        cls, function: Callable[..., Any], checkpointed: bool = False, max_saved: int | None = None
+    ) -> FunctionSpec:
         """Read a function's signature; a staticmethod or classmethod is looked through.
 
         Raises ShapeError (TSR0101, TSR0102, TSR0104) and DTypeError (TSR0103) that point at the annotation.
@@ -86,6 +92,8 @@ class FunctionSpec:
             hints.get("return", ANY),
             definition_span(plain),
             definition_span(plain, "return"),
+            checkpointed,
+            max_saved,
         )
 
     @cached_property

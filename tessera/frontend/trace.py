@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from types import CodeType, TracebackType
 from typing import Any
@@ -28,6 +29,7 @@ from tessera.frontend.handles import (
 )
 from tessera.frontend.interop import dispatch
 from tessera.frontend.proxy import Poison, Receiver, make
+from tessera.frontend.region import region
 from tessera.frontend.session import Finding, Path, Session, enter, error_of
 from tessera.frontend.size import Size
 from tessera.frontend.spec import FunctionSpec
@@ -297,7 +299,7 @@ def execute(
     """Run the Python function under the session; its faults go to the session."""
     before = enter(session)
     try:
-        with session.table.intercept(dispatch):
+        with session.table.intercept(dispatch), region(session) if spec.checkpointed else nullcontext():
             return spec.function(*args, **kwargs), None
     except Deferred as signal:
         return session.poison, signal

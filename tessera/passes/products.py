@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, replace
 from tessera.ir.dialects import OPS
 from tessera.ir.dialects.contract import letters
 from tessera.ir.graph import Function, Note, Operand, Operation, Value, users
+from tessera.ir.origin import GRAD
 from tessera.ir.record import Kind, Law
 from tessera.ir.types import TensorType
-from tessera.passes.autodiff import GRAD
 
 #: Factors of a product that are looked at.
 MOST = 16
