@@ -57,7 +57,7 @@ class Gradient:
         both = joint(proved, self.wrt)
         f = both.function
         check_ir(f)
-        for step in (Canonicalize(), CommonSubexpressions(), Products(), DeadCode()):
+        for step in (Canonicalize(), CommonSubexpressions(), Products(tuple(self.sizes.items())), DeadCode()):
             f = apply(step, f, check_ir)
         return replace(both, function=f)
 
