@@ -27,7 +27,8 @@ from tessera.frontend.handles import (
     leaked,
 )
 from tessera.frontend.interop import dispatch
-from tessera.frontend.proxy import Poison, Receiver, make
+from tessera.frontend.proxy import Poison, make
+from tessera.frontend.receiver import receiver_of, sizes_of, stand_in
 from tessera.frontend.session import Finding, Path, Session, enter, error_of
 from tessera.frontend.size import Size
 from tessera.frontend.spec import FunctionSpec
@@ -228,6 +229,9 @@ class Run:
         session.scopes.append(self.spec)
         session.scalars = self.scalars
         session.leads.update(self.leads or _leads(self.spec, self.inputs))
+        receiver = receiver_of(self.spec, self.inputs)
+        if receiver is not UNKNOWN and not isinstance(receiver, ObjectOf):
+            session.bindings.update(sizes_of(self.spec, receiver))
         session.bindings.update(self.bindings)
         return session
 
@@ -242,11 +246,13 @@ class Run:
                 leaves.append(session.size(given))
                 continue
             if given is UNKNOWN or isinstance(given, ObjectOf):
-                leaves.append(Receiver(session, given.cls if isinstance(given, ObjectOf) else None))
+                leaves.append(stand_in(session, given))
                 continue
             if not isinstance(given, TensorType | ScalarType):
                 leaves.append(given)
                 continue
+            if isinstance(given, TensorType):
+                given = given.with_dims(tuple(d.substitute(session.bindings) for d in given.dims))
             value = session.builder.param(_NO_NAME.sub("_", path).strip("_") or "arg", given)
             handle = make(session, value)
             handle._storage = Storage(value, f"argument `{path}`")
