@@ -31,17 +31,17 @@ class MultiheadAttention(torch.nn.MultiheadAttention, Module):
     (torch.Size([2, 5, 8]), torch.Size([2, 5, 5]))
     """
 
-    in_proj_weight: Tensor["3*embed_dim", "embed_dim"] | None
-    q_proj_weight: Tensor["embed_dim", "embed_dim"] | None
-    k_proj_weight: Tensor["embed_dim", "kdim"] | None
-    v_proj_weight: Tensor["embed_dim", "vdim"] | None
-    in_proj_bias: Tensor["3*embed_dim"] | None
+    in_proj_weight: Tensor["3*embed_dim", "embed_dim"] | None  # type: ignore[assignment]
+    q_proj_weight: Tensor["embed_dim", "embed_dim"] | None  # type: ignore[assignment]
+    k_proj_weight: Tensor["embed_dim", "kdim"] | None  # type: ignore[assignment]
+    v_proj_weight: Tensor["embed_dim", "vdim"] | None  # type: ignore[assignment]
+    in_proj_bias: Tensor["3*embed_dim"] | None  # type: ignore[assignment]
 
     def forward(
         self,
         query: Tensor["*q", "embed_dim"],
-        key: Tensor["*k", "kdim"],
-        value: Tensor["*k", "vdim"],
+        key: Tensor,
+        value: Tensor,
         key_padding_mask: Tensor | None = None,
         need_weights: bool = True,
         attn_mask: Tensor | None = None,
@@ -90,7 +90,7 @@ class MultiheadAttention(torch.nn.MultiheadAttention, Module):
         """Keys and values with the learnt one and the zero that torch may put behind them; all may attend those."""
         n = k.shape[0]
         parts = [(k, v)]
-        if self.bias_k is not None:
+        if self.bias_k is not None and self.bias_v is not None:
             parts.append((self._heads(self.bias_k.expand(n, 1, -1)), self._heads(self.bias_v.expand(n, 1, -1))))
         if self.add_zero_attn:
             zero = torch.zeros_like(k[:, :, :1])
@@ -209,7 +209,7 @@ def _turns(size: Any, width: int, base: float, device: Any) -> Any:
 
 def _turned(x: Any, cos: Any, sin: Any) -> Any:
     """``x [B, H, S, D]`` with each of the pairs (i, i + D/2) turned by its angle."""
-    one, two = x.float().chunk(2, -1)
+    one, two = (x if x.dtype == torch.float64 else x.float()).chunk(2, -1)
     return torch.cat([one * cos - two * sin, two * cos + one * sin], -1).to(x.dtype)
 
 

@@ -19,7 +19,7 @@ class Linear(torch.nn.Linear, Module):
     torch.Size([2, 5, 4])
     """
 
-    weight: Tensor["out_features", "in_features"]  # type: ignore[assignment]
+    weight: Tensor["out_features", "in_features"]
     bias: Tensor["out_features"] | None  # type: ignore[assignment]
 
     def forward(self, input: Tensor["...", "in_features"]) -> Tensor["...", "out_features"]:
@@ -40,7 +40,7 @@ class Embedding(torch.nn.Embedding, Module):
     torch.Size([1, 3, 4])
     """
 
-    weight: Tensor["num_embeddings", "embedding_dim"]  # type: ignore[assignment]
+    weight: Tensor["num_embeddings", "embedding_dim"]
 
     def forward(self, input: Tensor["...", integer]) -> Tensor["...", "embedding_dim"]:
         return F.embedding(

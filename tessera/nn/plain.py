@@ -60,6 +60,15 @@ class MSELoss(torch.nn.MSELoss, Module):
 
 
 __all__ = [
-    "CrossEntropyLoss", "Dropout", "GELU", "Identity", "MSELoss", "ReLU", "Sequential", "SiLU", "Sigmoid", "Softmax",
+    "GELU",
+    "CrossEntropyLoss",
+    "Dropout",
+    "Identity",
+    "MSELoss",
+    "ReLU",
+    "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
     "Tanh",
 ]  # fmt: skip
