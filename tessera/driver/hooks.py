@@ -21,7 +21,7 @@ def refusal(objects: Iterable[object], receiver: object) -> TraceError | None:
         if isinstance(x, torch.nn.Module) and x is not receiver and any(vars(x).get(kept) for kept in _KEPT):
             name = _name(receiver, x)
             return TraceError(
-                f"{name} has hooks, which take real tensors", code="TSR0413",
+                f"{name} has hooks, which take real tensors", code="TSR0416",
                 notes=["the modules inside are compiled one by one, and hooks run between them"],
             )  # fmt: skip
     return None

@@ -69,7 +69,7 @@ LAYERS = [
     Case("identity", lambda n: n.Identity(3, more=4), lambda: (floats(3, 5),)),
     Case("sequential", lambda n: n.Sequential(n.Linear(5, 8), n.GELU(), n.LayerNorm(8)), lambda: (floats(3, 5),)),
     Case("cross-entropy", lambda n: n.CrossEntropyLoss(label_smoothing=0.1), lambda: (floats(6, 11), ids(6))),
-    Case("cross-entropy of rows", lambda n: n.CrossEntropyLoss(reduction="none"), lambda: (floats(2, 11, 3), ids(2, 3))),
+    Case("cross-entropies", lambda n: n.CrossEntropyLoss(reduction="none"), lambda: (floats(2, 11, 3), ids(2, 3))),
     Case("mse", lambda n: n.MSELoss(), lambda: (floats(3, 5), floats(5, 3).T.contiguous())),
     Case("mse, sum", lambda n: n.MSELoss(reduction="sum"), lambda: (floats(3, 5), floats(3, 5) * 2)),
 ]
@@ -122,7 +122,7 @@ TRANSFORMERS = [
     ),
     Case(
         "encoder",
-        lambda n: n.TransformerEncoder(n.TransformerEncoderLayer(6, 2, 8, 0.0), 2, n.LayerNorm(6), enable_nested_tensor=False),
+        lambda n: n.TransformerEncoder(n.TransformerEncoderLayer(6, 2, 8, 0.0), 2, n.LayerNorm(6), False),
         lambda: (E3[0],), lambda: {"mask": causal(4)},
     ),
     Case(
