@@ -8,7 +8,9 @@ from typing import Any
 from tessera.config import warn_of_unknown_variables
 from tessera.diag import (
     BoundsError,
+    CheckpointError,
     DTypeError,
+    ModuleError,
     ParseError,
     ResourceError,
     ShapeError,
@@ -21,12 +23,15 @@ from tessera.driver import (
     CacheInfo,
     Comparison,
     Function,
+    Module,
     backend,
     backends,
     checkpoint,
     compare,
     function,
+    fused,
     manual_seed,
+    module,
     parse,
 )
 from tessera.frontend.annotation import Tensor, floating, integer
@@ -74,9 +79,9 @@ except PackageNotFoundError:  # a checkout that was never installed
     __version__ = "0.0.0"
 
 __all__ = [
-    "BoundsError", "CacheInfo", "Comparison", "DType", "DTypeError", "Function", "ParseError", "ResourceError",
-    "ShapeError", "Tensor", "TesseraError", "TesseraWarning", "TraceError", "VerifyError", "backend", "backends",
-    "bf16", "bool_", "checkpoint", "checkpoint_region", "compare", "f16", "f32", "f64", "floating", "fp8", "fp8_e4m3",
-    "fp8_e5m2", "function", "int16", "int32", "int64", "int8", "integer", "manual_seed", "memory_stats", "parse",
-    "scan", "uint8", *_functions,
+    "BoundsError", "CacheInfo", "CheckpointError", "Comparison", "DType", "DTypeError", "Function", "Module",
+    "ModuleError", "ParseError", "ResourceError", "ShapeError", "Tensor", "TesseraError", "TesseraWarning",
+    "TraceError", "VerifyError", "backend", "backends", "bf16", "bool_", "checkpoint", "checkpoint_region", "compare",
+    "f16", "f32", "f64", "floating", "fp8", "fp8_e4m3", "fp8_e5m2", "function", "fused", "int16", "int32", "int64",
+    "int8", "integer", "manual_seed", "memory_stats", "module", "parse", "scan", "uint8", *_functions,
 ]  # fmt: skip

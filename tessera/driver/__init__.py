@@ -9,6 +9,7 @@ from tessera.config import parse_bytes
 from tessera.diag import ConfigError, user_frames
 from tessera.driver.compare import Comparison, compare
 from tessera.driver.decorated import CacheInfo, Function
+from tessera.driver.module import Fused, Module, fused, module
 from tessera.driver.settings import backend, backends, manual_seed, parse
 from tessera.frontend.accept import require_function
 
@@ -96,6 +97,6 @@ def _decorated(fn: Any, options: Mapping[str, Any]) -> Any:
 
 
 __all__ = [
-    "CacheInfo", "Comparison", "Function", "backend", "backends", "checkpoint", "compare", "function", "manual_seed",
-    "parse",
+    "CacheInfo", "Comparison", "Function", "Fused", "Module", "backend", "backends", "checkpoint", "compare",
+    "function", "fused", "manual_seed", "module", "parse",
 ]  # fmt: skip

@@ -87,8 +87,9 @@ class Function(Generic[P, R]):
     """A Python function with its variants. Made by ``tessera.function``."""
 
     def __init__(
-        self, fn: Callable[P, R], *, strict: bool = False, checkpointed: bool = False, max_saved: int | None = None
-    ) -> None:
+        self, fn: Callable[P, R], *, strict: bool = False, checkpointed: bool = False, max_saved: int | None = None,
+        owner: type | None = None,
+    ) -> None:  # fmt: skip
         functools.update_wrapper(self, fn)
         self.fn = fn
         self.strict = strict
@@ -102,7 +103,7 @@ class Function(Generic[P, R]):
         self._counters = Counters()
         self._warned = False
         self._report: CheckReport | None = None
-        self._owner: weakref.ref[type] | None = None
+        self._owner = None if owner is None else weakref.ref(owner)
         if config.current().shapes != "off":
             self._prove()
 
@@ -338,6 +339,12 @@ class Function(Generic[P, R]):
     def __set_name__(self, owner: type, name: str) -> None:
         """The class that a method stands in: its check follows the other methods of it."""
         self._owner, self._report = weakref.ref(owner), None
+
+    def belong(self, owner: type) -> None:
+        """Be a method of that class, and hold for what it declares of its objects. Raises what `check` refutes."""
+        self._owner, self._report = weakref.ref(owner), None
+        if config.current().shapes != "off":
+            self._prove()
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         return self if instance is None else Method(self, instance)

@@ -11,7 +11,7 @@ import torch
 
 from tessera import config
 from tessera.diag import ConfigError, ResourceError, TesseraError, TraceError
-from tessera.driver import devices
+from tessera.driver import devices, hooks
 from tessera.driver.captured import Link, Reader, Watch
 from tessera.driver.gradient import learning
 from tessera.driver.guards import check_guards, serves
@@ -20,6 +20,7 @@ from tessera.driver.method import fingerprints, identities, objects_of, owners
 from tessera.driver.serving import Refusal, Resolved, input_of
 from tessera.driver.variant import Layout, Variant
 from tessera.frontend.binding import Bound
+from tessera.frontend.receiver import receiver_of
 from tessera.frontend.session import error_of
 from tessera.frontend.spec import FunctionSpec
 from tessera.frontend.trace import Run, Traced
@@ -140,6 +141,9 @@ class Variants:
         for _ in range(_ATTEMPTS):
             reader = Reader()
             reader.root(self.spec.function, objects)
+            refused = hooks.refusal(reader.objects, receiver_of(self.spec, [leaf.value for leaf in bound.leaves]))
+            if refused is not None:
+                return refused, reader.watch()
             run = Run(
                 self.spec, types.inputs, TABLE, types.hints, bound.tree, types.flexible, types.scalars, device=device,
                 leads=types.leads,

@@ -28,7 +28,8 @@ from tessera.frontend.handles import (
     leaked,
 )
 from tessera.frontend.interop import dispatch
-from tessera.frontend.proxy import Poison, Receiver, make
+from tessera.frontend.proxy import Poison, make
+from tessera.frontend.receiver import receiver_of, sizes_of, stand_in
 from tessera.frontend.region import region
 from tessera.frontend.session import Finding, Path, Session, enter, error_of
 from tessera.frontend.size import Size
@@ -162,7 +163,24 @@ class Run:
     path: Path | None = None
 
     def trace(self) -> Traced:
-        """Run the function; faults are in the result, not raised."""
+        """Run the function; faults are in the result, not raised.
+
+        In a call, names that the guards make one size are one in a second run: loops over the same sizes are then seen
+        to be the same.
+        """
+        first = self._once()
+        same = {} if self.hints is None or first.findings or first.deferred else _settled(first.function.obligations)
+        if not same:
+            return first
+        again = replace(self, bindings={**self.bindings, **same})._once()
+        if again.findings or again.deferred is not None:
+            return first
+        kept = [o for o in first.function.obligations if o.kind == "eq" and o.left.names() | o.right.names()]
+        obligations = tuple(dict.fromkeys((*kept, *again.function.obligations)))
+        choices = tuple(dict.fromkeys((*first.choices, *again.choices)))
+        return replace(again, function=replace(again.function, obligations=obligations), choices=choices)
+
+    def _once(self) -> Traced:
         session = self._session()
         tree = self.tree or Tree("dict", (LEAF,) * len(self.spec.params), tuple(p.name for p in self.spec.params))
         leaves, params, sources = self._arguments(session, tree)
@@ -230,6 +248,9 @@ class Run:
         session.scopes.append(self.spec)
         session.scalars = self.scalars
         session.leads.update(self.leads or _leads(self.spec, self.inputs))
+        receiver = receiver_of(self.spec, self.inputs)
+        if receiver is not UNKNOWN and not isinstance(receiver, ObjectOf):
+            session.bindings.update(sizes_of(self.spec, receiver))
         session.bindings.update(self.bindings)
         return session
 
@@ -241,14 +262,16 @@ class Run:
         paths = [p for name, child in zip(tree.keys, tree.children, strict=True) for p in leaf_paths(child, name)]
         for number, (given, path) in enumerate(zip(self.inputs, paths, strict=True)):
             if isinstance(given, Dim):
-                leaves.append(session.size(given))
+                leaves.append(session.size(given.substitute(session.bindings)))
                 continue
             if given is UNKNOWN or isinstance(given, ObjectOf):
-                leaves.append(Receiver(session, given.cls if isinstance(given, ObjectOf) else None))
+                leaves.append(stand_in(session, given))
                 continue
             if not isinstance(given, TensorType | ScalarType):
                 leaves.append(given)
                 continue
+            if isinstance(given, TensorType):
+                given = given.with_dims(tuple(d.substitute(session.bindings) for d in given.dims))
             value = session.builder.param(_NO_NAME.sub("_", path).strip("_") or "arg", given)
             handle = make(session, value)
             handle._storage = Storage(value, f"argument `{path}`")
@@ -259,6 +282,20 @@ class Run:
             params.append(value)
             sources.append(Input("leaf", number))
         return leaves, params, sources
+
+
+def _settled(obligations: Sequence[Obligation]) -> dict[str, Dim]:
+    """What guarded equalities of names say: each name by the number, or the one name, that it equals."""
+    found: dict[str, Dim] = {}
+    for o in obligations:
+        left, right = (d.substitute(found) for d in (o.left, o.right))
+        if o.kind != "eq" or o.verdict != "guarded" or left is right:
+            continue
+        name, size = (right, left) if right.is_name else (left, right)
+        if name.is_name and (size.is_name or size.is_const):
+            one = {next(iter(name.names())): size}
+            found = {**{key: d.substitute(one) for key, d in found.items()}, **one}
+    return found
 
 
 def _leads(spec: FunctionSpec, inputs: Sequence[ArgType]) -> dict[str, tuple[Dim, ...]]:
