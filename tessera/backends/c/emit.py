@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from tessera.backends.c import intrinsics as ci
@@ -24,6 +25,7 @@ from tessera.ir.dialects.tile import LOAD
 from tessera.ir.dim import Dim, product
 from tessera.ir.folds import FOLDS
 from tessera.ir.graph import Function, Literal, Operation, Value, walk
+from tessera.ir.pieces import in_pieces
 from tessera.ir.record import Kind
 from tessera.ir.types import BufferType, ScalarType
 from tessera.schedule.plan import ONE
@@ -46,6 +48,8 @@ class CSource:
     ``sizes`` are the names passed as i64 after the buffers, ``scratch`` the bytes that each thread needs, ``work`` the
     points that its loops visit.
     The entry takes one array of i64: buffer addresses, scratch address, stream flag, sizes, scalars (f64 or i64 bits).
+    The address of a buffer in pieces is that of a table: how many there are, the number of the first element of each
+    and of the one behind the last, the address of each.
     """
 
     body: str
@@ -79,9 +83,12 @@ class Emitter(Body):
         out.open(f"{ci.VISIBLE} int {self.entry}(const i64 *a)")
         for n, b in enumerate(buffers):
             assert isinstance(b.type, BufferType)
-            kind = ("const " if b.type.role == "in" else "") + ci.storage(b.type.dtype.name)
+            kind = pointee(b.type)
             self.values[b] = f"buf{n}"
-            out.add(f"{kind} *restrict buf{n} = ({kind} *)a[{n}];")
+            if b.type.pieces:
+                out.add(f"const i64 *const buf{n} = (const i64 *)a[{n}];")
+            else:
+                out.add(f"{kind} *restrict buf{n} = ({kind} *)a[{n}];")
         at = len(buffers)
         out.add(f"char *const scratch = (char *)a[{at}];")
         out.add(f"const i64 stream = a[{at + 1}];")
@@ -92,10 +99,13 @@ class Emitter(Body):
             self.scalar(s, f"s{n}", at + 2 + len(sizes) + n)
         for n, b in enumerate(buffers):
             assert isinstance(b.type, BufferType)
-            if b.type.role == "in":
+            if b.type.role in ("in", "update") and not b.type.pieces:
                 out.add(f"if (!buf{n} && {c_index(product(b.type.dims), self.names)} > 0) return 4;")
                 # Lanes that a guard excludes still read element 0, whatever it is.
                 out.add(f"if (!buf{n}) buf{n} = (const void *)a;")
+        table = next((self.values[b] for b in buffers if in_pieces(b)), None)
+        if table is not None:  # all are cut alike
+            out.add(f"const i64 pieces = {table}[0], *const cuts = {table} + 1;")
         out.add("int failed = 0;")
         mark = len(out.text)
         for nest in f.ops:
@@ -286,14 +296,14 @@ class Emitter(Body):
         name = self.names[axis] = f"i_{axis}"
         out.open()
         out.add(f"i64 {name} = {c_index(lo[-1], self.names)};")
-        out.add(f"const i64 end = {c_index(hi[-1], self.names)};")
-        if axis == self.vector:
-            self.steps(op, sides[0], name)
-        else:
-            out.open(f"for (; {name} < end; {name}++)")
-            for n in self.each():
-                self.body(op, sides[n])
-            out.close()
+        with self.pieces(op, name, c_index(hi[-1], self.names)):
+            if axis == self.vector:
+                self.steps(op, sides[0], name)
+            else:
+                out.open(f"for (; {name} < end; {name}++)")
+                for n in self.each():
+                    self.body(op, sides[n])
+                out.close()
         out.close()
         for _ in axes[:-1]:
             out.close()
@@ -304,6 +314,35 @@ class Emitter(Body):
         found = {(*place(inner), self.span) for inner in op.body.ops if inner.record is LOAD}
         self.asked |= self.read & found
         self.read |= found
+
+    @contextmanager
+    def pieces(self, op: Operation, at: str, stop: str) -> Iterator[None]:
+        """The loop through the pieces of memory that a sweep walks; ``end`` is where it, or the piece, ends."""
+        assert op.body is not None
+        out = self.lines
+        walked = list(dict.fromkeys(v for inner in op.body.ops for v in inner.inputs if in_pieces(v)))
+        if not walked:
+            out.add(f"const i64 end = {stop};")
+            yield
+            return
+        tables = {b: self.values[b] for b in walked}
+        out.add(f"const i64 stop = {stop};")
+        out.open(f"for (i64 piece = x_piece(cuts, pieces, {at}); {at} < stop; piece++)")
+        out.add("const i64 end = x_min(stop, cuts[piece + 1]);")
+        for b, table in tables.items():
+            assert isinstance(b.type, BufferType)
+            kind, size = pointee(b.type), f"(i64)sizeof({ci.storage(b.type.dtype.name)})"
+            self.values[b] = f"{table}_here"
+            start = f"({kind} *)({table}[2 + pieces + piece] - cuts[piece] * {size})"
+            out.add(f"{kind} *restrict {table}_here = {start};")
+        for side in self.sides:
+            side.update({b: self.values[b] for b in walked})
+        yield
+        self.values.update(tables)
+        for side in self.sides:
+            side.update(tables)
+        out.add(f"{at} = end;")
+        out.close()
 
     def steps(self, op: Operation, folds: Sequence[Fold], name: str) -> None:
         """The whole vectors of a sweep, several at a time where a fold would wait for itself, then what is left."""
@@ -377,6 +416,11 @@ class Emitter(Body):
                 if r in self.kept:
                     self.hold(self.kept[r], r)
         self.values = outer
+
+
+def pointee(kind: BufferType) -> str:
+    """The C type of the elements behind a buffer's address."""
+    return ("const " if kind.role == "in" else "") + ci.storage(kind.dtype.name)
 
 
 def ends(nest: Operation) -> bool:
