@@ -28,7 +28,7 @@ from tessera.driver import (
     manual_seed,
     parse,
 )
-from tessera.frontend.annotation import Tensor, floating, integer
+from tessera.frontend.annotation import Flat, Tensor, floating, integer
 from tessera.functional import *  # noqa: F403 - one function for each op record
 from tessera.functional import __all__ as _functions
 from tessera.functional.scan import scan
@@ -72,7 +72,7 @@ except PackageNotFoundError:  # a checkout that was never installed
     __version__ = "0.0.0"
 
 __all__ = [
-    "BoundsError", "CacheInfo", "Comparison", "DType", "DTypeError", "Function", "ParseError", "ResourceError",
+    "BoundsError", "CacheInfo", "Comparison", "DType", "DTypeError", "Flat", "Function", "ParseError", "ResourceError",
     "ShapeError", "Tensor", "TesseraError", "TesseraWarning", "TraceError", "VerifyError", "backend", "backends",
     "bf16", "bool_", "compare", "f16", "f32", "f64", "floating", "fp8", "fp8_e4m3", "fp8_e5m2", "function", "int16",
     "int32", "int64", "int8", "integer", "manual_seed", "memory_stats", "parse", "scan", "uint8", *_functions,

@@ -105,6 +105,7 @@ _TABLE: tuple[tuple[str, type[TesseraError], str], ...] = (
     ("TSR0410", TraceError, "recursion without end"),
     ("TSR0411", TraceError, "value of a scan's step used outside of the step"),
     ("TSR0412", TraceError, "step of a scan that does more than return values"),
+    ("TSR0413", TraceError, "argument to be updated that shares memory"),
     # IR text and IR
     ("TSR0501", ParseError, "IR text with a syntax error"),
     ("TSR0502", ParseError, "IR text with an unknown operation, attribute or type"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar, overload
 
 from tessera.diag import user_frames
@@ -20,17 +20,24 @@ def function(fn: Callable[P, R], /) -> Function[P, R]: ...
 
 
 @overload
-def function(*, strict: bool = False) -> Callable[[Callable[P, R]], Function[P, R]]: ...
+def function(
+    *, strict: bool = False, updates: Sequence[str] = ()
+) -> Callable[[Callable[P, R]], Function[P, R]]: ...
 
 
 @user_frames
-def function(fn: Callable[..., Any] | None = None, /, *, strict: bool = False) -> Any:
+def function(
+    fn: Callable[..., Any] | None = None, /, *, strict: bool = False, updates: Sequence[str] = ()
+) -> Any:
     """Prove, compile and run a function of tensors with named dimensions.
 
     The shapes are proved at once, for every size, without data; a fault is a ShapeError or DTypeError that points at
     the source. The first call of each kind compiles. With ``strict`` code that cannot be traced is a TraceError
     instead of running eagerly with one warning. What is no plain function, a generator or a class for instance, is
     refused (TSR0409).
+
+    ``updates`` names the parameters whose tensors the function may write to, as in ``p -= lr * g``: calls then change
+    the caller's tensors. Nothing else may lie in the memory of these (TSR0413).
 
     >>> import tessera, torch
     >>> from tessera import Tensor
@@ -41,23 +48,27 @@ def function(fn: Callable[..., Any] | None = None, /, *, strict: bool = False) -
     12.0
     """
     if fn is not None:
-        return _decorated(fn, strict)
+        return _decorated(fn, strict, _names(updates))
 
     @user_frames
     def decorate(f: Callable[..., Any]) -> Any:
-        return _decorated(f, strict)
+        return _decorated(f, strict, _names(updates))
 
     return decorate
 
 
-def _decorated(fn: Any, strict: bool) -> Any:
+def _names(updates: Sequence[str]) -> tuple[str, ...]:
+    return (updates,) if isinstance(updates, str) else tuple(updates)
+
+
+def _decorated(fn: Any, strict: bool, updates: tuple[str, ...]) -> Any:
     """The compiled function of what stands under the decorator; static and class methods keep their nature."""
     if isinstance(fn, staticmethod | classmethod):
-        return type(fn)(_decorated(fn.__func__, strict))
+        return type(fn)(_decorated(fn.__func__, strict, updates))
     if isinstance(fn, Function):
         fn = fn.fn
     require_function(fn)
-    return Function(fn, strict=strict)
+    return Function(fn, strict=strict, updates=updates)
 
 
 __all__ = ["CacheInfo", "Comparison", "Function", "backend", "backends", "compare", "function", "manual_seed", "parse"]

@@ -38,6 +38,7 @@ from tessera.driver.guards import (
     parse_target,
     variant_classes,
 )
+from tessera.driver.flat import in_pieces, is_watched, joined_call
 from tessera.driver.layout import TABLE
 from tessera.driver.method import Method
 from tessera.driver.serving import Resolved, Standing, entry, finisher, memorable
@@ -52,6 +53,7 @@ from tessera.frontend.spec import FunctionSpec
 from tessera.frontend.trace import endless
 from tessera.frontend.unifying import check_call
 from tessera.runtime import dispatch
+from tessera.runtime.pieces import Pieces
 from tessera.runtime.recent import Recent, recent_call
 
 #: Whether this thread is in a call already.
@@ -85,11 +87,11 @@ class Counters:
 class Function(Generic[P, R]):
     """A Python function with its variants. Made by ``tessera.function``."""
 
-    def __init__(self, fn: Callable[P, R], *, strict: bool = False) -> None:
+    def __init__(self, fn: Callable[P, R], *, strict: bool = False, updates: tuple[str, ...] = ()) -> None:
         functools.update_wrapper(self, fn)
         self.fn = fn
         self.strict = strict
-        self.spec = FunctionSpec.of(fn)
+        self.spec = FunctionSpec.of(fn, updates)
         self.compiled = Variants(self.spec)
         self._defaults = _defaults(fn)
         _functions.add(self)
@@ -150,6 +152,8 @@ class Function(Generic[P, R]):
 
     def _general(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """A call that is not like the one before: by its exact signature, or the slow way."""
+        if self.spec.flats and not is_watched():
+            args, kwargs = in_pieces(self.spec, args, kwargs)
         if kwargs or _transforms() is not None or _dispatch_modes() or fwd._current_level >= 0:
             return self._slow(args, kwargs)
         if _function_modes() and not all(type(a) is _TENSOR and dispatch.at_home(a.device) for a in args):
@@ -172,6 +176,11 @@ class Function(Generic[P, R]):
             elif t is float:
                 key.append(float)
                 scalars.append(a)
+            elif t is Pieces:
+                if not dispatch.plain(a) or (a.requires_grad and torch.is_grad_enabled()):
+                    return self._slow(args, kwargs)
+                key += (Pieces, a.device, a.shape, a.dtype)
+                tensors.append(a)
             elif t is int or t is bool or a is None or t is str:
                 key += (t, a)
             elif t.__weakrefoffset__ and not isinstance(a, torch.Tensor):
@@ -218,7 +227,7 @@ class Function(Generic[P, R]):
     def _any_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], key: tuple[Any, ...] | None) -> Any:
         """Tracing calls, checks, compilation, eager execution."""
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return self.fn(*args, **kwargs)
+            return self.eager(*args, **kwargs)
         if _defaults(self.fn) != self._defaults:
             self._redefine()
         if current() is not None:
@@ -233,20 +242,20 @@ class Function(Generic[P, R]):
         plan = resolved.variant.plan()
         named = resolved.types.hints
         given = resolved.given()
-        flat = [x for x in given if isinstance(x, torch.Tensor)]
+        flat = [x for x in given if isinstance(x, torch.Tensor | Pieces)]
         refused: TesseraError | None = None
         # A captured tensor may need what an argument did not, or live elsewhere.
         if not self._compiles(flat) or devices.device_of(flat) != resolved.variant.device:
             return self._eagerly(None, args, kwargs)
         check_memory(flat)
-        numbers = [x for x in given if not isinstance(x, torch.Tensor)]
+        numbers = [x for x in given if not isinstance(x, torch.Tensor | Pieces)]
         finish = finisher(resolved, named)
         runner = plan.bind(resolved.variant.sizes(named, flat), alone=finish is None)
         try:
             made = runner(flat, numbers)
         except dispatch.NoAddressError:
             check_memory(flat)
-            return self.fn(*args, **kwargs)
+            return self.eager(*args, **kwargs)
         except BoundsError as error:
             raise bounds.located(resolved.variant.traced.function, given, named) or error from None
         except ResourceError as error:  # code for a GPU is made when it is first launched
@@ -297,7 +306,7 @@ class Function(Generic[P, R]):
         """Begin anew with other defaults of the function's parameters."""
         with self.compiled.lock:
             self._defaults = _defaults(self.fn)
-            self.spec = FunctionSpec.of(self.fn)
+            self.spec = FunctionSpec.of(self.fn, self.spec.updates)
             self.compiled = Variants(self.spec)
             self._memos.clear()
             self._latest = self._recent = self._report = None
@@ -332,7 +341,7 @@ class Function(Generic[P, R]):
                 notes = (*first.notes, Note(f"`{self.spec.name}` runs eagerly from here on"))
                 warn_user(TesseraWarning.from_diagnostics([replace(first, notes=notes)]))
         self._counters.eager += 1
-        return self.fn(*args, **kwargs)
+        return self.eager(*args, **kwargs)
 
     # -- methods ---------------------------------------------------------------------------------------------------
 
@@ -344,15 +353,15 @@ class Function(Generic[P, R]):
         return self if instance is None else Method(self, instance)
 
     def eager(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """The undecorated function: every operation through torch."""
-        return self.fn(*args, **kwargs)
+        """The undecorated function: every operation through torch. What stands for one tensor is joined first."""
+        return joined_call(self.spec, self.fn, args, kwargs) if self.spec.flats else self.fn(*args, **kwargs)
 
     @user_frames
     def resolve(self, *args: P.args, **kwargs: P.kwargs) -> Resolved:
         """Match a call with its variant, compiling when needed, without running it. Raises what the call
         would.
         """
-        bound = bind_arguments(self.spec, args, kwargs)
+        bound = bind_arguments(self.spec, *in_pieces(self.spec, args, kwargs))
         tensors = [leaf.value for leaf in bound.tensors]
         check_kinds(bound)
         check_devices(bound)
@@ -440,7 +449,7 @@ _function_modes = torch._C._len_torch_function_stack
 _UNSERVED = (dispatch.OutdatedError, dispatch.NoAddressError, ResourceError, BoundsError)
 _TENSOR, _PARAMETER, _STRIDED = torch.Tensor, torch.nn.Parameter, torch.strided
 #: Arguments that a signature tells apart by what they are worth.
-_BY_VALUE = (_TENSOR, _PARAMETER, float, int, bool, str, type(None))
+_BY_VALUE = (_TENSOR, _PARAMETER, Pieces, float, int, bool, str, type(None))
 
 
 def _home(args: tuple[Any, ...]) -> bool:

@@ -24,6 +24,7 @@ from tessera.frontend.spec import FunctionSpec
 from tessera.frontend.trace import Run, Traced
 from tessera.frontend.unifying import CallTypes, call_types
 from tessera.ir.dtype import f32, f64
+from tessera.runtime.pieces import Pieces
 
 #: Variants that differ in nothing but what the function read outside, or what one object among its arguments held; for
 #: other values it runs eagerly.
@@ -52,7 +53,7 @@ class Variants:
         """The variant for a call; traced and compiled when there is none yet. Raises what the call would."""
         dtypes = [TABLE.tensor_type(t).dtype for t in tensors]
         types = call_types(bound, sizes, [t.shape for t in tensors], dtypes, f64 if f64 in dtypes else f32)
-        dense = tuple(t.is_contiguous() for t in tensors)
+        dense = tuple((isinstance(t, Pieces), t.is_contiguous()) for t in tensors)
         device = devices.device_of(tensors)
         if device.type not in devices.ACCELERATORS:
             device = devices.CPU
@@ -135,7 +136,12 @@ class Variants:
             for p, source in zip(traced.function.params, traced.inputs, strict=True)
             if source.kind != "seed" and _is_strided(input_of(source, bound))
         )
-        variant = Variant(traced, Layout(strided), device, watch=watch, held=held)
+        pieces = frozenset(
+            p.name
+            for p, source in zip(traced.function.params, traced.inputs, strict=True)
+            if source.kind == "leaf" and isinstance(input_of(source, bound), Pieces)
+        )
+        variant = Variant(traced, Layout(strided, pieces), device, watch=watch, held=held)
         variant.plan()
         self.compiles += not variant.from_cache
         self.from_cache += variant.from_cache

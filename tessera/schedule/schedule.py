@@ -11,11 +11,15 @@ from tessera.schedule.plan import Call, Cut, Kernel, Layouts, Program, Step, Uns
 from tessera.schedule.updates import in_place, scattered
 
 
-def schedule(f: Function, strided: frozenset[str] = frozenset(), pieces: frozenset[str] = frozenset()) -> Program:
+def schedule(
+    f: Function,
+    strided: frozenset[str] = frozenset(),
+    pieces: frozenset[str] = frozenset(),
+    joined: frozenset[str] = frozenset(),
+) -> Program:
     """Lower every region of a fused function. ``strided`` names the parameters that are not dense row-major, ``pieces``
-    those that lie in several dense blocks of memory.
+    those that lie in several dense blocks of memory; those of them in ``joined`` are made one block in any case.
     """
-    joined: frozenset[str] = frozenset()
     while True:
         layouts = Layouts(strided | joined, pieces - joined)
         steps, cuts = _steps(f, Layouts(strided, pieces - joined))

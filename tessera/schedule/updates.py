@@ -28,6 +28,8 @@ def in_place(f: Function, steps: Sequence[Step], layouts: Layouts) -> list[Step]
         made = [n for n, step in enumerate(out) if isinstance(step, Kernel) and new in step.outputs]
         if not made or new in taken or p.name in layouts.strided or p in left:
             continue
+        if p.name in layouts.pieces and new in f.returned:
+            continue  # what is returned is one tensor
         (n,) = made
         if any(_root(v, views) is p for step in out[n + 1 :] for v in step.inputs):
             continue
