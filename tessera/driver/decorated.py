@@ -53,7 +53,7 @@ from tessera.frontend.spec import FunctionSpec
 from tessera.frontend.trace import endless
 from tessera.frontend.unifying import check_call
 from tessera.runtime import dispatch
-from tessera.runtime.pieces import Pieces
+from tessera.runtime.pieces import Forms, Pieces
 from tessera.runtime.recent import Recent, recent_call
 
 #: Whether this thread is in a call already.
@@ -95,6 +95,7 @@ class Function(Generic[P, R]):
         self.compiled = Variants(self.spec)
         self._defaults = _defaults(fn)
         _functions.add(self)
+        self._forms = Forms()
         self._memos: dict[str, dispatch.Memo] = defaultdict(dispatch.Memo)
         self._latest: Any = None
         self._recent: Recent | None = None
@@ -153,7 +154,7 @@ class Function(Generic[P, R]):
     def _general(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """A call that is not like the one before: by its exact signature, or the slow way."""
         if self.spec.flats and not is_watched():
-            args, kwargs = in_pieces(self.spec, args, kwargs)
+            args, kwargs = in_pieces(self.spec, self._forms, args, kwargs)
         if kwargs or _transforms() is not None or _dispatch_modes() or fwd._current_level >= 0:
             return self._slow(args, kwargs)
         if _function_modes() and not all(type(a) is _TENSOR and dispatch.at_home(a.device) for a in args):
@@ -361,7 +362,7 @@ class Function(Generic[P, R]):
         """Match a call with its variant, compiling when needed, without running it. Raises what the call
         would.
         """
-        bound = bind_arguments(self.spec, *in_pieces(self.spec, args, kwargs))
+        bound = bind_arguments(self.spec, *in_pieces(self.spec, self._forms, args, kwargs))
         tensors = [leaf.value for leaf in bound.tensors]
         check_kinds(bound)
         check_devices(bound)

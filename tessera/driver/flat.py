@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from tessera.diag import ShapeError
+from tessera.driver.guards import check_memory
 from tessera.frontend.session import current
 from tessera.frontend.spec import FunctionSpec
-from tessera.runtime.pieces import Pieces, join
+from tessera.runtime.pieces import Forms, Pieces
 
 
 def is_watched() -> bool:
@@ -19,7 +20,7 @@ def is_watched() -> bool:
 
 
 def in_pieces(
-    spec: FunctionSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    spec: FunctionSpec, forms: Forms, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     """The arguments of a call with the lists that stand for one tensor as such. Raises ShapeError (TSR0107) for lists
     of the same size that differ in a place.
@@ -32,7 +33,7 @@ def in_pieces(
         at: Any = place if place < len(found) else name
         given = where[at] if place < len(found) else named.get(name)
         if type(given) is list or type(given) is tuple:
-            given = where[at] = Pieces(name, given)
+            given = where[at] = forms.pieces(name, given, check_memory)
         if isinstance(given, Pieces):
             _alike(spec, name, given, first)
     return tuple(found), named
@@ -66,7 +67,7 @@ def joined_call(spec: FunctionSpec, fn: Callable[..., Any], args: tuple[Any, ...
         if isinstance(given, list | tuple):
             given = Pieces(name, given)
         if isinstance(given, Pieces):
-            bound.arguments[name] = flat = join(given.tensors, given.dtype, given.device)
+            bound.arguments[name] = flat = given.joined()
             if name in spec.updates:
                 written.append((given, flat))
     result = fn(*bound.args, **bound.kwargs)

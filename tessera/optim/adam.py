@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from tessera.optim import rules
-from tessera.optim.base import Batch, Clip, Group, Optimizer, at_least, betas_of, count
+from tessera.optim.base import Batch, Clip, Group, Optimizer, at_least, betas_of
 
 
 class Adam(Optimizer):
@@ -53,28 +53,20 @@ class Adam(Optimizer):
         }  # fmt: skip
         super().__init__(params, defaults, max_norm, error_if_nonfinite, state_dtype)
 
-    def states(self, p: torch.Tensor, group: Group) -> tuple[tuple[Any, ...], tuple[torch.Tensor, ...]]:
-        state = self.state[p]
-        names = self.NAMES if group["amsgrad"] else self.NAMES[:2]
-        done = count(state)
-        for name in names:
-            if name not in state:
-                state[name] = self.fresh(p)
-        return (done,), tuple(state[name] for name in names)
+    def names(self, group: Group) -> tuple[str, ...]:
+        return ("step", *self.NAMES) if group["amsgrad"] else ("step", *self.NAMES[:2])
 
     def update(self, batch: Batch, clip: Clip) -> torch.Tensor | None:
         group = batch.group
         beta1, beta2 = map(float, group["betas"])
-        rate, decay, done = float(group["lr"]), float(group["weight_decay"]), batch.marks[0] + 1.0
+        rate, decay, done = float(group["lr"]), float(group["weight_decay"]), batch.done + 1.0
         size, root = rate / (1 - beta1**done), (1 - beta2**done) ** 0.5
         keep, decay = (1 - rate * decay, 0.0) if group["decoupled_weight_decay"] else (1.0, decay)
         rule = rules.amsgrad if group["amsgrad"] else rules.adam
-        norm = rule(
+        return rule(
             *batch.lists, clip.factor, keep, decay, beta1, beta2, size, root, float(group["eps"]), *clip.numbers,
             group["maximize"],
         )  # fmt: skip
-        torch._foreach_add_([self.state[p]["step"] for p in batch.params], 1.0)
-        return norm
 
 
 class AdamW(Adam):

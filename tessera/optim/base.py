@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,16 +14,41 @@ from tessera.optim import rules
 Group = dict[str, Any]
 
 
+class Slot:
+    """A parameter with its state as it was found last: the names and tensors of it, ``count`` the memory of its number
+    of steps. ``fresh`` says that the state has just been made, and nothing was written to it yet.
+    """
+
+    __slots__ = ("count", "fresh", "members", "names", "param", "plain", "state", "tensors")
+
+    def __init__(self, param: torch.Tensor, state: dict[str, Any], names: tuple[str, ...], fresh: bool) -> None:
+        self.param, self.state, self.names, self.fresh = param, state, names, fresh
+        self.members = tuple((name, state[name]) for name in names)
+        self.tensors = tuple(x for name, x in self.members if name != "step")
+        self.count = state["step"].numpy() if "step" in names else None
+        self.plain = param.is_contiguous()
+
+    def holds(self, state: object, names: tuple[str, ...]) -> bool:
+        """Is the state still the one that was found? Without any there is nothing to find."""
+        if names != self.names or (names and state is not self.state):
+            return False
+        for name, x in self.members:
+            if self.state.get(name) is not x:
+                return False
+        return True
+
+
 @dataclass
 class Batch:
-    """Parameters of one group that one kernel updates: ``lists`` are those, their gradients and their states, ``steps``
-    how often each was updated, ``marks`` what else they have in common.
+    """Parameters of one group that one kernel updates: ``lists`` are those, their gradients and their states. ``done``
+    says how often they were updated, ``fresh`` that their states were just made.
     """
 
     group: Group
-    marks: tuple[Any, ...]
+    done: float
+    fresh: bool
+    slots: list[Slot]
     lists: tuple[list[torch.Tensor], ...]
-    params: list[torch.Tensor] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -44,7 +69,7 @@ class Clip:
 class Optimizer(torch.optim.Optimizer):
     """A torch optimizer whose step is a Tessera function over all parameters at once.
 
-    Subclasses say which states a parameter has (``states``) and which function updates a batch (``update``).
+    Subclasses say which states a parameter has (``names``) and which function updates a batch (``update``).
     """
 
     #: GradScaler hands over the scale of the loss, and whether a gradient is infinite.
@@ -65,12 +90,13 @@ class Optimizer(torch.optim.Optimizer):
         self.error_if_nonfinite = error_if_nonfinite
         self.state_dtype = state_dtype
         self.grad_norm: torch.Tensor | None = None
+        self._slots: dict[int, Slot] = {}
         super().__init__(params, defaults)
 
     # -- what subclasses say
 
-    def states(self, p: torch.Tensor, group: Group) -> tuple[tuple[Any, ...], tuple[torch.Tensor, ...]]:
-        """What a parameter must have in common with others of its batch, and its states."""
+    def names(self, group: Group) -> tuple[str, ...]:
+        """The states of a parameter, ``step`` among them where steps are counted."""
         raise NotImplementedError
 
     def update(self, batch: Batch, clip: Clip) -> torch.Tensor | None:
@@ -105,6 +131,10 @@ class Optimizer(torch.optim.Optimizer):
         clip = self._clip(batches, inverse)
         for batch in batches:
             norm = self.update(batch, clip)
+            for slot in batch.slots:
+                slot.fresh = False
+                if slot.count is not None:
+                    slot.count += 1
             if norm is not None:
                 self.grad_norm = norm
 
@@ -122,26 +152,49 @@ class Optimizer(torch.optim.Optimizer):
     def _batches(self) -> list[Batch]:
         """The parameters that have gradients, together where one kernel can update them."""
         found: dict[Hashable, Batch] = {}
+        slots, state_of = self._slots, self.state.get
+        batch: Batch | None = None
         for number, group in enumerate(self.param_groups):
+            names, before = self.names(group), None
             for p in group["params"]:
                 g = p.grad
                 if g is None:
                     continue
-                _check(p, g)
-                marks, states = self.states(p, group)
-                row = lined_up((p, g, *states))
-                key = (number, marks, p.device, *(x.dtype for x in row))
-                batch = found.get(key)
-                if batch is None:
-                    batch = found[key] = Batch(group, marks, tuple([] for _ in row))
-                batch.params.append(p)
+                slot = slots.get(id(p))
+                if slot is None or slot.param is not p or not slot.holds(state_of(p), names):
+                    slot = slots[id(p)] = self._slot(p, names)
+                done = 0.0 if slot.count is None else float(slot.count)
+                kind = (slot.tensors[0].dtype if slot.tensors else None, p.dtype, g.dtype, p.device, done, slot.fresh)
+                if kind != before or batch is None:
+                    _check(p, g)
+                    before, key = kind, (number, *kind)
+                    batch = found.get(key)
+                    if batch is None:
+                        lists: tuple[list[torch.Tensor], ...] = tuple([] for _ in range(2 + len(slot.tensors)))
+                        batch = found[key] = Batch(group, done, slot.fresh, [], lists)
+                row = (p, g, *slot.tensors)
+                if not (slot.plain and g.layout is torch.strided):
+                    _check(p, g)
+                    row = lined_up(row)
+                batch.slots.append(slot)
                 for members, x in zip(batch.lists, row, strict=True):
                     members.append(x)
         return list(found.values())
 
-    def fresh(self, p: torch.Tensor) -> torch.Tensor:
-        """A state of a parameter, all zeros."""
-        return torch.zeros_like(p, dtype=self.state_dtype, memory_format=torch.preserve_format)
+    def _slot(self, p: torch.Tensor, names: tuple[str, ...]) -> Slot:
+        """What is known of a parameter, with the states that it does not have yet."""
+        if p.is_complex():
+            raise DTypeError(f"a parameter of dtype `{p.dtype}`", code="TSR0301",
+                             helps=["optimize `torch.view_as_real` of it"])  # fmt: skip
+        state = self.state[p] if names else {}
+        fresh = False
+        for name in names:
+            if name == "step":
+                state[name] = _as_step(state.get(name, 0.0))
+            elif state.get(name) is None:
+                state[name] = torch.zeros_like(p, dtype=self.state_dtype, memory_format=torch.preserve_format)
+                fresh = True
+        return Slot(p, state, names, fresh)
 
     # -- state
 
@@ -154,10 +207,7 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
-            for p in group["params"]:
-                step = self.state.get(p, {}).get("step")
-                if step is not None:
-                    self.state[p]["step"] = torch.tensor(float(step), dtype=_step_dtype())
+        self._slots = {}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # type: ignore[override]
         """Take over the state of this optimizer or of torch's of the same name.
@@ -173,14 +223,6 @@ class Optimizer(torch.optim.Optimizer):
             for name in self.NAMES:
                 if isinstance(given.get(name), torch.Tensor):
                     self.state[p][name] = given[name].to(p.device, self.state_dtype, copy=True)
-
-
-def count(state: dict[str, Any]) -> float:
-    """How often a parameter with such a state was updated; begins at 0."""
-    step = state.get("step")
-    if step is None:
-        step = state["step"] = torch.tensor(0.0, dtype=_step_dtype())
-    return float(step)
 
 
 def lined_up(row: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -215,18 +257,14 @@ def _norm(batches: Iterable[Batch], inverse: float) -> torch.Tensor:
     norms = [rules.norm(members, inverse) for members in lists.values()]
     if len(norms) == 1:
         return norms[0]
-    return torch.linalg.vector_norm(torch.stack([n.to(norms[0].device, torch.float64) for n in norms])).to(
-        torch.promote_types(norms[0].dtype, norms[-1].dtype)
-    )
+    whole = torch.linalg.vector_norm(torch.stack([n.to(norms[0].device, torch.float64) for n in norms]))
+    return whole if any(n.dtype is torch.float64 for n in norms) else whole.float()
 
 
 def _check(p: torch.Tensor, g: torch.Tensor) -> None:
     if g.layout is not torch.strided:
         raise DTypeError("a sparse gradient: this optimizer takes dense ones", code="TSR0301",
                          helps=["`torch.optim.SparseAdam` takes sparse ones"])  # fmt: skip
-    if p.is_complex():
-        raise DTypeError(f"a parameter of dtype `{p.dtype}`", code="TSR0301",
-                         helps=["optimize `torch.view_as_real` of it"])  # fmt: skip
 
 
 def _refuse(defaults: Mapping[str, Any]) -> None:
@@ -257,5 +295,9 @@ def betas_of(betas: Sequence[Any]) -> tuple[float, float]:
     return float(betas[0]), float(betas[1])
 
 
-def _step_dtype() -> torch.dtype:
-    return torch.float64 if torch.get_default_dtype() is torch.float64 else torch.float32
+def _as_step(found: Any) -> torch.Tensor:
+    """A number of steps as torch keeps it: a tensor of rank 0 on the CPU."""
+    if isinstance(found, torch.Tensor) and found.device.type == "cpu" and not found.dim():
+        return found
+    dtype = torch.float64 if torch.get_default_dtype() is torch.float64 else torch.float32
+    return torch.tensor(float(found), dtype=dtype)

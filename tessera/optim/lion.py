@@ -43,11 +43,8 @@ class Lion(Optimizer):
         }  # fmt: skip
         super().__init__(params, defaults, max_norm, error_if_nonfinite, state_dtype)
 
-    def states(self, p: torch.Tensor, group: Group) -> tuple[tuple[Any, ...], tuple[torch.Tensor, ...]]:
-        state = self.state[p]
-        if "exp_avg" not in state:
-            state["exp_avg"] = self.fresh(p)
-        return (), (state["exp_avg"],)
+    def names(self, group: Group) -> tuple[str, ...]:
+        return self.NAMES
 
     def update(self, batch: Batch, clip: Clip) -> torch.Tensor | None:
         group = batch.group

@@ -45,30 +45,15 @@ class SGD(Optimizer):
         }  # fmt: skip
         super().__init__(params, defaults, max_norm, error_if_nonfinite, state_dtype)
 
-    def states(self, p: torch.Tensor, group: Group) -> tuple[tuple[Any, ...], tuple[torch.Tensor, ...]]:
-        if not group["momentum"]:
-            return (False,), ()
-        state = self.state[p]
-        first = state.get("momentum_buffer") is None
-        # The first buffer is the gradient; it joins the state once that has been written to it.
-        return (first,), (self.fresh(p) if first else state["momentum_buffer"],)
+    def names(self, group: Group) -> tuple[str, ...]:
+        return self.NAMES if group["momentum"] else ()
 
     def update(self, batch: Batch, clip: Clip) -> torch.Tensor | None:
         group = batch.group
         rate, decay, keep = (float(group[name]) for name in ("lr", "weight_decay", "momentum"))
         if not keep:
             return rules.descent(*batch.lists, clip.factor, rate, decay, *clip.numbers, group["maximize"])
-        (first,) = batch.marks
-        norm = rules.momentum(
+        return rules.momentum(
             *batch.lists, clip.factor, rate, decay, keep, 1 - float(group["dampening"]), *clip.numbers,
-            group["maximize"], group["nesterov"], first,
+            group["maximize"], group["nesterov"], batch.fresh,
         )  # fmt: skip
-        if first:
-            for p, buffer in zip(batch.params, batch.lists[2], strict=True):
-                self.state[p]["momentum_buffer"] = buffer.as_strided(p.shape, p.stride()) if _turned(p) else buffer
-        return norm
-
-
-def _turned(p: torch.Tensor) -> bool:
-    """Does the state of a parameter lie in memory in another order than that of its dims?"""
-    return not p.is_contiguous()

@@ -23,7 +23,8 @@ from torch.utils._device import DeviceContext
 from tessera import config
 from tessera.diag import BoundsError, ResourceError, TesseraError
 from tessera.runtime import memory
-from tessera.runtime.pieces import Pieces, members
+from tessera.runtime.pieces import Pieces
+from tessera.runtime.pieces import plain as plain_tensor
 from tessera.runtime.writes import writing
 
 Sizes = Mapping[str, int]
@@ -309,8 +310,8 @@ def check_storage(tensors: Sequence[torch.Tensor], needs: list[int]) -> None:
     ``needs`` keeps the spans for calls with tensors of the same sizes and strides. It takes 0.1 µs a tensor, so kernels
     of few points go without, as torch's own do.
     """
-    if any(isinstance(x, Pieces) for x in tensors):  # the same sizes say nothing about the pieces
-        tensors, needs = list(members(tensors)), []
+    if any(isinstance(x, Pieces) for x in tensors):  # which were looked at when they were put together
+        tensors = [x for x in tensors if not isinstance(x, Pieces)]
     if not needs:
         needs[:] = [spanned(x) for x in tensors]  # at once: other threads read it
     for x, need in zip(tensors, needs, strict=True):
@@ -319,22 +320,8 @@ def check_storage(tensors: Sequence[torch.Tensor], needs: list[int]) -> None:
 
 
 def plain(x: torch.Tensor | Pieces) -> bool:
-    """May the memory of ``x`` be read through its address, by code for its device? Only ordinary strided tensors
-    without pending work may.
-    """
-    if isinstance(x, Pieces):
-        return all(map(plain, x.tensors))
-    return (
-        type(x) in _PLAIN
-        and x.layout is torch.strided
-        and not x.is_neg()
-        and not x.is_conj()
-        and not x._is_zerotensor()
-        and not x.is_quantized
-    )
-
-
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
+    """May the memory of ``x``, or of its pieces, be read through addresses, by code for its device?"""
+    return x.form.plain if isinstance(x, Pieces) else plain_tensor(x)
 
 
 def intercepted(device: torch.device) -> bool:

@@ -6,13 +6,73 @@ Nothing is moved: compiled code gets a table that says where each piece begins, 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import Any, NoReturn
 
 import torch
 
 from tessera.diag import DTypeError, ResourceError, ShapeError, TraceError
+from tessera.runtime.recent import tensor_check
+
+#: Kinds of lists that are recognised again, for one parameter.
+REMEMBERED = 32
+PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def plain(x: torch.Tensor) -> bool:
+    """May the memory of ``x`` be read through its address, by code for its device? Only ordinary strided tensors
+    without pending work may.
+    """
+    return (
+        type(x) in PLAIN
+        and x.layout is torch.strided
+        and not x.is_neg()
+        and not x.is_conj()
+        and not x._is_zerotensor()
+        and not x.is_quantized
+    )
+
+
+@dataclass
+class Form:
+    """What lists of tensors of the same kinds and sizes have in common. ``dense`` says that every tensor is, ``safe``
+    holds the addresses that were last seen to lie within storages large enough.
+    """
+
+    cuts: list[int]
+    dtype: torch.dtype
+    device: torch.device
+    plain: bool
+    dense: bool
+    requires_grad: bool
+    full: bool
+    safe: list[int] = field(default_factory=list)
+
+    @staticmethod
+    def of(name: str, tensors: Sequence[Any]) -> Form:
+        """The form of a list. Raises as ``Pieces``."""
+        if not tensors:
+            raise ShapeError(f"argument `{name}` is empty: no dtype and no device can be told", code="TSR0105")
+        for x in tensors:
+            if not isinstance(x, torch.Tensor):
+                raise TraceError(f"argument `{name}` holds a {type(x).__name__}", code="TSR0109",
+                                 helps=["it takes a list of tensors, or one tensor of rank 1"])  # fmt: skip
+        dtype, device = tensors[0].dtype, tensors[0].device
+        for x in tensors:
+            if x.dtype is not dtype:
+                raise DTypeError(f"argument `{name}` holds {_short(dtype)} and {_short(x.dtype)}", code="TSR0108",
+                                 helps=["call once for each dtype"])  # fmt: skip
+            if x.device != device:
+                raise ResourceError(f"argument `{name}` holds tensors on {device} and {x.device}", code="TSR0603",
+                                    helps=["call once for each device"])  # fmt: skip
+        ordinary = all(map(plain, tensors))
+        counts = [x.numel() for x in tensors]
+        return Form(
+            [0, *accumulate(n for n in counts if n)], dtype, device, ordinary,
+            ordinary and all(x.is_contiguous() for x in tensors), any(x.requires_grad for x in tensors), all(counts),
+        )  # fmt: skip
 
 
 class Pieces:
@@ -27,32 +87,15 @@ class Pieces:
     ((8,), [0, 6, 8], 6.0)
     """
 
-    __slots__ = ("_copies", "_table", "cuts", "device", "dtype", "shape", "tensors")
+    __slots__ = ("_addresses", "_copies", "_table", "cuts", "device", "dtype", "form", "shape", "tensors")
 
-    def __init__(self, name: str, tensors: Sequence[Any]) -> None:
-        if not tensors:
-            raise ShapeError(f"argument `{name}` is empty: no dtype and no device can be told", code="TSR0105")
-        for x in tensors:
-            if not isinstance(x, torch.Tensor):
-                raise TraceError(f"argument `{name}` holds a {type(x).__name__}", code="TSR0109",
-                                 helps=["it takes a list of tensors, or one tensor of rank 1"])  # fmt: skip
-        first = tensors[0]
-        self.dtype, self.device = first.dtype, first.device
-        for x in tensors:
-            if x.dtype is not self.dtype:
-                raise DTypeError(f"argument `{name}` holds {_short(self.dtype)} and {_short(x.dtype)}", code="TSR0108",
-                                 helps=["call once for each dtype"])  # fmt: skip
-            if x.device != self.device:
-                raise ResourceError(f"argument `{name}` holds tensors on {self.device} and {x.device}", code="TSR0603",
-                                    helps=["call once for each device"])  # fmt: skip
-        counts = [x.numel() for x in tensors]
-        if not all(counts):
-            tensors = [x for x, n in zip(tensors, counts, strict=True) if n]
-            counts = [n for n in counts if n]
-        self.tensors = tuple(tensors)
-        self.cuts = [0, *accumulate(counts)]
-        self.shape = (self.cuts[-1],)
+    def __init__(self, name: str, tensors: Sequence[Any], form: Form | None = None) -> None:
+        self.form = form = form or Form.of(name, tensors)
+        self.tensors = tensors if form.full else [x for x in tensors if x.numel()]
+        self.cuts, self.dtype, self.device = form.cuts, form.dtype, form.device
+        self.shape = (form.cuts[-1],)
         self._table: array[int] | None = None
+        self._addresses: list[int] | None = None
         #: Dense copies of pieces that are not, with those.
         self._copies: list[tuple[torch.Tensor, torch.Tensor]] = []
 
@@ -76,7 +119,7 @@ class Pieces:
     @property
     def requires_grad(self) -> bool:
         """Does any piece?"""
-        return any(x.requires_grad for x in self.tensors)
+        return self.form.requires_grad
 
     def dim(self) -> int:
         """1."""
@@ -90,11 +133,18 @@ class Pieces:
         """The elements stand one behind the other, as far as anybody can see."""
         return True
 
+    @property
+    def addresses(self) -> list[int]:
+        """Where each piece, or the dense copy of one that is not dense, begins."""
+        if self._addresses is None:
+            dense = self.tensors if self.form.dense else [self._dense(x) for x in self.tensors]
+            self._addresses = [x.data_ptr() for x in dense]
+        return self._addresses
+
     def data_ptr(self) -> int:
         """The address of the table: number of pieces, their first elements and the end, their addresses."""
         if self._table is None:
-            addresses = [x.data_ptr() for x in map(self._dense, self.tensors)]
-            self._table = array("q", [len(addresses), *self.cuts, *addresses])
+            self._table = array("q", [len(self.tensors), *self.cuts, *self.addresses])
         return self._table.buffer_info()[0]
 
     def _dense(self, x: torch.Tensor) -> torch.Tensor:
@@ -107,12 +157,14 @@ class Pieces:
 
     def joined(self) -> torch.Tensor:
         """All elements as one tensor."""
-        return join(self.tensors, self.dtype, self.device)
+        if not self.tensors:
+            return torch.empty(0, dtype=self.dtype, device=self.device)
+        return torch.cat([x.reshape(-1) for x in self.tensors])
 
     def write(self, flat: torch.Tensor) -> None:
         """Give the pieces the elements of one tensor."""
-        for x, part in zip(self.tensors, flat.split([b - a for a, b in zip(self.cuts, self.cuts[1:], strict=False)]),
-                           strict=True):  # fmt: skip
+        parts = flat.split([stop - start for start, stop in pairwise(self.cuts)])
+        for x, part in zip(self.tensors, parts, strict=True):
             x.copy_(part.view(x.shape))
 
     def settle(self) -> None:
@@ -120,17 +172,38 @@ class Pieces:
         for x, copy in self._copies:
             x.copy_(copy)
 
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        return iter(self.tensors)
-
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:
         raise TypeError("many tensors that stand for one cannot be given to torch")
 
 
-def join(tensors: Sequence[torch.Tensor], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """The elements of tensors as one of rank 1."""
-    return torch.cat([x.reshape(-1) for x in tensors]) if tensors else torch.empty(0, dtype=dtype, device=device)
+class Forms:
+    """The kinds of lists that the parameters of a function were last given, recognised by one check for each list."""
+
+    def __init__(self) -> None:
+        self.known: dict[object, tuple[Callable[..., bool], Form]] = {}
+
+    def pieces(self, name: str, tensors: Sequence[Any], check: Callable[[Sequence[torch.Tensor]], object]) -> Pieces:
+        """A list as pieces. ``check`` refuses tensors whose memory was freed. Raises as ``Pieces``."""
+        if not tensors or not isinstance(tensors[0], torch.Tensor):
+            return Pieces(name, tensors)
+        key = (name, len(tensors), tensors[0].shape)
+        known = self.known.get(key)
+        made = None
+        if known is not None:
+            holds, form = known
+            made = Pieces(name, tensors, form) if holds(*tensors) else None
+        if made is None:
+            made = Pieces(name, tensors)
+            alike = tensor_check(tensors) if made.form.plain else None
+            if alike is not None:
+                self.known[key] = (alike, made.form)
+            while len(self.known) > REMEMBERED:
+                self.known.pop(next(iter(self.known)), None)
+        if made.form.plain and made.form.safe != made.addresses:
+            check(made.tensors)
+            made.form.safe = made.addresses
+        return made
 
 
 def members(given: Iterable[Any]) -> Iterator[torch.Tensor]:

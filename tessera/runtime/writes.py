@@ -18,10 +18,9 @@ def writing(run: Runner, updates: Sequence[int]) -> Runner:
     apart: list[list[int]] = []
 
     def go(tensors: Sequence[Any], scalars: Sequence[float]) -> Any:
-        where = [x.data_ptr() for x in members(tensors)]
+        where: list[int] = []
         for x in tensors:
-            if isinstance(x, Pieces):
-                where += x.cuts
+            where += (*x.addresses, *x.cuts) if isinstance(x, Pieces) else (x.data_ptr(),)
         if apart != [where]:
             check_apart(tensors, updates)
             apart[:] = [where]

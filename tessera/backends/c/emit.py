@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from tessera.backends.c import intrinsics as ci
 from tessera.backends.c.blocked import Blocked, is_blocked
@@ -24,7 +24,7 @@ from tessera.backends.c.within import Within
 from tessera.ir.dialects.tile import LOAD
 from tessera.ir.dim import Dim, product
 from tessera.ir.folds import FOLDS
-from tessera.ir.graph import Function, Literal, Operation, Value, walk
+from tessera.ir.graph import Function, Literal, Operand, Operation, Value, walk
 from tessera.ir.pieces import in_pieces
 from tessera.ir.record import Kind
 from tessera.ir.types import BufferType, ScalarType
@@ -73,6 +73,8 @@ class Emitter(Body):
     blocked: Blocked | Recurrent | None = None
     #: Whether a nest has taken over what others are there for, which are for few rows.
     whole: bool = False
+    #: The buffers that nests have read so far.
+    seen: set[Operand] = field(default_factory=set)
 
     def run(self) -> CSource:
         f = self.function
@@ -158,8 +160,9 @@ class Emitter(Body):
         out.add("vm t_live = ~(vm){};")
         if self.kept or self.blocked:
             out.add("char *const mine = scratch + me * scratch_step;")
+        backwards = self.blocked is None and not block and len(axes) == 1 and self.reads_again(op)
         if self.blocked is None:
-            self.start_axes(axes, counts, "first")
+            self.start_axes(axes, counts, "last - 1" if backwards else "first")
             out.open("for (i64 p = first; p < last; p++)")
         else:  # iterations may differ much in their work, and have enough to find their place each
             out.open("for (i64 p = me; p < total; p += threads)")
@@ -170,13 +173,24 @@ class Emitter(Body):
         else:
             self.partial = False
             self.point(op)
-        if self.blocked is None:
+        if backwards:
+            out.add(f"{self.names[axes[0]]}--;")
+        elif self.blocked is None:
             self.step_axes(axes, counts, block)
         out.close()
         if self.streams:
             out.add("if (stream) t_fence();")
         out.close()
         out.close()
+
+    def reads_again(self, nest: Operation) -> bool:
+        """Does a nest read what an earlier one has read, so that the end of that is nearest?"""
+        assert nest.body is not None
+        loads = (op.operands[0] for op in walk(nest.body) if op.record is LOAD)
+        read = {b for b in loads if isinstance(b.type, BufferType) and b.type.role in ("in", "update") and b.type.dims}
+        again = not self.seen.isdisjoint(read)
+        self.seen |= read
+        return again
 
     def condition(self, nest: Operation) -> str:
         """What must hold for the nest to run, as the head of its block."""
