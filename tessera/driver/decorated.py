@@ -31,6 +31,7 @@ from tessera.diag import (
     warn_user,
 )
 from tessera.driver import bounds, devices, inspect
+from tessera.driver.flat import in_pieces, is_watched, joined_call
 from tessera.driver.guards import (
     check_devices,
     check_kinds,
@@ -38,7 +39,6 @@ from tessera.driver.guards import (
     parse_target,
     variant_classes,
 )
-from tessera.driver.flat import in_pieces, is_watched, joined_call
 from tessera.driver.layout import TABLE
 from tessera.driver.method import Method
 from tessera.driver.serving import Resolved, Standing, entry, finisher, memorable
@@ -243,7 +243,7 @@ class Function(Generic[P, R]):
         plan = resolved.variant.plan()
         named = resolved.types.hints
         given = resolved.given()
-        flat = [x for x in given if isinstance(x, torch.Tensor | Pieces)]
+        flat: list[Any] = [x for x in given if isinstance(x, torch.Tensor | Pieces)]
         refused: TesseraError | None = None
         # A captured tensor may need what an argument did not, or live elsewhere.
         if not self._compiles(flat) or devices.device_of(flat) != resolved.variant.device:

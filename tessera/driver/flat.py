@@ -11,6 +11,7 @@ from tessera.diag import ShapeError
 from tessera.driver.guards import check_memory
 from tessera.frontend.session import current
 from tessera.frontend.spec import FunctionSpec
+from tessera.ir.dim import Dim
 from tessera.runtime.pieces import Forms, Pieces
 
 
@@ -27,22 +28,20 @@ def in_pieces(
     """
     found = list(args)
     named = dict(kwargs)
-    first: dict[str, tuple[str, Pieces]] = {}
-    for place, name in spec.flats:
+    first: dict[Dim, tuple[str, Pieces]] = {}
+    for place, name, size in spec.flats:
         where: Any = found if place < len(found) else named
         at: Any = place if place < len(found) else name
         given = where[at] if place < len(found) else named.get(name)
         if type(given) is list or type(given) is tuple:
             given = where[at] = forms.pieces(name, given, check_memory)
         if isinstance(given, Pieces):
-            _alike(spec, name, given, first)
+            _alike(*first.setdefault(size, (name, given)), name, given)
     return tuple(found), named
 
 
-def _alike(spec: FunctionSpec, name: str, given: Pieces, first: dict[str, tuple[str, Pieces]]) -> None:
-    """Lists of the same size are cut alike, piece by piece."""
-    size = str(spec.by_name[name].hint.annotation.fixed[0])
-    known, other = first.setdefault(size, (name, given))
+def _alike(known: str, other: Pieces, name: str, given: Pieces) -> None:
+    """Lists of the same size are cut alike, piece by piece. Where the sizes differ others say so."""
     if other.cuts == given.cuts or other.shape != given.shape:
         return
     counts = zip(_counts(other), _counts(given), strict=False)
@@ -62,7 +61,7 @@ def joined_call(spec: FunctionSpec, fn: Callable[..., Any], args: tuple[Any, ...
     bound = spec.signature.bind(*args, **kwargs)
     bound.apply_defaults()
     written: list[tuple[Any, torch.Tensor]] = []
-    for _, name in spec.flats:
+    for _, name, _ in spec.flats:
         given = bound.arguments.get(name)
         if isinstance(given, list | tuple):
             given = Pieces(name, given)

@@ -131,7 +131,7 @@ class _TensorMeta(type):
     @user_frames
     def __getitem__(cls, items: object) -> TensorAnnotation:
         try:
-            return cls.read(items if isinstance(items, tuple) else (items,))  # type: ignore[attr-defined, no-any-return]
+            return cls.read(items if isinstance(items, tuple) else (items,))  # type: ignore[attr-defined]
         except TesseraError as error:
             frame = sys._getframe(2)  # behind `user_frames`; an annotation given as text is placed by who reads it
             if is_machinery(frame.f_code.co_filename):

@@ -92,10 +92,10 @@ class FunctionSpec:
         )
 
     @cached_property
-    def flats(self) -> tuple[tuple[int, str], ...]:
-        """The places and names of the parameters that take many tensors for one."""
-        rows = ((n, p) for n, p in enumerate(self.params) if p.how == "plain" and p.hint.annotation is not None)
-        return tuple((n, p.name) for n, p in rows if p.hint.annotation is not None and p.hint.annotation.flat)
+    def flats(self) -> tuple[tuple[int, str, Dim], ...]:
+        """The places, names and sizes of the parameters that take many tensors for one."""
+        rows = ((n, p.name, p.hint.annotation) for n, p in enumerate(self.params) if p.how == "plain")
+        return tuple((n, name, a.fixed[0]) for n, name, a in rows if a is not None and a.flat)
 
     @cached_property
     def by_name(self) -> Mapping[str, ParamSpec]:

@@ -39,6 +39,6 @@ def _walked(sweep: Operation) -> Iterator[Operation]:
         return
     here = (Dim.name(axes[0]),)
     for op in sweep.body.ops:
-        if op.record in (LOAD, STORE) and len(op.operands) == (1 if op.record is LOAD else 2):
-            if op.dims("index") == here and not op.attrs.get("guard"):
-                yield op
+        direct = op.record in (LOAD, STORE) and len(op.operands) == (1 if op.record is LOAD else 2)
+        if direct and op.dims("index") == here and not op.attrs.get("guard"):
+            yield op

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from tessera.optim import rules
-from tessera.optim.base import Batch, Clip, Group, Optimizer, at_least, betas_of
+from tessera.optim.base import Batch, Clip, Group, Optimizer, Rule, at_least, betas_of
 
 
 class Adam(Optimizer):
@@ -62,7 +62,7 @@ class Adam(Optimizer):
         rate, decay, done = float(group["lr"]), float(group["weight_decay"]), batch.done + 1.0
         size, root = rate / (1 - beta1**done), (1 - beta2**done) ** 0.5
         keep, decay = (1 - rate * decay, 0.0) if group["decoupled_weight_decay"] else (1.0, decay)
-        rule = rules.amsgrad if group["amsgrad"] else rules.adam
+        rule: Rule = rules.amsgrad if group["amsgrad"] else rules.adam
         return rule(
             *batch.lists, clip.factor, keep, decay, beta1, beta2, size, root, float(group["eps"]), *clip.numbers,
             group["maximize"],

@@ -12,6 +12,8 @@ from tessera import DTypeError
 from tessera.optim import rules
 
 Group = dict[str, Any]
+#: A compiled update: it writes to lists of tensors, and gives a norm or None.
+Rule = Callable[..., torch.Tensor | None]
 
 
 class Slot:
@@ -32,10 +34,7 @@ class Slot:
         """Is the state still the one that was found? Without any there is nothing to find."""
         if names != self.names or (names and state is not self.state):
             return False
-        for name, x in self.members:
-            if self.state.get(name) is not x:
-                return False
-        return True
+        return all(self.state.get(name) is x for name, x in self.members)
 
 
 @dataclass
@@ -105,7 +104,7 @@ class Optimizer(torch.optim.Optimizer):
 
     # -- a step
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; gives the loss of ``closure``, which is called first.
 
         The gradients keep their values: clipping and scaling happen on the way. Raises DTypeError for complex and
@@ -209,7 +208,7 @@ class Optimizer(torch.optim.Optimizer):
                 group.setdefault(name, value)
         self._slots = {}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # type: ignore[override]
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over the state of this optimizer or of torch's of the same name.
 
         States are cast to the dtype of their parameter, as torch does it, or to ``state_dtype``.

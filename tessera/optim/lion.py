@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from tessera.optim import rules
-from tessera.optim.base import Batch, Clip, Group, Optimizer, at_least, betas_of
+from tessera.optim.base import Batch, Clip, Group, Optimizer, Rule, at_least, betas_of
 
 
 class Lion(Optimizer):
@@ -51,6 +51,5 @@ class Lion(Optimizer):
         beta1, beta2 = map(float, group["betas"])
         rate = float(group["lr"])
         keep = 1 - rate * float(group["weight_decay"])
-        return rules.lion(
-            *batch.lists, clip.factor, rate, keep, beta1, beta2, *clip.numbers, group["maximize"]
-        )  # fmt: skip
+        rule: Rule = rules.lion
+        return rule(*batch.lists, clip.factor, rate, keep, beta1, beta2, *clip.numbers, group["maximize"])

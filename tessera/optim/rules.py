@@ -106,8 +106,8 @@ def momentum(
     rate: float, decay: float, keep: float, take: float,
     inverse: float, limit: float, scaled: bool, clips: bool, maximize: bool, nesterov: bool, first: bool,
 ) -> Any:  # fmt: skip
-    """Gradient descent with momentum: ``keep`` of the buffer stays, ``take`` of the gradient comes; the first one is the
-    buffer.
+    """Gradient descent with momentum: ``keep`` of the buffer stays, ``take`` of the gradient joins it. The first
+    gradient is the buffer.
     """
     d, found = _gradient(g, factor, inverse, limit, scaled, clips, maximize)
     q = _wide(p)

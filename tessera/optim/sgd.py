@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from tessera.optim import rules
-from tessera.optim.base import Batch, Clip, Group, Optimizer, at_least
+from tessera.optim.base import Batch, Clip, Group, Optimizer, Rule, at_least
 
 
 class SGD(Optimizer):
@@ -51,9 +51,10 @@ class SGD(Optimizer):
     def update(self, batch: Batch, clip: Clip) -> torch.Tensor | None:
         group = batch.group
         rate, decay, keep = (float(group[name]) for name in ("lr", "weight_decay", "momentum"))
+        rule: Rule = rules.momentum if keep else rules.descent
         if not keep:
-            return rules.descent(*batch.lists, clip.factor, rate, decay, *clip.numbers, group["maximize"])
-        return rules.momentum(
+            return rule(*batch.lists, clip.factor, rate, decay, *clip.numbers, group["maximize"])
+        return rule(
             *batch.lists, clip.factor, rate, decay, keep, 1 - float(group["dampening"]), *clip.numbers,
             group["maximize"], group["nesterov"], batch.fresh,
         )  # fmt: skip

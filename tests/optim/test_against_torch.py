@@ -113,7 +113,7 @@ def test_a_hundred_steps_in_float64(name: str, options: dict[str, Any]) -> None:
 def test_narrow_dtypes_stay_as_close_to_float64_as_torch(
     name: str, options: dict[str, Any], dtype: torch.dtype
 ) -> None:
-    ours, step, a, theirs, other, b = pair(name, options, dtype)
+    _, step, a, _, other, b = pair(name, options, dtype)
     exact = [torch.nn.Parameter(p.detach().double()) for p in parameters(dtype)]
     reference = getattr(torch.optim, name)(exact, foreach=False, **options)
     train(a, step, 20)
