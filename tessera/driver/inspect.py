@@ -118,7 +118,8 @@ def cost(variant: Variant, name: str) -> CostReport:
     moved = sum((k.cost.moved for k in kernels), others.moved)
     flops = sum((k.cost.flops for k in kernels), others.flops)
     resident = sum((nbytes(v.type) for v in inputs), ZERO)
-    made = sum((nbytes(t.type) for k in kernels for t in (*k.outputs, *k.temps)), others.made)
+    own = ((*(v for v in k.outputs if v not in dict(k.updates)), *k.temps) for k in kernels)
+    made = sum((nbytes(t.type) for values in own for t in values), others.made)
     fused = PartCost(moved, flops, resident + made, len(kernels) + others.count)
     one_by_one = _tally(f.ops)
     eager = PartCost(one_by_one.moved, one_by_one.flops, resident + one_by_one.made, one_by_one.count)
@@ -277,6 +278,8 @@ class Explanation:
         lines += [f"  {text}" for text in self.extra]
         lines += [f"  {cut}" for cut in self.program.cuts]
         lines.append("steps:")
+        if self.program.joined:
+            lines.append(f"  join   {', '.join(sorted(self.program.joined))}, which no kernel walks piece by piece")
         for step in self.program.steps:
             if isinstance(step, Kernel):
                 c = step.cost
@@ -285,6 +288,8 @@ class Explanation:
                              f"{c.moved} bytes of at least {c.least}, {c.flops} flops")  # fmt: skip
             else:
                 lines.append(f"  call   {step.op.name} -> {', '.join('%' + r.name for r in step.outputs)}")
+        if self.program.copied:
+            lines.append(f"  copy   to {', '.join(p.name for p, _ in self.program.copied)}, not written in place")
         return "\n".join(lines)
 
 
