@@ -195,7 +195,7 @@ class Function(Generic[P, R]):
             return self._slow(args, kwargs, found)
         memo.used = True
         entry = memo.entry
-        if entry is self._latest and len(tensors) == len(args):
+        if entry is self._latest and len(tensors) == len(args) and not self.spec.flats:
             self._recent = recent_call(tensors, entry, config.current())
         self._latest = entry
         try:
