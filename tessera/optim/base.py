@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,16 +18,17 @@ Rule = Callable[..., torch.Tensor | None]
 
 
 class Slot:
-    """A parameter with its state as it was found last: the names and tensors of it, ``count`` the memory of its number
-    of steps. ``fresh`` says that the state has just been made, and nothing was written to it yet.
+    """A parameter with its state as it was found last: what the state held, the tensors that a kernel takes, ``count``
+    the memory of its number of steps. ``fresh`` says that the state has just been made, and nothing was written to it.
     """
 
-    __slots__ = ("count", "fresh", "members", "names", "param", "plain", "state", "tensors")
+    __slots__ = ("count", "fresh", "held", "names", "numbers", "param", "plain", "state", "tensors")
 
     def __init__(self, param: torch.Tensor, state: dict[str, Any], names: tuple[str, ...], fresh: bool) -> None:
         self.param, self.state, self.names, self.fresh = param, state, names, fresh
-        self.members = tuple((name, state[name]) for name in names)
-        self.tensors = tuple(x for name, x in self.members if name != "step")
+        self.held = list(state.values())  # what is kept has a number of its own
+        self.numbers = list(map(id, self.held))
+        self.tensors = tuple(state[name] for name in names if name != "step")
         self.count = state["step"].numpy() if "step" in names else None
         self.plain = param.is_contiguous()
 
@@ -34,20 +36,25 @@ class Slot:
         """Is the state still the one that was found? Without any there is nothing to find."""
         if names != self.names or (names and state is not self.state):
             return False
-        return all(self.state.get(name) is x for name, x in self.members)
+        return list(map(id, self.state.values())) == self.numbers
 
 
 @dataclass
 class Batch:
-    """Parameters of one group that one kernel updates: ``lists`` are those, their gradients and their states. ``done``
-    says how often they were updated, ``fresh`` that their states were just made.
+    """Parameters of one group that one kernel updates, in ``rows`` with their gradients and states. ``done`` says how
+    often they were updated, ``fresh`` that their states were just made.
     """
 
     group: Group
     done: float
     fresh: bool
     slots: list[Slot]
-    lists: tuple[list[torch.Tensor], ...]
+    rows: list[tuple[torch.Tensor, ...]]
+
+    @cached_property
+    def lists(self) -> list[list[torch.Tensor]]:
+        """One list for the parameters, one for the gradients, one for each state."""
+        return [list(column) for column in zip(*self.rows, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -169,15 +176,13 @@ class Optimizer(torch.optim.Optimizer):
                     before, key = kind, (number, *kind)
                     batch = found.get(key)
                     if batch is None:
-                        lists: tuple[list[torch.Tensor], ...] = tuple([] for _ in range(2 + len(slot.tensors)))
-                        batch = found[key] = Batch(group, done, slot.fresh, [], lists)
+                        batch = found[key] = Batch(group, done, slot.fresh, [], [])
                 row = (p, g, *slot.tensors)
                 if not (slot.plain and g.layout is torch.strided):
                     _check(p, g)
                     row = lined_up(row)
                 batch.slots.append(slot)
-                for members, x in zip(batch.lists, row, strict=True):
-                    members.append(x)
+                batch.rows.append(row)
         return list(found.values())
 
     def _slot(self, p: torch.Tensor, names: tuple[str, ...]) -> Slot:

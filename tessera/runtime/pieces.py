@@ -37,8 +37,9 @@ def plain(x: torch.Tensor) -> bool:
 
 @dataclass
 class Form:
-    """What lists of tensors of the same kinds and sizes have in common. ``dense`` says that every tensor is, ``safe``
-    holds the addresses that were last seen to lie within storages large enough.
+    """What lists of tensors of the same kinds and sizes have in common. ``dense`` says that every tensor is, ``full``
+    that every one has elements, ``counted`` that torch counts their changes. ``safe`` holds the addresses that were
+    last seen to lie within storages large enough.
     """
 
     cuts: list[int]
@@ -48,6 +49,7 @@ class Form:
     dense: bool
     requires_grad: bool
     full: bool
+    counted: bool
     safe: list[int] = field(default_factory=list)
 
     @staticmethod
@@ -72,6 +74,7 @@ class Form:
         return Form(
             [0, *accumulate(n for n in counts if n)], dtype, device, ordinary,
             ordinary and all(x.is_contiguous() for x in tensors), any(x.requires_grad for x in tensors), all(counts),
+            not any(x.is_inference() for x in tensors),
         )  # fmt: skip
 
 

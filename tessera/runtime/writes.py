@@ -33,10 +33,12 @@ def writing(run: Runner, updates: Sequence[int]) -> Runner:
 
 def settle(written: Iterable[Any]) -> None:
     """After a call: copies brought back, and the tensors marked as changed for whoever has saved them."""
+    changed: list[torch.Tensor] = []
     for x in written:
         if isinstance(x, Pieces):
             x.settle()
-    changed = [x for x in members(written) if not x.is_inference()]
+        if x.form.counted if isinstance(x, Pieces) else not x.is_inference():
+            changed += members([x])
     if changed:
         torch.autograd.graph.increment_version(changed)
 
