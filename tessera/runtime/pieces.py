@@ -201,8 +201,8 @@ class Forms:
             alike = tensor_check(tensors) if made.form.plain else None
             if alike is not None:
                 self.known[key] = (alike, made.form)
-            while len(self.known) > REMEMBERED:
-                self.known.pop(next(iter(self.known)), None)
+            for old in list(self.known)[:-REMEMBERED]:
+                self.known.pop(old, None)
         if made.form.plain and made.form.safe != made.addresses:
             check(made.tensors)
             made.form.safe = made.addresses

@@ -184,13 +184,13 @@ class Emitter(Body):
         out.close()
 
     def reads_again(self, nest: Operation) -> bool:
-        """Does a nest read what an earlier one has read, so that the end of that is nearest?"""
+        """Does a nest read in one sweep what an earlier one has read, so that the end of that is nearest?"""
         assert nest.body is not None
         loads = (op.operands[0] for op in walk(nest.body) if op.record is LOAD)
         read = {b for b in loads if isinstance(b.type, BufferType) and b.type.role in ("in", "update") and b.type.dims}
         again = not self.seen.isdisjoint(read)
         self.seen |= read
-        return again
+        return again and sum(op.body is not None for op in nest.body.ops) == 1
 
     def condition(self, nest: Operation) -> str:
         """What must hold for the nest to run, as the head of its block."""
