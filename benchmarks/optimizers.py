@@ -1,7 +1,7 @@
 """Steps of optimizers with clipping, beside torch's: ``python -m benchmarks.optimizers``.
 
-Participants take turns in one process; a ratio is the median of the ratios of its rounds. Each has parameters, gradients
-and states of its own, and each step reads them from memory: they are too large for the caches.
+Participants take turns in one process; a ratio is the median of the ratios of its rounds. Each has parameters,
+gradients and states of its own, and each step reads them from memory: they are too large for the caches.
 """
 
 from __future__ import annotations
