@@ -34,7 +34,7 @@ from tessera.driver import (
     module,
     parse,
 )
-from tessera.frontend.annotation import Tensor, floating, integer
+from tessera.frontend.annotation import Flat, Tensor, floating, integer
 from tessera.functional import *  # noqa: F403 - one function for each op record
 from tessera.functional import __all__ as _functions
 from tessera.functional.checkpoint import checkpoint_region
@@ -79,7 +79,7 @@ except PackageNotFoundError:  # a checkout that was never installed
     __version__ = "0.0.0"
 
 __all__ = [
-    "BoundsError", "CacheInfo", "CheckpointError", "Comparison", "DType", "DTypeError", "Function", "Module",
+    "BoundsError", "CacheInfo", "CheckpointError", "Comparison", "DType", "DTypeError", "Flat", "Function", "Module",
     "ModuleError", "ParseError", "ResourceError", "ShapeError", "Tensor", "TesseraError", "TesseraWarning",
     "TraceError", "VerifyError", "backend", "backends", "bf16", "bool_", "checkpoint", "checkpoint_region", "compare",
     "f16", "f32", "f64", "floating", "fp8", "fp8_e4m3", "fp8_e5m2", "function", "fused", "int16", "int32", "int64",

@@ -112,6 +112,7 @@ _TABLE: tuple[tuple[str, type[TesseraError], str], ...] = (
     ("TSR0414", TraceError, "second derivative at arguments that are gone"),
     ("TSR0415", TraceError, "region of recomputation outside of a traced function"),
     ("TSR0416", TraceError, "module with hooks inside a compiled function"),
+    ("TSR0417", TraceError, "argument to be updated that shares memory"),
     # IR text and IR
     ("TSR0501", ParseError, "IR text with a syntax error"),
     ("TSR0502", ParseError, "IR text with an unknown operation, attribute or type"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar, overload
 
 from tessera.config import parse_bytes
@@ -23,13 +23,18 @@ def function(fn: Callable[P, R], /) -> Function[P, R]: ...
 
 @overload
 def function(
-    *, strict: bool = False, max_saved: int | str | None = None
+    *, strict: bool = False, updates: Sequence[str] = (), max_saved: int | str | None = None
 ) -> Callable[[Callable[P, R]], Function[P, R]]: ...
 
 
 @user_frames
 def function(
-    fn: Callable[..., Any] | None = None, /, *, strict: bool = False, max_saved: int | str | None = None
+    fn: Callable[..., Any] | None = None,
+    /,
+    *,
+    strict: bool = False,
+    updates: Sequence[str] = (),
+    max_saved: int | str | None = None,
 ) -> Any:
     """Prove, compile and run a function of tensors with named dimensions.
 
@@ -38,6 +43,9 @@ def function(
     instead of running eagerly with one warning. ``max_saved``, a number of bytes or text such as ``"64MB"``, bounds
     what a call keeps for its derivative beside arguments and results; the rest is computed again. What is no plain
     function, a generator or a class for instance, is refused (TSR0409).
+
+    ``updates`` names the parameters whose tensors the function may write to, as in ``p -= lr * g``: calls then change
+    the caller's tensors. Nothing else may lie in the memory of these (TSR0417).
 
     >>> import tessera, torch
     >>> from tessera import Tensor
@@ -53,7 +61,8 @@ def function(
             f"`max_saved={max_saved!r}` is no number of bytes", code="TSR0609",
             helps=['give a number, or text such as "64MB" or "1.5GiB"'],
         )  # fmt: skip
-    options = {"strict": strict, "max_saved": limit}
+    names = (updates,) if isinstance(updates, str) else tuple(updates)
+    options = {"strict": strict, "updates": names, "max_saved": limit}
     if fn is not None:
         return _decorated(fn, options)
 
@@ -90,7 +99,7 @@ def _decorated(fn: Any, options: Mapping[str, Any]) -> Any:
     if isinstance(fn, staticmethod | classmethod):
         return type(fn)(_decorated(fn.__func__, options))
     if isinstance(fn, Function):
-        known = {"strict": fn.strict, "checkpointed": fn.spec.checkpointed, "max_saved": fn.spec.max_saved}
+        known = {"strict": fn.strict, **fn.spec.options}
         fn, options = fn.fn, {**known, **options}
     require_function(fn)
     return Function(fn, **options)

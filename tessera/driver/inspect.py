@@ -139,7 +139,8 @@ def part_cost(program: Program) -> PartCost:
     moved = sum((k.cost.moved for k in kernels), others.moved)
     flops = sum((k.cost.flops for k in kernels), others.flops)
     resident = sum((nbytes(v.type) for v in inputs), ZERO)
-    made = sum((nbytes(t.type) for k in kernels for t in (*k.outputs, *k.temps)), others.made)
+    own = ((*(v for v in k.outputs if v not in dict(k.updates)), *k.temps) for k in kernels)
+    made = sum((nbytes(t.type) for values in own for t in values), others.made)
     return PartCost(moved, flops, resident + made, len(kernels) + others.count)
 
 
@@ -315,7 +316,9 @@ class Explanation:
 
 
 def _steps(program: Program) -> Iterator[str]:
-    """One line for each kernel and library call."""
+    """One line for each kernel and library call, and for what is copied around them."""
+    if program.joined:
+        yield f"  join   {', '.join(sorted(program.joined))}, which no kernel walks piece by piece"
     for step in program.steps:
         if isinstance(step, Kernel):
             c = step.cost
@@ -324,6 +327,8 @@ def _steps(program: Program) -> Iterator[str]:
                    f"{c.moved} bytes of at least {c.least}, {c.flops} flops")  # fmt: skip
         else:
             yield f"  call   {step.op.name} -> {', '.join('%' + r.name for r in step.outputs)}"
+    if program.copied:
+        yield f"  copy   to {', '.join(p.name for p, _ in program.copied)}, not written in place"
 
 
 def _explained(gradient: Gradient) -> Iterator[str]:

@@ -193,6 +193,7 @@ class Run:
         described: list[Output] = []
         if deferred is None and not isinstance(result, PoisonHandle):
             out_tree, described = _results(session, self.spec, result, outputs, args, leaves)
+        updates = _updates(leaves, params, outputs)
         session.open = False
         sources += [Input("capture", captured=tensor) for tensor, _ in session.captures.values()]
         params += [handle._storage.value for _, handle in session.captures.values()]
@@ -204,7 +205,8 @@ class Run:
         context = session.context
         undecided = [replace(o, verdict="guarded") for o in context.open]
         obligations = (*_as_obligations(context.choices), *context.obligations.values(), *undecided)
-        function = Function(self.spec.function.__name__, block, "tensor", obligations, span=self.spec.span)
+        name = self.spec.function.__name__
+        function = Function(name, block, "tensor", obligations, span=self.spec.span, updates=updates)
         return Traced(
             function,
             tuple(sources),
@@ -274,10 +276,11 @@ class Run:
                 given = given.with_dims(tuple(d.substitute(session.bindings) for d in given.dims))
             value = session.builder.param(_NO_NAME.sub("_", path).strip("_") or "arg", given)
             handle = make(session, value)
-            handle._storage = Storage(value, f"argument `{path}`")
+            root = re.split(r"[.\[]", path)[0]
+            handle._storage = Storage(value, "" if root in self.spec.updates else f"argument `{path}`")
             if isinstance(given, ScalarType):
                 session.scalar_paths[value] = path
-            session.param_names[value] = re.split(r"[.\[]", path)[0]
+            session.param_names[value] = root
             leaves.append(handle)
             params.append(value)
             sources.append(Input("leaf", number))
@@ -296,6 +299,14 @@ def _settled(obligations: Sequence[Obligation]) -> dict[str, Dim]:
             one = {next(iter(name.names())): size}
             found = {**{key: d.substitute(one) for key, d in found.items()}, **one}
     return found
+
+
+def _updates(leaves: Sequence[Any], params: Sequence[Value], outputs: list[Operand]) -> tuple[Value, ...]:
+    """The parameters whose memory was written; what they have become joins the outputs."""
+    storages = (x._storage for x in leaves if isinstance(x, TensorHandle) and x._storage is not None)
+    written = [(p, s.value) for p, s in zip(params, storages, strict=False) if s.value is not p]
+    outputs.extend(new for _, new in written)
+    return tuple(p for p, _ in written)
 
 
 def _leads(spec: FunctionSpec, inputs: Sequence[ArgType]) -> dict[str, tuple[Dim, ...]]:
