@@ -316,9 +316,11 @@ class Function(Generic[P, R]):
 
     def _compiles(self, tensors: Sequence[torch.Tensor]) -> bool:
         """May this call run compiled kernels? Transformed and extraordinary tensors go through torch, tensors without
-        elements, which torch reduces to what it likes or refuses, and updates while gradients are recorded.
+        elements, which torch reduces to what it likes or refuses, and of gradients those of updates and of lists.
         """
-        if self.spec.updates and torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        if torch.is_grad_enabled() and any(
+            t.requires_grad and (self.spec.updates or isinstance(t, Pieces)) for t in tensors
+        ):
             return False
         wanted = config.current().backend
         if wanted == "eager" or dispatch.intercepted(devices.device_of(tensors)):

@@ -160,8 +160,8 @@ class _Compiled(torch.autograd.Function):
         made = call.run(tensors, numbers)
         results = tuple(made[: call.results])
         ctx.call, ctx.numbers, ctx.count = call, numbers, len(tensors)
-        where = {"input": tensors, "output": made}
-        ctx.save_for_backward(*(where[kind][n] for kind, n in call.saved))
+        # Arguments lie as the kernels of the backward pass know; of results they know that they are dense.
+        ctx.save_for_backward(*(tensors[n] if kind == "input" else made[n].contiguous() for kind, n in call.saved))
         # What the derivative alone does not need is read only by the derivative of the derivative.
         ctx.given = [weakref.ref(t) for t in tensors]
         ctx.versions = [t._version for t in tensors]

@@ -22,6 +22,7 @@ from tessera.ir.origin import region_of
 from tessera.ir.record import Kind
 from tessera.ir.types import TensorType
 from tessera.passes.autodiff import Joint
+from tessera.passes.grouping import is_free
 from tessera.passes.unshare import unshared
 
 #: A contraction over at most so many elements may be repeated in the backward pass.
@@ -148,6 +149,8 @@ def _cut(
         if isinstance(p.type, TensorType):
             node(p)
             graph.add_edge(source, (p, "in"))
+    # What is kept of a view is what it is a view of, which would stay in memory anyway.
+    inner.update(op.result for op in ops if op.record.kind is Kind.VIEW and is_free(op))
     for op in ops:
         free = bool(region_of(op)) or _repeatable(op, sizes, effort)
         for r in op.results:
