@@ -32,13 +32,8 @@ _declared: weakref.WeakKeyDictionary[type, Mapping[str, Hint]] = weakref.WeakKey
 
 
 def declared(cls: type) -> Mapping[str, Hint]:
-    """What a class and those that it derives from say of the attributes of their objects.
-
-    >>> from tessera.frontend.annotation import Tensor
-    >>> class Scale:
-    ...     weight: Tensor["D"]
-    >>> str(declared(Scale)["weight"].annotation)
-    'Tensor[D]'
+    """What a class and those that it derives from say of the attributes of their objects; a text that names what is
+    gone says nothing.
     """
     known = _declared.get(cls)
     if known is None:

@@ -178,7 +178,9 @@ class Run:
         kept = [o for o in first.function.obligations if o.kind == "eq" and o.left.names() | o.right.names()]
         obligations = tuple(dict.fromkeys((*kept, *again.function.obligations)))
         choices = tuple(dict.fromkeys((*first.choices, *again.choices)))
-        return replace(again, function=replace(again.function, obligations=obligations), choices=choices)
+        asked = {**first.specialised, **again.specialised}
+        function = replace(again.function, obligations=obligations)
+        return replace(again, function=function, choices=choices, specialised=asked)
 
     def _once(self) -> Traced:
         session = self._session()

@@ -26,8 +26,8 @@ def l2_normalize(x: Tensor["..."], dim: int = -1, eps: float = 1e-12) -> Tensor[
 
     >>> import torch
     >>> from tessera import nn
-    >>> nn.l2_normalize(torch.tensor([3.0, 4.0])).round(decimals=3).tolist()
-    [0.6, 0.8]
+    >>> nn.l2_normalize(torch.tensor([3.0, 4.0]))
+    tensor([0.6000, 0.8000])
     """
     return torch.nn.functional.normalize(x, 2.0, dim, eps)
 

@@ -17,7 +17,7 @@ def scaled_normal_(tensor: torch.Tensor, layers: int, std: float = 0.02) -> torc
 
     >>> import torch
     >>> from tessera import nn
-    >>> nn.init.scaled_normal_(torch.empty(400, 400), layers=2).std().round(decimals=3).item()
+    >>> round(nn.init.scaled_normal_(torch.empty(400, 400), layers=2).std().item(), 3)
     0.01
     """
     return tensor.normal_(0.0, std / math.sqrt(2 * layers))
