@@ -60,12 +60,12 @@ class Adam(Optimizer):
         group = batch.group
         beta1, beta2 = map(float, group["betas"])
         rate, decay, done = float(group["lr"]), float(group["weight_decay"]), batch.done + 1.0
-        size, root = rate / (1 - beta1**done), (1 - beta2**done) ** 0.5
+        size, root = rate / (1 - beta1**done), (1 - beta2**done) ** -0.5
         keep, decay = (1 - rate * decay, 0.0) if group["decoupled_weight_decay"] else (1.0, decay)
         rule: Rule = rules.amsgrad if group["amsgrad"] else rules.adam
         return rule(
             *batch.lists, clip.factor, keep, decay, beta1, beta2, size, root, float(group["eps"]), *clip.numbers,
-            group["maximize"],
+            group["maximize"], decay != 0.0,
         )  # fmt: skip
 
 

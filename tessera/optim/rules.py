@@ -43,11 +43,12 @@ def norm(g: Flat["N"], inverse: float) -> Tensor[()]:
 
 
 def _moments(
-    p: Any, g: Any, m: Any, v: Any, keep: float, decay: float, beta1: float, beta2: float
+    p: Any, g: Any, m: Any, v: Any, keep: float, decay: float, beta1: float, beta2: float, decays: bool
 ) -> tuple[Any, Any, Any]:
     """The parameter after the decay of its weights, and both averages with the gradient in them."""
     p = _wide(p)
-    g = g + decay * p
+    if decays:
+        g = g + decay * p
     m = tessera.lerp(_wide(m), g, 1 - beta1)
     v = _wide(v) * beta2 + (1 - beta2) * (g * g)
     return p * keep, m, v
@@ -57,15 +58,15 @@ def _moments(
 def adam(
     p: Flat["N"], g: Flat["N"], m: Flat["N"], v: Flat["N"], factor: Tensor[()] | None,
     keep: float, decay: float, beta1: float, beta2: float, size: float, root: float, eps: float,
-    inverse: float, limit: float, scaled: bool, clips: bool, maximize: bool,
+    inverse: float, limit: float, scaled: bool, clips: bool, maximize: bool, decays: bool,
 ) -> Any:  # fmt: skip
-    """Adam: ``size`` is the learning rate over the bias of ``m``, ``root`` the square root of the bias of ``v``.
+    """Adam: ``size`` is the learning rate over the bias of ``m``, ``root`` one over the square root of that of ``v``.
 
-    ``keep`` is what remains of a parameter, ``decay`` what of it is added to the gradient.
+    ``keep`` is what remains of a parameter, ``decay`` what of it is added to the gradient where it ``decays`` so.
     """
     d, found = _gradient(g, factor, inverse, limit, scaled, clips, maximize)
-    q, m1, v1 = _moments(p, d, m, v, keep, decay, beta1, beta2)
-    p.copy_(q - size * (m1 / (tessera.sqrt(v1) / root + eps)))
+    q, m1, v1 = _moments(p, d, m, v, keep, decay, beta1, beta2, decays)
+    p.copy_(q - size * (m1 / (tessera.sqrt(v1) * root + eps)))
     m.copy_(m1)
     v.copy_(v1)
     return found
@@ -75,13 +76,13 @@ def adam(
 def amsgrad(
     p: Flat["N"], g: Flat["N"], m: Flat["N"], v: Flat["N"], top: Flat["N"], factor: Tensor[()] | None,
     keep: float, decay: float, beta1: float, beta2: float, size: float, root: float, eps: float,
-    inverse: float, limit: float, scaled: bool, clips: bool, maximize: bool,
+    inverse: float, limit: float, scaled: bool, clips: bool, maximize: bool, decays: bool,
 ) -> Any:  # fmt: skip
     """As ``adam``, with the largest ``v`` so far in the place of ``v``."""
     d, found = _gradient(g, factor, inverse, limit, scaled, clips, maximize)
-    q, m1, v1 = _moments(p, d, m, v, keep, decay, beta1, beta2)
+    q, m1, v1 = _moments(p, d, m, v, keep, decay, beta1, beta2, decays)
     most = tessera.maximum(_wide(top), v1)
-    p.copy_(q - size * (m1 / (tessera.sqrt(most) / root + eps)))
+    p.copy_(q - size * (m1 / (tessera.sqrt(most) * root + eps)))
     m.copy_(m1)
     v.copy_(v1)
     top.copy_(most)
@@ -91,12 +92,12 @@ def amsgrad(
 @tessera.function(updates=("p",))
 def descent(
     p: Flat["N"], g: Flat["N"], factor: Tensor[()] | None, rate: float, decay: float,
-    inverse: float, limit: float, scaled: bool, clips: bool, maximize: bool,
+    inverse: float, limit: float, scaled: bool, clips: bool, maximize: bool, decays: bool,
 ) -> Any:  # fmt: skip
     """Gradient descent without momentum."""
     d, found = _gradient(g, factor, inverse, limit, scaled, clips, maximize)
     q = _wide(p)
-    p.copy_(q - rate * (d + decay * q))
+    p.copy_(q - rate * (d + decay * q if decays else d))
     return found
 
 
@@ -104,14 +105,16 @@ def descent(
 def momentum(
     p: Flat["N"], g: Flat["N"], m: Flat["N"], factor: Tensor[()] | None,
     rate: float, decay: float, keep: float, take: float,
-    inverse: float, limit: float, scaled: bool, clips: bool, maximize: bool, nesterov: bool, first: bool,
+    inverse: float, limit: float, scaled: bool, clips: bool, maximize: bool, decays: bool, nesterov: bool,
+    first: bool,
 ) -> Any:  # fmt: skip
     """Gradient descent with momentum: ``keep`` of the buffer stays, ``take`` of the gradient joins it. The first
     gradient is the buffer.
     """
     d, found = _gradient(g, factor, inverse, limit, scaled, clips, maximize)
     q = _wide(p)
-    d = d + decay * q
+    if decays:
+        d = d + decay * q
     buffer = d if first else _wide(m) * keep + take * d
     p.copy_(q - rate * (d + keep * buffer if nesterov else buffer))
     m.copy_(buffer)

@@ -53,8 +53,8 @@ class SGD(Optimizer):
         rate, decay, keep = (float(group[name]) for name in ("lr", "weight_decay", "momentum"))
         rule: Rule = rules.momentum if keep else rules.descent
         if not keep:
-            return rule(*batch.lists, clip.factor, rate, decay, *clip.numbers, group["maximize"])
+            return rule(*batch.lists, clip.factor, rate, decay, *clip.numbers, group["maximize"], decay != 0.0)
         return rule(
             *batch.lists, clip.factor, rate, decay, keep, 1 - float(group["dampening"]), *clip.numbers,
-            group["maximize"], group["nesterov"], batch.fresh,
+            group["maximize"], decay != 0.0, group["nesterov"], batch.fresh,
         )  # fmt: skip

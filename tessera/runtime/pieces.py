@@ -169,6 +169,7 @@ class Pieces:
         parts = flat.split([stop - start for start, stop in pairwise(self.cuts)])
         for x, part in zip(self.tensors, parts, strict=True):
             x.copy_(part.view(x.shape))
+        self._copies.clear()  # which no kernel has written to
 
     def settle(self) -> None:
         """Bring back what compiled code wrote to copies of pieces that are not dense."""

@@ -154,6 +154,17 @@ def test_pieces_that_are_not_dense_are_written_to() -> None:
     both(descend, p, g, m, 0.1)
 
 
+def test_pieces_that_are_not_dense_take_what_another_argument_is() -> None:
+    @tessera.function(updates=("p", "m"))
+    def taken(p: Flat["N"], g: Flat["N"], m: Flat["N"]) -> None:
+        m.copy_(g)
+        p += g
+
+    p, g, m = lists((6, 4), (5,))
+    p[0], m[0] = torch.randn(4, 6).t(), torch.randn(4, 6).t()
+    both(taken, p, g, m)
+
+
 @pytest.mark.parametrize(
     ("dtype", "close"), [(torch.float64, 1e-12), (torch.bfloat16, 3e-2), (torch.float16, 4e-3)], ids=str
 )

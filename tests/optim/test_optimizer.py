@@ -39,7 +39,7 @@ def test_one_kernel_clips_and_updates_everything() -> None:
         optimizer.step()
     lists = [[p.detach() for p in ps], [p.grad for p in ps]]
     states = [[optimizer.state[p][name] for p in ps] for name in ("exp_avg", "exp_avg_sq")]
-    numbers = (1.0, 0.0, 0.9, 0.999, 1e-3, 1.0, 1e-8, 1.0, 1.0, False, True, False)
+    numbers = (1.0, 0.0, 0.9, 0.999, 1e-3, 1.0, 1e-8, 1.0, 1.0, False, True, False, False)
     resolved = rules.adam.resolve(*lists, *states, None, *numbers)
     assert len(resolved.variant.program.steps) == 1 and not resolved.variant.program.joined
 
@@ -202,6 +202,16 @@ def test_unscaled_gradients_are_not_scaled_again() -> None:
     scaler.unscale_(optimizer)
     scaler.step(optimizer)
     torch.testing.assert_close(ps[0].detach(), before - 0.1)
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_an_infinite_weight_without_decay_stays(cls: Callable[..., Any]) -> None:
+    ps = params((3,))
+    with torch.no_grad():
+        ps[0][1] = math.inf
+    optimizer = cls(ps, lr=0.1, weight_decay=0.0)
+    optimizer.step()
+    assert ps[0][1] == math.inf and bool(ps[0].isfinite().sum() == 2)
 
 
 def test_memory_that_moved_is_found() -> None:
