@@ -22,6 +22,7 @@ from tessera.ir.graph import Function, Value
 from tessera.ir.types import TensorType
 from tessera.ir.verify import verify
 from tessera.passes.base import run_pipeline
+from tessera.passes.chunk import GPU
 from tessera.passes.pipeline import pipeline
 from tessera.runtime import dispatch, gpu
 from tessera.runtime.cache import default_cache
@@ -106,7 +107,10 @@ class Variant:
     def stages(self) -> dict[str, Function]:
         """The function after each pass, by name, in order."""
         check_ir(self.traced.function)
-        rows = pipeline(library_dtypes()) if self.device.type == CPU.type else pipeline(lookups=False)
+        if self.device.type == CPU.type:
+            rows = pipeline(library_dtypes())
+        else:
+            rows = pipeline(lookups=False, speeds=GPU)
         return run_pipeline(self.traced.function, rows, check_ir)
 
     @Lazy
