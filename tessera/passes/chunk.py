@@ -124,7 +124,8 @@ def work(op: Operation, affine: Affine) -> Work:
         points = max(points, product(d for axis, d in enumerate(c.type.dims) if axis not in own).evaluate(sizes))
     sizes.update(dict.fromkeys(loop.size.names(), LONG))
     rows = max(loop.rows, 1)
-    plain, products, waits = _of(loop, sizes, bool(loop.rows))
+    # Without columns, what the rows of a chunk have in common is not shared by anything.
+    plain, products, waits = _of(loop, sizes, bool(loop.rows) and any(affine.columns))
     return Work(plain / rows / points, products / rows / points, waits / rows)
 
 

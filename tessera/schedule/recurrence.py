@@ -294,7 +294,7 @@ class RecurrenceLowering:
         """Fold in the innermost open sweep, over all its axes."""
         at = self.spots(op)
         over = self.build.inner[-1].axes
-        kept = (*self.pull.scope, *(a for c in self.build.inner[:-1] for a in c.axes))
+        kept = tuple(dict.fromkeys((*self.pull.scope, *(a for c in self.build.inner[:-1] for a in c.axes))))
         factors = self.factors(op, at)
         if factors is not None:
             dtype = contracted_dtype(op) if op.record.kind is Kind.CONTRACT else op.result.type.dtype
