@@ -17,6 +17,7 @@ from tessera.diag import ConfigError, ResourceError, ShapeError
 from tessera.driver.devices import ACCELERATORS
 from tessera.driver.variant import Variant
 from tessera.ir.dim import Dim
+from tessera.ir.flops import op_flops
 from tessera.ir.graph import Note, Operation
 from tessera.ir.loop import Loop
 from tessera.ir.printer import print_function

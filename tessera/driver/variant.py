@@ -107,10 +107,8 @@ class Variant:
     def stages(self) -> dict[str, Function]:
         """The function after each pass, by name, in order."""
         check_ir(self.traced.function)
-        if self.device.type == CPU.type:
-            rows = pipeline(library_dtypes())
-        else:
-            rows = pipeline(lookups=False, speeds=GPU)
+        host = self.device.type == CPU.type
+        rows = pipeline(library_dtypes()) if host else pipeline(lookups=False, speeds=GPU)
         return run_pipeline(self.traced.function, rows, check_ir)
 
     @Lazy

@@ -37,7 +37,7 @@ class Factor:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The product of all ``k`` and all ``u``, which is added, or subtracted; ``number`` tells parts of a carry apart."""
+    """The product of all ``k`` and all ``u``, added or subtracted; ``number`` tells the parts of a carry apart."""
 
     number: int
     k: tuple[Factor, ...]
@@ -194,7 +194,8 @@ class Affine:
         if kind is Kind.REDUCE:
             reduction = op.record.reduction
             assert reduction is not None
-            if not (reduction.additive and reduction.regroups) or {held.labels[n] for n in op.axes()} - {None} != {depth}:
+            own = {held.labels[n] for n in op.axes()} - {None}
+            if not (reduction.additive and reduction.regroups) or own != {depth}:
                 return None
             keep = bool(op.attrs.get("keepdim"))
             pairs = enumerate(held.labels)
@@ -291,7 +292,7 @@ def _source(op: Operation) -> tuple[int, Sequence[int | None]] | None:
     dims = op.operands[pieces[0].operand].type.dims
     if any(e not in names and d is not ONE for e, d in zip(pieces[0].index, dims, strict=True)):
         return None
-    return pieces[0].operand, [names.index(e) if e in names else None for e in pieces[0].index]  # type: ignore[arg-type]
+    return pieces[0].operand, [names.index(e) if e in names else None for e in pieces[0].index]
 
 
 def factors(op: Operation, labels: Labels) -> Iterator[Factor]:
@@ -302,15 +303,16 @@ def factors(op: Operation, labels: Labels) -> Iterator[Factor]:
     elif kind is Kind.CONTRACT:
         *parts, result = letters(op)
         at = dict(zip(result, labels, strict=True))
-        sizes = [(c, d) for part, x in zip(parts, op.operands, strict=True) for c, d in zip(part, x.type.dims, strict=True)]
+        pairs = list(zip(parts, op.operands, strict=True))
+        sizes = ((c, d) for part, x in pairs for c, d in zip(part, x.type.dims, strict=True))
         if all(d is ONE for c, d in sizes if c not in at):
-            for part, x in zip(parts, op.operands, strict=True):
+            for part, x in pairs:
                 dims = zip(part, x.type.dims, strict=True)
                 yield Factor(x, tuple(None if d is ONE else at[c] for c, d in dims))
     elif kind is Kind.VIEW and (source := _source(op)) is not None:
         x = op.operands[source[0]]
-        pairs = zip(source[1], x.type.dims, strict=True)
-        yield Factor(x, tuple(None if e is None or d is ONE else labels[e] for e, d in pairs))
+        axes = zip(source[1], x.type.dims, strict=True)
+        yield Factor(x, tuple(None if e is None or d is ONE else labels[e] for e, d in axes))
 
 
 def contraction(op: Operation, x: Value, labels: Labels) -> tuple[Labels, Factor, set[Label], bool]:
@@ -326,7 +328,7 @@ def contraction(op: Operation, x: Value, labels: Labels) -> tuple[Labels, Factor
         if d is not ONE and at.get(c) is None:
             at[c] = f"x{c}"
             alone = alone or c not in result
-    summed = {c for k in own if k not in result and (c := at[k]) is not None}
+    summed: set[Label] = {label for c in own if c not in result and (label := at[c]) is not None}
     factor = Factor(y, tuple(None if d is ONE else at[c] for c, d in zip(other, y.type.dims, strict=True)))
     return tuple(at.get(c) for c in result), factor, summed, alone
 

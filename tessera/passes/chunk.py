@@ -52,7 +52,7 @@ class Work:
 #: One core with vectors of 16 floats: in a step and in the sums of a chunk it does about as much.
 CPU = Speeds("a processor", 60.0, 60.0, 0.0, (16,))
 #: One of the 132 units of a large GPU: what a step leaves is a sum over threads away from the next one.
-GPU = Speeds("a GPU", 400.0, 1200.0, 100.0, (16, 32))
+GPU = Speeds("a GPU", 400.0, 1200.0, 100.0, (16,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +124,11 @@ def work(op: Operation, affine: Affine) -> Work:
         points = max(points, product(d for axis, d in enumerate(c.type.dims) if axis not in own).evaluate(sizes))
     sizes.update(dict.fromkeys(loop.size.names(), LONG))
     rows = max(loop.rows, 1)
-    # Without columns, what the rows of a chunk have in common is not shared by anything.
-    plain, products, waits = _of(loop, sizes, bool(loop.rows) and any(affine.columns))
-    return Work(plain / rows / points, products / rows / points, waits / rows)
+    # Without columns a program has several points instead, which share nothing of what the rows of a chunk have.
+    matrices = any(affine.columns)
+    share = rows * points if matrices else rows * points / USUAL
+    plain, products, waits = _of(loop, sizes, bool(loop.rows) and matrices)
+    return Work(plain / share, products / share, waits / rows)
 
 
 def _of(loop: Loop, sizes: Mapping[str, int], rows: bool) -> tuple[float, float, float]:

@@ -1,9 +1,9 @@
-"""The steps of an affine recurrence (see ``affine``), many at a time: what is carried stays as a chunk of steps found it,
-beside the outer products of these steps, which are not multiplied out before its end.
+"""The steps of an affine recurrence (see ``affine``), many at a time: what is carried stays as a chunk of steps found
+it, beside the outer products of these steps, which are not multiplied out before its end.
 
-A read at row t of a chunk that began with S is ``(w P) S + sum over j < t of (w k') u``: P is the product of the factors
-before t, k' is k times those between j and t. Both sums are products of matrices. Where ``u`` depends on reads, its rows
-are found one after the other, all else of all rows together.
+A read at row t of a chunk that began with S is ``(w P) S + sum over j < t of (w k') u``: P is the product of the
+factors before t, k' is k times those between j and t. Both sums are products of matrices. Where ``u`` depends on reads,
+its rows are found one after the other, all else of all rows together.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from tessera.ir.dtype import DType, bool_
 from tessera.ir.graph import Block, Literal, Operand, Operation, Value
 from tessera.ir.infer import ONE
 from tessera.ir.loop import Loop, outer_values
+from tessera.ir.record import Kind, Law
 from tessera.ir.types import TensorType
 from tessera.passes.affine import Affine, Factor, Label, Part, Read, labels_of
 from tessera.passes.decays import Decays
@@ -50,7 +51,7 @@ class Chunk:
             factor = self.factor(linear.scale)
             self.decays.append(Decays(a, factor and self.alive(factor, 1.0)))
             for part in linear.parts:
-                self.k[n, part.number] = self.alive(self.product(part.k, n), 0.0)
+                self.k[n, part.number] = self.cleared(self.product(part.k, n), part.k)
         late = []
         for n, linear in enumerate(new):
             for part in linear.parts:
@@ -119,13 +120,25 @@ class Chunk:
     def alive(self, x: Laid, otherwise: float) -> Laid:
         return self.algebra.choose(self.live, x, self.algebra.number(otherwise))
 
+    def cleared(self, x: Laid, of: Sequence[Factor]) -> Laid:
+        """0 beyond the end, where slices are."""
+        slices, maker = set(self.affine.loop.slices), self.affine.maker
+
+        def is_slice(v: Operand) -> bool:
+            while isinstance(v, Value) and v not in slices and (op := maker.get(v)) is not None:
+                if len(op.operands) != 1 or (op.record.kind is not Kind.VIEW and op.record.law is not Law.SAME):
+                    return False
+                v = op.operands[0]
+            return v in slices
+
+        return x if of and all(is_slice(f.value) for f in of) else self.alive(x, 0.0)
+
     def waits(self, part: Part) -> bool:
         return any(f.value in self.affine.dependent for f in part.u)
 
     def values(self, carry: int, part: Part) -> Laid:
         """The ``u`` of a part with its sign."""
-        found = self.product(part.u, carry)
-        return self.alive(self.signed(found, part), 0.0)
+        return self.cleared(self.signed(self.product(part.u, carry), part), part.u)
 
     def signed(self, x: Laid, part: Part) -> Laid:
         return Laid(self.algebra.emit("neg", x.value), x.labels) if part.negative else x
@@ -160,7 +173,7 @@ class Chunk:
     def whole(self, x: Laid, carry: int) -> Laid:
         """With rows and depth, even where it differs along neither."""
         a, depth = self.algebra, self.affine.depth[carry]
-        dims = {ROW: Dim.const(a.count), depth: self.affine.loop.carries[carry].type.dims[depth]}
+        dims: dict[Label, Dim] = {ROW: Dim.const(a.count), depth: self.affine.loop.carries[carry].type.dims[depth]}
         for label, d in dims.items():
             if label not in x.labels and d is not ONE:
                 x = a.join("mul", x, a.filled(1.0, (label,), (d,), self.dtype(carry)))
@@ -175,12 +188,11 @@ class Chunk:
         return a.sum(before, Laid(carry, labels_of(carry.type)), {ROW, *(c for c in read.labels if c is not None)})
 
     def joins(self, read: Read, part: Part) -> bool:
-        """Is what the step itself adds read with the weight of the rows before it, so that it needs no sum of its own?"""
+        """Is what the step itself adds read like that of the rows before it, so that it needs no sum of its own?"""
         n = read.linear.carry
         deep = any(self.affine.depth[n] in f.labels for f in read.linear.scale)
-        return not deep and not self.decays[n].is_deep(self.affine.depth[n]) and (
-            part in self.affine.next(n).parts and (n, part.number) in self.u
-        )
+        deep = deep or self.decays[n].is_deep(self.affine.depth[n])
+        return not deep and part in self.affine.next(n).parts and (n, part.number) in self.u
 
     def weights(self, read: Read, part: Part) -> Laid:
         """How much of the values of an earlier row a row reads."""
@@ -364,8 +376,8 @@ class _Row:
     def value(self, n: int, part: Part) -> Laid:
         """The values of a part in this row."""
         a = self.algebra
-        laid = [Laid(self.env.get(f.value, f.value) if isinstance(f.value, Value) else f.value, f.labels) for f in part.u]
-        found = a.times(laid)
+        values = [self.env.get(f.value, f.value) if isinstance(f.value, Value) else f.value for f in part.u]
+        found = a.times(Laid(v, f.labels) for v, f in zip(values, part.u, strict=True))
         assert found is not None
         return Laid(a.emit("neg", found.value), found.labels) if part.negative else found
 

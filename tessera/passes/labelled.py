@@ -88,7 +88,7 @@ class Algebra(Rowwise):
     def filled(self, value: float | bool, labels: Sequence[Label], dims: Sequence[Dim], dtype: DType) -> Laid:
         return Laid(self.emit("full", Literal(value), shape=tuple(dims), dtype=dtype), tuple(labels))
 
-    def sum(self, a: Laid, b: Laid, keep: Iterable[Label]) -> Laid:
+    def sum(self, a: Laid, b: Laid, keep: Iterable[Label | None]) -> Laid:
         """The sum of products over the labels that are not kept."""
         a, b = self.bare(a), self.bare(b)
         result = tuple(c for c in order((*a.labels, *b.labels)) if c in set(keep))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tessera.passes.base import Row
+from tessera.passes.base import Pass, Row
 from tessera.passes.canonicalize import Canonicalize
 from tessera.passes.chunk import CPU, Chunk, Speeds
 from tessera.passes.cse import CommonSubexpressions
@@ -24,7 +24,7 @@ PIPELINE: tuple[Row, ...] = (
 
 def pipeline(library: tuple[str, ...] = (), lookups: bool = True, speeds: Speeds = CPU) -> tuple[Row, ...]:
     """The pipeline with options of its passes that depend on the machine."""
-    chosen = {"fuse": Fuse(library=library, lookups=lookups), "chunk": Chunk(speeds=speeds)}
+    chosen: dict[str, Pass] = {"fuse": Fuse(library=library, lookups=lookups), "chunk": Chunk(speeds=speeds)}
     return tuple(replace(row, step=chosen.get(row.step.name, row.step)) for row in PIPELINE)
 
 

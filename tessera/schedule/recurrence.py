@@ -118,7 +118,8 @@ class RecurrenceLowering:
         self.pull = StepPuller(self.build, made, dict(self.buffers), self.scalars, (), mark=self.mark)
         self.pull.own = frozenset(v for v in self.buffers if v in made)
         self.outer = tuple(self.parallel())
-        self.hazards, self.touched, self.walked = hazards, {}, 0
+        self.hazards, self.walked = hazards, 0
+        self.touched: dict[Value, Sequence[Operation]] = {}
         self.pull.scope = self.outer
         cells = self.follow(loop)
         self.final(cells)
@@ -479,4 +480,3 @@ def lane_axis(axes: Sequence[str], ops: Sequence[Operation]) -> str:
     best = max(contiguous, key=contiguous.__getitem__, default="")
     deeper = sum(o.body is not None for o in inside) > 1
     return best if contiguous.get(best) or not deeper else ""
-

@@ -36,7 +36,7 @@ MOST_LANES, FEWEST_LANES = 128, (32, 8)
 ENOUGH_PROGRAMS = 264
 MOST_WARPS = 16
 #: The same where lanes are columns of products of matrices, which more than one warp takes part in.
-DOT_TILE, DOT_WARPS = 4096, 4
+DOT_TILE, DOT_WARPS, FEWEST_COLUMNS = 8192, 8, 32
 #: How many steps read at a time, where there is room.
 STAGES = (3, 2)
 
@@ -78,7 +78,8 @@ class Recurrence(Blocks):
     def ranges(self) -> Ranges:
         """The bounds of all axes but the one that is walked."""
         whole = {a: (ZERO, n) for a, n in self.extents.items()}
-        return whole | dict(self.walked) | {a: (lo, hi) for s in self.sides for a, lo, hi in zip(s.axes, s.lo, s.hi, strict=True)}
+        inside = {a: (lo, hi) for s in self.sides for a, lo, hi in zip(s.axes, s.lo, s.hi, strict=True)}
+        return whole | dict(self.walked) | inside
 
     @cached_property
     def loads(self) -> tuple[tuple[frozenset[str], int, bool], ...]:
@@ -264,8 +265,10 @@ def recurrent_config(t: Recurrence, sizes: Mapping[str, int], wave: int = 32) ->
 
     lanes = min(lengths.get(LANES, 1), MOST_LANES)
     fewest = FEWEST_LANES[len(t.sides) > len(t.tiled)]
-    most, least = (DOT_TILE, LEAST) if LANES in multiplied else (WARP_TILE, 1)
-    while lanes > max(fewest, least) and (taken(lanes) > most or outer * -(-points // lanes) < ENOUGH_PROGRAMS):
+    most, least = (WARP_TILE, 1)
+    if LANES in multiplied:
+        most, least, fewest = DOT_TILE, LEAST, FEWEST_COLUMNS
+    while lanes > fewest and (taken(lanes) > most or outer * -(-points // lanes) < ENOUGH_PROGRAMS):
         lanes //= 2
     while lanes > least and taken(lanes) > 2 * most:
         lanes //= 2
