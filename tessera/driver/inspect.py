@@ -18,12 +18,13 @@ from tessera.driver.devices import ACCELERATORS
 from tessera.driver.gradient import Gradient, latest
 from tessera.driver.variant import Variant
 from tessera.ir.dim import Dim
+from tessera.ir.flops import op_flops
 from tessera.ir.graph import Function, Note, Operation
 from tessera.ir.loop import Loop
 from tessera.ir.printer import print_function
 from tessera.ir.record import Kind
 from tessera.ir.types import TensorType
-from tessera.schedule.cost import nbytes, op_flops
+from tessera.schedule.cost import nbytes
 from tessera.schedule.plan import ZERO, Call, Kernel, Program, Unschedulable
 
 Json = Any
@@ -167,7 +168,7 @@ def _tally(ops: Sequence[Operation]) -> _Tally:
         if op.record.kind is Kind.CONTROL and op.body is not None:
             loop, inner = Loop.of(op), _tally(op.body.ops)
             rows = sum((nbytes(r.type) for r in loop.stacks), ZERO)
-            moved, made, count = loop.size * inner.moved + rows + rows, inner.made + rows + out, inner.count
+            moved, made, count = loop.count * inner.moved + rows + rows, inner.made + rows + out, inner.count
         else:
             read = sum((nbytes(v.type) for v in op.inputs if isinstance(v.type, TensorType)), ZERO)
             moved, made, count = out + read, out, 1

@@ -22,6 +22,7 @@ from tessera.ir.graph import Function, Value
 from tessera.ir.types import TensorType
 from tessera.ir.verify import verify
 from tessera.passes.base import run_pipeline
+from tessera.passes.chunk import GPU
 from tessera.passes.pipeline import pipeline
 from tessera.runtime import dispatch, gpu
 from tessera.runtime.cache import default_cache
@@ -113,7 +114,8 @@ class Variant:
     def stages(self) -> dict[str, Function]:
         """The function after each pass, by name, in order."""
         check_ir(self.traced.function)
-        rows = pipeline(library_dtypes()) if self.device.type == CPU.type else pipeline(lookups=False)
+        host = self.device.type == CPU.type
+        rows = pipeline(library_dtypes()) if host else pipeline(lookups=False, speeds=GPU)
         rows = rows[-1:] if self.simple else rows
         return run_pipeline(self.traced.function, rows, check_ir)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from tessera.ir.dim import Dim
+from tessera.ir.dim import Dim, ceildiv
 from tessera.ir.graph import Block, Operand, Operation, Value, walk
 
 #: Control operations inside each other beyond this are refused, so that what walks them may call itself.
@@ -39,6 +39,8 @@ class Loop:
     body: Block
     dim: int
     reverse: bool
+    #: How many slices a step takes, along an axis of their own; 0 for one without that axis.
+    rows: int
     init: tuple[Operand, ...]
     xs: tuple[Operand, ...]
     captured: tuple[Operand, ...]
@@ -54,16 +56,27 @@ class Loop:
         """The parts of a scan that the verifier has found to be one."""
         body, at, dim = op.body, op.attrs["carries"], op.attrs["dim"]
         assert body is not None and isinstance(at, int) and isinstance(dim, int)
-        end = len(body.params)
+        end, rows = len(body.params), op.attrs.get("rows", 0)
+        assert isinstance(rows, int)
         return Loop(
-            op, body, dim, bool(op.attrs["reverse"]), op.operands[:at], op.operands[at:end], op.operands[end:],
+            op, body, dim, bool(op.attrs["reverse"]), rows, op.operands[:at], op.operands[at:end], op.operands[end:],
             body.params[:at], body.params[at:], body.yields[:at], body.yields[at:], op.results[:at], op.results[at:],
         )  # fmt: skip
 
     @property
     def size(self) -> Dim:
-        """How many steps there are."""
+        """How many slices there are."""
         return self.xs[0].type.dims[self.dim]
+
+    @property
+    def count(self) -> Dim:
+        """How many steps there are."""
+        return ceildiv(self.size, Dim.const(self.rows)) if self.rows else self.size
+
+    def position(self, step: Dim, row: Dim) -> Dim:
+        """The slice that is a row of a step."""
+        at = step * max(self.rows, 1) + row
+        return self.size - 1 - at if self.reverse else at
 
 
 def outer_values(block: Block) -> tuple[Value, ...]:

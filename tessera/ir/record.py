@@ -225,7 +225,8 @@ class OpRecord:
       CREATE, RANDOM: ``define(t, index, result_type, *scalars, **attrs)`` with ``index`` one int64 value an axis.
       COMPOSITE: ``define(T, *args, **kwargs)`` over tensors, ``T`` having every record as a function.
       CONTROL: ``define(t, step, op, operands)``: ``step`` takes the block parameters and gives what the body yields,
-      ``t`` offers ``size(x, axis)``, ``select(x, axis, n)`` and ``stack(rows, result)`` (along a new first axis).
+      ``t`` offers ``size(x, axis)``, ``select(x, axis, n)``, ``stack(rows, result)`` (along a new first axis) and
+      ``rows(x, axis, n, count, reverse)``: the ``n``-th ``count`` slices, counted from either end, 0 beyond the other.
     - ``infer_body(context, op)``: CONTROL: what ``infer`` is to others, with the rules of the body's form.
     - ``reduction``: REDUCE (attrs ``dim`` — a sorted tuple of axes — and ``keepdim``) and SCAN (``dim`` — one axis).
     - ``pieces(result_index, operand_types, result_type, attrs)``: VIEW and INDEX.

@@ -152,6 +152,8 @@ class _Reverse:
 
     def step(self, op: Operation, cotangents: tuple[Any, ...], needs: tuple[bool, ...]) -> Sequence[Any]:
         if op.body is not None:
+            if op.attrs.get("rows"):  # steps are taken many at a time after derivatives, never before
+                raise Undifferentiable(op)
             return _Backwards(self, op, cotangents, needs).parts()
         if op.record.derivative is None:
             raise Undifferentiable(op)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from tessera.passes.autodiff import Autodiff
 from tessera.passes.base import Pass, Row
 from tessera.passes.canonicalize import Canonicalize
+from tessera.passes.chunk import CPU, Chunk, Speeds
 from tessera.passes.cse import CommonSubexpressions
 from tessera.passes.dce import DeadCode
 from tessera.passes.fuse import Fuse
@@ -16,16 +17,17 @@ from tessera.passes.shapes import Shapes
 PIPELINE: tuple[Row, ...] = (
     Row(Shapes(), "first: a refuted size must be reported on what the user wrote, before anything is rewritten"),
     Row(Canonicalize(), "one form for equal things, so that sharing finds them"),
+    Row(Chunk(), "before cse, which shares what the rows of a chunk are made of alike"),
     Row(CommonSubexpressions(), "before dce, which then drops what sharing left unread"),
     Row(DeadCode(), "before fuse, so that no region carries work nobody reads"),
     Row(Fuse(), "last: regions are what the scheduler takes"),
 )
 
 
-def pipeline(library: tuple[str, ...] = (), lookups: bool = True) -> tuple[Row, ...]:
-    """The pipeline with options of ``Fuse`` that depend on the machine."""
-    fuse = Fuse(library=library, lookups=lookups)
-    return tuple(replace(row, step=fuse) if isinstance(row.step, Fuse) else row for row in PIPELINE)
+def pipeline(library: tuple[str, ...] = (), lookups: bool = True, speeds: Speeds = CPU) -> tuple[Row, ...]:
+    """The pipeline with options of its passes that depend on the machine."""
+    chosen: dict[str, Pass] = {"fuse": Fuse(library=library, lookups=lookups), "chunk": Chunk(speeds=speeds)}
+    return tuple(replace(row, step=chosen.get(row.step.name, row.step)) for row in PIPELINE)
 
 
 #: Passes by name: those of the pipeline, and the derivative, which a call with gradients takes before them.

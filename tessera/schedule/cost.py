@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from tessera.ir.dialects.contract import equation_parts
-from tessera.ir.dim import Dim, product
-from tessera.ir.folds import FOLDS
+from tessera.ir.dim import Dim
+from tessera.ir.flops import op_flops
 from tessera.ir.graph import Operation, Value
-from tessera.ir.loop import Loop, steps
 from tessera.ir.record import Kind
 from tessera.ir.types import TensorType, Type
 from tessera.schedule.plan import ZERO, Cost
@@ -47,34 +45,3 @@ def _touched(v: Value, ops: Sequence[Operation]) -> Dim:
             return nbytes(v.type)
         sizes.append(nbytes(TensorType(v.type.dtype, op.result.type.dims)))
     return sum(sizes, ZERO) if sizes else nbytes(v.type)
-
-
-def op_flops(op: Operation) -> Dim:
-    """Arithmetic operations: per element of the result, or of the operand for a reduction, or per product of a sum of
-    products; those of every step of a loop; none for moving data, and none are known of other library calls.
-    """
-    if op.record.kind is Kind.CONTROL and op.body is not None:
-        return Loop.of(op).size * sum((op_flops(inner) for inner in steps(op.body)), ZERO)
-    dims: tuple[Dim, ...]
-    if op.record.kind in FOLDS:
-        dims = op.operands[0].type.dims
-    elif op.record.kind in (Kind.MAP, Kind.RANDOM) and op.results:
-        dims = op.results[0].type.dims
-    elif op.record.kind is Kind.CONTRACT:
-        dims = (*op.results[0].type.dims, *_summed(op))
-    else:
-        return ZERO
-    return Dim.const(op.record.flops) * product(dims)
-
-
-def _summed(op: Operation) -> tuple[Dim, ...]:
-    """The sizes that a sum of products goes over: those of an equation's letters that its result lacks, or the last."""
-    left = op.operands[0].type.dims
-    equation = op.attrs.get("equation")
-    if equation is None:
-        return left[-1:]
-    operands, result = equation_parts(str(equation))
-    letters: dict[str, Dim] = {}
-    for part, x in zip(operands, op.operands, strict=True):
-        letters.update(zip(part, x.type.dims, strict=True))
-    return tuple(d for c, d in letters.items() if c not in result)

@@ -37,7 +37,7 @@ FEW = 2
 ATTEMPTS = 64
 
 
-_AXIS = re.compile(r"(?:i\d+|c|t|k\d*)(_*)")
+_AXIS = re.compile(r"(?:i\d+|c|t\d*|k\d*)(_*)")
 
 
 def axis_mark(ops: Sequence[Operation]) -> str:

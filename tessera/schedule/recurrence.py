@@ -7,7 +7,7 @@ folds depend on each other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tessera.ir.dialects import OPS
@@ -19,88 +19,15 @@ from tessera.ir.graph import Attr, Block, Operand, Operation, Value, walk
 from tessera.ir.infer import ONE
 from tessera.ir.loop import Loop
 from tessera.ir.record import Kind, Law
-from tessera.ir.types import BufferType, TensorType, TileType
+from tessera.ir.types import BufferType, TileType
+from tessera.schedule.cells import Cell, Slice, StepPuller, Target
 from tessera.schedule.plan import ZERO, Unschedulable
-from tessera.schedule.pull import Guard, Index, Misplaced, Pull, Puller, dense_offset, dense_strides
+from tessera.schedule.pull import Guard, Index, Misplaced, dense_offset, dense_strides
 from tessera.schedule.steps import Axes, Spot
 from tessera.schedule.tilebuild import Container, TileBuilder
 
 #: What joins the elements along an axis of the step.
 JOINS = frozenset({Kind.REDUCE, Kind.CONTRACT})
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """Local memory for a value of the step: ``axes`` are those of the value that it has."""
-
-    buffer: Value
-    axes: tuple[int, ...]
-    index: Index
-
-
-@dataclass
-class StepPuller(Puller):
-    """As ``Puller``, inside one step: slices of what is walked along, carried values, folds of the step."""
-
-    #: What a slice is cut from, and along which axis.
-    slices: Mapping[Value, tuple[Operand, int]] = field(default_factory=dict)
-    cells: dict[Value, Cell] = field(default_factory=dict)
-    #: Where the results of folds that leave no axis of the step stand.
-    places: dict[Value, Index] = field(default_factory=dict)
-    now: Dim = ZERO
-    #: The axes that local memory depends on: those of the nest, and inside it the one that is walked.
-    scope: tuple[str, ...] = ()
-
-    def value(self, v: Operand, index: Index, guard: Guard) -> Pull:
-        if isinstance(v, Value) and v in self.slices:
-            whole, axis = self.slices[v]
-            return (yield (whole, (*index[:axis], self.now, *index[axis:]), guard))
-        return (yield from super().value(v, index, guard))
-
-    def load(self, v: Value, index: Index, guard: Guard) -> Operand:
-        cell = self.cells.get(v)
-        if cell is None:
-            return super().load(v, index, guard)
-        kind = cell.buffer.type
-        assert isinstance(kind, BufferType)
-        if any(e is not own for n, (e, own) in enumerate(zip(index, cell.index, strict=True)) if n not in cell.axes):
-            raise Misplaced(v)
-        parts = (*index, *(e for part in guard for e in part))
-        if any(n in self.lookups for e in parts for n in e.names()):  # a vector of points has one place in it
-            raise Misplaced(v)
-        offset = self.offset(cell, index)
-        attrs: dict[str, Attr] = {"index": (offset,)}
-        if guard:
-            attrs["guard"] = guard
-        axes = (*self.scope, *(n for n in self.ranges if n in offset.names() and n not in self.scope))
-        raw = self.build.emit(OPS["load"], (cell.buffer,), kind.dtype, attrs, axes=axes, hint=v.name)
-        return self.build.cast(raw, compute_dtype(v.type.dtype))
-
-    def offset(self, cell: Cell, index: Index) -> Dim:
-        """Where local memory has the element of a value at ``index``."""
-        kind = cell.buffer.type
-        assert isinstance(kind, BufferType)
-        strides = zip(cell.axes, dense_strides(kind.dims), strict=True)
-        return self.simple((sum((index[n] * stride for n, stride in strides), ZERO),))[0]
-
-    def reduced(self, v: Value, index: Index) -> Operand:
-        if v not in self.folded or index != self.places[v]:
-            raise Misplaced(v)
-        return self.folded[v]
-
-    def contracted(self, op: Operation, v: Value, index: Index, guard: Guard) -> Pull:
-        return self.reduced(v, index)
-        yield  # as a generator, like what it stands in for
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A value that a step stores: a carry into ``cell``, or a result into ``buffer`` at the present position."""
-
-    value: Operand
-    type: TensorType
-    cell: Cell | None = None
-    buffer: Value | None = None
 
 
 @dataclass
@@ -119,8 +46,12 @@ class RecurrenceLowering:
     def run(self) -> Operation:
         """Raises Unschedulable where a step is not made of single elements."""
         self.loop = loop = Loop.of(self.scan)
-        pairs = zip(loop.carries, loop.next, strict=True)
-        self.axes = Axes.of(loop.body.ops, [(c, n) for c, n in pairs if isinstance(n, Value)])
+        self.flat = tuple(walk(loop.body))
+        loops = [loop, *(Loop.of(op) for op in self.flat if op.record.kind is Kind.CONTROL)]
+        pairs = [(c, n) for each in loops for c, n in zip(each.carries, each.next, strict=True)]
+        self.axes = Axes.of(self.flat, [(c, n) for c, n in pairs if isinstance(n, Value)])
+        self.stored = stored_on_the_way(loop, self.axes)
+        carries = [c for each in loops for c in each.carries]
         saved = dict(self.names)
         hazards: frozenset[Value] = frozenset()
         while True:
@@ -131,7 +62,7 @@ class RecurrenceLowering:
             except Misplaced as e:
                 message = f"%{e.value.name} is read at positions that no loop of the kernel walks"
                 raise Unschedulable(message) from e
-            found = frozenset(c for c in loop.carries if c not in hazards and self.is_hazard(nest, c))
+            found = frozenset(c for c in carries if c not in hazards and self.is_hazard(c))
             if not found:
                 return nest
             hazards |= found
@@ -183,22 +114,14 @@ class RecurrenceLowering:
         self.axis_names.clear()
         self.build = TileBuilder(Container(), self.names)
         loop = self.loop
-        made = {r: op for op in (*self.ops, *loop.body.ops) for r in op.results}
-        slices = {p: (x, loop.dim) for p, x in zip(loop.slices, loop.xs, strict=True)}
-        self.pull = StepPuller(self.build, made, dict(self.buffers), self.scalars, (), slices=slices, mark=self.mark)
+        made = {r: op for op in (*self.ops, *self.flat) for r in op.results}
+        self.pull = StepPuller(self.build, made, dict(self.buffers), self.scalars, (), mark=self.mark)
         self.pull.own = frozenset(v for v in self.buffers if v in made)
         self.outer = tuple(self.parallel())
-        axis = f"t{self.mark}"
-        self.pull.ranges[axis] = (ZERO, loop.size)
-        self.pull.now = loop.size - 1 - Dim.name(axis) if loop.reverse else Dim.name(axis)
+        self.hazards, self.walked = hazards, 0
+        self.touched: dict[Value, Sequence[Operation]] = {}
         self.pull.scope = self.outer
-        cells = [self.cell(c) for c in loop.carries]
-        fresh = [self.cell(c) if c in hazards else cell for c, cell in zip(loop.carries, cells, strict=True)]
-        for init, carry, cell in zip(loop.init, loop.carries, cells, strict=True):
-            self.fill(cell, carry, init)
-        self.pull.cells.update(zip(loop.carries, cells, strict=True))
-        self.pull.buffers = {**self.pull.buffers, **{c: cell.buffer for c, cell in self.pull.cells.items()}}
-        self.step(axis, fresh, cells)
+        cells = self.follow(loop)
         self.final(cells)
         ops = tuple(self.build.top.ops)
         vector = lane_axis(self.outer, ops)
@@ -225,46 +148,88 @@ class RecurrenceLowering:
         if with_loops:
             self.build.close_inner(pinned=True)
 
-    def step(self, axis: str, fresh: Sequence[Cell], cells: Sequence[Cell]) -> None:
-        sweep = self.build.sweep = Container((axis,), (ZERO,), (self.loop.size,), ordered=True)
-        self.pull.scope = (*self.outer, axis)
-        low, inside = self.targets(fresh)
-        levels = self.levels()
-        folds = [op for op in self.loop.body.ops if op.record.kind in JOINS]
-        depth = {op: max((levels.get(v, 0) for v in op.inputs), default=0) for op in folds}
-        last = max([*depth.values(), *(levels.get(t.value, 0) for t in inside)], default=0)  # type: ignore[arg-type]
-        for n in range(last + 1):
-            now = [op for op in folds if depth[op] == n]
-            for op in now:
-                if self.axes.own(op.results[0]):
-                    self.stored_fold(op)
-            stores = [t for t in inside if levels.get(t.value, 0) == n]  # type: ignore[arg-type]
-            self.sweeps([op for op in now if not self.axes.own(op.results[0])], stores)
-        values = [(t, self.pull(t.value, self.index(t.value))) for t in low]
-        for t, x in values:
-            self.store(t, x, self.index(t.value))
+    def follow(self, loop: Loop) -> list[Cell]:
+        """All steps of a loop; gives the memory of what it carries."""
+        cells = [self.cell(c) for c in loop.carries]
+        fresh = [self.cell(c) if c in self.hazards else cell for c, cell in zip(loop.carries, cells, strict=True)]
+        for init, carry, cell in zip(loop.init, loop.carries, cells, strict=True):
+            self.fill(cell, carry, init)
+        self.hold(zip(loop.carries, cells, strict=True))
+        axis = f"t{self.walked or ''}{self.mark}"
+        self.walked += 1
+        self.pull.ranges[axis] = (ZERO, loop.count)
+        now = Dim.name(axis)
+        self.pull.slices.update((p, Slice(x, loop, now)) for p, x in zip(loop.slices, loop.xs, strict=True))
+        sweep = Container((axis,), (ZERO,), (loop.count,), ordered=True)
+        outer, scope = self.build.sweep, self.pull.scope
+        self.pull.scope = (*scope, axis)
+        if outer is None:
+            self.build.sweep = sweep
+        else:
+            self.build.inner.append(sweep)
+        self.step(loop, now, fresh)
         for cell, new in zip(cells, fresh, strict=True):
             if cell is not new:
                 self.copy(new, cell)
-        assert self.build.sweep is sweep
-        self.build.close_sweep()
-        self.pull.scope = self.outer
+        self.touched.update((c, sweep.ops) for c in loop.carries)
+        if outer is None:
+            assert self.build.sweep is sweep
+            self.build.close_sweep()
+        else:
+            self.build.close_inner(pinned=True)
+        self.pull.scope = scope
+        return cells
 
-    def targets(self, fresh: Sequence[Cell]) -> tuple[list[Target], list[Target]]:
+    def hold(self, cells: Iterable[tuple[Value, Cell]]) -> None:
+        """Read these values from local memory from now on."""
+        self.pull.cells.update(found := dict(cells))
+        self.pull.buffers = {**self.pull.buffers, **{v: cell.buffer for v, cell in found.items()}}
+
+    def step(self, loop: Loop, now: Dim, fresh: Sequence[Cell]) -> None:
+        """What one step computes, folds in the order in which they depend on each other."""
+        low, inside = self.targets(loop, now, fresh)
+        levels = self.levels(loop)
+        joins = [op for op in loop.body.ops if self.is_join(op)]
+        depth = {op: max((levels.get(v, 0) for v in op.inputs), default=0) for op in joins}
+        ready = {t: levels.get(t.value, 0) for t in inside}  # type: ignore[arg-type]
+        last = max([*depth.values(), *ready.values()], default=0)
+        if loop.rows:  # the whole step reads what the steps before left
+            ready = {t: last if t.cell is not None else n for t, n in ready.items()}
+        for n in range(last + 1):
+            at = [op for op in joins if depth[op] == n]
+            for op in at:
+                if op.record.kind is Kind.CONTROL:
+                    self.hold(zip(op.results, self.follow(Loop.of(op)), strict=True))
+                elif op in self.stored:
+                    self.store_value(op)
+                elif self.axes.own(op.results[0]):
+                    self.stored_fold(op)
+            folds = [op for op in at if op.record.kind in JOINS and not self.axes.own(op.results[0])]
+            self.sweeps(folds, [t for t in inside if ready[t] == n])
+        values = [(t, self.pull(t.value, self.index(t.value))) for t in low]
+        for t, x in values:
+            self.store(t, x, self.index(t.value))
+
+    def is_join(self, op: Operation) -> bool:
+        """Has a value of the step its place before what reads it?"""
+        return op.record.kind in JOINS or op.record.kind is Kind.CONTROL or op in self.stored
+
+    def targets(self, loop: Loop, now: Dim, fresh: Sequence[Cell]) -> tuple[list[Target], list[Target]]:
         """What a step stores: without axes inside the step, and with them."""
-        types = (c.type for c in self.loop.carries)
-        found = [Target(n, t, cell) for n, t, cell in zip(self.loop.next, types, fresh, strict=True)]  # type: ignore[arg-type]
-        for y, r in zip(self.loop.ys, self.loop.stacks, strict=True):
+        types = (c.type for c in loop.carries)
+        found = [Target(n, t.rank, cell) for n, t, cell in zip(loop.next, types, fresh, strict=True)]
+        for y, r in zip(loop.ys, loop.stacks, strict=True):
             if r in self.outputs:
-                found.append(Target(y, TensorType(r.type.dtype, r.type.dims[1:]), buffer=self.buffers[r]))
+                rank = r.type.rank - (not loop.rows)
+                found.append(Target(y, rank, part=Slice(self.buffers[r], loop, now)))
         inside = [t for t in found if isinstance(t.value, Value) and self.axes.own(t.value)]
         return [t for t in found if t not in inside], inside
 
-    def levels(self) -> dict[Value, int]:
+    def levels(self, loop: Loop) -> dict[Value, int]:
         """For each value of the step, how many folds after one another are behind it."""
         found: dict[Value, int] = {}
-        for op in self.loop.body.ops:
-            level = max((found.get(v, 0) for v in op.inputs), default=0) + (op.record.kind in JOINS)
+        for op in loop.body.ops:
+            level = max((found.get(v, 0) for v in op.inputs), default=0) + self.is_join(op)
             found.update(dict.fromkeys(op.results, level))
         return found
 
@@ -330,7 +295,7 @@ class RecurrenceLowering:
         """Fold in the innermost open sweep, over all its axes."""
         at = self.spots(op)
         over = self.build.inner[-1].axes
-        kept = (*self.pull.scope, *(a for c in self.build.inner[:-1] for a in c.axes))
+        kept = tuple(dict.fromkeys((*self.pull.scope, *(a for c in self.build.inner[:-1] for a in c.axes))))
         factors = self.factors(op, at)
         if factors is not None:
             dtype = contracted_dtype(op) if op.record.kind is Kind.CONTRACT else op.result.type.dtype
@@ -382,8 +347,15 @@ class RecurrenceLowering:
             index = tuple(ZERO if d is ONE else next(at_kept) for d in r.type.dims)
             self.put(cell, self.build.cast(self.pull.folded[r], compute_dtype(r.type.dtype)), index)
         self.build.close_inner(pinned=True)
-        self.pull.cells.update(cells)
-        self.pull.buffers = {**self.pull.buffers, **{r: cell.buffer for r, cell in cells.items()}}
+        self.hold(cells.items())
+
+    def store_value(self, op: Operation) -> None:
+        """An elementwise value that is read in other ways than one element after the other, in local memory."""
+        cell, index = self.cell(op.result), self.index(op.result)
+        self.open_some(index)
+        self.put(cell, self.pull(op.result, index), index)
+        self.build.close_inner(pinned=True)
+        self.hold([(op.result, cell)])
 
     # -- memory
 
@@ -402,21 +374,27 @@ class RecurrenceLowering:
         self.here().ops.append(Operation(OPS["store"], operands, (), attrs, self.scan.span))
 
     def store(self, t: Target, x: Operand, index: Index) -> None:
-        index = (*(ZERO,) * (t.type.rank - len(index)), *index)
+        index = (*(ZERO,) * (t.rank - len(index)), *index)
         if t.cell is not None:
             self.put(t.cell, x, index)
-        else:
-            assert t.buffer is not None
-            self.write(t.buffer, x, (self.pull.now, *index))
+            return
+        assert t.part is not None and isinstance(t.part.whole, Value)
+        loop, now = t.part.loop, t.part.now
+        if not loop.rows:
+            self.write(t.part.whole, x, (loop.position(now, ZERO), *index))
+            return
+        at = self.pull.simple((loop.position(now, index[0]),))[0]
+        inside = (at, ZERO, loop.size)
+        self.write(t.part.whole, x, (at, *index[1:]), () if self.pull.within(*inside) else (inside,))
 
-    def write(self, buffer: Value, x: Operand, index: Index) -> None:
+    def write(self, buffer: Value, x: Operand, index: Index, guard: Guard = ()) -> None:
         """Store a result; what several points of the nest compute alike, the first of them stores."""
         kind = buffer.type
         assert isinstance(kind, BufferType)
         value = self.number(x, kind.dtype)
         offset = dense_offset(kind, index)
         attrs: dict[str, Attr] = {"index": self.pull.simple((offset,))}
-        guard = tuple((Dim.name(n), ZERO, ONE) for n in self.outer if n not in offset.names())
+        guard = (*guard, *((Dim.name(n), ZERO, ONE) for n in self.outer if n not in offset.names()))
         if guard:
             attrs["guard"] = guard
         self.here().ops.append(Operation(OPS["store"], (buffer, value), (), attrs, self.scan.span))
@@ -445,14 +423,11 @@ class RecurrenceLowering:
                 if with_loops:
                     self.build.close_inner(pinned=True)
 
-    def is_hazard(self, nest: Operation, carry: Value) -> bool:
+    def is_hazard(self, carry: Value) -> bool:
         """Is a carried value read in a step after it was written, or in the sweep that writes it at another place?"""
         buffer = self.pull.cells[carry].buffer
-        assert nest.body is not None
-        sweep = next(op for op in nest.body.ops if op.attrs.get("ordered"))
-        assert sweep.body is not None
         written = False
-        for op in sweep.body.ops:
+        for op in self.touched[carry]:
             touching = [o for o in walk(Block((op,))) if o.operands and o.operands[0] is buffer]
             places = {o.dims("index") for o in touching if o.name == "store"}
             for o in touching:
@@ -460,6 +435,35 @@ class RecurrenceLowering:
                     return True
                 written = written or o.name == "store"
         return False
+
+
+def stored_on_the_way(loop: Loop, axes: Axes) -> frozenset[Operation]:
+    """The elementwise operations of a step over rows whose results have memory: those that a view reads in another
+    order, and those that a product would make again for each of its own points.
+    """
+    if not loop.rows:
+        return frozenset()
+    maker = {r: op for op in loop.body.ops for r in op.results}
+    found: set[Operation] = set()
+
+    def note(v: Operand) -> None:
+        while isinstance(v, Value) and (op := maker.get(v)) is not None:
+            if op.record.kind is Kind.MAP:
+                found.update({op} if axes.own(v) else ())
+            if op.record.kind is not Kind.VIEW or len(op.operands) != 1:
+                return
+            v = op.operands[0]
+
+    for op in loop.body.ops:
+        if op.record.kind is Kind.VIEW and any(True for _ in axes.elsewhere(op)):
+            for x in op.operands:
+                note(x)
+        elif op.record.kind is Kind.CONTRACT:
+            classes = {c for v in (*op.inputs, op.result) for c in axes.classes(v)} & axes.inner
+            for x in op.inputs:
+                if classes - set(axes.classes(x)) or len(axes.own(x)) < len(axes.own(op.result)):
+                    note(x)
+    return frozenset(found)
 
 
 def lane_axis(axes: Sequence[str], ops: Sequence[Operation]) -> str:
@@ -476,4 +480,3 @@ def lane_axis(axes: Sequence[str], ops: Sequence[Operation]) -> str:
     best = max(contiguous, key=contiguous.__getitem__, default="")
     deeper = sum(o.body is not None for o in inside) > 1
     return best if contiguous.get(best) or not deeper else ""
-

@@ -13,6 +13,7 @@ from tessera.ir.dialects.contract import letters
 from tessera.ir.dim import Dim
 from tessera.ir.graph import Operand, Operation, Value
 from tessera.ir.infer import ONE
+from tessera.ir.loop import Loop
 from tessera.ir.record import Kind, Lookup
 from tessera.ir.types import TensorType
 from tessera.schedule.plan import Unschedulable
@@ -71,6 +72,12 @@ class Axes:
         """The classes of a value's axes, those of size 1 left out."""
         return [self.find((v, n)) for n, d in enumerate(v.type.dims) if d is not ONE]
 
+    def elsewhere(self, op: Operation) -> Iterator[Spot]:
+        """The axes that a view reads elsewhere than at the position of its result."""
+        marks: list[Spot] = []
+        list(_viewed(op, marks))
+        return iter(marks)
+
     def own(self, v: Value) -> list[int]:
         """The axes of a value that are loops inside the step."""
         return [n for n, d in enumerate(v.type.dims) if d is not ONE and self.find((v, n)) in self.inner]
@@ -95,8 +102,25 @@ def _links(op: Operation, inner: list[Spot]) -> Iterator[Pair]:
         for x in op.inputs:
             shift = r.type.rank - x.type.rank
             yield from (((r, n + shift), (x, n)) for n in range(x.type.rank))
+    elif kind is Kind.CONTROL:
+        yield from _looped(op, inner)
     elif kind not in (Kind.CREATE, Kind.RANDOM):
         raise Unschedulable(f"`{op.name}` is a call of its own in every step")
+
+
+def _looped(op: Operation, inner: list[Spot]) -> Iterator[Pair]:
+    """A loop in the step: what it carries, and slices of what it walks along."""
+    loop = Loop.of(op)
+    if loop.stacks or loop.rows:
+        raise Unschedulable(f"`{op.name}` in every step that keeps more than it carries")
+    for same in zip(loop.carries, loop.init, loop.last, strict=True):
+        first, *others = (v for v in same if isinstance(v, Value))
+        yield from (((first, n), (v, n)) for v in others for n in range(v.type.rank))
+    for x, part in zip(loop.xs, loop.slices, strict=True):
+        if isinstance(x, Value):
+            inner.append((x, loop.dim))
+            rest = [n for n in range(x.type.rank) if n != loop.dim]
+            yield from (((x, n), (part, to)) for to, n in enumerate(rest))
 
 
 def _reduced(op: Operation, inner: list[Spot]) -> Iterator[Pair]:

@@ -117,6 +117,8 @@ class TileBuilder:
         if pinned:
             where = self.inner[-1] if self.inner else self.sweep or self.top
         attrs: dict[str, Attr] = {"axes": s.axes, "lo": s.lo, "hi": s.hi}
+        if s.ordered:
+            attrs["ordered"] = True
         where.ops.append(Operation(OPS["sweep"], (), (), attrs, body=Block(tuple(s.ops))))
 
 

@@ -13,7 +13,8 @@ import tessera
 from tessera import Tensor
 from tessera.ir.graph import Function
 from tessera.ir.parser import parse
-from tessera.passes.pipeline import PIPELINE
+from tessera.passes.chunk import Chunk
+from tessera.passes.pipeline import PASSES, PIPELINE
 from tessera.schedule.plan import Program
 from tessera.schedule.schedule import schedule
 
@@ -278,22 +279,28 @@ EVEN = {"B": 1, "H": 1, "S": 128, "T": 256, "D": 32, "E": 64}
 
 @dataclass(frozen=True)
 class Stream:
-    """A program, the sizes to run it at, integers that its parameters take (as a range), and numbers."""
+    """A program, the sizes to run it at, integers that its parameters take (as a range), and numbers; with ``rows``
+    its recurrences take as many steps at a time.
+    """
 
     function: Any
     sizes: tuple[Mapping[str, int], ...] = BOTH[:1]
     integers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     numbers: Mapping[str, float] = field(default_factory=dict)
     strided: frozenset[str] = frozenset()
+    rows: int = 0
 
     @property
     def name(self) -> str:
-        return str(self.function.__name__)
+        return f"{self.function.__name__}{f'_by_{self.rows}' if self.rows else ''}"
 
     @cached_property
     def stages(self) -> tuple[Function, Program]:
         """Before regions are made, and scheduled."""
-        before = parse(str(self.function.ir("dce")))
+        before = parse(str(self.function.ir("canonicalize" if self.rows else "dce")))
+        if self.rows:
+            for step in (Chunk(rows=self.rows), PASSES["cse"], PASSES["dce"]):
+                before = step.run(before)
         fuse = next(row.step for row in PIPELINE if row.step.name == "fuse")
         return before, schedule(fuse.run(before), self.strided)
 

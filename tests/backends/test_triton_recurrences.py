@@ -103,8 +103,8 @@ def test_what_one_step_holds_decides_lanes_and_warps() -> None:
 def test_a_step_that_no_program_can_hold_is_refused_before_it_is_launched() -> None:
     made = source("surrounded")
     with pytest.raises(Unschedulable, match="a step needs 262144 registers"):
-        made.bind(sizes("surrounded", 64))
-    launch = Launcher(made).at(sizes("surrounded", 64))
+        made.bind(sizes("surrounded", 512))
+    launch = Launcher(made).at(sizes("surrounded", 512))
     for _ in range(2):
         with pytest.raises(ResourceError, match="a step needs 262144 registers"):
             launch([16, 16, 16, 16], [], 0)

@@ -115,9 +115,9 @@ class Body:
 
     # -- memory ----------------------------------------------------------------------------------------------------
 
-    def address(self, op: Operation) -> tuple[str, str, bool]:
-        """Offset, lane step (``"0"``, ``"1"``, an expression, or ``""`` when every lane must be asked), and
-        guardedness.
+    def address(self, op: Operation) -> tuple[str, str, str]:
+        """Offset, lane step (``"0"``, ``"1"``, an expression, or ``""`` when every lane must be asked), and what must
+        hold for all lanes.
         """
         (offset,) = op.dims("index")
         guard = op.attrs.get("guard")
@@ -128,9 +128,11 @@ class Body:
             by_lane = by_lane or varies
             self.names[f"_l{n}"] = f"{self.values[x]}[{'i' if varies else 0}]"
         step = coefficient(offset, self.vector) if self.vector else ZERO
-        if by_lane or guard or step is None:
-            return self.by_lane(offset), "", bool(guard)
-        return c_index(offset, self.names), c_index(step, self.names), False
+        names = {n for part in guard_of(op) for e in part for n in e.names()} if guard else set()
+        apart = any(n == self.vector or n.startswith("_l") for n in names)
+        if by_lane or apart or step is None:
+            return self.by_lane(offset), "", ""
+        return c_index(offset, self.names), c_index(step, self.names), self.tests(op)
 
     def by_lane(self, e: Dim) -> str:
         """An index expression for lane ``i``."""
@@ -138,40 +140,44 @@ class Body:
             return c_index(e, self.names)
         return c_index(e, {**self.names, self.vector: f"({self.names[self.vector]} + i)"})
 
-    def live(self, op: Operation) -> str:
-        """The lanes that a guarded access may touch, as a mask."""
-        tests = [
+    def tests(self, op: Operation) -> str:
+        """What its guard asks of lane ``i``; nothing where there is none."""
+        return " && ".join(
             f"{self.by_lane(e)} >= {self.by_lane(lo)} && {self.by_lane(e)} < {self.by_lane(hi)}"
             for e, lo, hi in guard_of(op)
-        ]
+        )
+
+    def live(self, op: Operation) -> str:
+        """The lanes that a guarded access may touch, as a mask."""
+        tests = self.tests(op)
         if not tests:
             return "t_live"
         name = self.fresh()
         self.lines.add(f"vm {name} = t_live;")
-        self.lines.add(f"T_LANES {name}[i] = {name}[i] && {' && '.join(tests)} ? -1 : 0;")
+        self.lines.add(f"T_LANES {name}[i] = {name}[i] && {tests} ? -1 : 0;")
         return name
 
     def load(self, op: Operation) -> None:
         buffer, kind = self.buffer(op)
-        offset, step, _ = self.address(op)
+        offset, step, tests = self.address(op)
         if step == "":
             index = self.fresh()
             live = self.live(op)
             self.lines.add(f"vi64 {index} = {{}};")
             self.lines.add(f"T_LANES if ({live}[i]) {index}[i] = {offset};")
             self.define(op.result, f"t_gather_{kind}({buffer}, {index}, {live})")
-        elif step == "0":
-            lane = ci.lane(dtype_of(op.result))
-            whole = (
-                f"t_splat_{lane}({buffer}[{offset}])" if lane == kind else f"t_load_step_{kind}({buffer} + {offset}, 0)"
-            )
-            self.define(op.result, whole)
+            return
+        lane = ci.lane(dtype_of(op.result))
+        if step == "0":
+            plain = lane == kind
+            text = f"t_splat_{lane}({buffer}[{offset}])" if plain else f"t_load_step_{kind}({buffer} + {offset}, 0)"
         else:
             how, extra = ("", "") if step == "1" else ("_step", f", {step}")
             part, count = ("_part", ", n") if self.partial else ("", "")
-            self.define(op.result, f"t_load{how}{part}_{kind}({buffer} + {offset}{extra}{count})")
-            if step == "1" and not self.partial and not self.block:
-                self.ask(op, f"{buffer} + {offset}", kind)
+            text = f"t_load{how}{part}_{kind}({buffer} + {offset}{extra}{count})"
+        self.define(op.result, f"(({tests}) ? {text} : ({ci.vector_type(dtype_of(op.result))}){{}})" if tests else text)
+        if step == "1" and not tests and not self.partial and not self.block:
+            self.ask(op, f"{buffer} + {offset}", kind)
 
     def ask(self, op: Operation, pointer: str, kind: str) -> None:
         """Prefetch for a contiguous load.
@@ -196,7 +202,9 @@ class Body:
         target = op.operands[0].type
         assert isinstance(target, BufferType)
         x = self.operand(op.operands[1], target.dtype)
-        offset, step, _ = self.address(op)
+        offset, step, tests = self.address(op)
+        if tests:
+            self.lines.open(f"if ({tests})")
         if step == "":
             index = self.fresh()
             live = self.live(op)
@@ -211,6 +219,8 @@ class Body:
             self.lines.add(
                 f"t_store_step_part_{kind}({buffer} + {offset}, {step}, {'n' if self.partial else 'L'}, {x});"
             )
+        if tests:
+            self.lines.close()
 
     def store_row(self, pointer: str, kind: str, x: str, streams: bool) -> None:
         if self.partial:

@@ -158,6 +158,13 @@ class _Rows:
     def select(self, x: torch.Tensor, axis: int, n: int) -> torch.Tensor:
         return x.select(axis, n)
 
+    def rows(self, x: torch.Tensor, axis: int, n: int, count: int, reverse: bool) -> torch.Tensor:
+        walked = x.flip(axis) if reverse else x
+        some = walked.narrow(axis, n * count, min(count, x.shape[axis] - n * count))
+        beyond = [count if a == axis else d for a, d in enumerate(x.shape)]
+        beyond[axis] -= some.shape[axis]
+        return torch.cat([some, some.new_zeros(beyond)], axis)
+
     def stack(self, rows: Sequence[torch.Tensor], result: Value) -> torch.Tensor:
         if rows:
             return torch.stack(list(rows))

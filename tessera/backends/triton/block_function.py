@@ -342,23 +342,6 @@ class BlockEmitter(BlockParts):
 
         return make, [first, second]
 
-    def sources(self, a: Operand, b: Operand) -> tuple[Operand, Operand]:
-        """The narrow operands that two f32 operands are conversions of, where a product can take them."""
-        if not (isinstance(a, Value) and isinstance(b, Value)):
-            return a, b
-        x, y = self.layout.source(a), self.layout.source(b)
-        both = {x.type.dtype.name, y.type.dtype.name}
-        narrow = x is not a and y is not b and (len(both) == 1 or both <= set(EIGHT))
-        return (x, y) if narrow else (a, b)
-
-    def padded(self, x: Operand, over: Side) -> str:
-        """An operand that is 0 beyond the bounds of a side, in the current frame."""
-        text = self.text(x)
-        if isinstance(x, Value) and over.block in self.zeroed.get(x, ()):
-            return text
-        (mask,) = self.masks((over.block,))
-        return self.define("padded", f"tl.where({mask}, {text}, 0.0)")
-
 
 def block_emitter(
     name: str, layout: Blocks, mode: Mode, params: Mapping[Value, str], used: Used, merges: dict[str, str]

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from tessera.backends.triton import intrinsics
 from tessera.backends.triton.block_memory import BlockStatements, Place
-from tessera.backends.triton.blocks import Side
+from tessera.backends.triton.blocks import EIGHT, Side
 from tessera.backends.triton.fold import FoldPlan
 from tessera.backends.triton.function import merge_function
 from tessera.backends.triton.source import KernelFunction, arguments
 from tessera.backends.triton.statements import dim
-from tessera.ir.graph import Literal, Value
+from tessera.ir.graph import Literal, Operand, Value
 
 
 @dataclass
@@ -121,3 +121,22 @@ class BlockParts(BlockStatements):
                 same = isinstance(made, Value) and made.type.dtype is to
                 out.append(self.text(made) if same else self.define("cast", self.cast(made, to)))
         return out
+
+    # -- operands of products
+
+    def sources(self, a: Operand, b: Operand) -> tuple[Operand, Operand]:
+        """The narrow operands that two f32 operands are conversions of, where a product can take them."""
+        if not (isinstance(a, Value) and isinstance(b, Value)):
+            return a, b
+        x, y = self.layout.source(a), self.layout.source(b)
+        both = {x.type.dtype.name, y.type.dtype.name}
+        narrow = x is not a and y is not b and (len(both) == 1 or both <= set(EIGHT))
+        return (x, y) if narrow else (a, b)
+
+    def padded(self, x: Operand, over: Side) -> str:
+        """An operand that is 0 beyond the bounds of a side, in the current frame."""
+        text = self.text(x)
+        if isinstance(x, Value) and over.block in self.zeroed.get(x, ()):
+            return text
+        (mask,) = self.masks((over.block,))
+        return self.define("padded", f"tl.where({mask}, {text}, 0.0)")

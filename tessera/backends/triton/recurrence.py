@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from tessera.backends.base import Target
-from tessera.backends.triton.block_config import ROOMS, far
+from tessera.backends.triton.block_config import LEAST, ROOMS, far
 from tessera.backends.triton.blocks import Blocks, Side, bounds_of, every, names, varying
 from tessera.backends.triton.statements import dims
 from tessera.backends.triton.tiling import Config, Mode, power
 from tessera.ir.dialects.tile import GATE, INDEX, LOAD, LOCAL, MMA, RUNNING, STORE
 from tessera.ir.dim import Dim
 from tessera.ir.dim_range import simplify_index
+from tessera.ir.dtype import f32
 from tessera.ir.graph import Operation, Value
 from tessera.ir.record import Kind
 from tessera.ir.types import BufferType
@@ -34,6 +35,8 @@ MOST_LANES, FEWEST_LANES = 128, (32, 8)
 #: Programs that keep a large GPU busy.
 ENOUGH_PROGRAMS = 264
 MOST_WARPS = 16
+#: The same where lanes are columns of products of matrices, which more than one warp takes part in.
+DOT_TILE, DOT_WARPS, FEWEST_COLUMNS = 8192, 8, 32
 #: How many steps read at a time, where there is room.
 STAGES = (3, 2)
 
@@ -53,12 +56,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Recurrence(Blocks):
-    """A nest laid out; ``swept`` is the ordered sweep. ``cells`` are its local memory, ``tiles`` the sides of all
-    tensors that some operation needs.
+    """A nest laid out; ``swept`` is the ordered sweep, ``walked`` are the axes of others in it. ``cells`` are its local
+    memory, ``tiles`` the sides of all tensors that some operation needs, ``dots`` products of matrices by the sides of
+    their operands.
     """
 
+    walked: Mapping[str, tuple[Dim, Dim]] = field(default_factory=dict)
     cells: Mapping[Value, Cell] = field(default_factory=dict)
     tiles: frozenset[frozenset[str]] = frozenset()
+    dots: Mapping[Operation, tuple[frozenset[str], frozenset[str]]] = field(default_factory=dict)
 
     @property
     def tiled(self) -> tuple[Side, ...]:
@@ -72,7 +78,8 @@ class Recurrence(Blocks):
     def ranges(self) -> Ranges:
         """The bounds of all axes but the one that is walked."""
         whole = {a: (ZERO, n) for a, n in self.extents.items()}
-        return whole | {a: (lo, hi) for s in self.sides for a, lo, hi in zip(s.axes, s.lo, s.hi, strict=True)}
+        inside = {a: (lo, hi) for s in self.sides for a, lo, hi in zip(s.axes, s.lo, s.hi, strict=True)}
+        return whole | dict(self.walked) | inside
 
     @cached_property
     def loads(self) -> tuple[tuple[frozenset[str], int, bool], ...]:
@@ -119,30 +126,34 @@ def recurrence(nest: Operation, target: Target) -> Recurrence:
     ops = nest.body.ops
     flat = tuple(every(ops))
     found = [n for n, op in enumerate(ops) if op.attrs.get("ordered")]
-    if len(found) != 1 or sum(bool(op.attrs.get("ordered")) for op in flat) != 1:
-        raise Unschedulable("a nest has one ordered sweep, which stands in no other")
+    ordered = [op for op in flat if op.attrs.get("ordered")]
+    if len(found) != 1 or not all(o in tuple(every((ops[found[0]],))) for o in ordered):
+        raise Unschedulable("a nest has one ordered sweep, and others in it alone")
     at = found[0]
-    if len(names(ops[at].attrs["axes"])) != 1:
+    if any(len(names(o.attrs["axes"])) != 1 for o in ordered):
         raise Unschedulable("an ordered sweep has one axis")
     odd = next((op for op in flat if op.record in (RUNNING, GATE)), None)
     if odd is not None:
         raise Unschedulable(f"`{odd.name}` has no meaning where sweeps are whole")
     extents = dict(zip(names(nest.attrs["axes"]), bounds_of(nest.attrs["extents"]), strict=True))
     vector = str(nest.attrs["vector"])
-    sides = _inner_sides(flat, ops[at], (*extents, *names(ops[at].attrs["axes"])))
+    walked = {a: (lo, hi) for o in ordered
+              for a, lo, hi in zip(names(o.attrs["axes"]), o.dims("lo"), o.dims("hi"), strict=True)}  # fmt: skip
+    sides = _inner_sides(flat, (*extents, *walked))
     if vector in extents:
         sides.append(Side(LANES, (vector,), (ZERO,), (extents[vector],), len(sides)))
     single = tuple(a for a in extents if a != vector)
     maker = {r: o for o in flat for r in o.results}
-    bare = Recurrence(ops[:at], ops[at], ops[at + 1 :], extents, single, tuple(sides), True, target, maker)
+    del walked[names(ops[at].attrs["axes"])[0]]
+    bare = Recurrence(ops[:at], ops[at], ops[at + 1 :], extents, single, tuple(sides), True, target, maker, walked)
     return _spread(bare, flat)
 
 
-def _inner_sides(flat: Sequence[Operation], ordered: Operation, scope: Sequence[str]) -> list[Side]:
+def _inner_sides(flat: Sequence[Operation], scope: Sequence[str]) -> list[Side]:
     """A side for each axis of a sweep inside a step, or before or after the steps."""
     found: dict[str, Side] = {}
     for op in flat:
-        if op.body is None or op is ordered:
+        if op.body is None or op.attrs.get("ordered"):
             continue
         bounds = zip(names(op.attrs["axes"]), bounds_of(op.attrs["lo"]), bounds_of(op.attrs["hi"]), strict=True)
         for axis, lo, hi in bounds:
@@ -185,18 +196,37 @@ def _spread(t: Recurrence, flat: Sequence[Operation]) -> Recurrence:
         if blocks is None or op.attrs.get("guard"):
             raise Unschedulable("local memory is written at a part of it")
         cells.setdefault(v, Cell(v.type, blocks, False))
+    dots: dict[Operation, tuple[frozenset[str], frozenset[str]]] = {}
     while True:  # what a cell holds may differ between lanes because another one does
         on: dict[Value, frozenset[str]] = {}
         tiles = {c.sides for c in cells.values()}
         for op in flat:
-            tiles.add(_follow(t, op, on, cells))
+            sides = _follow(t, op, on, cells)
+            pair = _matrices(op, on)
+            if pair is not None:
+                dots[op] = pair
+            else:
+                tiles.add(sides)
         uneven = {op.operands[0] for op in flat if op.record is STORE and op.operands[0] in cells
                   for x in op.operands[1:2] if isinstance(x, Value) and LANES in on.get(x, ())}  # fmt: skip
         if all(cells[v].lanes for v in uneven):  # type: ignore[index]
             break
         cells = {v: Cell(c.kind, c.blocks, c.lanes or v in uneven) for v, c in cells.items()}
-    return Recurrence(t.before, t.swept, t.after, t.extents, t.single, t.sides, True, t.target, t.maker, cells,
-                      frozenset(tiles))  # fmt: skip
+    tiles.update(side for pair in dots.values() for side in (*pair, pair[0] ^ pair[1]))
+    return replace(t, cells=cells, tiles=frozenset(tiles), dots=dots)
+
+
+def _matrices(op: Operation, on: Mapping[Value, frozenset[str]]) -> tuple[frozenset[str], frozenset[str]] | None:
+    """The sides of the operands of a product that is one of matrices."""
+    if op.record is not MMA or len(op.operands) > 2 or op.attrs["dtype"] is not f32:
+        return None
+    left, right = (on.get(x, frozenset()) if isinstance(x, Value) else frozenset() for x in op.operands)
+    return (left, right) if len(left) == len(right) == 2 and len(left & right) == 1 and _over(op, on) else None
+
+
+def _over(op: Operation, on: Mapping[Value, frozenset[str]]) -> bool:
+    """Does a product of two matrices sum over the one side that both have?"""
+    return len(names(op.attrs["over"])) == 1 and len(on[op.results[0]]) == 2
 
 
 def _is_local(x: object) -> bool:
@@ -226,7 +256,8 @@ def _follow(
 def recurrent_config(t: Recurrence, sizes: Mapping[str, int], wave: int = 32) -> Config:
     """Lanes, warps and grid for given sizes. Raises Unschedulable where one step is too large for registers."""
     extents = {s.block: max(s.extent.evaluate(sizes, signed=True), 0) for s in t.sides}
-    lengths = {block: power(n) for block, n in extents.items()}
+    multiplied = {b for pair in t.dots.values() for sides in pair for b in sides}
+    lengths = {block: max(power(n), LEAST if block in multiplied else 1) for block, n in extents.items()}
     outer, points = t.outer.evaluate(sizes), extents.get(LANES, 1)
 
     def taken(lanes: int) -> int:
@@ -234,9 +265,12 @@ def recurrent_config(t: Recurrence, sizes: Mapping[str, int], wave: int = 32) ->
 
     lanes = min(lengths.get(LANES, 1), MOST_LANES)
     fewest = FEWEST_LANES[len(t.sides) > len(t.tiled)]
-    while lanes > fewest and (taken(lanes) > WARP_TILE or outer * -(-points // lanes) < ENOUGH_PROGRAMS):
+    most, least = (WARP_TILE, 1)
+    if LANES in multiplied:
+        most, least, fewest = DOT_TILE, LEAST, FEWEST_COLUMNS
+    while lanes > fewest and (taken(lanes) > most or outer * -(-points // lanes) < ENOUGH_PROGRAMS):
         lanes //= 2
-    while lanes > 1 and taken(lanes) > 2 * WARP_TILE:
+    while lanes > least and taken(lanes) > 2 * most:
         lanes //= 2
     room = ROOMS.get(t.target.name) or ROOMS[t.target.kind]
     largest = room.shared // 4  # a tensor moves between threads through shared memory
@@ -250,7 +284,7 @@ def recurrent_config(t: Recurrence, sizes: Mapping[str, int], wave: int = 32) ->
     ahead = sum(math.prod(lengths[b] for b in sides) * width for sides, width, _ in t.loads)
     more.append(("STAGES", next((n for n in STAGES if n * ahead <= room.shared // 2), 1)))
     more.append(("WIDE", int(any(far(t, s, lengths[s.block], sizes) for s in t.sides))))
-    warps = max(1, min(MOST_WARPS, power(taken(lanes) // (wave * WARP_TILE // 32))))
+    warps = max(DOT_WARPS if t.dots else 1, min(MOST_WARPS, power(taken(lanes) // (wave * WARP_TILE // 32))))
     return Config("stepped", 1, lanes, warps, outer * -(-points // lanes), tuple(more))
 
 

@@ -33,7 +33,7 @@ class RecurrentEmitter(RecurrentMemory):
         self.programs()
         for op in t.before:
             self.step(op)
-        self.variant = varying(t.swept, (*t.cells, *self.checked()))
+        self.variant = varying(t.swept, (*t.cells, *self.checked(), *self.repeated()))
         self.hoisting = True
         self.step(t.swept)
         self.hoisting = False
@@ -49,6 +49,11 @@ class RecurrentEmitter(RecurrentMemory):
         """Indices that are checked: not before it is known that there is a step."""
         return [op.result for op in every((self.plan.swept,)) if op.record is LOOKUP]
 
+    def repeated(self) -> list[Value]:
+        """What an ordered sweep inside the steps gives: it is never the same twice."""
+        inside = (o for o in every((self.plan.swept,)) if o is not self.plan.swept and o.attrs.get("ordered"))
+        return [r for sweep in inside for o in every((sweep,)) for r in o.results]
+
     def programs(self) -> None:
         """Which program this is, and where it stands along every side."""
         t = self.plan
@@ -62,7 +67,10 @@ class RecurrentEmitter(RecurrentMemory):
 
     def step(self, op: Operation) -> None:
         """An operation, or all those of a sweep; at most a few stand inside each other."""
-        if op.body is not None:
+        if op.attrs.get("ordered") and op is not self.plan.swept:
+            if self.stepping:
+                self.steps(op)
+        elif op.body is not None:
             for o in op.body.ops:
                 self.step(o)
         elif self.due(op):
@@ -85,10 +93,12 @@ class RecurrentEmitter(RecurrentMemory):
         values, memo, depth = dict(self.values), dict(self.memo), self.lines.depth
         (axis,), (lo,), (hi,) = names(swept.attrs["axes"]), swept.dims("lo"), swept.dims("hi")
         bounds = f"{self.exprs.text(lo)}, {self.exprs.text(hi)}"
-        self.lines.add(f"for step in tl.range({bounds}, num_stages=STAGES):")
+        inside = self.stepping
+        step, stages = self.fresh("step"), "1" if inside else "STAGES"
+        self.lines.add(f"for {step} in tl.range({bounds}, num_stages={stages}):")
         self.lines.depth += 1
-        self.lines.add("t = tl.cast(step, tl.int64)")
-        self.exprs.axes[axis] = "t"
+        self.exprs.axes[axis] = self.fresh("t")
+        self.lines.add(f"{self.exprs.axes[axis]} = tl.cast({step}, tl.int64)")
         self.stepping = True
         assert swept.body is not None
         for op in swept.body.ops:
@@ -97,7 +107,7 @@ class RecurrentEmitter(RecurrentMemory):
         if pairs:
             old, new = (", ".join(part) for part in zip(*pairs, strict=True))
             self.lines.add(f"{old} = {new}")
-        self.stepping, self.lines.depth = False, depth
+        self.stepping, self.lines.depth = inside, depth
         self.values, self.memo, self.latest = values, memo, before
         del self.exprs.axes[axis]
 
@@ -131,11 +141,15 @@ class RecurrentEmitter(RecurrentMemory):
         return tuple(self.layout.home[a].block for a in names(op.attrs["over"]))
 
     def product(self, op: Operation) -> None:
-        """A sum of products point by point, along one side after the other."""
+        """A sum of products: of matrices, or point by point, along one side after the other."""
         if len(op.operands) > 2:
             raise Unschedulable(f"`{op.name}` rescales what it folds")
         own, over = op.attrs["dtype"], self.over(op)
         assert isinstance(own, DType)
+        sides = tuple(self.lies((x,)) for x in op.operands)
+        if self.plan.dots.get(op) == sides:
+            self.matrices(op, *sides)
+            return
         with self.along(self.lies(op.operands) | set(over)) as frame:
             a, b = (self.factor(x, own) for x in op.operands)
             order = [s.block for s in frame]
@@ -145,6 +159,22 @@ class RecurrentEmitter(RecurrentMemory):
             text = f"tl.sum({text}, axis={order.index(block)})"
             order.remove(block)
         self.gives(op.result, op.name, text, [self.layout.by_block[b] for b in order])
+
+    def matrices(self, op: Operation, left: frozenset[str], right: frozenset[str]) -> None:
+        """A product of matrices, its sides in the order that tiles have them."""
+        a, b = op.operands
+        (over,) = self.layout.ordered(left & right)
+        first, second = self.layout.ordered(left ^ right)
+        if first.block in right:
+            a, b = b, a
+        a, b = self.sources(a, b)
+        texts = []
+        for x, wanted in ((a, (first, over)), (b, (over, second))):
+            with self.along(s.block for s in wanted) as frame:
+                text = self.padded(x, over)
+                texts.append(text if frame == wanted else f"tl.trans({text})")
+        how = ', input_precision="ieee"' if a.type.dtype.bits == 32 else ""
+        self.gives(op.result, op.name, f"tl.dot({', '.join(texts)}{how})", (first, second))
 
     def factor(self, x: Operand, own: DType) -> str:
         """An operand in the dtype of the sum."""

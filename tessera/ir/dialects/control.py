@@ -44,6 +44,8 @@ def _scan_types(ctx: InferContext, op: Operation) -> tuple[TensorType, ...]:
     loop = Loop.of(op)
     for n, (given, param) in enumerate(zip(loop.init, loop.carries, strict=True)):
         _carry(ctx, given, param, loop.next[n], n)
+    if loop.rows < 0:
+        ctx.fail("TSR0112", f"{loop.rows} slices in a step")
     size = _scanned(ctx, loop, carries)
     read = outer_values(body)
     for n, x in enumerate(loop.captured, count):
@@ -53,9 +55,12 @@ def _scan_types(ctx: InferContext, op: Operation) -> tuple[TensorType, ...]:
         if v not in loop.captured:
             ctx.fail("TSR0112", f"`%{v.name}` is read in the step and not an operand")
     stacked = [_need_tensor(ctx, y, f"value {n} that a step yields") for n, y in enumerate(loop.ys, carries)]
+    for n, t in enumerate(stacked, carries):
+        if loop.rows and t.dims[:1] != (Dim.const(loop.rows),):
+            ctx.fail("TSR0112", f"value {n} that a step yields is {t}, not one row for each of {loop.rows} slices")
     return (
         *(_need_tensor(ctx, p, "a carry") for p in loop.carries),
-        *(t.with_dims((size, *t.dims)) for t in stacked),
+        *(t.with_dims((size, *t.dims[bool(loop.rows) :])) for t in stacked),
     )
 
 
@@ -80,7 +85,8 @@ def _scanned(ctx: InferContext, loop: Loop, carries: int) -> Dim:
         size = here if size is None else ctx.equal(
             size, here, "TSR0218", f"`{here}` is scanned beside `{size}`", Blame(n, loop.dim, f"`{here}`")
         )  # fmt: skip
-        rest = whole.with_dims((*whole.dims[: loop.dim], *whole.dims[loop.dim + 1 :]))
+        one = (Dim.const(loop.rows),) if loop.rows else ()
+        rest = whole.with_dims((*whole.dims[: loop.dim], *one, *whole.dims[loop.dim + 1 :]))
         if not same_type(ctx, rest, part):
             ctx.fail("TSR0112", f"a slice of {whole} is {rest}, and its block parameter {part}", Blame(n))
     assert size is not None
@@ -92,21 +98,27 @@ def _scan(t: Any, step: Callable[[list[Any]], list[Any]], op: Operation, operand
     loop = Loop.of(op)
     carry = list(operands[: len(loop.carries)])
     xs = operands[len(loop.carries) : len(loop.body.params)]
-    rows: list[list[Any]] = [[] for _ in loop.stacks]
+    made: list[list[Any]] = [[] for _ in loop.stacks]
     count = t.size(xs[0], loop.dim)
-    for n in reversed(range(count)) if loop.reverse else range(count):
-        found = step([*carry, *(t.select(x, loop.dim, n) for x in xs)])
+    for n in range(-(-count // max(loop.rows, 1))):
+        if loop.rows:
+            slices = [t.rows(x, loop.dim, n, loop.rows, loop.reverse) for x in xs]
+        else:
+            slices = [t.select(x, loop.dim, count - 1 - n if loop.reverse else n) for x in xs]
+        found = step([*carry, *slices])
         carry = found[: len(carry)]
-        for row, y in zip(rows, found[len(carry) :], strict=True):
-            row.append(y)
-    stacks = [row[::-1] if loop.reverse else row for row in rows]
+        for row, y in zip(made, found[len(carry) :], strict=True):
+            inside = range(min(loop.rows, count - n * loop.rows))
+            row += [t.select(y, 0, r) for r in inside] if loop.rows else [y]
+    stacks = [row[::-1] if loop.reverse else row for row in made]
     return [*carry, *(t.stack(row, result) for row, result in zip(stacks, loop.stacks, strict=True))]
 
 
 SCAN = OpRecord(
-    "scan", Kind.CONTROL, "xs: tensors, *, carries: int, dim: int, reverse: bool = False",
+    "scan", Kind.CONTROL, "xs: tensors, *, carries: int, dim: int, reverse: bool = False, rows: int = 0",
     "A step repeated along one axis of some tensors: it takes the carries and one slice of each tensor, and gives the "
-    "next carries and values that are stacked along a new first axis.",
+    "next carries and values that are stacked along a new first axis. With `rows` a step takes as many slices, which "
+    "keep their axis, in the order of the steps; those beyond the end are 0, and what it yields has their axis first.",
     infer_body=_scan_types, define=_scan,
 )  # fmt: skip
 

@@ -198,6 +198,12 @@ class TensorMachine:
     def select(self, x: Array, axis: int, n: int) -> Array:
         return np.asarray(x[(slice(None),) * axis + (n,)])
 
+    def rows(self, x: Array, axis: int, n: int, count: int, reverse: bool) -> Array:
+        walked = np.flip(x, axis) if reverse else x
+        some = walked[(slice(None),) * axis + (slice(n * count, (n + 1) * count),)]
+        beyond = [(0, count - some.shape[axis] if a == axis else 0) for a in range(x.ndim)]
+        return np.asarray(np.pad(some, beyond))
+
     def stack(self, rows: Sequence[Array], result: Value) -> Array:
         assert isinstance(result.type, TensorType)
         out = np.empty(shape_of(result.type, self.sizes), holder(result.type.dtype))
