@@ -72,7 +72,7 @@ def _steps(value: Value, whole: Value, made: Mapping[Value, Operation]) -> tuple
     steps: list[Operation] = []
     while value is not whole:
         op = made.get(value)
-        if op is None or op.record.kind is not Kind.VIEW or len(op.operands) != 1:
+        if op is None or len(op.operands) != 1 or not (op.record.kind is Kind.VIEW or op.record.name == "detach"):
             return None
         steps.append(op)
         (operand,) = op.operands
@@ -95,10 +95,8 @@ def _storage(handle: TensorHandle) -> Storage:
 
 
 def same(self: TensorHandle) -> Any:
-    """Another name for the same memory (``detach``, ``data``)."""
-    other = self._session.wrap(self._session, self._session.read(self))
-    _share(self, other, ())
-    return other
+    """The same memory, a constant to derivatives (``detach``, ``data``)."""
+    return linked(self, self._session.table.records["detach"], (self,), {}, "method", "detach")
 
 
 def _layout(self: TensorHandle) -> strides.Strides | None:
@@ -339,6 +337,8 @@ def _undo(session: Session, step: Operation, before: Value, after: Value) -> Val
     ops = session.ops
     whole, part = Sym(ops, before), Sym(ops, after)
     name = step.record.name
+    if name == "detach":
+        return after
     if name == "permute":
         order = [int(n) for n in step.attrs["dims"]]  # type: ignore[union-attr,arg-type]
         return ops.permute(part, [order.index(n) for n in range(len(order))]).value

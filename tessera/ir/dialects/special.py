@@ -152,7 +152,7 @@ _RADIANS = math.pi / 180.0
 
 OPS: tuple[OpRecord, ...] = (
     elementwise_record("detach", "x: tensor", "The tensor itself, a constant to derivatives.", ANY, lambda t, x: x,
-                       where="", methods=(), rewrites=(Rewrite((), 0),), law=Law.SAME, flops=0, d=zero,
+                       rewrites=(Rewrite((), 0),), law=Law.SAME, flops=0, d=zero,
                        eager=lambda torch, x: x.detach()),
     elementwise_record("polygamma", "n: int, x: tensor", "The n-th derivative of digamma, for x > 0.", FLOATING,
                        _polygamma, call=_polygamma_call, methods=(), where="ts", domain=(0.1, 8.0), flops=200,
