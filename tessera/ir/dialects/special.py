@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tessera.ir.derive import Part, parts, zero
+from tessera.ir.derive import cut, Part, parts, zero
 from tessera.ir.dialects.pointwise import DENSITY, FLOAT_PARTS, LOG2E, SQRT_HALF, scalar_sample
 from tessera.ir.dialects.rules import ANY, ARITHMETIC, FLOATING, elementwise_record
 from tessera.ir.dialects.samples import T, call, samples
@@ -152,7 +152,7 @@ _RADIANS = math.pi / 180.0
 
 OPS: tuple[OpRecord, ...] = (
     elementwise_record("detach", "x: tensor", "The tensor itself, a constant to derivatives.", ANY, lambda t, x: x,
-                       rewrites=(Rewrite((), 0),), law=Law.SAME, flops=0, d=zero,
+                       rewrites=(Rewrite((), 0),), law=Law.SAME, flops=0, d=cut,
                        eager=lambda torch, x: x.detach()),
     elementwise_record("polygamma", "n: int, x: tensor", "The n-th derivative of digamma, for x > 0.", FLOATING,
                        _polygamma, call=_polygamma_call, methods=(), where="ts", domain=(0.1, 8.0), flops=200,
