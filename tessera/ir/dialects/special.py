@@ -108,11 +108,19 @@ def _times_log(shift: float) -> Part:
     return part
 
 
+#: Of (a cos a - sin a) / a^2 the coefficients of a, a^3, a^5, …
+_SINC_SLOPE = tuple((-1) ** n * 2 * n / math.factorial(2 * n + 1) for n in range(1, 10))
+
+
 def _sinc_slope(t: Any, x: Any) -> Any:
-    zero = t.eq(x, 0.0)
-    at = t.where(zero, 1.0, x)
-    angle = at * math.pi
-    return t.where(zero, 0.0, (t.cos(angle) - t.sin(angle) / angle) / at)
+    """(cos a - sin a / a) / x with a = pi x; near 0, where that cancels, its series."""
+    near = t.lt(t.abs(x), 0.25)
+    at = t.where(near, 1.0, x)
+    angle, small = at * math.pi, t.where(near, x, 0.0) * math.pi
+    square, series = small * small, 0.0
+    for c in reversed(_SINC_SLOPE):
+        series = series * square + c
+    return t.where(near, math.pi * small * series, (t.cos(angle) - t.sin(angle) / angle) / at)
 
 
 def _polygamma(t: Any, x: Any, *, n: int) -> Any:
