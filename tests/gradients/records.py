@@ -11,16 +11,20 @@ import numpy as np
 import torch
 
 from tessera.backends.eager import run_function
+from tessera.diag import TraceError
 from tessera.ir.dialects.samples import SIZES, Size, T, replaced
-from tessera.ir.graph import Block, Function
-from tessera.ir.record import Kind, OpRecord, Sample
+from tessera.ir.graph import Block, Function, Operand, Value
+from tessera.ir.record import OpRecord, Sample
 from tessera.passes.autodiff import Joint, joint
+from tessera.passes.canonicalize import Canonicalize
+from tessera.passes.cse import CommonSubexpressions
+from tessera.passes.dce import DeadCode
+from tessera.passes.products import Products
+from tessera.passes.remat import Split, split
 from tests.fuzz.build import Case, every_sample, function_of
-from tests.ops import cases
+from tests.ops import cases, native
 
 Tensors = list[torch.Tensor]
-#: Kinds of operations whose results do not depend on floats.
-CONSTANT = (Kind.CREATE, Kind.RANDOM)
 
 
 @dataclass
@@ -74,8 +78,6 @@ def samples() -> tuple[Sampled, ...]:
 
 def differentiable(f: Function) -> bool:
     """Does some result get cotangents, and does nothing stand in the way?"""
-    from tessera.diag import TraceError
-
     try:
         return bool(joint(f).given)
     except TraceError:
@@ -117,10 +119,8 @@ class Derived(torch.autograd.Function):
         tensors = ctx.saved_tensors
         both = joint(ctx.f)
         given = [*_given(ctx.numbers, tensors), *(cotangents[n] for n in both.given)]
-        places = iter(both.grads)
         order = [n for n, _ in enumerate(both.grads) if n not in ctx.numbers]
-        del places
-        found = apply(alone(both), given) if any(g is not None for g in both.grads) else ()
+        found = apply(alone(both), given)
         at = {n: g - both.outputs for n, g in enumerate(both.grads) if g is not None}
         return None, None, *(found[at[n]] if n in at else None for n in order)
 
@@ -148,3 +148,38 @@ def gradients(results: Sequence[torch.Tensor], leaves: Tensors, given: Mapping[i
     """What cotangents give the leaves; zeros where nothing comes."""
     found = torch.autograd.grad([results[n] for n in given], leaves, list(given.values()), allow_unused=True, **how)
     return [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True)]
+
+
+def simplified(both: Joint) -> Joint:
+    """A function with its derivative as it is compiled, before it is cut in two."""
+    f = both.function
+    for step in (Canonicalize(), CommonSubexpressions(), Products(), DeadCode()):
+        f = step.run(f)
+    return replace(both, function=f)
+
+
+@dataclass
+class Cut:
+    """A derivative compiled as two functions."""
+
+    made: Sampled
+    both: Joint
+    parts: Split
+    forward: native.Compiled
+    backward: native.Compiled
+
+    @staticmethod
+    def of(made: Sampled) -> Cut:
+        both = simplified(joint(made.function))
+        parts = split(both, SIZES)
+        return Cut(made, both, parts, native.prepare(parts.forward), native.prepare(parts.backward))
+
+    def run(self, given: Sequence[Any], back: Tensors) -> tuple[Tensors, Tensors]:
+        """The results, and the cotangents of the parameters."""
+        results = self.forward(given, SIZES)
+        known: dict[Operand, Any] = dict(zip(self.parts.forward.params, given, strict=True))
+        known |= {y: x for y, x in zip(self.parts.forward.outputs, results, strict=True) if isinstance(y, Value)}
+        count = len(self.parts.saved)
+        scalars = self.parts.backward.params[count + len(back) :]
+        read = [*(known[v] for v in self.parts.saved), *back, *(known[p] for p in scalars)]
+        return results[: self.both.outputs], self.backward(read, SIZES)

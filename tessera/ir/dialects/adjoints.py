@@ -115,8 +115,8 @@ def running_log_sum(p: Point) -> tuple[Any, ...]:
     t, x, y, axis = p.t, p.inputs[0], p.outputs[0], _axis(p)
 
     def part(g: Any) -> Any:
-        some = t.gt(g, 0.0)
-        logs = t.where(some, t.log(t.where(some, g, 1.0)), -math.inf) - y
+        some = t.logical_not(t.le(g, 0.0))  # a NaN is not lost
+        logs = t.where(some, t.log(t.where(some, g, 1.0)) - y, -math.inf)
         return t.exp(t.flip(t.logcumsumexp(t.flip(logs, axis), axis), axis) + x)
 
     return (part(p.g) - part(-p.g),)

@@ -193,12 +193,14 @@ def _denominator(t: Any, g: Any, y: Any, x: Any, other: Any) -> Any:
 
 
 def _pow_base(t: Any, g: Any, y: Any, x: Any, exponent: Any) -> Any:
-    return g * t.where(t.eq(exponent, 0), 0.0, exponent * t.pow(x, t.sub(exponent, 1)))
+    less = exponent - 1  # of a number a number, in full precision
+    return g * t.where(t.eq(exponent, 0), 0.0, exponent * t.pow(x, less))
 
 
 def _pow_exponent(t: Any, g: Any, y: Any, x: Any, exponent: Any) -> Any:
     flat = t.logical_and(t.eq(x, 0), t.ge(exponent, 0))
-    return t.where(flat, 0.0, g * (y * t.log(x)))
+    known = isinstance(x, int | float) and x > 0  # the logarithm of a number in full precision
+    return t.where(flat, 0.0, g * (y * (math.log(x) if known else t.log(x))))
 
 
 def _winner(second: bool, smaller: bool) -> Part:

@@ -88,7 +88,7 @@ def _frac(t: Any, x: Any) -> Any:
 
 def _logit_part(t: Any, g: Any, y: Any, x: Any, eps: Any) -> Any:
     slope = g / (x * (1.0 - x))
-    bounded = t.where(t.logical_or(t.lt(x, eps), t.gt(x, t.rsub(eps, 1.0))), 0.0, slope)
+    bounded = t.where(t.logical_or(t.lt(x, eps), t.gt(x, 1.0 - eps)), 0.0, slope)
     return t.where(t.ge(eps, 0.0), bounded, slope)
 
 
@@ -217,7 +217,7 @@ OPS: tuple[OpRecord, ...] = (
                        "Linear interpolation, x + weight (end - x).",
                        FLOAT_PARTS, _lerp,
                        flops=6,
-                       d=parts(lambda t, g, y, x, e, w: g * t.rsub(w, 1.0), lambda t, g, y, x, e, w: g * w,
+                       d=parts(lambda t, g, y, x, e, w: g * (1.0 - w), lambda t, g, y, x, e, w: g * w,
                                lambda t, g, y, x, e, w: g * (e - x))),
     elementwise_record("addcmul",
            "x: tensor, tensor1: tensor, tensor2: tensor with x tensor1 float int, value: tensor = 1",
