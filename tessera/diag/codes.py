@@ -107,6 +107,7 @@ _TABLE: tuple[tuple[str, type[TesseraError], str], ...] = (
     ("TSR0412", TraceError, "step of a scan that does more than return values"),
     ("TSR0413", TraceError, "gradient through an operation without a derivative"),
     ("TSR0414", TraceError, "second derivative at arguments that are gone"),
+    ("TSR0415", TraceError, "hooks on saved tensors that give another tensor"),
     # IR text and IR
     ("TSR0501", ParseError, "IR text with a syntax error"),
     ("TSR0502", ParseError, "IR text with an unknown operation, attribute or type"),
