@@ -43,10 +43,17 @@ class Gradient:
 
     @Lazy
     def same(self) -> Mapping[int, int]:
-        """The results that are arguments, with their numbers among the tensors: callers get those themselves."""
-        f = self.variant.traced.function
-        at = {p: n for n, p in enumerate(p for p in f.params if isinstance(p.type, TensorType))}
-        return {n: at[y] for n, y in enumerate(f.outputs) if isinstance(y, Value) and y in at}
+        """The results that are arguments, not copies, with their numbers among the tensors: callers get those
+        themselves, unless they asked for a row-major block of what is none.
+        """
+        traced, found = self.variant.traced, {}
+        tensors = self.variant.tensor_params
+        for o in traced.outputs:
+            y = traced.function.outputs[o.place] if o.kind == "tensor" else None
+            if y in tensors and traced.function.params.index(y) == o.memory:  # type: ignore[arg-type]
+                if not (o.dense and y.name in self.variant.layout.strided):  # type: ignore[union-attr]
+                    found[o.place] = tensors.index(y)  # type: ignore[arg-type]
+        return found
 
     @Lazy
     def joint(self) -> Joint:

@@ -95,6 +95,13 @@ def _storage(handle: TensorHandle) -> Storage:
 
 
 def same(self: TensorHandle) -> Any:
+    """Another name for the same memory."""
+    other = self._session.wrap(self._session, self._session.read(self))
+    _share(self, other, ())
+    return other
+
+
+def constant(self: TensorHandle) -> Any:
     """The same memory, a constant to derivatives (``detach``, ``data``)."""
     return linked(self, self._session.table.records["detach"], (self,), {}, "method", "detach")
 
@@ -350,4 +357,4 @@ def _undo(session: Session, step: Operation, before: Value, after: Value) -> Val
     raise TypeError(f"an update through `{name}` is not supported")
 
 
-__all__ = ["assign", "getitem", "is_dense", "linked", "same", "setitem", "update", "view", "write"]
+__all__ = ["assign", "constant", "getitem", "is_dense", "linked", "same", "setitem", "update", "view", "write"]

@@ -120,10 +120,12 @@ def reached(
 
 
 def _leading(ops: Sequence[Operation], linked: set[Value], outputs: Iterable[Operand]) -> set[Operand]:
-    """The values of ``linked`` that some outputs are computed from; the slope may be 0 everywhere."""
+    """The values of ``linked`` that some outputs are computed from; the slope may be 0 everywhere. Which of its
+    operands a scan computes with only its derivative says.
+    """
     found = set(outputs)
     for op in reversed(ops):
-        if op.record.derivative is not cut and any(r in found for r in op.results):
+        if op.body is None and op.record.derivative is not cut and any(r in found for r in op.results):
             found.update(v for v in op.inputs if v in linked)
     return found
 

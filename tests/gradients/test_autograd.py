@@ -345,3 +345,53 @@ def test_what_cannot_be_differentiated_names_itself_and_its_place() -> None:
     assert found.value.code == "TSR0413" and "nextafter" in (span.source_line() or "")
     with torch.no_grad():
         assert not stepped(leaf(3)).requires_grad
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_row_major_block_of_an_argument(turned: bool) -> None:
+    @tessera.function(strict=True)
+    def dense(x):
+        return x.contiguous()
+
+    x = leaf(3, 4)
+    given = x.mT if turned else x
+    found = dense(given)
+    assert found.is_contiguous() and (found is given) == (not turned)
+    g = torch.randn(found.shape, dtype=torch.float64)
+    torch.testing.assert_close(torch.autograd.grad(found, x, g)[0], g.mT if turned else g)
+
+
+def test_detached_in_place() -> None:
+    @tessera.function(strict=True)
+    def held(x):
+        y = x * 2
+        y.detach_()
+        return y * x
+
+    x = leaf(3)
+    torch.testing.assert_close(torch.autograd.grad(held(x).sum(), x)[0], 2 * x.detach())
+
+
+def test_a_hook_inside_a_function_is_not_lost() -> None:
+    @tessera.function
+    def hooked(x):
+        y = x * 2
+        y.register_hook(lambda g: 10 * g)
+        return y * 3
+
+    x = leaf(3)
+    with pytest.warns(tessera.TesseraWarning, match="hook"):
+        y = hooked(x)
+    torch.testing.assert_close(torch.autograd.grad(y.sum(), x)[0], torch.full_like(x, 60.0))
+
+
+def test_a_copy_of_an_argument_is_another_tensor() -> None:
+    @tessera.function(strict=True)
+    def copied(x):
+        return x.clone(), x
+
+    x = leaf(3)
+    copy, same = copied(x)
+    assert same is x and copy is not x and copy.data_ptr() != x.data_ptr()
+    copy.mul_(3)
+    torch.testing.assert_close(torch.autograd.grad(copy.sum(), x)[0], torch.full_like(x, 3.0))
