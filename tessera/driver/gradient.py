@@ -50,9 +50,10 @@ class Gradient:
         tensors = self.variant.tensor_params
         for o in traced.outputs:
             y = traced.function.outputs[o.place] if o.kind == "tensor" else None
-            if y in tensors and traced.function.params.index(y) == o.memory:  # type: ignore[arg-type]
-                if not (o.dense and y.name in self.variant.layout.strided):  # type: ignore[union-attr]
-                    found[o.place] = tensors.index(y)  # type: ignore[arg-type]
+            if not isinstance(y, Value) or y not in tensors or traced.function.params.index(y) != o.memory:
+                continue
+            if not (o.dense and y.name in self.variant.layout.strided):
+                found[o.place] = tensors.index(y)
         return found
 
     @Lazy
@@ -214,10 +215,8 @@ class _Compiled(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         call: Call = ctx.call
         given = [cotangents[n] for n in call.smooth]
-        if torch.is_grad_enabled():
-            found = _again(ctx, given)
-        else:
-            found = call.backward(ctx.saved_tensors, given, ctx.numbers)
+        again = torch.is_grad_enabled()
+        found = _again(ctx, given) if again else call.backward(ctx.saved_tensors, given, ctx.numbers)
         return None, None, *(None if n is None else found[n] for n in call.grads)
 
 

@@ -105,8 +105,9 @@ def _needed(ops: Sequence[Operation], wanted: Sequence[object], given: frozenset
 
 
 def _cut(
-    ops: Sequence[Operation], read: Sequence[Value], params: Sequence[Value], there: set[Value], sizes: Mapping[str, int]
-) -> set[Value]:
+    ops: Sequence[Operation], read: Sequence[Value], params: Sequence[Value], there: set[Value],
+    sizes: Mapping[str, int],
+) -> set[Value]:  # fmt: skip
     """The values to keep, so that everything in ``read`` can be had from them."""
     graph: nx.DiGraph = nx.DiGraph()
     source, sink = "source", "sink"

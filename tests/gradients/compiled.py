@@ -35,7 +35,8 @@ def gradients(call: Callable[..., Any], args: Sequence[Any], seed: int = 3) -> T
     wrt = [x for x in args if isinstance(x, torch.Tensor) and x.requires_grad]
     results = leaves(call(*args))
     generator = torch.Generator().manual_seed(seed)
-    back = [torch.randn(y.shape, generator=generator, dtype=torch.float64).to(torch.float32).to(y.dtype) for y in results]
+    drawn = [torch.randn(y.shape, generator=generator, dtype=torch.float64) for y in results]
+    back = [g.to(torch.float32).to(y.dtype) for g, y in zip(drawn, results, strict=True)]
     found = torch.autograd.grad(results, wrt, back, allow_unused=True)
     return [torch.zeros_like(x) if g is None else g for x, g in zip(wrt, found, strict=True)]
 

@@ -69,7 +69,8 @@ def samples() -> tuple[Sampled, ...]:
     for _, number, record, sample in every_sample():
         if not any(p.is_operand for p in record.params):
             continue
-        given = Sample(replaced(sample.args, _wide, _same), {k: replaced(v, _wide, _same) for k, v in sample.kwargs.items()})
+        kwargs = {k: replaced(v, _wide, _same) for k, v in sample.kwargs.items()}
+        given = Sample(replaced(sample.args, _wide, _same), kwargs)
         made = Sampled(record, number, given, function_of(record, given))
         if any(p.type.dtype.is_float for p in made.function.params) and differentiable(made.function):
             found.append(made)
@@ -144,7 +145,9 @@ def cotangents(results: Sequence[torch.Tensor], seed: int = 3) -> dict[int, torc
             for n, y in enumerate(results) if y.requires_grad}  # fmt: skip
 
 
-def gradients(results: Sequence[torch.Tensor], leaves: Tensors, given: Mapping[int, torch.Tensor], **how: Any) -> Tensors:
+def gradients(
+    results: Sequence[torch.Tensor], leaves: Tensors, given: Mapping[int, torch.Tensor], **how: Any
+) -> Tensors:
     """What cotangents give the leaves; zeros where nothing comes."""
     found = torch.autograd.grad([results[n] for n in given], leaves, list(given.values()), allow_unused=True, **how)
     return [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True)]

@@ -82,7 +82,9 @@ LAYERS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "kl_div": (lambda x, y: F.kl_div(F.log_softmax(x, -1), F.softmax(y, -1), reduction="batchmean"), (X, X.flip(0))),
     "cosine": (lambda x, y: F.cosine_similarity(x, y), (X, floats(N, D, seed=1))),
     "normalize": (lambda x: F.normalize(x, dim=-1), (X,)),
-    "attention": (lambda q, k, v: F.scaled_dot_product_attention(q, k, v), tuple(floats(2, 3, 7, 8, seed=n) for n in range(3))),
+    "attention": (
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v), tuple(floats(2, 3, 7, 8, seed=n) for n in range(3))
+    ),
     "attention, causal": (
         lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
         tuple(floats(2, 3, 7, 8, seed=n) for n in range(3)),
@@ -94,8 +96,8 @@ LAYERS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
 }  # fmt: skip
 #: Those of which it is said how much they round; of the others a gradient may have the errors of two functions.
 MEASURED = frozenset({
-    "layer_norm", "rms_norm", "softmax", "swiglu", "gelu and linear", "rope", "cross_entropy", "cross_entropy, smoothed",
-    "linear and cross_entropy", "attention", "attention, causal",
+    "layer_norm", "rms_norm", "softmax", "swiglu", "gelu and linear", "rope", "cross_entropy",
+    "cross_entropy, smoothed", "linear and cross_entropy", "attention", "attention, causal",
 })  # fmt: skip
 
 
@@ -149,7 +151,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def attended(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kept: torch.Tensor | None, options: dict[str, Any]) -> Any:
+def attended(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kept: torch.Tensor | None, options: dict[str, Any]
+) -> Any:
     """The definition, with the scores kept. ``kept`` says by what each weight is multiplied."""
     k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
     scores = q @ k.mT * options.get("scale", q.shape[-1] ** -0.5)

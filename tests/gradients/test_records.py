@@ -90,7 +90,8 @@ def differences(made: Sampled) -> list[str]:
     theirs = eager(made, given)
     back = {n: g for n, g in cotangents(mine).items() if theirs[n].requires_grad}
     wanted, found = (gradients(ys, leaves, back, create_graph=True) for ys in (theirs, mine))
-    wrong = [f"{made.name}: gradient {n}" for n, pair in enumerate(zip(found, wanted, strict=True)) if not close(*pair, bound)]
+    wrong = [f"{made.name}: gradient {n}" for n, pair in enumerate(zip(found, wanted, strict=True))
+             if not close(*pair, bound)]  # fmt: skip
     if made.record.name in TORCH_WITHOUT_SECOND:
         return wrong
     again = {n: g for n, g in cotangents(found, 4).items() if wanted[n].requires_grad}

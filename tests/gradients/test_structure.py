@@ -163,7 +163,8 @@ def test_the_text_reads_back_and_the_interpreter_agrees(plain: Callable[..., Any
     for n, w in zip((n for n in both.grads if n is not None), want, strict=True):
         np.testing.assert_allclose(found[n], w.numpy(), rtol=1e-6, atol=1e-7)
     made = interpret(parts.forward, arrays[:-1], sizes=built.gradient.sizes)
-    known = dict(zip(parts.forward.params, arrays[:-1], strict=True)) | dict(zip(parts.forward.outputs, made, strict=True))
+    known = dict(zip(parts.forward.params, arrays[:-1], strict=True))
+    known |= dict(zip(parts.forward.outputs, made, strict=True))
     again = interpret(parts.backward, [*(known[v] for v in parts.saved), arrays[-1]], sizes=built.gradient.sizes)
     for one, other in zip(again, found[both.outputs :], strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)

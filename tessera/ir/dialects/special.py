@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tessera.ir.derive import cut, Part, parts, zero
+from tessera.ir.derive import Part, cut, parts
 from tessera.ir.dialects.pointwise import DENSITY, FLOAT_PARTS, LOG2E, SQRT_HALF, scalar_sample
 from tessera.ir.dialects.rules import ANY, ARITHMETIC, FLOATING, elementwise_record
 from tessera.ir.dialects.samples import T, call, samples
