@@ -8,7 +8,9 @@ from typing import Any
 from tessera.config import warn_of_unknown_variables
 from tessera.diag import (
     BoundsError,
+    CheckpointError,
     DTypeError,
+    ModuleError,
     ParseError,
     ResourceError,
     ShapeError,
@@ -21,16 +23,21 @@ from tessera.driver import (
     CacheInfo,
     Comparison,
     Function,
+    Module,
     backend,
     backends,
+    checkpoint,
     compare,
     function,
+    fused,
     manual_seed,
+    module,
     parse,
 )
-from tessera.frontend.annotation import Tensor, floating, integer
+from tessera.frontend.annotation import Flat, Tensor, floating, integer
 from tessera.functional import *  # noqa: F403 - one function for each op record
 from tessera.functional import __all__ as _functions
+from tessera.functional.checkpoint import checkpoint_region
 from tessera.functional.scan import scan
 from tessera.ir.dtype import (
     DType,
@@ -72,8 +79,9 @@ except PackageNotFoundError:  # a checkout that was never installed
     __version__ = "0.0.0"
 
 __all__ = [
-    "BoundsError", "CacheInfo", "Comparison", "DType", "DTypeError", "Function", "ParseError", "ResourceError",
-    "ShapeError", "Tensor", "TesseraError", "TesseraWarning", "TraceError", "VerifyError", "backend", "backends",
-    "bf16", "bool_", "compare", "f16", "f32", "f64", "floating", "fp8", "fp8_e4m3", "fp8_e5m2", "function", "int16",
-    "int32", "int64", "int8", "integer", "manual_seed", "memory_stats", "parse", "scan", "uint8", *_functions,
+    "BoundsError", "CacheInfo", "CheckpointError", "Comparison", "DType", "DTypeError", "Flat", "Function", "Module",
+    "ModuleError", "ParseError", "ResourceError", "ShapeError", "Tensor", "TesseraError", "TesseraWarning",
+    "TraceError", "VerifyError", "backend", "backends", "bf16", "bool_", "checkpoint", "checkpoint_region", "compare",
+    "f16", "f32", "f64", "floating", "fp8", "fp8_e4m3", "fp8_e5m2", "function", "fused", "int16", "int32", "int64",
+    "int8", "integer", "manual_seed", "memory_stats", "module", "parse", "scan", "uint8", *_functions,
 ]  # fmt: skip

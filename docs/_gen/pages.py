@@ -199,17 +199,34 @@ def api_pages() -> dict[str, str]:
     records = getattr(find("tessera.ir.dialects"), "OPS", {})
     shown = [name for name in names if name not in records and _documented(getattr(module, name, None))]
     rest = [name for name in names if name not in records and name not in shown]
-    for name in shown:
-        value = getattr(module, name)
-        text += f"\n## {name}\n\n::: {value.__module__}.{value.__qualname__}\n"
+    text += _sections(module, shown)
     if rest:
         text += "\n## Values\n\n" + ", ".join(f"`{name}`" for name in rest) + "\n"
     return {"reference/api.md": text}
 
 
+def layer_pages() -> dict[str, str]:
+    """The names of ``tessera.nn``, as `api_pages` has those of ``tessera``."""
+    module = find("tessera.nn")
+    names = sorted(getattr(module, "__all__", ()))
+    shown = [name for name in names if _documented(getattr(module, name))]
+    text = "# Layers\n\n"
+    if not shown:
+        return {"reference/nn.md": text + MISSING}
+    rest = ", ".join(f"`{name}`" for name in names if name not in shown)
+    text += f"What `tessera.nn` offers beside torch's own {rest}. [Modules](../modules.md) says how they work.\n"
+    return {"reference/nn.md": text + _sections(module, shown)}
+
+
+def _sections(module: object, names: Iterable[str]) -> str:
+    """A section for each name, which mkdocstrings fills."""
+    values = ((name, getattr(module, name)) for name in names)
+    return "".join(f"\n## {name}\n\n::: {x.__module__}.{x.__qualname__}\n" for name, x in values)
+
+
 def _documented(value: object) -> bool:
     source = str(getattr(value, "__module__", "") or "")
-    named = inspect.isclass(value) or inspect.isfunction(value)
+    named = inspect.isclass(value) or inspect.isfunction(inspect.unwrap(value))  # type: ignore[arg-type]
     return named and source.startswith("tessera") and find(source) is not None
 
 
@@ -251,5 +268,5 @@ def _cell(value: object) -> str:
 
 def all_pages() -> dict[str, str]:
     """Every generated page by its path below ``docs/``."""
-    makers = (op_pages, code_pages, pass_pages, option_pages, api_pages, bench_pages)
+    makers = (op_pages, code_pages, pass_pages, option_pages, api_pages, layer_pages, bench_pages)
     return {path: text for make in makers for path, text in make().items()}

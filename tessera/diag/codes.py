@@ -11,8 +11,10 @@ from types import MappingProxyType
 from tessera.diag.errors import (
     BoundsError,
     CallError,
+    CheckpointError,
     ConfigError,
     DTypeError,
+    ModuleError,
     ParseError,
     RaceError,
     ResourceError,
@@ -64,6 +66,7 @@ _TABLE: tuple[tuple[str, type[TesseraError], str], ...] = (
     ("TSR0110", ShapeError, "annotation whose names cannot be solved"),
     ("TSR0111", CallError, "call that does not fit the signature"),
     ("TSR0112", CallError, "scan of what cannot be scanned, or with no step"),
+    ("TSR0113", ModuleError, "class or attribute that a module cannot have"),
     # shapes in bodies
     ("TSR0201", ShapeError, "contraction over different dimensions"),
     ("TSR0202", ShapeError, "broadcast of different dimensions"),
@@ -107,7 +110,10 @@ _TABLE: tuple[tuple[str, type[TesseraError], str], ...] = (
     ("TSR0412", TraceError, "step of a scan that does more than return values"),
     ("TSR0413", TraceError, "gradient through an operation without a derivative"),
     ("TSR0414", TraceError, "second derivative at arguments that are gone"),
-    ("TSR0415", TraceError, "hooks on saved tensors that give another tensor"),
+    ("TSR0415", TraceError, "region of recomputation outside of a traced function"),
+    ("TSR0416", TraceError, "module with hooks inside a compiled function"),
+    ("TSR0417", TraceError, "argument to be updated that shares memory"),
+    ("TSR0418", TraceError, "hooks on saved tensors that give another tensor"),
     # IR text and IR
     ("TSR0501", ParseError, "IR text with a syntax error"),
     ("TSR0502", ParseError, "IR text with an unknown operation, attribute or type"),
@@ -125,6 +131,7 @@ _TABLE: tuple[tuple[str, type[TesseraError], str], ...] = (
     ("TSR0608", ResourceError, "size too large"),
     ("TSR0609", ConfigError, "malformed option"),
     ("TSR0610", RaceError, "kernel that depends on the order of its iterations"),
+    ("TSR0611", CheckpointError, "checkpoint that does not fit the module"),
 )
 
 #: Every code, in order.

@@ -117,6 +117,13 @@ class CallError(TesseraError, TypeError):
     default_code = "TSR0111"
 
 
+class ModuleError(TesseraError, TypeError):
+    """A class that cannot be a module, or an attribute that a module cannot have."""
+
+    __module__ = "tessera.diag"
+    default_code = "TSR0113"
+
+
 class TraceError(TesseraError, RuntimeError):
     """Python code that cannot be captured as a graph."""
 
@@ -143,6 +150,13 @@ class CacheError(ResourceError):
 
     __module__ = "tessera.diag"
     default_code = "TSR0606"
+
+
+class CheckpointError(TesseraError, RuntimeError):
+    """A checkpoint whose tensors or names are not those of the module that loads it."""
+
+    __module__ = "tessera.diag"
+    default_code = "TSR0611"
 
 
 class ParseError(TesseraError, ValueError):

@@ -18,9 +18,11 @@ from tessera.driver.decorated import Function
 from tessera.driver.inspect import cost
 from tessera.driver.layout import TABLE
 from tessera.frontend.accept import require_decorated
-from tessera.frontend.tree import flatten
+from tessera.frontend.trace import Traced
+from tessera.frontend.tree import flatten, unflatten
 from tessera.ir.interp import interpret
 from tessera.ir.types import ScalarType
+from tessera.runtime.pieces import Pieces
 
 #: A side is timed until it has run so long, in seconds, or so often.
 TIMED_SECONDS, TIMED_CALLS = 0.4, 50
@@ -126,25 +128,25 @@ def compare(f: Function[..., Any], *args: Any, **kwargs: Any) -> Comparison:
     TraceError when the function cannot be traced, or lacks the decorator (TSR0409).
     """
     require_decorated(f, Function)
-    fused = f(*args, **kwargs)
-    eager = f.eager(*args, **kwargs)
     resolved = f.resolve(*args, **kwargs)
     variant, sizes = resolved.variant, resolved.types.hints
     exact = [o for o in reference(f, resolved) if isinstance(o, np.ndarray)]
-    fused_leaves = [x for x in flatten(fused, TABLE.is_tensor)[0] if isinstance(x, torch.Tensor)]
-    eager_leaves = [x for x in flatten(eager, TABLE.is_tensor)[0] if isinstance(x, torch.Tensor)]
+    mine, others = (_Arguments.of(f, args, kwargs) for _ in range(2))
+    fused_leaves = mine.leaves(f(*mine.args, **mine.kwargs), variant.traced)
+    eager_leaves = others.leaves(f.eager(*others.args, **others.kwargs), variant.traced)
     if not len(exact) == len(fused_leaves) == len(eager_leaves):
         raise TraceError(f"`{f.spec.name}` returns something else when it is traced", code="TSR0407")
     names = [getattr(v, "name", f"output {n}") for n, v in enumerate(variant.traced.function.outputs)]
     outputs = tuple(
         _error(name, a, b, c) for name, a, b, c in zip(names, fused_leaves, eager_leaves, exact, strict=True)
     )
+
     def fused_side() -> None:
-        f(*args, **kwargs)
+        f(*mine.args, **mine.kwargs)
         devices.wait(variant.device)
 
     def eager_side() -> None:
-        f.eager(*args, **kwargs)
+        f.eager(*others.args, **others.kwargs)
         devices.wait(variant.device)
 
     seconds = interleaved([fused_side, eager_side])
@@ -153,6 +155,34 @@ def compare(f: Function[..., Any], *args: Any, **kwargs: Any) -> Comparison:
         f.spec.name, outputs, seconds[0], seconds[1], report.fused.kernels, report.eager.kernels,
         report.fused.bytes.evaluate(sizes), report.eager.bytes.evaluate(sizes), report.least.evaluate(sizes),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Arguments:
+    """The arguments of one side: copies, where the function writes to them."""
+
+    f: Function[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @staticmethod
+    def of(f: Function[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Arguments:
+        if not f.spec.updates:
+            return _Arguments(f, args, kwargs)
+        leaves, tree = flatten((args, kwargs), TABLE.is_tensor)
+        copied = [x.detach().clone() if isinstance(x, torch.Tensor) else x for x in leaves]
+        own_args, own_kwargs = unflatten(tree, copied)
+        return _Arguments(f, own_args, own_kwargs)
+
+    def leaves(self, result: Any, traced: Traced) -> list[torch.Tensor]:
+        """The tensors of a result, and behind them the arguments that the function has written to."""
+        found = [x for x in flatten(result, TABLE.is_tensor)[0] if isinstance(x, torch.Tensor)]
+        if not traced.function.updates:
+            return found
+        given = self.f.resolve(*self.args, **self.kwargs).given()
+        values = dict(zip(traced.function.params, given, strict=True))
+        written = (values[p] for p in traced.function.updates)
+        return found + [x.joined() if isinstance(x, Pieces) else x.clone() for x in written]
 
 
 def reference(f: Function[..., Any], resolved: Any) -> list[Any]:
@@ -164,9 +194,9 @@ def reference(f: Function[..., Any], resolved: Any) -> list[Any]:
     return list(interpret(traced.function, given, sizes=resolved.types.hints))
 
 
-def to_numpy(x: torch.Tensor) -> Any:
+def to_numpy(x: torch.Tensor | Pieces) -> Any:
     """A tensor's values as the interpreter takes them: floats in float64, all others exactly."""
-    x = x.detach().cpu()
+    x = (x.joined() if isinstance(x, Pieces) else x).detach().cpu()
     return (x.double() if x.is_floating_point() else x).numpy()
 
 

@@ -31,6 +31,7 @@ from tessera.diag import (
     warn_user,
 )
 from tessera.driver import bounds, devices, inspect
+from tessera.driver.flat import in_pieces, is_watched, joined_call
 from tessera.driver.guards import (
     check_devices,
     check_kinds,
@@ -45,6 +46,7 @@ from tessera.driver.variant import Variant
 from tessera.driver.variants import Variants
 from tessera.frontend.binding import Bound, bind_arguments
 from tessera.frontend.check import CheckReport, check
+from tessera.frontend.eagerly import eagerly
 from tessera.frontend.handles import ObjectOf
 from tessera.frontend.inline import inline_call
 from tessera.frontend.session import current, error_of
@@ -52,6 +54,7 @@ from tessera.frontend.spec import FunctionSpec
 from tessera.frontend.trace import endless
 from tessera.frontend.unifying import check_call
 from tessera.runtime import dispatch
+from tessera.runtime.pieces import Forms, Pieces
 from tessera.runtime.recent import Recent, recent_call
 
 #: Whether this thread is in a call already.
@@ -85,21 +88,25 @@ class Counters:
 class Function(Generic[P, R]):
     """A Python function with its variants. Made by ``tessera.function``."""
 
-    def __init__(self, fn: Callable[P, R], *, strict: bool = False) -> None:
+    def __init__(
+        self, fn: Callable[P, R], *, strict: bool = False, updates: tuple[str, ...] = (), checkpointed: bool = False,
+        max_saved: int | None = None, owner: type | None = None,
+    ) -> None:  # fmt: skip
         functools.update_wrapper(self, fn)
         self.fn = fn
         self.strict = strict
-        self.spec = FunctionSpec.of(fn)
+        self.spec = FunctionSpec.of(fn, updates, checkpointed, max_saved)
         self.compiled = Variants(self.spec)
         self._defaults = _defaults(fn)
         _functions.add(self)
+        self._forms = Forms()
         self._memos: dict[str, dispatch.Memo] = defaultdict(dispatch.Memo)
         self._latest: Any = None
         self._recent: Recent | None = None
         self._counters = Counters()
         self._warned = False
         self._report: CheckReport | None = None
-        self._owner: weakref.ref[type] | None = None
+        self._owner = None if owner is None else weakref.ref(owner)
         if config.current().shapes != "off":
             self._prove()
 
@@ -150,6 +157,8 @@ class Function(Generic[P, R]):
 
     def _general(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """A call that is not like the one before: by its exact signature, or the slow way."""
+        if self.spec.flats and not is_watched():
+            args, kwargs = in_pieces(self.spec, self._forms, args, kwargs)
         if kwargs or _transforms() is not None or _dispatch_modes() or fwd._current_level >= 0:
             return self._slow(args, kwargs)
         if _function_modes() and not all(type(a) is _TENSOR and dispatch.at_home(a.device) for a in args):
@@ -172,6 +181,11 @@ class Function(Generic[P, R]):
             elif t is float:
                 key.append(float)
                 scalars.append(a)
+            elif t is Pieces:
+                if not dispatch.plain(a) or (a.requires_grad and torch.is_grad_enabled()):
+                    return self._slow(args, kwargs)
+                key += (Pieces, a.device, a.shape, a.dtype)
+                tensors.append(a)
             elif t is int or t is bool or a is None or t is str:
                 key += (t, a)
             elif t.__weakrefoffset__ and not isinstance(a, torch.Tensor):
@@ -186,7 +200,7 @@ class Function(Generic[P, R]):
             return self._slow(args, kwargs, found)
         memo.used = True
         entry = memo.entry
-        if entry is self._latest and len(tensors) == len(args):
+        if entry is self._latest and len(tensors) == len(args) and not self.spec.flats:
             self._recent = recent_call(tensors, entry, config.current())
         self._latest = entry
         try:
@@ -219,7 +233,7 @@ class Function(Generic[P, R]):
     def _any_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], key: tuple[Any, ...] | None) -> Any:
         """Tracing calls, checks, compilation, eager execution."""
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return self.fn(*args, **kwargs)
+            return self.eager(*args, **kwargs)
         if _defaults(self.fn) != self._defaults:
             self._redefine()
         if current() is not None:
@@ -233,20 +247,20 @@ class Function(Generic[P, R]):
             return self._eagerly(resolved, args, kwargs)
         named = resolved.types.hints
         given = resolved.given()
-        flat = [x for x in given if isinstance(x, torch.Tensor)]
+        flat: list[Any] = [x for x in given if isinstance(x, torch.Tensor | Pieces)]
         refused: TesseraError | None = None
         # A captured tensor may need what an argument did not, or live elsewhere.
         if not self._compiles(flat) or devices.device_of(flat) != resolved.variant.device:
             return self._eagerly(None, args, kwargs)
         check_memory(flat)
-        numbers = [x for x in given if not isinstance(x, torch.Tensor)]
+        numbers = [x for x in given if not isinstance(x, torch.Tensor | Pieces)]
         finish = finisher(resolved, named)
         runner = resolved.runner(flat, finish is None)
         try:
             made = runner(flat, numbers)
         except dispatch.NoAddressError:
             check_memory(flat)
-            return self.fn(*args, **kwargs)
+            return self.eager(*args, **kwargs)
         except BoundsError as error:
             raise bounds.located(resolved.variant.traced.function, given, named) or error from None
         except ResourceError as error:  # code for a GPU is made when it is first launched
@@ -295,15 +309,19 @@ class Function(Generic[P, R]):
         """Begin anew with other defaults of the function's parameters."""
         with self.compiled.lock:
             self._defaults = _defaults(self.fn)
-            self.spec = FunctionSpec.of(self.fn)
+            self.spec = FunctionSpec.of(self.fn, **self.spec.options)
             self.compiled = Variants(self.spec)
             self._memos.clear()
             self._latest = self._recent = self._report = None
 
     def _compiles(self, tensors: Sequence[torch.Tensor]) -> bool:
-        """May this call run compiled kernels? Transformed and extraordinary tensors go through torch, and tensors
-        without elements, which torch reduces to what it likes or refuses.
+        """May this call run compiled kernels? Transformed and extraordinary tensors go through torch, tensors without
+        elements, which torch reduces to what it likes or refuses, and of gradients those of updates and of lists.
         """
+        if torch.is_grad_enabled() and any(
+            t.requires_grad and (self.spec.updates or isinstance(t, Pieces)) for t in tensors
+        ):
+            return False
         wanted = config.current().backend
         if wanted == "eager" or dispatch.intercepted(devices.device_of(tensors)):
             return False
@@ -328,7 +346,7 @@ class Function(Generic[P, R]):
                 notes = (*first.notes, Note(f"`{self.spec.name}` runs eagerly from here on"))
                 warn_user(TesseraWarning.from_diagnostics([replace(first, notes=notes)]))
         self._counters.eager += 1
-        return self.fn(*args, **kwargs)
+        return self.eager(*args, **kwargs)
 
     # -- methods ---------------------------------------------------------------------------------------------------
 
@@ -336,19 +354,26 @@ class Function(Generic[P, R]):
         """The class that a method stands in: its check follows the other methods of it."""
         self._owner, self._report = weakref.ref(owner), None
 
+    def belong(self, owner: type) -> None:
+        """Be a method of that class, and hold for what it declares of its objects. Raises what `check` refutes."""
+        self._owner, self._report = weakref.ref(owner), None
+        if config.current().shapes != "off":
+            self._prove()
+
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         return self if instance is None else Method(self, instance)
 
     def eager(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """The undecorated function: every operation through torch."""
-        return self.fn(*args, **kwargs)
+        """The undecorated function: every operation through torch. What stands for one tensor is joined first."""
+        with eagerly():
+            return joined_call(self.spec, self.fn, args, kwargs) if self.spec.flats else self.fn(*args, **kwargs)
 
     @user_frames
     def resolve(self, *args: P.args, **kwargs: P.kwargs) -> Resolved:
         """Match a call with its variant, compiling when needed, without running it. Raises what the call
         would.
         """
-        bound = bind_arguments(self.spec, args, kwargs)
+        bound = bind_arguments(self.spec, *in_pieces(self.spec, self._forms, args, kwargs))
         tensors = [leaf.value for leaf in bound.tensors]
         check_kinds(bound)
         check_devices(bound)
@@ -438,7 +463,7 @@ _TENSOR, _PARAMETER, _STRIDED = torch.Tensor, torch.nn.Parameter, torch.strided
 #: In a signature: for the next tensor torch may record gradients.
 _LEARNS = object()
 #: Arguments that a signature tells apart by what they are worth.
-_BY_VALUE = (_TENSOR, _PARAMETER, float, int, bool, str, type(None))
+_BY_VALUE = (_TENSOR, _PARAMETER, Pieces, float, int, bool, str, type(None))
 
 
 def _home(args: tuple[Any, ...]) -> bool:

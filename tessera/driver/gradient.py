@@ -26,6 +26,8 @@ from tessera.passes.products import Products
 from tessera.passes.remat import Split, split
 from tessera.passes.shapes import Shapes
 
+#: The size of every dimension for which a derivative is cut that is only looked at.
+SHOWN = 256
 Sizes = Mapping[str, int]
 Runner = Callable[[Sequence[torch.Tensor], Sequence[float]], Any]
 
@@ -39,7 +41,15 @@ class Gradient:
     variant: Variant
     wrt: tuple[str, ...]
     sizes: Sizes
+    limit: int | None = None
     lock: Any = field(default_factory=threading.RLock, repr=False)
+
+    @staticmethod
+    def of(variant: Variant) -> Gradient:
+        """The derivative by all float parameters, cut for sizes of 256."""
+        f = variant.traced.function
+        names = {n for p in f.params for d in p.type.dims for n in d.names()}
+        return Gradient(variant, tuple(p.name for p in f.params if is_float(p)), dict.fromkeys(names, SHOWN))
 
     @Lazy
     def same(self) -> Mapping[int, int]:
@@ -63,13 +73,13 @@ class Gradient:
         both = joint(proved, self.wrt, self.same)
         f = both.function
         check_ir(f)
-        for step in (Canonicalize(), CommonSubexpressions(), Products(), DeadCode()):
+        for step in (Canonicalize(), CommonSubexpressions(), Products(tuple(self.sizes.items())), DeadCode()):
             f = apply(step, f, check_ir)
         return replace(both, function=f)
 
     @Lazy
     def parts(self) -> Split:
-        found = split(self.joint, self.sizes)
+        found = split(self.joint, self.sizes, self.limit)
         check_ir(found.forward)
         check_ir(found.backward)
         return found
@@ -186,7 +196,7 @@ class Call:
         if (x.dtype, x.shape) != kind:
             raise TraceError(
                 f"hooks on saved tensors gave a {x.dtype} {tuple(x.shape)} for a {kind[0]} {tuple(kind[1])}",
-                code="TSR0415",
+                code="TSR0418",
             )
         return x
 
@@ -200,8 +210,9 @@ class _Compiled(torch.autograd.Function):
         # What is an argument without its gradient, such as `x.detach()`, is a tensor of its own on the same memory.
         results = tuple(y.detach() if any(y is x for x in tensors) else y for y in made[: call.results])
         ctx.call, ctx.numbers, ctx.count = call, numbers, len(tensors)
-        where = {"input": tensors, "output": (*results, *made[call.results :])}
-        saved = [where[kind][n] for kind, n in call.saved]
+        # Arguments lie as the kernels of the backward pass know; of results they know that they are dense.
+        where = (*results, *made[call.results :])
+        saved = [tensors[n] if kind == "input" else where[n].contiguous() for kind, n in call.saved]
         ctx.save_for_backward(*saved)
         if not call.kinds:
             call.kinds = [(x.dtype, x.shape) for x in saved]
@@ -244,7 +255,7 @@ def _again(ctx: Any, cotangents: Sequence[torch.Tensor]) -> Sequence[torch.Tenso
     return gradient.again.bind(call.named, given)(given, ctx.numbers)
 
 
-def learning(variant: Variant, given: Sequence[Any], sizes: Sizes) -> Gradient | None:
+def learning(variant: Variant, given: Sequence[Any], sizes: Sizes, limit: int | None) -> Gradient | None:
     """The derivative of a variant by those of its arguments for which torch records gradients; None without any."""
     if not torch.is_grad_enabled():
         return None
@@ -254,5 +265,10 @@ def learning(variant: Variant, given: Sequence[Any], sizes: Sizes) -> Gradient |
         return None
     known: Gradient | None = variant.gradients.get(wrt)
     if known is None:
-        known = variant.gradients[wrt] = Gradient(variant, wrt, dict(sizes))
+        known = variant.gradients[wrt] = Gradient(variant, wrt, dict(sizes), limit)
     return known
+
+
+def latest(variant: Variant) -> Gradient | None:
+    """The derivative that was asked for last."""
+    return next(reversed(list(variant.gradients.values())), None)

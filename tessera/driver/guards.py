@@ -19,6 +19,7 @@ from tessera.frontend.trace import Traced
 from tessera.frontend.unifying import CallTypes
 from tessera.ir.dtype import DType
 from tessera.runtime import dispatch
+from tessera.runtime.pieces import members
 
 _CUDA_ARCH = re.compile(r"(sm_)?[0-9]{2,3}a?", re.ASCII)
 _HIP_ARCH = re.compile(r"gfx[0-9]{3,4}[0-9a-z]?", re.ASCII)
@@ -77,7 +78,7 @@ def check_kinds(bound: Bound) -> None:
 
 def check_memory(tensors: Sequence[torch.Tensor]) -> None:
     """Refuse tensors whose storage was freed or shrunk, which torch itself would read all the same."""
-    for x in tensors:
+    for x in members(tensors):
         held, need = x.untyped_storage().nbytes(), x.storage_offset() * x.itemsize + dispatch.spanned(x)
         if held < need and x.numel() and x.device.type != "meta":
             what = f"shrunk to {held} of {need} bytes" if held else "freed"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
@@ -15,9 +15,10 @@ from tessera.backends.triton.aot import compile_aot
 from tessera.backends.triton.emit import emit as triton_emit
 from tessera.diag import ConfigError, ResourceError, ShapeError
 from tessera.driver.devices import ACCELERATORS
+from tessera.driver.gradient import Gradient, latest
 from tessera.driver.variant import Variant
 from tessera.ir.dim import Dim
-from tessera.ir.graph import Note, Operation
+from tessera.ir.graph import Function, Note, Operation
 from tessera.ir.loop import Loop
 from tessera.ir.printer import print_function
 from tessera.ir.record import Kind
@@ -88,12 +89,17 @@ class PartCost:
 
 @dataclass(frozen=True)
 class CostReport:
-    """What a function costs fused and op by op. ``least`` is the lower bound of bytes: inputs once, outputs once."""
+    """What a function costs fused and op by op. ``least`` is the lower bound of bytes: inputs once, outputs once.
+    ``saved`` are the bytes that a call keeps for its derivative, beside arguments and results, and ``backward`` is what
+    that derivative costs; both are there once a gradient was asked for.
+    """
 
     name: str
     fused: PartCost
     eager: PartCost
     least: Dim
+    saved: Dim = ZERO
+    backward: PartCost | None = None
 
     def __str__(self) -> str:
         rows = [("", "fused", "eager")]
@@ -103,26 +109,39 @@ class CostReport:
         ]
         widths = [max(len(r[n]) for r in rows) for n in range(3)]
         lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
+        if self.backward is not None:
+            b = self.backward
+            lines.append(f"backward: {b.bytes} bytes, {b.flops} flops, {b.kernels} kernels; saved for it: {self.saved}")
         return "\n".join([f"cost of {self.name}; bytes at least {self.least}", *lines])
 
 
 def cost(variant: Variant, name: str) -> CostReport:
     """The analytic cost of a variant."""
     f = variant.traced.function
-    program = variant.program
     inputs = [p for p in f.params if isinstance(p.type, TensorType)]
+    program = variant.program
     least = sum((nbytes(v.type) for v in (*_read(program, inputs), *_written(program))), ZERO)
+    one_by_one = _tally(f.ops)
+    resident = sum((nbytes(v.type) for v in inputs), ZERO)
+    eager = PartCost(one_by_one.moved, one_by_one.flops, resident + one_by_one.made, one_by_one.count)
+    report = CostReport(name, part_cost(program), eager, least)
+    gradient = latest(variant)
+    if gradient is None:
+        return report
+    return replace(report, saved=gradient.parts.bytes(), backward=part_cost(gradient.backward.program))
+
+
+def part_cost(program: Program) -> PartCost:
+    """What the kernels and library calls of a program cost together."""
+    inputs = [p for p in program.function.params if isinstance(p.type, TensorType)]
     kernels = program.kernels
-    calls = [s for s in program.steps if isinstance(s, Call) and not _is_view(s)]
-    others = _tally([c.op for c in calls])
+    others = _tally([s.op for s in program.steps if isinstance(s, Call) and not _is_view(s)])
     moved = sum((k.cost.moved for k in kernels), others.moved)
     flops = sum((k.cost.flops for k in kernels), others.flops)
     resident = sum((nbytes(v.type) for v in inputs), ZERO)
-    made = sum((nbytes(t.type) for k in kernels for t in (*k.outputs, *k.temps)), others.made)
-    fused = PartCost(moved, flops, resident + made, len(kernels) + others.count)
-    one_by_one = _tally(f.ops)
-    eager = PartCost(one_by_one.moved, one_by_one.flops, resident + one_by_one.made, one_by_one.count)
-    return CostReport(name, fused, eager, least)
+    own = ((*(v for v in k.outputs if v not in dict(k.updates)), *k.temps) for k in kernels)
+    made = sum((nbytes(t.type) for values in own for t in values), others.made)
+    return PartCost(moved, flops, resident + made, len(kernels) + others.count)
 
 
 @dataclass(frozen=True)
@@ -171,17 +190,30 @@ def _written(program: Program) -> Iterator[Any]:
 
 
 def ir(variant: Variant, stage: str) -> str:
-    """The text of a stage: ``traced``, a pass by name, ``fused`` (the last), or ``tile`` for the kernels' loops."""
+    """The text of a stage: ``traced``, a pass by name, ``fused`` (the last), or ``tile`` for the kernels' loops; of the
+    derivative ``autodiff`` (function and derivative in one), ``forward`` and ``backward``, fused.
+    """
     if stage == "tile":
         return "\n\n".join(print_function(k.function) for k in variant.program.kernels)
     stages = {**variant.stages, "fused": variant.fused}
+    if stage in _DERIVED:
+        found = latest(variant) or Gradient.of(variant)
+        return print_function(_DERIVED[stage](found))
     if stage not in stages:
-        known = [*stages, "tile"]
+        known = [*stages, "tile", *_DERIVED]
         close = get_close_matches(stage, known, 1)
         raise ConfigError(
             f"no stage `{stage}`; there are {', '.join(known)}", helps=[f"`{close[0]}` is close"] if close else []
         )
     return print_function(stages[stage])
+
+
+#: Stages of the derivative.
+_DERIVED: Mapping[str, Callable[[Gradient], Function]] = {
+    "autodiff": lambda g: g.joint.function,
+    "forward": lambda g: g.forward.fused,
+    "backward": lambda g: g.backward.fused,
+}
 
 
 def lower(
@@ -268,6 +300,7 @@ class Explanation:
     program: Program
     layout: str
     extra: tuple[str, ...] = ()
+    gradient: Gradient | None = None
 
     def __str__(self) -> str:
         lines = [f"{self.name} ({self.layout})"]
@@ -276,16 +309,37 @@ class Explanation:
             lines += [f"      {d}" for d in n.details]
         lines += [f"  {text}" for text in self.extra]
         lines += [f"  {cut}" for cut in self.program.cuts]
-        lines.append("steps:")
-        for step in self.program.steps:
-            if isinstance(step, Kernel):
-                c = step.cost
-                temps = f", {len(step.temps)} temporaries" if step.temps else ""
-                lines.append(f"  kernel {step.name} ({step.form}, {len(step.function.ops)} nests{temps}): "
-                             f"{c.moved} bytes of at least {c.least}, {c.flops} flops")  # fmt: skip
-            else:
-                lines.append(f"  call   {step.op.name} -> {', '.join('%' + r.name for r in step.outputs)}")
+        lines += ["steps:", *_steps(self.program)]
+        if self.gradient is not None:
+            lines += _explained(self.gradient)
         return "\n".join(lines)
+
+
+def _steps(program: Program) -> Iterator[str]:
+    """One line for each kernel and library call, and for what is copied around them."""
+    if program.joined:
+        yield f"  join   {', '.join(sorted(program.joined))}, which no kernel walks piece by piece"
+    for step in program.steps:
+        if isinstance(step, Kernel):
+            c = step.cost
+            temps = f", {len(step.temps)} temporaries" if step.temps else ""
+            yield (f"  kernel {step.name} ({step.form}, {len(step.function.ops)} nests{temps}): "
+                   f"{c.moved} bytes of at least {c.least}, {c.flops} flops")  # fmt: skip
+        else:
+            yield f"  call   {step.op.name} -> {', '.join('%' + r.name for r in step.outputs)}"
+    if program.copied:
+        yield f"  copy   to {', '.join(p.name for p, _ in program.copied)}, not written in place"
+
+
+def _explained(gradient: Gradient) -> Iterator[str]:
+    """What a call keeps for its derivative, and what the two run."""
+    parts = gradient.parts
+    kept = ", ".join(f"{v.name} ({v.type})" for v in parts.kept) or "nothing"
+    yield f"derivative by {', '.join(gradient.wrt)}: keeps {kept} beside arguments and results, {parts.bytes()} bytes"
+    yield "steps with gradients:"
+    yield from _steps(gradient.forward.program)
+    yield "steps of the derivative:"
+    yield from _steps(gradient.backward.program)
 
 
 def explain(variant: Variant, name: str, extra: Sequence[str] = ()) -> Explanation:
@@ -296,7 +350,8 @@ def explain(variant: Variant, name: str, extra: Sequence[str] = ()) -> Explanati
         for what, (value, span) in t.specialised.items()
     ]
     settled += [f"assumes {c}" for c in t.choices]
-    return Explanation(name, variant.fused.notes, variant.program, str(variant.layout), (*t.notes, *settled, *extra))
+    said = (*t.notes, *settled, *extra)
+    return Explanation(name, variant.fused.notes, variant.program, str(variant.layout), said, latest(variant))
 
 
 @dataclass(frozen=True)

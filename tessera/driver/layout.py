@@ -20,11 +20,12 @@ from tessera.ir.record import Kind
 from tessera.ir.types import ScalarType, TensorType
 from tessera.runtime import dispatch
 from tessera.runtime.dispatch import Sizes
+from tessera.runtime.pieces import Pieces
 from tessera.schedule.plan import Call, Kernel, Program
 
 TABLE = TorchTable()
 S = TypeVar("S")
-Copy = Callable[[torch.Tensor], torch.Tensor]
+Copy = Callable[[Any], torch.Tensor]
 
 
 @dataclass
@@ -42,6 +43,7 @@ class Places(Generic[S]):
     allocs: list[dispatch.Alloc] = field(default_factory=list)
     steps: list[S | dispatch.CallStep] = field(default_factory=list)
     outputs: list[int] = field(default_factory=list)
+    updates: tuple[int, ...] = ()
     inputs: int = 0
 
     def __post_init__(self) -> None:
@@ -49,12 +51,17 @@ class Places(Generic[S]):
         self.slots.update({v: n for n, v in enumerate(p for p in params if isinstance(p.type, TensorType))})
         self.scalars.update({v: n for n, v in enumerate(p for p in params if isinstance(p.type, ScalarType))})
         self.inputs = len(self.slots)
+        arguments = dict(self.slots)
+        for p in params:
+            if p.name in self.program.joined:
+                self.slots[p] = self.make(Pieces.joined, self.slots[p])
         for step in self.program.steps:
             self.add(step)
         for number, x in enumerate(self.program.outputs):
             self.give(x)
             if number in self.copied:
-                self.outputs[-1] = self.copy(self.outputs[-1], self.copied[number])
+                self.outputs[-1] = self.make(self.copied[number], self.outputs[-1])
+        self.write(arguments)
 
     def add(self, step: Kernel | Call) -> None:
         if isinstance(step, Call):
@@ -62,7 +69,11 @@ class Places(Generic[S]):
                 self.slots[v] = len(self.slots)
             self.steps.append(self.call(step))
             return
+        updated = dict(step.updates)
         for v in (*step.outputs, *step.temps):
+            if v in updated:
+                self.slots[v] = self.slots[updated[v]]
+                continue
             self.slots[v] = len(self.slots)
             shape = tuple(d.evaluator() for d in v.type.dims)
             self.allocs.append(dispatch.Alloc(self.slots[v], shape, torch_dtype(v)))
@@ -78,7 +89,29 @@ class Places(Generic[S]):
         else:
             self.outputs.append(self.slots[x])
 
-    def copy(self, slot: int, make: Copy) -> int:
+    def write(self, arguments: Mapping[Value, int]) -> None:
+        """Bring into the memory of parameters what no kernel wrote there; who returned it gets the parameter."""
+        self.updates = tuple(arguments[p] for p in self.program.function.updates)
+        views = [s.op for s in self.program.steps if isinstance(s, Call)]
+        pending: list[tuple[int, int]] = []
+        for p, x in self.program.copied:
+            self.give(x)
+            new = self.outputs.pop()
+            if root_of(x, views) in self.program.function.updates:  # which may be written to before
+                new = self.make(torch.clone, new)
+            pending.append((arguments[p], new))
+        for place, new in pending:
+            self.steps.append(dispatch.CallStep(_written, (place, new), ()))
+            if place in self.whole:
+                self.outputs = [place if o == new else o for o in self.outputs]
+
+    @property
+    def whole(self) -> frozenset[int]:
+        """The numbers of the arguments that are no pieces."""
+        tensors = [p for p in self.program.function.params if isinstance(p.type, TensorType)]
+        return frozenset(n for n, p in enumerate(tensors) if p.name not in self.program.pieces)
+
+    def make(self, make: Copy, slot: int) -> int:
         """The slot of what ``make`` makes of a tensor."""
         new = len(self.slots)
         self.slots[Value("copy", ScalarType(bool_))] = new
@@ -134,13 +167,16 @@ def copies(traced: Traced, program: Program) -> dict[int, Copy]:
     """
     views = [s.op for s in program.steps if isinstance(s, Call)]
     params = {p: n for n, p in enumerate(program.function.params)}
+    for p, new in reversed(program.function.written):
+        if isinstance(new, Value) and new not in params:
+            params[new] = params[p]
     found: dict[int, Copy] = {}
     memory: dict[Value, int] = {}
     for o in traced.outputs:
         if o.kind != "tensor":
             continue
         x = program.outputs[o.place]
-        root = _root(x, views)
+        root = root_of(x, views)
         if not isinstance(root, Value):
             continue
         if memory.setdefault(root, params.get(root, o.memory)) != o.memory:
@@ -154,7 +190,16 @@ def _anew(x: torch.Tensor) -> torch.Tensor:
     return x.clone(memory_format=torch.contiguous_format)
 
 
-def _root(x: Operand, ops: Sequence[Operation]) -> Operand:
+def _written(tensors: Sequence[Any], numbers: Sequence[float], sizes: Sizes) -> Sequence[torch.Tensor]:
+    place, new = tensors
+    if isinstance(place, Pieces):
+        place.write(new)
+    else:
+        place.copy_(new)
+    return ()
+
+
+def root_of(x: Operand, ops: Sequence[Operation]) -> Operand:
     """What a value is a view of; itself when it is none."""
     makers = {r: op for op in ops if op.record.kind is Kind.VIEW for r in op.results}
     while isinstance(x, Value) and x in makers and isinstance(makers[x].operands[0], Value):
@@ -192,7 +237,9 @@ def lay_out(
         )
 
     laid = Places(program, CPU, kernel, copied or {})
-    return dispatch.Plan(laid.inputs, len(laid.slots), tuple(laid.allocs), tuple(laid.steps), tuple(laid.outputs))
+    return dispatch.Plan(
+        laid.inputs, len(laid.slots), tuple(laid.allocs), tuple(laid.steps), tuple(laid.outputs), laid.updates
+    )
 
 
 def _operand(x: Operand, slots: Mapping[Value, int], scalars: Mapping[Value, int]) -> Callable[..., Any]:

@@ -66,12 +66,16 @@ class Lazy(Generic[T]):
 
 @dataclass(frozen=True)
 class Layout:
-    """What a variant may assume of its tensor arguments: the names of those that are not dense row-major."""
+    """What a variant may assume of its tensor arguments: the names of those that are not dense row-major, and of those
+    that lie in pieces.
+    """
 
     strided: frozenset[str] = frozenset()
+    pieces: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
-        return "all dense" if not self.strided else f"strided: {', '.join(sorted(self.strided))}"
+        rows = (("strided", self.strided), ("in pieces", self.pieces))
+        return "; ".join(f"{what}: {', '.join(sorted(names))}" for what, names in rows if names) or "all dense"
 
 
 @dataclass
@@ -119,7 +123,9 @@ class Variant:
 
     @Lazy
     def program(self) -> Program:
-        program = schedule(self.fused, self.layout.strided)
+        pieces = self.layout.pieces
+        joined = pieces if self.device.type in ACCELERATORS else frozenset()  # whose kernels take no pieces
+        program = schedule(self.fused, self.layout.strided, pieces, joined)
         for kernel in program.kernels:
             check_ir(kernel.function)
         return program
@@ -184,7 +190,7 @@ class Variant:
         laid = Places(self.program, self.device, kernel, self.copied)
         return gpu.DevicePlan(
             self.device, there.platform, laid.inputs, len(laid.slots), tuple(laid.allocs), tuple(laid.steps),
-            tuple(laid.outputs),
+            tuple(laid.outputs), laid.updates,
         )  # fmt: skip
 
     def sizes(self, named: Sizes, tensors: Sequence[torch.Tensor]) -> Sizes:

@@ -11,7 +11,7 @@ import torch
 
 from tessera import config
 from tessera.diag import ConfigError, ResourceError, TesseraError, TraceError
-from tessera.driver import devices
+from tessera.driver import devices, hooks
 from tessera.driver.captured import Link, Reader, Watch
 from tessera.driver.gradient import learning
 from tessera.driver.guards import check_guards, serves
@@ -20,11 +20,13 @@ from tessera.driver.method import fingerprints, identities, objects_of, owners
 from tessera.driver.serving import Refusal, Resolved, input_of
 from tessera.driver.variant import Layout, Variant
 from tessera.frontend.binding import Bound
+from tessera.frontend.receiver import receiver_of
 from tessera.frontend.session import error_of
 from tessera.frontend.spec import FunctionSpec
 from tessera.frontend.trace import Run, Traced
 from tessera.frontend.unifying import CallTypes, call_types
 from tessera.ir.dtype import f32, f64
+from tessera.runtime.pieces import Pieces
 
 #: Variants that differ in nothing but what the function read outside, or what one object among its arguments held; for
 #: other values it runs eagerly.
@@ -53,7 +55,7 @@ class Variants:
         """The variant for a call; traced and compiled when there is none yet. Raises what the call would."""
         dtypes = [TABLE.tensor_type(t).dtype for t in tensors]
         types = call_types(bound, sizes, [t.shape for t in tensors], dtypes, f64 if f64 in dtypes else f32)
-        dense = tuple(t.is_contiguous() for t in tensors)
+        dense = tuple((isinstance(t, Pieces), t.is_contiguous()) for t in tensors)
         device = devices.device_of(tensors)
         if device.type not in devices.ACCELERATORS:
             device = devices.CPU
@@ -77,20 +79,18 @@ class Variants:
     def _ready(self, key: tuple[Any, Any], resolved: Resolved) -> Resolved:
         """A call with what it runs compiled: the variant, or the variant with its derivative."""
         variant = resolved.variant
-        resolved.gradient = learning(variant, resolved.given(), resolved.types.hints)
-        variants = [variant] if resolved.gradient is None else [resolved.gradient.forward]
-        for one in variants:
-            if one.compiled:
-                continue
-            try:
-                one.plan()
-            except ConfigError:  # an option that can be set right
-                raise
-            except (TraceError, ResourceError) as error:
-                self._refuse(key, resolved.types, error, variant.traced, variant.watch)
-                raise
-            self.compiles += not one.from_cache
-            self.from_cache += one.from_cache
+        try:
+            resolved.gradient = learning(variant, resolved.given(), resolved.types.hints, self.spec.max_saved)
+            made = variant if resolved.gradient is None else resolved.gradient.forward
+            if not made.compiled:
+                made.plan()
+                self.compiles += not made.from_cache
+                self.from_cache += made.from_cache
+        except ConfigError:  # an option that can be set right
+            raise
+        except (TraceError, ResourceError) as error:
+            self._refuse(key, resolved.types, error, variant.traced, variant.watch)
+            raise
         return resolved
 
     def _refuse(
@@ -131,7 +131,12 @@ class Variants:
             for p, source in zip(traced.function.params, traced.inputs, strict=True)
             if source.kind != "seed" and _is_strided(input_of(source, bound))
         )
-        return Variant(traced, Layout(strided), device, watch=watch, held=key[1])
+        pieces = frozenset(
+            p.name
+            for p, source in zip(traced.function.params, traced.inputs, strict=True)
+            if source.kind == "leaf" and isinstance(input_of(source, bound), Pieces)
+        )
+        return Variant(traced, Layout(strided, pieces), device, watch=watch, held=key[1])
 
     def _trace(self, bound: Bound, types: CallTypes, device: torch.device) -> tuple[Traced | TesseraError, Watch]:
         """Trace with the actual sizes at hand, or find that it cannot be; and see what is read outside."""
@@ -140,6 +145,9 @@ class Variants:
         for _ in range(_ATTEMPTS):
             reader = Reader()
             reader.root(self.spec.function, objects)
+            refused = hooks.refusal(reader.objects, receiver_of(self.spec, [leaf.value for leaf in bound.leaves]))
+            if refused is not None:
+                return refused, reader.watch()
             run = Run(
                 self.spec, types.inputs, TABLE, types.hints, bound.tree, types.flexible, types.scalars, device=device,
                 leads=types.leads,

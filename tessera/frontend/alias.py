@@ -280,7 +280,7 @@ def _writable(self: TensorHandle, call: Call) -> bool:
             "TSR0403",
             f"update of {frozen}",
             "written here",
-            "clone it first, or return the new value",
+            "clone it first, or return the new value; `updates=` of `tessera.function` allows it",
         )
         return False
     if (self._step if self._storage is None else self._storage.step) is not self._session.step:

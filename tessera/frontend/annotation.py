@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tessera.diag import DTypeError, Help, ShapeError, Span, TesseraError, user_frames
@@ -62,17 +62,18 @@ class Lead:
 @dataclass(frozen=True, slots=True)
 class TensorAnnotation:
     """What is known of a tensor: ``dims`` (None: any rank), each a Dim or one ``Lead``; ``dtype`` (None:
-    any).
+    any). A ``flat`` one may be given as a list of tensors.
     """
 
     dims: tuple[Dim | Lead, ...] | None
     dtype: DType | DTypeClass | None = None
+    flat: bool = False
 
     def __str__(self) -> str:
         if self.dims is None:
             return "Tensor" if self.dtype is None else f"Tensor[{self.dtype}]"
         items = [_shown(d) for d in self.dims] + ([] if self.dtype is None else [str(self.dtype)])
-        return f"Tensor[{', '.join(items) or '()'}]"
+        return f"{'Flat' if self.flat else 'Tensor'}[{', '.join(items) or '()'}]"
 
     __repr__ = __str__
 
@@ -130,7 +131,7 @@ class _TensorMeta(type):
     @user_frames
     def __getitem__(cls, items: object) -> TensorAnnotation:
         try:
-            return annotation(items if isinstance(items, tuple) else (items,))
+            return cls.read(items if isinstance(items, tuple) else (items,))  # type: ignore[attr-defined]
         except TesseraError as error:
             frame = sys._getframe(2)  # behind `user_frames`; an annotation given as text is placed by who reads it
             if is_machinery(frame.f_code.co_filename):
@@ -141,7 +142,7 @@ class _TensorMeta(type):
     @user_frames
     def __call__(cls, *args: object, **kwargs: object) -> object:
         raise ShapeError(
-            "`Tensor` is an annotation, and makes no tensors", code="TSR0104",
+            f"`{cls.__name__}` is an annotation, and makes no tensors", code="TSR0104",
             helps=['an annotation has brackets, Tensor["B", "D"]; `torch.tensor` makes tensors'],
         )  # fmt: skip
 
@@ -151,7 +152,7 @@ class _TensorMeta(type):
     __ror__ = __or__
 
     def __repr__(cls) -> str:
-        return "Tensor"
+        return cls.__name__
 
 
 #: mypy takes this name for true: it then leaves the items of an annotation alone.
@@ -159,6 +160,7 @@ MYPY = False
 
 if MYPY:
     Tensor: Any
+    Flat: Any
 elif TYPE_CHECKING:
 
     class Tensor(torch.Tensor, Protocol):  # pyright: ignore
@@ -166,6 +168,12 @@ elif TYPE_CHECKING:
 
         @classmethod
         def __class_getitem__(cls, item: object) -> type[Tensor]: ...
+
+    class Flat(torch.Tensor, Protocol):  # pyright: ignore
+        """For editors: inside of its function one tensor of rank 1."""
+
+        @classmethod
+        def __class_getitem__(cls, item: object) -> Any: ...
 
 else:
 
@@ -181,6 +189,34 @@ else:
         >>> Tensor["...", "D"].lead
         Lead(name='...')
         """
+
+        @staticmethod
+        def read(items: Sequence[object]) -> TensorAnnotation:
+            """The annotation that the items in the brackets mean."""
+            return annotation(items)
+
+    class Flat(metaclass=_TensorMeta):
+        """The annotation of many tensors that a function takes for one of rank 1: all their elements, in order.
+
+        The argument is a list or tuple of tensors of one dtype on one device, of any shapes, or one tensor of rank 1.
+        Items are the one size and, behind it, a dtype or dtype class. Lists given for the same size have as many
+        elements in each place. Nothing is copied where the function is elementwise or reduces everything.
+        Raises ShapeError (TSR0101, TSR0102, TSR0104) and DTypeError (TSR0103).
+
+        >>> Flat["N"]
+        Flat["N"]
+        """
+
+        @staticmethod
+        def read(items: Sequence[object]) -> TensorAnnotation:
+            """The annotation that the items in the brackets mean."""
+            found = annotation(items)
+            if found.dims is None or len(found.dims) != 1 or found.lead is not None:
+                raise ShapeError(
+                    "`Flat` of something else than one size", code="TSR0104",
+                    helps=['all elements count along one axis: Flat["N"], or Flat["N", tessera.f32]'],
+                )  # fmt: skip
+            return replace(found, flat=True)
 
 
 def annotation(items: Sequence[object]) -> TensorAnnotation:

@@ -4,13 +4,14 @@ guarded, refuted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
 from tessera.diag import Diagnostic, Span, render
 from tessera.frontend.attempts import Attempt, Item, attempt, line_of
 from tessera.frontend.hints import Hint
+from tessera.frontend.receiver import declared_names
 from tessera.frontend.session import Finding, error_of
 from tessera.frontend.spec import EMPTY, FunctionSpec
 from tessera.frontend.table import TorchTable
@@ -85,14 +86,14 @@ def check(spec: FunctionSpec, table: TorchTable, *, receiver: object = None) -> 
     for count in counts:
         found = attempt(spec, table, count, receiver)
         if not found.findings:
-            return _report(spec, found, bare)
+            return _report(spec, found, bare, receiver)
         failed.append(found)
     same = {(f.diagnostic.code, line_of(f.diagnostic)) for f in failed[0].findings}
     for other in failed[1:]:
         same &= {(f.diagnostic.code, line_of(f.diagnostic)) for f in other.findings}
     if bare and not same:
-        return _report(spec, replace(failed[0], findings=()), bare)
-    return _report(spec, failed[0], bare)
+        return _report(spec, replace(failed[0], findings=()), bare, receiver)
+    return _report(spec, failed[0], bare, receiver)
 
 
 def _unknown(spec: FunctionSpec) -> str:
@@ -117,7 +118,7 @@ def _is_bare(hint: Hint) -> bool:
 # ---- the report ------------------------------------------------------------------------------------------
 
 
-def _report(spec: FunctionSpec, attempt: Attempt, bare: bool) -> CheckReport:
+def _report(spec: FunctionSpec, attempt: Attempt, bare: bool, receiver: object) -> CheckReport:
     items: list[Item] = []
     both = _both_ways(attempt.traced)
     for o in attempt.obligations:
@@ -127,7 +128,8 @@ def _report(spec: FunctionSpec, attempt: Attempt, bare: bool) -> CheckReport:
         items.append(Item(verdict, f"{o}{f' ({o.why})' if o.why else ''}", o.span))
     if not attempt.findings and spec.returns.kind != "any":
         open_ = bare or any(t.deferred is not None for t in attempt.traced)
-        items.insert(0, Item("deferred" if open_ else "proved", f"returns {_returned(spec)}", spec.returns_span))
+        text = f"returns {_returned(spec, declared_names(receiver))}"
+        items.insert(0, Item("deferred" if open_ else "proved", text, spec.returns_span))
     items += attempt.deferred
     if bare:
         items.append(Item("deferred", "tensors of any rank: checked at the first call", spec.span))
@@ -151,17 +153,18 @@ def _both_ways(traced: Sequence[Traced]) -> set[tuple[str, Dim, Dim]]:
     return found
 
 
-def _returned(spec: FunctionSpec) -> str:
+def _returned(spec: FunctionSpec, known: Iterable[str]) -> str:
     text = None if spec.returns_span is None else spec.returns_span.text()
     shown = text if text is not None and "\n" not in text else "what it declares"
-    return shown + "".join(_misspelt(spec))
+    return shown + "".join(_misspelt(spec, known))
 
 
-def _misspelt(spec: FunctionSpec) -> Iterator[str]:
+def _misspelt(spec: FunctionSpec, known: Iterable[str]) -> Iterator[str]:
     """Names that only the result has, where a parameter has one that is written almost alike: whatever the body gives
     fits such a name.
     """
-    for name in dict.fromkeys(n for a in spec.returns.tensors() for n in a.names if n not in spec.dim_names):
+    told = {*spec.dim_names, *known}
+    for name in dict.fromkeys(n for a in spec.returns.tensors() for n in a.names if n not in told):
         close = get_close_matches(name, spec.dim_names, 1, 0.75)
         if close:
             yield f"; only the result names `{name}`, `{close[0]}` is close"

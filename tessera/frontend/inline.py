@@ -5,6 +5,7 @@ place.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -17,6 +18,8 @@ from tessera.frontend.binding import Leaf, bind_arguments
 from tessera.frontend.blame import argument_places, origin
 from tessera.frontend.handles import PoisonHandle, SizeHandle, TensorHandle
 from tessera.frontend.invert import invert
+from tessera.frontend.receiver import receiver_of, sizes_of
+from tessera.frontend.region import region
 from tessera.frontend.session import Call, Session, current
 from tessera.frontend.spec import FunctionSpec
 from tessera.frontend.suggest import exchange, reshape_help
@@ -63,14 +66,15 @@ def inline_call(spec: FunctionSpec, args: Sequence[Any], kwargs: Mapping[str, An
         session.fail(ShapeError, Diagnostic("TSR0211", misfit(spec, error), labels, notes, helps))
         return session.poison
     bound = bind_arguments(spec, args, kwargs, _is_traced(session))
-    edge = _Boundary(session, spec, call, {}, {}, [x for x in bound.leaves if x.kind == "tensor"])
+    receiver = receiver_of(spec, args)
+    edge = _Boundary(session, spec, call, sizes_of(spec, receiver), {}, [x for x in bound.leaves if x.kind == "tensor"])
     _unify(edge, bound.leaves)
     if edge.faults:
         return session.poison
     session.scopes.append(spec)
     try:
-        result = spec.function(*args, **kwargs)
-        receiver = args[0] if spec.params and spec.params[0].name == "self" and args else None
+        with region(session) if spec.checkpointed else nullcontext():
+            result = spec.function(*args, **kwargs)
         session.context.span = call.span
         returns.compare(session, spec, result, returns.Scope(edge.bound, edge.leads, receiver))
     finally:

@@ -6,15 +6,12 @@ says what to write instead.
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from types import FunctionType
 from typing import Any, NoReturn
 
 from tessera.diag import Diagnostic, Help, Label, TraceError, caller_span
-from tessera.diag.span import is_machinery
 from tessera.frontend import alias, methods
 from tessera.frontend.classes import asks
 from tessera.frontend.decide import number
@@ -422,39 +419,6 @@ class Poison(PoisonHandle):
         return "<result of an operation with an error>"
 
 
-class Receiver(Poison):
-    """The unknown object that a method belongs to, when the method is checked without one."""
-
-    __slots__ = ("_of",)
-    __hash__ = object.__hash__
-
-    def __init__(self, session: Session, cls: type | None = None) -> None:
-        super().__init__(session)
-        self._of = cls
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        session = self._session
-        helper = _method(self._of, name)
-        if helper is not None:
-            return partial(helper, self)
-        session.specialised.setdefault("self", (0, caller_span()))
-        return session.poison
-
-
-def _method(cls: type | None, name: str) -> FunctionType | None:
-    """The method that a class itself gives to its objects, written in Python; None for anything else. What a class
-    leaves to others to write, or a library's, is unknown.
-    """
-    if cls is None or inspect.isabstract(cls):
-        return None
-    found = inspect.getattr_static(cls, name, None)
-    if not isinstance(found, FunctionType) or is_machinery(found.__code__.co_filename):
-        return None
-    return None if "NotImplementedError" in found.__code__.co_names else found
-
-
 def _swallow(self: Poison, *_: Any) -> Any:
     return self
 
@@ -468,4 +432,4 @@ def make(session: Session, value: Value) -> TensorHandle:
     return (Scalar if isinstance(value.type, ScalarType) else Proxy)(session, value)
 
 
-__all__ = ["Poison", "Proxy", "Receiver", "Scalar", "make", "number"]
+__all__ = ["Poison", "Proxy", "Scalar", "make", "number"]

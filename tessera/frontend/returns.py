@@ -10,6 +10,7 @@ from tessera.diag import Diagnostic, DTypeError, Label, Note, ShapeError, Span, 
 from tessera.frontend.annotation import Lead, TensorAnnotation
 from tessera.frontend.handles import PoisonHandle, SizeHandle, TensorHandle
 from tessera.frontend.hints import Hint
+from tessera.frontend.receiver import receiver_of, size_of
 from tessera.frontend.session import Session
 from tessera.frontend.spec import FunctionSpec, shown
 from tessera.frontend.tree import parts
@@ -26,12 +27,12 @@ class Scope:
         self.bound, self.leads, self.receiver = bound, leads, receiver
 
     def lookup(self, name: str) -> Dim | None:
-        """What a name stands for: a binding, or an int attribute of ``self``."""
+        """What a name stands for: a binding, or a size that ``self`` has."""
         found = self.bound.get(name)
         if found is None and self.receiver is not None:
-            value = getattr(self.receiver, name, None)
-            if isinstance(value, int) and not isinstance(value, bool):
-                found = self.bound[name] = Dim.const(value)
+            found = size_of(self.receiver, name)
+            if found is not None:
+                self.bound[name] = found
         return found
 
     def put(self, d: Dim) -> Dim | None:
@@ -44,7 +45,7 @@ class Scope:
 
 def own_scope(session: Session, spec: FunctionSpec, args: Sequence[Any]) -> Scope:
     """The scope of the function being traced itself: each of its names is its own dim."""
-    receiver = args[0] if spec.params and spec.params[0].name == "self" and args else None
+    receiver = receiver_of(spec, args)
     bound = {name: Dim.name(name) for name in spec.dim_names}
     bound |= session.bindings
     return Scope(bound, dict(session.leads), receiver)

@@ -146,10 +146,8 @@ class Path:
 
 @dataclass
 class Session:
-    """The state of one trace. Made by ``trace`` and ``check``; one thread uses it.
-
-    ``hints`` maps the names in sizes to their actual values when a call is being traced, and is None at
-    definition.
+    """The state of one trace. Made by ``trace`` and ``check``; one thread uses it. ``hints`` maps the names in sizes to
+    their actual values when a call is being traced, and is None at definition.
     """
 
     table: TorchTable
@@ -176,6 +174,7 @@ class Session:
     param_names: dict[Value, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     cause: Exception | None = None
+    regions: int = 0
 
     def __post_init__(self) -> None:
         #: The innermost step of a scan that is being traced, and the operations of the function itself.

@@ -5,12 +5,12 @@ Python values.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from tessera.diag import Note, Span, TesseraError, definition_span
+from tessera.diag import Label, Note, Span, TesseraError, TraceError, definition_span
 from tessera.frontend.annotation import TensorAnnotation, read_item
 from tessera.frontend.hints import ANY, STATIC, Hint, hint_of, is_gone, scope_of
 from tessera.frontend.mistakes import placed
@@ -53,7 +53,9 @@ class ParamSpec:
 
 @dataclass(frozen=True)
 class FunctionSpec:
-    """What a function declares. Make one with ``of``."""
+    """What a function declares. Make one with ``of``. ``updates`` are parameters whose tensors it may write to;
+    ``checkpointed`` says that derivatives compute its values again, ``max_saved`` how many bytes they may keep.
+    """
 
     name: str
     function: Callable[..., Any]
@@ -61,12 +63,22 @@ class FunctionSpec:
     returns: Hint = ANY
     span: Span | None = field(default=None, compare=False)
     returns_span: Span | None = field(default=None, compare=False)
+    updates: tuple[str, ...] = ()
+    checkpointed: bool = False
+    max_saved: int | None = None
 
     @classmethod
-    def of(cls, function: Callable[..., Any]) -> FunctionSpec:
+    def of(
+        cls,
+        function: Callable[..., Any],
+        updates: tuple[str, ...] = (),
+        checkpointed: bool = False,
+        max_saved: int | None = None,
+    ) -> FunctionSpec:
         """Read a function's signature; a staticmethod or classmethod is looked through.
 
-        Raises ShapeError (TSR0101, TSR0102, TSR0104) and DTypeError (TSR0103) that point at the annotation.
+        Raises ShapeError (TSR0101, TSR0102, TSR0104) and DTypeError (TSR0103) that point at the annotation, and
+        TraceError (TSR0409) for an update of what is no parameter of tensors.
         """
         plain: Any = function
         while isinstance(plain, staticmethod | classmethod):
@@ -86,7 +98,21 @@ class FunctionSpec:
             hints.get("return", ANY),
             definition_span(plain),
             definition_span(plain, "return"),
+            _updates(plain, params, updates),
+            checkpointed,
+            max_saved,
         )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the decorator said beside the function, as ``of`` takes it."""
+        return {"updates": self.updates, "checkpointed": self.checkpointed, "max_saved": self.max_saved}
+
+    @cached_property
+    def flats(self) -> tuple[tuple[int, str, Dim], ...]:
+        """The places, names and sizes of the parameters that take many tensors for one."""
+        rows = ((n, p.name, p.hint.annotation) for n, p in enumerate(self.params) if p.how == "plain")
+        return tuple((n, name, a.fixed[0]) for n, name, a in rows if a is not None and a.flat)
 
     @cached_property
     def by_name(self) -> Mapping[str, ParamSpec]:
@@ -117,6 +143,22 @@ class FunctionSpec:
                 if name in a.names or (a.lead is not None and name in _lead_names(a, name)):
                     return Note(f"`{name}` comes from {p.name}: {shown(a, p.span)}", p.span)
         return None
+
+
+def _updates(function: Callable[..., Any], params: Sequence[ParamSpec], updates: tuple[str, ...]) -> tuple[str, ...]:
+    known = {p.name: p for p in params}
+    for name in updates:
+        if name not in known:
+            raise _no_update(function, f"`{name}` is updated, and is no parameter", definition_span(function))
+        if known[name].kind in ("size", "scalar", "static"):
+            raise _no_update(function, f"`{name}` is updated, and is no tensor", known[name].span)
+    return updates
+
+
+def _no_update(function: Callable[..., Any], text: str, span: Span | None) -> TraceError:
+    labels = [] if span is None else [Label(span, "declared here", True)]
+    names = ", ".join(f'"{p}"' for p in inspect.signature(function).parameters)
+    return TraceError(text, code="TSR0409", labels=labels, helps=[f"`updates` names parameters of tensors: {names}"])
 
 
 def _lead_names(a: TensorAnnotation, name: str) -> tuple[str, ...]:

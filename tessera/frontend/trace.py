@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from types import CodeType, TracebackType
 from typing import Any
@@ -27,7 +28,9 @@ from tessera.frontend.handles import (
     leaked,
 )
 from tessera.frontend.interop import dispatch
-from tessera.frontend.proxy import Poison, Receiver, make
+from tessera.frontend.proxy import Poison, make
+from tessera.frontend.receiver import receiver_of, sizes_of, stand_in
+from tessera.frontend.region import region
 from tessera.frontend.session import Finding, Path, Session, enter, error_of
 from tessera.frontend.size import Size
 from tessera.frontend.spec import FunctionSpec
@@ -160,7 +163,26 @@ class Run:
     path: Path | None = None
 
     def trace(self) -> Traced:
-        """Run the function; faults are in the result, not raised."""
+        """Run the function; faults are in the result, not raised.
+
+        In a call, names that the guards make one size are one in a second run: loops over the same sizes are then seen
+        to be the same.
+        """
+        first = self._once()
+        same = {} if self.hints is None or first.findings or first.deferred else _settled(first.function.obligations)
+        if not same:
+            return first
+        again = replace(self, bindings={**self.bindings, **same})._once()
+        if again.findings or again.deferred is not None:
+            return first
+        kept = [o for o in first.function.obligations if o.kind == "eq" and o.left.names() | o.right.names()]
+        obligations = tuple(dict.fromkeys((*kept, *again.function.obligations)))
+        choices = tuple(dict.fromkeys((*first.choices, *again.choices)))
+        asked = {**first.specialised, **again.specialised}
+        function = replace(again.function, obligations=obligations)
+        return replace(again, function=function, choices=choices, specialised=asked)
+
+    def _once(self) -> Traced:
         session = self._session()
         tree = self.tree or Tree("dict", (LEAF,) * len(self.spec.params), tuple(p.name for p in self.spec.params))
         leaves, params, sources = self._arguments(session, tree)
@@ -173,6 +195,7 @@ class Run:
         described: list[Output] = []
         if deferred is None and not isinstance(result, PoisonHandle):
             out_tree, described = _results(session, self.spec, result, outputs, args, leaves)
+        updates = _updates(leaves, params, outputs)
         session.open = False
         sources += [Input("capture", captured=tensor) for tensor, _ in session.captures.values()]
         params += [handle._storage.value for _, handle in session.captures.values()]
@@ -184,7 +207,8 @@ class Run:
         context = session.context
         undecided = [replace(o, verdict="guarded") for o in context.open]
         obligations = (*_as_obligations(context.choices), *context.obligations.values(), *undecided)
-        function = Function(self.spec.function.__name__, block, "tensor", obligations, span=self.spec.span)
+        name = self.spec.function.__name__
+        function = Function(name, block, "tensor", obligations, span=self.spec.span, updates=updates)
         return Traced(
             function,
             tuple(sources),
@@ -228,6 +252,9 @@ class Run:
         session.scopes.append(self.spec)
         session.scalars = self.scalars
         session.leads.update(self.leads or _leads(self.spec, self.inputs))
+        receiver = receiver_of(self.spec, self.inputs)
+        if receiver is not UNKNOWN and not isinstance(receiver, ObjectOf):
+            session.bindings.update(sizes_of(self.spec, receiver))
         session.bindings.update(self.bindings)
         return session
 
@@ -239,24 +266,49 @@ class Run:
         paths = [p for name, child in zip(tree.keys, tree.children, strict=True) for p in leaf_paths(child, name)]
         for number, (given, path) in enumerate(zip(self.inputs, paths, strict=True)):
             if isinstance(given, Dim):
-                leaves.append(session.size(given))
+                leaves.append(session.size(given.substitute(session.bindings)))
                 continue
             if given is UNKNOWN or isinstance(given, ObjectOf):
-                leaves.append(Receiver(session, given.cls if isinstance(given, ObjectOf) else None))
+                leaves.append(stand_in(session, given))
                 continue
             if not isinstance(given, TensorType | ScalarType):
                 leaves.append(given)
                 continue
+            if isinstance(given, TensorType):
+                given = given.with_dims(tuple(d.substitute(session.bindings) for d in given.dims))
             value = session.builder.param(_NO_NAME.sub("_", path).strip("_") or "arg", given)
             handle = make(session, value)
-            handle._storage = Storage(value, f"argument `{path}`")
+            root = re.split(r"[.\[]", path)[0]
+            handle._storage = Storage(value, "" if root in self.spec.updates else f"argument `{path}`")
             if isinstance(given, ScalarType):
                 session.scalar_paths[value] = path
-            session.param_names[value] = re.split(r"[.\[]", path)[0]
+            session.param_names[value] = root
             leaves.append(handle)
             params.append(value)
             sources.append(Input("leaf", number))
         return leaves, params, sources
+
+
+def _settled(obligations: Sequence[Obligation]) -> dict[str, Dim]:
+    """What guarded equalities of names say: each name by the number, or the one name, that it equals."""
+    found: dict[str, Dim] = {}
+    for o in obligations:
+        left, right = (d.substitute(found) for d in (o.left, o.right))
+        if o.kind != "eq" or o.verdict != "guarded" or left is right:
+            continue
+        name, size = (right, left) if right.is_name else (left, right)
+        if name.is_name and (size.is_name or size.is_const):
+            one = {next(iter(name.names())): size}
+            found = {**{key: d.substitute(one) for key, d in found.items()}, **one}
+    return found
+
+
+def _updates(leaves: Sequence[Any], params: Sequence[Value], outputs: list[Operand]) -> tuple[Value, ...]:
+    """The parameters whose memory was written; what they have become joins the outputs."""
+    storages = (x._storage for x in leaves if isinstance(x, TensorHandle) and x._storage is not None)
+    written = [(p, s.value) for p, s in zip(params, storages, strict=False) if s.value is not p]
+    outputs.extend(new for _, new in written)
+    return tuple(p for p, _ in written)
 
 
 def _leads(spec: FunctionSpec, inputs: Sequence[ArgType]) -> dict[str, tuple[Dim, ...]]:
@@ -297,7 +349,7 @@ def execute(
     """Run the Python function under the session; its faults go to the session."""
     before = enter(session)
     try:
-        with session.table.intercept(dispatch):
+        with session.table.intercept(dispatch), region(session) if spec.checkpointed else nullcontext():
             return spec.function(*args, **kwargs), None
     except Deferred as signal:
         return session.poison, signal

@@ -12,6 +12,7 @@ from tessera.diag import Diagnostic, DTypeError, Help, Label, Note, ShapeError, 
 from tessera.frontend.annotation import Lead, TensorAnnotation
 from tessera.frontend.binding import Bound, Leaf
 from tessera.frontend.invert import solve
+from tessera.frontend.receiver import receiver_of, sizes_of
 from tessera.frontend.session import Finding, error_of
 from tessera.frontend.spec import FunctionSpec, lead_dims
 from tessera.ir.dim import Dim
@@ -43,6 +44,8 @@ def check_call(
     """
     sizes = Sizes()
     findings: list[Finding] = []
+    for name, size in sizes_of(spec, receiver_of(spec, [leaf.value for leaf in bound.leaves])).items():
+        sizes.names[name], sizes.source[name] = size.value, "`self`"
     for leaf in bound.leaves:
         if leaf.kind == "size":
             _bind_name(sizes, findings, leaf, leaf.param.name, leaf.value, f"argument `{leaf.path}`")

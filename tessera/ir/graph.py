@@ -170,6 +170,9 @@ class Note:
 class Function:
     """A function of either dialect. ``stage`` is the last pass run; ``dialect`` is ``tensor`` or ``tile``.
 
+    ``updates`` are parameters whose memory the function writes: the last outputs, as many, are what they become once
+    everything is computed.
+
     ``==`` compares structure: names, types, operations, attributes and obligations; spans and notes are left out.
     """
 
@@ -179,6 +182,7 @@ class Function:
     obligations: tuple[Obligation, ...] = ()
     notes: tuple[Note, ...] = ()
     span: Span | None = None
+    updates: tuple[Value, ...] = ()
 
     @property
     def params(self) -> tuple[Value, ...]:
@@ -191,6 +195,16 @@ class Function:
     @property
     def outputs(self) -> tuple[Operand, ...]:
         return self.body.yields
+
+    @property
+    def returned(self) -> tuple[Operand, ...]:
+        """The outputs without those that parameters become."""
+        return self.outputs[: len(self.outputs) - len(self.updates)]
+
+    @property
+    def written(self) -> tuple[tuple[Value, Operand], ...]:
+        """The parameters that the function writes to, each with what it becomes."""
+        return tuple(zip(self.updates, self.outputs[len(self.returned) :], strict=True))
 
     def with_ops(self, ops: tuple[Operation, ...], outputs: tuple[Operand, ...] | None = None) -> Function:
         return replace(self, body=Block(ops, self.params, self.outputs if outputs is None else outputs))
@@ -232,6 +246,7 @@ def users(block: Block) -> dict[Value, list[Operation]]:
 def fingerprint(f: Function) -> tuple[object, ...]:
     """A hashable structural key of a function: equal exactly when the two print alike, spans and notes aside."""
     rows: list[object] = [f.dialect, f.name, f.obligations, tuple((p.name, p.type) for p in f.params)]
+    rows.append(tuple(p.name for p in f.updates))
     stack: list[tuple[Block, int]] = [(f.body, 0)]
     while stack:
         block, index = stack.pop()

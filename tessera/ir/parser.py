@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from lark import Token
 
@@ -33,13 +34,15 @@ from tessera.ir.syntax import (
     Over,
     Source,
     Statement,
+    Update,
 )
 from tessera.ir.types import BufferType, ScalarType, TensorType, TileType, Type
 from tessera.ir.verify import Problem, problems
 
 _RELATIONS = {"==": "eq", ">=": "ge", "divides": "divides"}
 _TYPE = re.compile(
-    r"(?:(scalar|in|out|temp|local)\s+)?([a-z][a-z0-9_]*)\s*(?:\[([^]]*)\](?:\s*strides\s*\[([^]]*)\])?|<([^>]*)>)?"
+    r"(?:(scalar|in|out|temp|local|update)\s+)?([a-z][a-z0-9_]*)\s*"
+    r"(?:\[([^]]*)\](?:\s*strides\s*\[([^]]*)\])?(\s*in\s+pieces)?|<([^>]*)>)?"
 )
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 #: Characters of one size expression; what passes compute can be longer than what people write.
@@ -100,7 +103,8 @@ class _Reader:
         params = self._params(node.params)
         body = self._body(node.body, params)
         dialect = "tile" if node.kind == "kernel" else "tensor"
-        function = Function(name, body, dialect, tuple(map(self._obligation, node.where)))
+        updates = tuple(self._known(x.param) for x in node.body.operands if isinstance(x, Update))
+        function = Function(name, body, dialect, tuple(map(self._obligation, node.where)), updates=updates)
         self._check(function)
         return function
 
@@ -166,7 +170,14 @@ class _Reader:
         word = "return" if frame.owner is None else "yield"
         if frame.node.exit is not None and frame.node.exit != word:
             self.source.fail("TSR0501", f"expected `{word}`, found `{frame.node.exit}`", frame.node.exit)
-        return tuple(self._operand(t) for t in frame.node.operands)
+        given = frame.node.operands
+        for before, after in pairwise(given):
+            if isinstance(before, Update) and not isinstance(after, Update):
+                self.source.fail("TSR0501", "what is returned stands before the updates", after)
+        first = next((x for x in given if isinstance(x, Update)), None)
+        if first is not None and frame.owner is not None:
+            self.source.fail("TSR0501", "a step updates nothing", first.param)
+        return tuple(self._operand(x.value if isinstance(x, Update) else x) for x in given)
 
     def _params(self, params: tuple[object, ...]) -> tuple[Value, ...]:
         return tuple(self._define(p.name, self._type(p.type)) for p in params)  # type: ignore[attr-defined]
@@ -330,7 +341,7 @@ class _Reader:
         found = _TYPE.fullmatch(token)
         if found is None:
             self.source.fail("TSR0501", "not a type", token)
-        role, name, dims, strides, axes = found.groups()
+        role, name, dims, strides, pieces, axes = found.groups()
         element = self._dtype(token, name)
         if axes is not None:
             names = tuple(part.strip() for part in axes.split(",")) if axes.strip() else ()
@@ -341,11 +352,13 @@ class _Reader:
             return ScalarType(element)
         sizes = self._dims(token, dims or "")
         if role is None:
+            if pieces is not None:
+                self.source.fail("TSR0502", "a tensor in pieces is a buffer: its role stands before its dtype", token)
             return TensorType(element, sizes)
         steps = None if strides is None else self._dims(token, strides)
         if steps is not None and len(steps) != len(sizes):
             self.source.fail("TSR0502", f"{len(steps)} strides for {len(sizes)} dims", token)
-        return BufferType(element, sizes, role, steps)
+        return BufferType(element, sizes, role, steps, pieces is not None)
 
     def _obligation(self, o: ObligationNode) -> Obligation:
         left, right = (self._dim(t, t[1:-1]) for t in (o.left, o.right))

@@ -71,12 +71,14 @@ class _Printer:
     lines: list[str] = field(default_factory=list)
     places: dict[Operation, tuple[int, int, int]] = field(default_factory=dict)
     params: set[Value] = field(default_factory=set)
+    updates: tuple[Value, ...] = ()
 
     def function(self, f: Function, header: bool) -> Printed:
         if header and f.notes:
             note = f.notes[-1]
             self.lines.append(f"# {visible(note.stage)} ({note.seconds * 1e3:.2f} ms): {visible(note.text)}")
         self._head(f)
+        self.updates = f.updates
         self._blocks(f)
         self.lines.append("}\n")
         return Printed("\n".join(self.lines), self.places)
@@ -120,7 +122,10 @@ class _Printer:
         done = open_blocks.pop()
         word = "yield" if open_blocks else "return"
         if done.block.yields:
-            doc: Doc = [f"{word} ", Nest(Group(separated([self.operand(x) for x in done.block.yields])))]
+            texts = [self.operand(x) for x in done.block.yields]
+            for n, p in enumerate(() if open_blocks else self.updates, len(texts) - len(self.updates)):
+                texts[n] = f"{p.name} = {texts[n]}"
+            doc: Doc = [f"{word} ", Nest(Group(separated(texts)))]
             self._add(doc, done.indent)
         if open_blocks:
             self.lines.append(" " * open_blocks[-1].indent + "}")

@@ -63,6 +63,14 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Update:
+    """``parameter = value`` among what a function returns."""
+
+    param: Token
+    value: Token
+
+
+@dataclass(frozen=True, slots=True)
 class Over:
     """``over [D] keepdim``: a token with names, or numbers."""
 
@@ -95,7 +103,7 @@ class BlockNode:
 
     statements: tuple[Statement, ...]
     exit: Token | None
-    operands: tuple[Token, ...]
+    operands: tuple[Token | Update, ...]
     params: tuple[ParamNode, ...] = ()
 
 
@@ -153,11 +161,14 @@ class _Nodes(Transformer[Token, tuple[FunctionNode, ...]]):
         last = c.pop() if c and isinstance(c[-1], tuple) else (None, ())
         return BlockNode(tuple(c), *last)
 
-    def ret(self, c: list[Any]) -> tuple[Token, tuple[Token, ...]]:
+    def ret(self, c: list[Any]) -> tuple[Token, tuple[Token | Update, ...]]:
         return (c[0], c[1])
 
     def operand(self, c: list[Any]) -> Token:
         return c[0]
+
+    def update(self, c: list[Any]) -> Update:
+        return Update(c[0], c[1])
 
     def arg(self, c: list[Any]) -> Token:
         return c[0]

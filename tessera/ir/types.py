@@ -73,15 +73,19 @@ class TileType:
 
 @dataclass(frozen=True, slots=True)
 class BufferType:
-    """Memory seen by a kernel: ``buffer f32[B, S, D]``, with ``role`` one of ``in``, ``out``, ``temp``, ``local``.
+    """Memory seen by a kernel: ``in f32[B, S, D]``, with ``role`` one of ``in``, ``out``, ``temp``, ``local``, and
+    ``update`` for memory that has contents and is given others.
 
     ``strides`` is None for a dense row-major buffer; otherwise one Dim (often a fresh name such as ``x_s0``) an axis.
+    With ``pieces`` the elements lie in several dense blocks of memory, one behind the other in order only; all such
+    buffers of a kernel are cut at the same places.
     """
 
     dtype: DType
     dims: tuple[Dim, ...]
     role: str = "in"
     strides: tuple[Dim, ...] | None = None
+    pieces: bool = False
 
     @property
     def rank(self) -> int:
@@ -90,7 +94,7 @@ class BufferType:
     def __str__(self) -> str:
         dims = ", ".join(map(str, self.dims))
         strides = "" if self.strides is None else f" strides [{', '.join(map(str, self.strides))}]"
-        return f"{self.role} {self.dtype}[{dims}]{strides}"
+        return f"{self.role} {self.dtype}[{dims}]{strides}{' in pieces' if self.pieces else ''}"
 
 
 Type = TensorType | ScalarType | TileType | BufferType

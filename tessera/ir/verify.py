@@ -70,10 +70,25 @@ def problems(f: Function, level: str = "full") -> Iterator[Problem]:
         yield problem
     if broken:
         return
+    yield from _updates(f)
     for op in walk(f.body):
         yield from arity_problems(op, f.dialect)
     if level == "full":
         yield from _full(f)
+
+
+def _updates(f: Function) -> Iterator[Problem]:
+    """Parameters are updated once each, by tensors of their own type."""
+    if f.updates and f.dialect != "tensor":
+        yield Problem(None, "a kernel updates buffers, not parameters")
+    elif len(f.updates) > len(f.outputs):
+        yield Problem(None, f"{len(f.updates)} updates among {len(f.outputs)} outputs")
+    elif len(set(f.updates)) < len(f.updates) or not set(f.updates) <= set(f.params):
+        yield Problem(None, "an update is of one parameter, and the only one of it")
+    else:
+        for p, x in f.written:
+            if not isinstance(p.type, TensorType) or x.type != p.type:
+                yield Problem(None, f"`{p.name}` is {p.type} and is updated with {x.type}")
 
 
 def _readers(block: Block) -> Iterator[Operation]:

@@ -15,6 +15,7 @@ from tessera.ir.dtype import DType, f32, f64
 from tessera.ir.folds import FOLDS
 from tessera.ir.graph import Attr, Function, Operation, Value
 from tessera.ir.infer import InferContext, Refused
+from tessera.ir.pieces import astray
 from tessera.ir.record import Kind
 from tessera.ir.types import BufferType, ScalarType, TensorType, TileType, Type
 
@@ -53,6 +54,8 @@ class _Nest:
 
 def tile_problems(f: Function) -> Iterator[Found]:
     """Every broken rule of a kernel, as (operation, what is wrong, operand number)."""
+    for op, v in astray(f):
+        yield op, f"`{v.name}` lies in pieces and is not walked by this sweep from one to the next", None
     for op in f.ops:
         if op.record is not NEST or op.body is None:
             yield op, f"`{op.name}` stands outside of every nest", None

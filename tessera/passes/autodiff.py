@@ -19,10 +19,8 @@ from tessera.ir.facts import Facts
 from tessera.ir.graph import Block, Function, Note, Obligation, Operand, Operation, Value, walk
 from tessera.ir.infer import InferContext
 from tessera.ir.loop import Loop, outer_values
+from tessera.ir.origin import of_gradient
 from tessera.ir.types import TensorType
-
-#: What the origin of an operation ends in that stands for the derivative of another.
-GRAD = ".grad"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +162,7 @@ class _Reverse:
             if not any(needs) or all(c is None for c in cotangents):
                 continue
             self.builder.context.span = op.span
-            self.t.origin = f"{(op.origin or op.name).removesuffix(GRAD)}{GRAD}"
+            self.t.origin = of_gradient(op)
             try:
                 parts = self.step(op, cotangents, needs)
             except Undifferentiable as error:

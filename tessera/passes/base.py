@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from tessera.ir.graph import Function, Note
@@ -38,8 +38,7 @@ def apply(step: Pass, f: Function, check: Callable[[Function], object] | None = 
     details = tuple(d for n in fresh for d in n.details)
     kept = out.notes[:before]
     from_to = f"{len(f.ops)} -> {len(out.ops)} ops" if len(f.ops) != len(out.ops) else f"{len(f.ops)} ops"
-    out = Function(out.name, out.body, out.dialect, out.obligations,
-                   (*kept, Note(step.name, seconds, f"{text} ({from_to})", details)), out.span)  # fmt: skip
+    out = replace(out, notes=(*kept, Note(step.name, seconds, f"{text} ({from_to})", details)))
     if check is not None:
         check(out)
     return out

@@ -283,13 +283,23 @@ class Grouping:
             return Cause(Obstacle.ORDER, (a.flops + b.flops,))
         if a.tail is not None or b.tail is not None:
             return Cause(Obstacle.REDUCED)
-        if a.space != b.space and not (b.kept is None and a.space[: len(b.space)] == b.space):
+        if a.space != b.space and not (b.kept is None and (a.space[: len(b.space)] == b.space or self.parts(a, b))):
             repeats = b.kept is None and set(b.space) < set(a.space)
             return Cause(Obstacle.REPEAT if repeats else Obstacle.LOOPS, (b.space, a.space))
         if a.kept is not None and b.kept is not None and a.kept != b.kept:
             return Cause(Obstacle.AXES, (b.kept, a.kept))
         between = self.between(a.number, b.number) or self.between(b.number, a.number)
         return None if between is None else Cause(Obstacle.BETWEEN, (f"`{self.f.ops[between.ops[0]].name}`",))
+
+    def parts(self, a: Group, b: Group) -> bool:
+        """Are the values of ``b`` parts of those of ``a``, which alone reads them, as the halves of a tensor are?"""
+        if a.kept is not None or len(a.space) != len(b.space):
+            return False
+        members = {r for n in (*a.ops, *b.ops) for r in self.f.ops[n].results}
+        own = [r for n in b.ops for r in self.f.ops[n].results]
+        return not any(r in self.f.outputs for r in own) and all(
+            self.reaches_only(r, self.f.ops[b.ops[0]], members) for r in own
+        )
 
     def closing(self, group: Group) -> str:
         """The name of the operation that keeps others out of a group."""

@@ -1,8 +1,9 @@
 """The products of a derivative, in the form in which they fuse best.
 
 Deriving a product gives products of transposed operands. Here they read the operands as they lie: a permutation of axes
-is another order of letters. What depends on another contraction comes first, which is where kernels look for it. And a
-sum over a product with a contraction is taken over the shorter axis where the other contraction is there already, as
+is another order of letters. Of batches of products, the larger operand comes first: there kernels look for what they
+sweep, such as scores; what is multiplied with one matrix stays in front of that. And a sum
+over a product with a contraction is taken over the shorter axis where the other contraction is there already:
 ``sum_k p[i, k] * (sum_d g[i, d] v[k, d])`` is ``sum_d g[i, d] * o[i, d]`` with ``o = p @ v`` (Dao et al. 2022, section
 3.1).
 """
@@ -10,28 +11,35 @@ sum over a product with a contraction is taken over the shorter axis where the o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from tessera.ir.dialects import OPS
 from tessera.ir.dialects.contract import letters
-from tessera.ir.graph import Function, Note, Operand, Operation, Value, users
+from tessera.ir.dim import Dim, product
+from tessera.ir.graph import Attr, Function, Note, Operand, Operation, Value, users
+from tessera.ir.origin import GRAD
 from tessera.ir.record import Kind, Law
 from tessera.ir.types import TensorType
-from tessera.passes.autodiff import GRAD
 
 #: Factors of a product that are looked at.
 MOST = 16
+#: A size that is not known.
+USUAL = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Products:
-    """Rewrite the contractions of a derivative; those of the function itself stay as they were written."""
+    """Rewrite the contractions of a derivative; those of the function itself stay as they were written. ``sizes`` says
+    which operands are large; a name that it lacks counts as 256.
+    """
 
+    sizes: tuple[tuple[str, int], ...] = ()
     name: str = "products"
 
     def run(self, f: Function) -> Function:
-        work = _Products(f)
+        names = {n for v in f.params for d in v.type.dims for n in d.names()}
+        work = _Products(f, dict.fromkeys(names, USUAL) | dict(self.sizes))
         ops = tuple(new for op in f.ops for new in work.visit(op))
         if not work.changed:
             return f
@@ -42,10 +50,9 @@ class Products:
 @dataclass
 class _Products:
     f: Function
+    sizes: Mapping[str, int]
     maker: dict[Value, Operation] = field(default_factory=dict)
     replaced: dict[Value, Operand] = field(default_factory=dict)
-    #: Values that depend on a contraction.
-    behind: set[Value] = field(default_factory=set)
     changed: int = 0
 
     def __post_init__(self) -> None:
@@ -67,8 +74,6 @@ class _Products:
                 made = self.shorter(new)
         for one in made:
             self.maker.update(dict.fromkeys(one.results, one))
-            if one.record.kind is Kind.CONTRACT or any(v in self.behind for v in one.inputs):
-                self.behind.update(one.results)
         self.changed += made != [new]
         yield from made
 
@@ -80,7 +85,7 @@ class _Products:
         return op if op is not None and op.record is OPS["permute"] else None
 
     def straight(self, op: Operation) -> Operation:
-        """A contraction of what its permuted operands are made of, the one behind another contraction first."""
+        """A contraction of what its permuted operands are made of, the larger one first if it is many small ones."""
         *given, result = letters(op)
         if any(d != e for d, e in self.paired(op)):
             return op  # an axis of size 1 that is broadcast has no letter of its own
@@ -91,8 +96,8 @@ class _Products:
                 given[n] = "".join(given[n][order.index(a)] for a in range(len(order)))
                 operands[n] = turn.operands[0]
             del x
-        late = [isinstance(x, Value) and x in self.behind for x in operands]
-        if late == [False, True]:
+        first, second = (product(x.type.dims).evaluate(self.sizes) for x in operands)
+        if second > first and any(c in given[0] and c in given[1] for c in result):
             operands.reverse()
             given.reverse()
         if tuple(operands) == op.operands:
@@ -179,7 +184,7 @@ class _Products:
                 if len(a) != len(result) or Counter(map(_key, self.factors(o.operands[0]))) != rest:
                     continue
                 there = "".join(names.get(c, summed[0]) for c in out)
-                if sorted(there) == sorted(mine):
+                if sorted(there) == sorted(mine) and o.result.type.dtype is op.result.type.dtype:
                     return self.products(op, g, mine, o.result, there, summed[0], result, axis)
         return None
 
@@ -210,16 +215,31 @@ class _Products:
 
     def products(
         self, op: Operation, g: Operand, mine: str, o: Value, there: str, summed: str, result: str, axis: int
-    ) -> list[Operation] | None:
-        if mine != there or mine.replace(summed, "") != result.replace(result[axis], ""):
-            return None
-        kind, at = o.type, mine.index(summed)
-        if g.type != kind or (op.attrs["keepdim"] and at != axis):
-            return None
-        product = Value(self.fresh("shorter"), kind)
-        first = replace(op, record=OPS["mul"], operands=(g, o), results=(product,), attrs={})
-        assert isinstance(kind, TensorType)
-        return [first, replace(op, operands=(product,), attrs={"dim": (at,), "keepdim": op.attrs["keepdim"]})]
+    ) -> list[Operation]:
+        """The sum of ``g`` times ``o``, which has the letters of ``g`` in another order, with the axes of ``op``."""
+        made: list[Operation] = []
+
+        def step(name: str, operands: tuple[Operand, ...], space: Iterable[Dim], **attrs: Attr) -> Value:
+            kind = op.result.type
+            assert isinstance(kind, TensorType)
+            value = Value(self.fresh("shorter"), kind.with_dims(space))
+            made.append(replace(op, record=OPS[name], operands=operands, results=(value,), attrs=attrs))
+            return value
+
+        if there != mine:
+            order = tuple(there.index(c) for c in mine)
+            o = step("permute", (o,), (o.type.dims[a] for a in order), dims=order)
+        x = step("mul", (g, o), g.type.dims)
+        at, left = mine.index(summed), mine.replace(summed, "")
+        x = step("sum", (x,), (d for n, d in enumerate(g.type.dims) if n != at), dim=(at,), keepdim=False)
+        wanted = result.replace(result[axis], "")
+        if left != wanted:
+            order = tuple(left.index(c) for c in wanted)
+            x = step("permute", (x,), (x.type.dims[a] for a in order), dims=order)
+        if op.attrs["keepdim"]:
+            x = step("unsqueeze", (x,), op.result.type.dims, dim=axis)
+        made[-1] = replace(made[-1], results=op.results)
+        return made
 
     def fresh(self, name: str) -> str:
         number = 1

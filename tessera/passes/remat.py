@@ -3,26 +3,30 @@
 Every value that depends on no cotangent may be kept. Keeping one costs its bytes, less where it is in memory anyway (a
 parameter or a result); computing one again takes what it is made of. Sums, library calls and loops are not repeated; a
 product is where its result is larger than its operands and each element of it is short work, as scores of an attention
-are.
+are. In a region of recomputation everything is, and of its values only those that others read may be kept. Where more
+would be kept than there is room for, first sums are repeated as well, then all products, then everything.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import IntEnum
 
 import networkx as nx
 
 from tessera.ir.dialects.contract import letters
 from tessera.ir.dim import Dim, product
 from tessera.ir.graph import Block, Function, Note, Operation, Value
+from tessera.ir.origin import region_of
 from tessera.ir.record import Kind
 from tessera.ir.types import TensorType
 from tessera.passes.autodiff import Joint
+from tessera.passes.grouping import is_free
 from tessera.passes.unshare import unshared
 
 #: A contraction over at most so many elements may be repeated in the backward pass.
-SHORT = 256
+SHORT = 128
 #: What keeping costs of a value that is in memory anyway, in parts of its bytes.
 THERE = 1e-6
 
@@ -49,8 +53,27 @@ def nbytes(v: Value) -> Dim:
     return product(v.type.dims) * v.type.dtype.bytes
 
 
-def split(joint: Joint, sizes: Mapping[str, int]) -> Split:
-    """Cut a function with its derivative in two where least has to be kept at these sizes."""
+class Effort(IntEnum):
+    """What may be computed again, each level more than the one before."""
+
+    CHEAP = 0
+    SUMS = 1
+    PRODUCTS = 2
+    ALL = 3
+
+
+def split(joint: Joint, sizes: Mapping[str, int], limit: int | None = None) -> Split:
+    """Cut a function with its derivative in two where least has to be kept at these sizes; at most ``limit`` bytes,
+    with no more work than that takes.
+    """
+    for effort in Effort:
+        found = _split(joint, sizes, effort)
+        if limit is None or sum(int(nbytes(v).evaluate(sizes)) for v in found.kept) <= limit:
+            break
+    return found
+
+
+def _split(joint: Joint, sizes: Mapping[str, int], effort: Effort) -> Split:
     f = joint.function
     count = len(f.params) - len(joint.given)
     params, cotangents = f.params[:count], f.params[count:]
@@ -61,7 +84,7 @@ def split(joint: Joint, sizes: Mapping[str, int]) -> Split:
     there = {*params, *(y for y in outputs if isinstance(y, Value))}
     order = {v: n for n, v in enumerate((*params, *(r for op in f.ops for r in op.results)))}
     wanted = sorted((v for v in read if isinstance(v.type, TensorType)), key=order.__getitem__)
-    saved = _cut(early, wanted, params, there, sizes)
+    saved = _cut(early, wanted, params, there, sizes, effort)
     ordered = tuple(sorted(saved, key=order.__getitem__))
     kept = tuple(v for v in ordered if v not in there)
     forward = _needed(f.ops, (*outputs, *kept), frozenset(params))
@@ -106,15 +129,19 @@ def _needed(ops: Sequence[Operation], wanted: Sequence[object], given: frozenset
 
 def _cut(
     ops: Sequence[Operation], read: Sequence[Value], params: Sequence[Value], there: set[Value],
-    sizes: Mapping[str, int],
+    sizes: Mapping[str, int], effort: Effort,
 ) -> set[Value]:  # fmt: skip
     """The values to keep, so that everything in ``read`` can be had from them."""
     graph: nx.DiGraph = nx.DiGraph()
     source, sink = "source", "sink"
     graph.add_node(source)
     graph.add_node(sink)
+    inner = _inner(ops, there)
 
     def node(v: Value) -> None:
+        if v in inner:
+            graph.add_edge((v, "in"), (v, "out"))
+            return
         size = float(nbytes(v).evaluate(sizes)) + 1.0
         graph.add_edge((v, "in"), (v, "out"), capacity=size * (THERE if v in there else 1.0))
 
@@ -122,8 +149,10 @@ def _cut(
         if isinstance(p.type, TensorType):
             node(p)
             graph.add_edge(source, (p, "in"))
+    # What is kept of a view is what it is a view of, which would stay in memory anyway.
+    inner.update(op.result for op in ops if op.record.kind is Kind.VIEW and is_free(op))
     for op in ops:
-        free = _repeatable(op, sizes)
+        free = bool(region_of(op)) or _repeatable(op, sizes, effort)
         for r in op.results:
             node(r)
             if not free:
@@ -139,13 +168,24 @@ def _cut(
     return {v for v, side in (n for n in near if isinstance(n, tuple)) if side == "in" and (v, "out") not in near}
 
 
-def _repeatable(op: Operation, sizes: Mapping[str, int]) -> bool:
+def _inner(ops: Sequence[Operation], there: set[Value]) -> set[Value]:
+    """The values of regions of recomputation that nothing outside of their region reads."""
+    home = {r: region_of(op) for op in ops for r in op.results}
+    inner = {v for v, where in home.items() if where and v not in there}
+    for op in ops:
+        inner.difference_update(v for v in op.inputs if home.get(v) != region_of(op))
+    return inner
+
+
+def _repeatable(op: Operation, sizes: Mapping[str, int], effort: Effort = Effort.CHEAP) -> bool:
     """May the backward pass carry out an operation of the forward pass once more?"""
     kind = op.record.kind
     if kind in (Kind.MAP, Kind.VIEW, Kind.INDEX, Kind.CREATE, Kind.RANDOM):
         return True
     if kind is not Kind.CONTRACT:
-        return False
+        return effort is Effort.ALL or (effort >= Effort.SUMS and kind in (Kind.REDUCE, Kind.SCAN))
+    if effort >= Effort.PRODUCTS:
+        return True
     left, right, result = letters(op)
     made = nbytes(op.result).evaluate(sizes)
     given = sum(nbytes(v).evaluate(sizes) for v in op.inputs)

@@ -23,6 +23,9 @@ from torch.utils._device import DeviceContext
 from tessera import config
 from tessera.diag import BoundsError, ResourceError, TesseraError
 from tessera.runtime import memory
+from tessera.runtime.pieces import Pieces
+from tessera.runtime.pieces import plain as plain_tensor
+from tessera.runtime.writes import writing
 
 Sizes = Mapping[str, int]
 Size = Callable[[Sizes], int]
@@ -74,17 +77,21 @@ class CallStep:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A compiled function for all sizes. Slots 0 … ``inputs`` - 1 are its tensor arguments."""
+    """A compiled function for all sizes. Slots 0 … ``inputs`` - 1 are its tensor arguments; to those in ``updates`` its
+    steps write.
+    """
 
     inputs: int
     slots: int
     allocs: tuple[Alloc, ...]
     steps: tuple[KernelStep | CallStep, ...]
     outputs: tuple[int, ...]
+    updates: tuple[int, ...] = ()
 
     def bind(self, sizes: Sizes, alone: bool = False) -> Runner:
         """The plan for one set of sizes; as the function ``bind``."""
-        return bind(self, sizes, alone)
+        run = bind(self, sizes, alone)
+        return writing(run, self.updates) if self.updates else run
 
 
 class NoAddressError(Exception):
@@ -303,6 +310,8 @@ def check_storage(tensors: Sequence[torch.Tensor], needs: list[int]) -> None:
     ``needs`` keeps the spans for calls with tensors of the same sizes and strides. It takes 0.1 µs a tensor, so kernels
     of few points go without, as torch's own do.
     """
+    if any(isinstance(x, Pieces) for x in tensors):  # which were looked at when they were put together
+        tensors = [x for x in tensors if not isinstance(x, Pieces)]
     if not needs:
         needs[:] = [spanned(x) for x in tensors]  # at once: other threads read it
     for x, need in zip(tensors, needs, strict=True):
@@ -310,21 +319,9 @@ def check_storage(tensors: Sequence[torch.Tensor], needs: list[int]) -> None:
             raise NoAddressError
 
 
-def plain(x: torch.Tensor) -> bool:
-    """May the memory of ``x`` be read through its address, by code for its device? Only ordinary strided tensors
-    without pending work may.
-    """
-    return (
-        type(x) in _PLAIN
-        and x.layout is torch.strided
-        and not x.is_neg()
-        and not x.is_conj()
-        and not x._is_zerotensor()
-        and not x.is_quantized
-    )
-
-
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
+def plain(x: torch.Tensor | Pieces) -> bool:
+    """May the memory of ``x``, or of its pieces, be read through addresses, by code for its device?"""
+    return x.form.plain if isinstance(x, Pieces) else plain_tensor(x)
 
 
 def intercepted(device: torch.device) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from tessera.runtime.dispatch import Alloc, CallStep, NoAddressError, Runner, Sizes, sized
+from tessera.runtime.writes import writing
 
 #: Launches one kernel at fixed sizes: (buffer addresses, scalars, stream) to the number of launches.
 Launch = Callable[[Sequence[int], Sequence[float | int], int], int]
@@ -54,10 +55,12 @@ class DevicePlan:
     allocs: tuple[Alloc, ...]
     steps: tuple[LaunchStep | CallStep, ...]
     outputs: tuple[int, ...]
+    updates: tuple[int, ...] = ()
 
     def bind(self, sizes: Sizes, alone: bool = False) -> Runner:
         """The plan for one set of sizes; as ``dispatch.Plan.bind``."""
-        return bind(self, sizes, alone)
+        run = bind(self, sizes, alone)
+        return writing(run, self.updates) if self.updates else run
 
 
 def bind(plan: DevicePlan, sizes: Sizes, alone: bool = False) -> Runner:

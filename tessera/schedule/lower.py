@@ -20,7 +20,7 @@ from tessera.ir.types import BufferType, ScalarType, TensorType
 from tessera.schedule.cost import region_cost
 from tessera.schedule.merge import merge_axes, vector_axis
 from tessera.schedule.nests import Analysis, NestPlan, Signature
-from tessera.schedule.plan import ZERO, Kernel, Unschedulable
+from tessera.schedule.plan import ZERO, Kernel, Layouts, Unschedulable
 from tessera.schedule.pull import Index, Misplaced, Puller, Split, dense_strides
 from tessera.schedule.ranges import delinearize, in_order
 from tessera.schedule.recurrence import RecurrenceLowering
@@ -64,7 +64,7 @@ class RegionLowering:
 
     region: Operation
     name: str
-    strided: frozenset[str]
+    layouts: Layouts
     names: dict[str, int] = field(default_factory=dict)
     buffers: dict[Value, Value] = field(default_factory=dict)
     #: Names in nests that are finished.
@@ -149,9 +149,10 @@ class RegionLowering:
         kind = v.type
         assert isinstance(kind, TensorType)
         strides = None
-        if role == "in" and v.name in self.strided and kind.dims:
+        if role == "in" and v.name in self.layouts.strided and kind.dims:
             strides = tuple(Dim.name(stride_name(v.name, axis)) for axis in range(kind.rank))
-        return Value(v.name, BufferType(kind.dtype, kind.dims, role, strides))
+        pieces = role == "in" and v.name in self.layouts.pieces
+        return Value(v.name, BufferType(kind.dtype, kind.dims, role, strides, pieces))
 
     def nests(
         self, ops: Sequence[Operation], forced: Sequence[Value], scalars: Mapping[Value, Value]

@@ -28,7 +28,8 @@ class Kernel:
     """One kernel: a tile function, and which tensor values its buffers stand for.
 
     ``function.params`` are, in this order: one buffer for each of ``inputs``, ``outputs`` and ``temps``, then
-    ``scalars``.
+    ``scalars``. ``updates`` are outputs that are written to the memory of a parameter, with that parameter; it is none
+    of the ``inputs`` then.
     """
 
     function: Function
@@ -39,6 +40,7 @@ class Kernel:
     scalars: tuple[Value, ...]
     cost: Cost
     region: Operation
+    updates: tuple[tuple[Value, Value], ...] = ()
 
     @property
     def name(self) -> str:
@@ -76,18 +78,38 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
+class Layouts:
+    """How parameters lie in memory, by name: ``strided`` ones are not dense, those in ``pieces`` are several blocks."""
+
+    strided: frozenset[str] = frozenset()
+    pieces: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
-    """A scheduled function: its steps in order. ``outputs`` may name parameters and literals."""
+    """A scheduled function: its steps in order. ``outputs`` may name parameters and literals.
+
+    ``pieces`` names the parameters that lie in several blocks of memory, ``joined`` those of them that are brought
+    into one block before the first step.
+    """
 
     function: Function
     steps: tuple[Step, ...]
     outputs: tuple[Operand, ...]
     strided: frozenset[str] = frozenset()
     cuts: tuple[Cut, ...] = ()
+    pieces: frozenset[str] = frozenset()
+    joined: frozenset[str] = frozenset()
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:
         return tuple(s for s in self.steps if isinstance(s, Kernel))
+
+    @property
+    def copied(self) -> tuple[tuple[Value, Operand], ...]:
+        """The parameters to be updated with what no kernel writes to their memory, each with that."""
+        direct = {p for k in self.kernels for _, p in k.updates}
+        return tuple((p, x) for p, x in self.function.written if p not in direct)
 
 
 class Unschedulable(Exception):
@@ -95,4 +117,4 @@ class Unschedulable(Exception):
 
 
 ZERO = Dim.const(0)
-__all__ = ["ONE", "ZERO", "Call", "Cost", "Cut", "Kernel", "Program", "Step", "Unschedulable"]
+__all__ = ["ONE", "ZERO", "Call", "Cost", "Cut", "Kernel", "Layouts", "Program", "Step", "Unschedulable"]

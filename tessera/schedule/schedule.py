@@ -7,11 +7,30 @@ from tessera.ir.folds import FOLDS
 from tessera.ir.graph import Block, Function, Operation, Value
 from tessera.ir.record import Kind
 from tessera.schedule.lower import RegionLowering
-from tessera.schedule.plan import Call, Cut, Kernel, Program, Step, Unschedulable
+from tessera.schedule.plan import Call, Cut, Kernel, Layouts, Program, Step, Unschedulable
+from tessera.schedule.updates import in_place, scattered
 
 
-def schedule(f: Function, strided: frozenset[str] = frozenset()) -> Program:
-    """Lower every region of a fused function. ``strided`` names the parameters that are not dense row-major."""
+def schedule(
+    f: Function,
+    strided: frozenset[str] = frozenset(),
+    pieces: frozenset[str] = frozenset(),
+    joined: frozenset[str] = frozenset(),
+) -> Program:
+    """Lower every region of a fused function. ``strided`` names the parameters that are not dense row-major, ``pieces``
+    those that lie in several dense blocks of memory; those of them in ``joined`` are made one block in any case.
+    """
+    while True:
+        layouts = Layouts(strided | joined, pieces - joined)
+        steps, cuts = _steps(f, Layouts(strided, pieces - joined))
+        steps = in_place(f, steps, layouts)
+        found = scattered(steps, f, pieces - joined)
+        if not found:
+            return Program(f, tuple(steps), f.returned, strided, tuple(cuts), pieces, joined)
+        joined |= found
+
+
+def _steps(f: Function, layouts: Layouts) -> tuple[list[Step], list[Cut]]:
     steps: list[Step] = []
     cuts: list[Cut] = []
     for op in f.ops:
@@ -22,25 +41,25 @@ def schedule(f: Function, strided: frozenset[str] = frozenset()) -> Program:
         if op.record.kind is not Kind.REGION:
             steps.append(Call(op))
             continue
-        steps.extend(_lower(op, f"{f.name}_{len(steps)}", strided, cuts))
-    return Program(f, tuple(steps), f.outputs, strided, tuple(cuts))
+        steps.extend(_lower(op, f"{f.name}_{len(steps)}", layouts, cuts))
+    return steps, cuts
 
 
-def _lower(op: Operation, name: str, strided: frozenset[str], cuts: list[Cut]) -> list[Step]:
+def _lower(op: Operation, name: str, layouts: Layouts, cuts: list[Cut]) -> list[Step]:
     """A kernel; or, when the loops of a region cannot be brought together, one kernel for each of its operations."""
     try:
-        return [RegionLowering(op, name, strided).run()]
+        return [RegionLowering(op, name, layouts).run()]
     except Unschedulable as failure:
         assert op.body is not None
         if len(op.body.ops) == 1:
             return [Call(op.body.ops[0])]
         cuts.append(Cut(op, str(failure)))
         parts = enumerate(op.body.ops)
-        return [s for n, inner in parts for s in _part(inner, f"{name}_{n}", strided, cuts)]
+        return [s for n, inner in parts for s in _part(inner, f"{name}_{n}", layouts, cuts)]
 
 
-def _part(op: Operation, name: str, strided: frozenset[str], cuts: list[Cut]) -> list[Step]:
-    return [Call(op)] if op.record.kind in (Kind.CONTRACT, Kind.CONTROL) else _lower(_alone(op), name, strided, cuts)
+def _part(op: Operation, name: str, layouts: Layouts, cuts: list[Cut]) -> list[Step]:
+    return [Call(op)] if op.record.kind in (Kind.CONTRACT, Kind.CONTROL) else _lower(_alone(op), name, layouts, cuts)
 
 
 def _alone(op: Operation) -> Operation:

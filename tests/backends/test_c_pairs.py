@@ -197,3 +197,17 @@ def test_gelu_of_every_number(dtype: torch.dtype) -> None:
     step = torch.nextafter(size, torch.tensor(float("inf"), dtype=dtype)).double() - size.double()
     assert torch.equal(got[~finite].nan_to_num(9.0), wanted[~finite].nan_to_num(9.0))
     assert float(((got.double() - exact).abs() / step)[finite].max()) < 0.51
+
+
+@pytest.mark.parametrize("width", [3, 4])
+@pytest.mark.parametrize("outputs", [1, 6, 19])
+def test_rows_that_are_gathered_for_a_few_outputs(width: int, outputs: int) -> None:
+    """Which lanes of the outputs are in use says nothing about the rows, which have lanes of their own."""
+
+    @tessera.function
+    def merged(x: Tensor["N", "H", "L", "D", bf16], w: Tensor["O", "H*D", bf16], b: Tensor["O", bf16]) -> Tensor:
+        return F.gelu(F.linear(x.transpose(1, 2).flatten(2), w, b))
+
+    torch.manual_seed(0)
+    given = [torch.randn(s).bfloat16() for s in ((4, 2, 5, width), (outputs, 2 * width), (outputs,))]
+    torch.testing.assert_close(merged(*given), merged.eager(*given), rtol=2e-2, atol=2e-2)

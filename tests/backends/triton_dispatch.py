@@ -23,7 +23,7 @@ from triton.runtime.interpreter import TensorHandle
 import tessera
 from benchmarks import gpu as bench
 from benchmarks.cases import CASES, Case
-from tessera import Tensor
+from tessera import Flat, Tensor
 from tessera.backends.base import Target
 from tessera.backends.triton.source import Bound
 from tessera.driver import devices
@@ -144,6 +144,18 @@ def recurrent(x: Tensor["S", "B", "D"], w: Tensor["D", "D"], h0: Tensor["B", "D"
     return tessera.scan(step, h0, x)[1]
 
 
+@tessera.function(updates=("p", "m"))
+def moved(p: Flat["N"], g: Flat["N"], m: Flat["N"], rate: float) -> Tensor[()]:
+    m.mul_(0.9).add_(g)
+    p -= rate * m
+    return torch.sum(g * g)
+
+
+@tessera.function(updates="x")
+def softmax_(x: Tensor["N", "D"]) -> None:
+    x.copy_(torch.softmax(x, dim=-1))
+
+
 def calls() -> list[tuple[str, Any, tuple[Any, ...]]]:
     x = torch.randn(9, 40)
     wide = torch.randn(40, 9).T
@@ -213,6 +225,25 @@ def too_large() -> list[str]:
     return [] if all(same) and len(told) == 1 and "registers at a time" in told[0] else [*told, str(same)]
 
 
+def updated() -> list[str]:
+    """What is wrong with calls that write to their arguments, and with lists taken for one tensor."""
+    said: list[str] = []
+    lists = [[torch.randn(9, 40), torch.randn(5)] for _ in range(3)]
+    x = torch.randn(9, 40)
+    for _ in range(3):
+        copies = [[t.clone() for t in given] for given in lists]
+        y = x.clone()
+        said += differs(0, moved(*lists, 0.1), moved.eager(*copies, 0.1))
+        softmax_(x)
+        softmax_.eager(y)
+        pairs = [(x, y), *((a, b) for p, q in zip(lists, copies, strict=True) for a, b in zip(p, q, strict=True))]
+        said += [text for n, (a, b) in enumerate(pairs) for text in differs(n, a, b)]
+    plans = [softmax_.resolve(x).variant, moved.resolve(*lists, 0.1).variant]
+    if [len(v.program.copied) for v in plans] != [0, 2] or plans[1].program.joined != {"p", "g", "m"}:
+        said.append("written otherwise than it should be")
+    return said + [f"{f.spec.name} ran eagerly" for f in (moved, softmax_) if f.cache_info().eager]
+
+
 def measured(case: Case) -> list[str]:
     """What the benchmark for GPUs would say about the errors of a case."""
     rows = bench.check(case, bench.arguments_on("cpu", case, case.quick))
@@ -231,6 +262,7 @@ def main() -> None:
         except Exception as e:
             found[name] = [f"{type(e).__name__}: {e}"]
     found["too_large"] = too_large()
+    found["updated"] = updated()
     found |= {f"benchmark {case.name}": measured(case) for case in CASES.values()}
     print(json.dumps(found))
 

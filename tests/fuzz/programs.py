@@ -32,7 +32,9 @@ def kernels(f: Function) -> list[Kernel]:
 
 
 def run_program(program: Program, inputs: Sequence[Any], sizes: Mapping[str, int]) -> list[Array]:
-    """A scheduled program, each kernel and each library call by the interpreter."""
+    """A scheduled program, each kernel and each library call by the interpreter: what it returns, and behind that what
+    the parameters become that it updates.
+    """
     env: dict[Value, Any] = dict(zip(program.function.params, inputs, strict=True))
     for step in program.steps:
         if isinstance(step, Call):
@@ -41,10 +43,12 @@ def run_program(program: Program, inputs: Sequence[Any], sizes: Mapping[str, int
             found = interpret(one, [env[v] for v in reads], sizes=sizes)
             env.update(zip(step.op.results, found, strict=True))
         else:
-            given = [env[v] for v in (*step.inputs, *step.scalars)]
+            updated = dict(step.updates)
+            kept = [updated[v] for v in step.outputs if v in updated]
+            given = [env[v] for v in (*step.inputs, *kept, *step.scalars)]
             found = interpret(step.function, given, sizes=sizes)
             env.update(zip(step.outputs, found, strict=True))
-    outputs = Function("outputs", Block((), tuple(env), program.outputs))
+    outputs = Function("outputs", Block((), tuple(env), program.function.outputs))
     return interpret(outputs, list(env.values()), sizes=sizes)
 
 

@@ -121,7 +121,7 @@ def test_hooks_that_give_something_else_are_refused() -> None:
         y = product(a, b)
     with pytest.raises(TraceError, match="hooks on saved tensors") as found:
         y.sum().backward()
-    assert found.value.code == "TSR0415"
+    assert found.value.code == "TSR0418"
 
 
 def test_saved_on_the_host_and_checkpointed() -> None:

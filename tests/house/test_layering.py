@@ -23,6 +23,7 @@ RANKS = {
     "driver": 6,
     "functional": 6,
     "ops": 7,
+    "optim": 7,
     "nn": 7,
     "stable": 7,
     "quantization": 7,

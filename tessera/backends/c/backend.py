@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tessera import config
 from tessera.backends.base import Json, Packed, Stage, Target
@@ -72,14 +72,21 @@ def emit(kernels: Sequence[Kernel], target: Target | None = None) -> CProgram:
     natural = natural_lanes(features)
     lanes = min(choose_lanes(k.function, natural) for k in kernels)
     pairs = has_pairs(features, lanes)
-    sources = tuple(Emitter(k.function, lanes, f"tessera_{n}", pairs).run() for n, k in enumerate(kernels))
-    text = CSource.join(sources)
+    sources = shared([Emitter(k.function, lanes, f"tessera_{n}", pairs).run() for n, k in enumerate(kernels)])
+    text = CSource.join(list({s.entry: s for s in sources}.values()))
     level = config.current().cflags_opt
     return CProgram(
         text,
         sources,
         CompileOptions(level=level, libm=_calls_libm(text), extra=() if _calls_libm(text) else ("-fno-math-errno",)),
     )
+
+
+def shared(sources: Sequence[CSource]) -> tuple[CSource, ...]:
+    """The kernels with one entry for all whose code is the same: the layers of a model are compiled once."""
+    first: dict[str, CSource] = {}
+    known = (first.setdefault(s.body.replace(f"{s.entry}(", "("), s) for s in sources)
+    return tuple(replace(s, entry=k.entry, body=k.body) for s, k in zip(sources, known, strict=True))
 
 
 def choose_lanes(f: Function, natural: int) -> int:

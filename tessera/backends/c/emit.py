@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
 from tessera.backends.c import intrinsics as ci
 from tessera.backends.c.blocked import Blocked, is_blocked
@@ -23,7 +24,8 @@ from tessera.backends.c.within import Within
 from tessera.ir.dialects.tile import LOAD
 from tessera.ir.dim import Dim, product
 from tessera.ir.folds import FOLDS
-from tessera.ir.graph import Function, Literal, Operation, Value, walk
+from tessera.ir.graph import Function, Literal, Operand, Operation, Value, walk
+from tessera.ir.pieces import in_pieces
 from tessera.ir.record import Kind
 from tessera.ir.types import BufferType, ScalarType
 from tessera.schedule.plan import ONE
@@ -46,6 +48,8 @@ class CSource:
     ``sizes`` are the names passed as i64 after the buffers, ``scratch`` the bytes that each thread needs, ``work`` the
     points that its loops visit.
     The entry takes one array of i64: buffer addresses, scratch address, stream flag, sizes, scalars (f64 or i64 bits).
+    The address of a buffer in pieces is that of a table: how many there are, the number of the first element of each
+    and of the one behind the last, the address of each.
     """
 
     body: str
@@ -69,6 +73,8 @@ class Emitter(Body):
     blocked: Blocked | Recurrent | None = None
     #: Whether a nest has taken over what others are there for, which are for few rows.
     whole: bool = False
+    #: The buffers that nests have read so far.
+    seen: set[Operand] = field(default_factory=set)
 
     def run(self) -> CSource:
         f = self.function
@@ -79,9 +85,12 @@ class Emitter(Body):
         out.open(f"{ci.VISIBLE} int {self.entry}(const i64 *a)")
         for n, b in enumerate(buffers):
             assert isinstance(b.type, BufferType)
-            kind = ("const " if b.type.role == "in" else "") + ci.storage(b.type.dtype.name)
+            kind = pointee(b.type)
             self.values[b] = f"buf{n}"
-            out.add(f"{kind} *restrict buf{n} = ({kind} *)a[{n}];")
+            if b.type.pieces:
+                out.add(f"const i64 *const buf{n} = (const i64 *)a[{n}];")
+            else:
+                out.add(f"{kind} *restrict buf{n} = ({kind} *)a[{n}];")
         at = len(buffers)
         out.add(f"char *const scratch = (char *)a[{at}];")
         out.add(f"const i64 stream = a[{at + 1}];")
@@ -92,10 +101,13 @@ class Emitter(Body):
             self.scalar(s, f"s{n}", at + 2 + len(sizes) + n)
         for n, b in enumerate(buffers):
             assert isinstance(b.type, BufferType)
-            if b.type.role == "in":
+            if b.type.role in ("in", "update") and not b.type.pieces:
                 out.add(f"if (!buf{n} && {c_index(product(b.type.dims), self.names)} > 0) return 4;")
                 # Lanes that a guard excludes still read element 0, whatever it is.
                 out.add(f"if (!buf{n}) buf{n} = (const void *)a;")
+        table = next((self.values[b] for b in buffers if in_pieces(b)), None)
+        if table is not None:  # all are cut alike
+            out.add(f"const i64 pieces = {table}[0], *const cuts = {table} + 1;")
         out.add("int failed = 0;")
         mark = len(out.text)
         for nest in f.ops:
@@ -148,8 +160,9 @@ class Emitter(Body):
         out.add("vm t_live = ~(vm){};")
         if self.kept or self.blocked:
             out.add("char *const mine = scratch + me * scratch_step;")
+        backwards = self.blocked is None and not block and len(axes) == 1 and self.reads_again(op)
         if self.blocked is None:
-            self.start_axes(axes, counts, "first")
+            self.start_axes(axes, counts, "last - 1" if backwards else "first")
             out.open("for (i64 p = first; p < last; p++)")
         else:  # iterations may differ much in their work, and have enough to find their place each
             out.open("for (i64 p = me; p < total; p += threads)")
@@ -160,13 +173,24 @@ class Emitter(Body):
         else:
             self.partial = False
             self.point(op)
-        if self.blocked is None:
+        if backwards:
+            out.add(f"{self.names[axes[0]]}--;")
+        elif self.blocked is None:
             self.step_axes(axes, counts, block)
         out.close()
         if self.streams:
             out.add("if (stream) t_fence();")
         out.close()
         out.close()
+
+    def reads_again(self, nest: Operation) -> bool:
+        """Does a nest read in one sweep what an earlier one has read, so that the end of that is nearest?"""
+        assert nest.body is not None
+        loads = (op.operands[0] for op in walk(nest.body) if op.record is LOAD)
+        read = {b for b in loads if isinstance(b.type, BufferType) and b.type.role in ("in", "update") and b.type.dims}
+        again = not self.seen.isdisjoint(read)
+        self.seen |= read
+        return again and sum(op.body is not None for op in nest.body.ops) == 1
 
     def condition(self, nest: Operation) -> str:
         """What must hold for the nest to run, as the head of its block."""
@@ -286,14 +310,14 @@ class Emitter(Body):
         name = self.names[axis] = f"i_{axis}"
         out.open()
         out.add(f"i64 {name} = {c_index(lo[-1], self.names)};")
-        out.add(f"const i64 end = {c_index(hi[-1], self.names)};")
-        if axis == self.vector:
-            self.steps(op, sides[0], name)
-        else:
-            out.open(f"for (; {name} < end; {name}++)")
-            for n in self.each():
-                self.body(op, sides[n])
-            out.close()
+        with self.pieces(op, name, c_index(hi[-1], self.names)):
+            if axis == self.vector:
+                self.steps(op, sides[0], name)
+            else:
+                out.open(f"for (; {name} < end; {name}++)")
+                for n in self.each():
+                    self.body(op, sides[n])
+                out.close()
         out.close()
         for _ in axes[:-1]:
             out.close()
@@ -304,6 +328,35 @@ class Emitter(Body):
         found = {(*place(inner), self.span) for inner in op.body.ops if inner.record is LOAD}
         self.asked |= self.read & found
         self.read |= found
+
+    @contextmanager
+    def pieces(self, op: Operation, at: str, stop: str) -> Iterator[None]:
+        """The loop through the pieces of memory that a sweep walks; ``end`` is where it, or the piece, ends."""
+        assert op.body is not None
+        out = self.lines
+        walked = list(dict.fromkeys(v for inner in op.body.ops for v in inner.inputs if in_pieces(v)))
+        if not walked:
+            out.add(f"const i64 end = {stop};")
+            yield
+            return
+        tables = {b: self.values[b] for b in walked}
+        out.add(f"const i64 stop = {stop};")
+        out.open(f"for (i64 piece = x_piece(cuts, pieces, {at}); {at} < stop; piece++)")
+        out.add("const i64 end = x_min(stop, cuts[piece + 1]);")
+        for b, table in tables.items():
+            assert isinstance(b.type, BufferType)
+            kind, size = pointee(b.type), f"(i64)sizeof({ci.storage(b.type.dtype.name)})"
+            self.values[b] = f"{table}_here"
+            start = f"({kind} *)({table}[2 + pieces + piece] - cuts[piece] * {size})"
+            out.add(f"{kind} *restrict {table}_here = {start};")
+        for side in self.sides:
+            side.update({b: self.values[b] for b in walked})
+        yield
+        self.values.update(tables)
+        for side in self.sides:
+            side.update(tables)
+        out.add(f"{at} = end;")
+        out.close()
 
     def steps(self, op: Operation, folds: Sequence[Fold], name: str) -> None:
         """The whole vectors of a sweep, several at a time where a fold would wait for itself, then what is left."""
@@ -377,6 +430,11 @@ class Emitter(Body):
                 if r in self.kept:
                     self.hold(self.kept[r], r)
         self.values = outer
+
+
+def pointee(kind: BufferType) -> str:
+    """The C type of the elements behind a buffer's address."""
+    return ("const " if kind.role == "in" else "") + ci.storage(kind.dtype.name)
 
 
 def ends(nest: Operation) -> bool:

@@ -262,16 +262,18 @@ class Pairs(Strips):
         state = (e.vector, e.partial, e.values, e.names.get(swept), e.names.get(at[0]))
         e.vector, e.names[swept] = swept, row
         e.lines.add(f"i64 {row} = {lo};")
-        for head, e.partial in ((f"for (; {row} + L <= {hi}; {row} += L)", False), (f"if ({row} < {hi})", True)):
-            e.lines.open(head)
-            if e.partial:
-                e.lines.add(f"const int n = (int)({hi} - {row});")
-            e.values = dict(e.sides[0])
-            pairs = self.pairs_of(sweep, values, at, whole)
-            with self.halved(*at):
-                for v in values:
-                    e.lines.add(f"t_store_u32({self.spot(self.strips[v])}, {pairs[v]});")
-            e.lines.close()
+        with self.own_lanes():
+            for head, e.partial in ((f"for (; {row} + L <= {hi}; {row} += L)", False), (f"if ({row} < {hi})", True)):
+                e.lines.open(head)
+                if e.partial:
+                    e.lines.add(f"const int n = (int)({hi} - {row});")
+                    e.lines.add("t_live = t_lanes(n);")
+                e.values = dict(e.sides[0])
+                pairs = self.pairs_of(sweep, values, at, whole)
+                with self.halved(*at):
+                    for v in values:
+                        e.lines.add(f"t_store_u32({self.spot(self.strips[v])}, {pairs[v]});")
+                e.lines.close()
         e.vector, e.partial, e.values = state[:3]
         for name, text in ((swept, state[3]), (at[0], state[4])):
             if text is not None:

@@ -17,6 +17,15 @@ static inline i64 x_fmod(i64 a, i64 b) { i64 r = a % b; return r < 0 ? r + b : r
 static inline i64 x_cdiv(i64 a, i64 b) { return -x_fdiv(-a, b); }
 static inline i64 x_min(i64 a, i64 b) { return a < b ? a : b; }
 static inline i64 x_max(i64 a, i64 b) { return a > b ? a : b; }
+/* The piece that element i is in; pieces begin where cuts says. */
+static inline i64 x_piece(const i64 *cuts, i64 pieces, i64 i) {
+    i64 low = 0, high = pieces;
+    while (high - low > 1) {
+        i64 middle = (low + high) / 2;
+        if (cuts[middle] <= i) low = middle; else high = middle;
+    }
+    return low;
+}
 #ifdef _OPENMP
 extern int omp_get_num_threads(void), omp_get_thread_num(void);
 #else

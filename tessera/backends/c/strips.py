@@ -71,18 +71,30 @@ class Strips(Tiles):
             e.vector, e.names[axis], e.values = axis, at, dict(e.sides[0])
             e.lines.open()
             e.lines.add(f"i64 {at} = {lo};")
-            for head, partial in ((f"for (; {at} + L <= {hi}; {at} += L)", False), (f"if ({at} < {hi})", True)):
-                e.partial, outer = partial, dict(e.values)
-                e.lines.open(head)
-                if partial:
-                    e.lines.add(f"const int n = (int)({hi} - {at});")
-                self.run(sweep, strips)
-                e.lines.close()
-                e.values = outer
+            with self.own_lanes():
+                for head, partial in ((f"for (; {at} + L <= {hi}; {at} += L)", False), (f"if ({at} < {hi})", True)):
+                    e.partial, outer = partial, dict(e.values)
+                    e.lines.open(head)
+                    if partial:
+                        e.lines.add(f"const int n = (int)({hi} - {at});")
+                        e.lines.add("t_live = t_lanes(n);")
+                    self.run(sweep, strips)
+                    e.lines.close()
+                    e.values = outer
             e.lines.close()
             e.vector, e.partial, e.values = state[:3]
         if state[3] is not None:
             e.names[axis] = state[3]
+
+    @contextmanager
+    def own_lanes(self) -> Iterator[None]:
+        """While this lasts all lanes hold elements, whatever is so around it: a gather looks at no others."""
+        e = self.e
+        kept = e.fresh()
+        e.lines.add(f"const vm {kept} = t_live;")
+        e.lines.add("t_live = ~(vm){};")
+        yield
+        e.lines.add(f"t_live = {kept};")
 
     def run(self, sweep: Operation, strips: dict[Value, Strip]) -> None:
         e, own = self.e, elements(sweep)

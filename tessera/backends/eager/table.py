@@ -144,8 +144,7 @@ class TorchTable:
     def is_tensor(self, x: object) -> bool:
         return isinstance(x, torch.Tensor)
 
-    def tensor_type(self, x: object) -> TensorType:
-        assert isinstance(x, torch.Tensor)
+    def tensor_type(self, x: Any) -> TensorType:
         found = _DTYPES.get(x.dtype)
         if found is None:
             helps = [f"cast it first; known: {', '.join(t.name for t in _DTYPES.values())}"]

@@ -66,6 +66,8 @@ def emit_function(f: Function, target: Target) -> TritonSource:
     scalars: list[DType] = []
     for p in f.params:
         if isinstance(p.type, BufferType):
+            if p.type.pieces:
+                raise Unschedulable("a buffer in several pieces of memory")
             names[p] = f"b{len(dtypes)}"
             dtypes.append(p.type.dtype)
         else:

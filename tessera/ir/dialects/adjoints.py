@@ -250,7 +250,12 @@ def unfold(p: Point) -> tuple[Any, ...]:
 
 
 def gather(p: Point) -> tuple[Any, ...]:
-    """Each cotangent goes to where its element was read."""
+    """Each cotangent goes to where its element was read. Of one element a row that is a choice by position."""
+    t, (x, index), axis = p.t, p.inputs, _axis(p)
+    dims, read = t.dims(x), t.dims(index)
+    if read[axis] is ONE and all(d is e for n, (d, e) in enumerate(zip(dims, read, strict=True)) if n != axis):
+        place = t.reshape(t.arange(dims[axis]), *(dims[axis] if n == axis else ONE for n in range(len(dims))))
+        return t.where(t.eq(place, index), p.g, 0.0), None
     return p.t.scatter_add(p.zeros(0), _axis(p), p.inputs[1], p.g), None
 
 

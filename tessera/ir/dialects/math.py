@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from tessera.ir.derive import Part, like, parts, zero
+from tessera.ir.derive import Part, Point, like, parts, zero
 from tessera.ir.dialects.rules import (
     ANY,
     ARITHMETIC,
@@ -182,6 +182,13 @@ def _shared(t: Any, x: Any, g: Any) -> bool:
     return len(theirs) != len(dims) or any(a is ONE and b is not ONE for a, b in zip(theirs, dims, strict=True))
 
 
+def _mul_derivative(p: Point) -> tuple[Any, ...]:
+    x, other = p.inputs
+    if p.op.operands[0] is p.op.operands[1]:  # doubled exactly, where two parts would be rounded and added
+        return 2.0 * (p.g * x), None
+    return p.g * other if p.needs[0] else None, p.g * x if p.needs[1] else None
+
+
 def _numerator(t: Any, g: Any, y: Any, x: Any, other: Any) -> Any:
     """One reciprocal for all that a broadcast denominator divides."""
     return g * t.reciprocal(other) if _shared(t, other, g) else g / other
@@ -239,7 +246,7 @@ ARITHMETIC_OPS: tuple[OpRecord, ...] = (
     _binary("mul", "Product.", also="multiply", law=Law.PRODUCT, call=_mul,
             dtypes="f32 bf16 int32 bool", more=("torch.Tensor.__mul__", "torch.Tensor.__rmul__"),
             rewrites=(Rewrite(((1, 1),), 0), Rewrite(((0, 1),), 1)),
-            d=parts(lambda t, g, y, x, o: g * o, lambda t, g, y, x, o: g * x)),
+            d=_mul_derivative),
     _binary("div", "True division; integers divide as f32. `rounding_mode` is None, \"floor\" or \"trunc\".", _DIVISION,
             also="divide true_divide", law=Law.QUOTIENT, call=_div, dtypes="f32 bf16 int32", domain=_POSITIVE,
             more=("torch.Tensor.__truediv__", "torch.Tensor.__div__"), rewrites=(Rewrite(((1, 1),), 0),),

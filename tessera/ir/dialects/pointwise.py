@@ -205,21 +205,21 @@ DENSITY = 1.0 / math.sqrt(2.0 * math.pi)
 
 def _silu_slope(t: Any, x: Any) -> Any:
     s = t.sigmoid(x)
-    return s * (1.0 + x * t.sigmoid(-x))
+    return t.fma(s, x * (1.0 - s), s)
 
 
 def _mish_slope(t: Any, x: Any) -> Any:
     soft = t.tanh(t.softplus(x))
-    return soft + x * t.sigmoid(x) * ((1.0 - soft) * (1.0 + soft))
+    return t.fma(x * t.sigmoid(x), (1.0 - soft) * (1.0 + soft), soft)
 
 
 def _gelu_slope(t: Any, x: Any, approximate: str) -> Any:
     """The distribution function plus x times the density, or the same of the tanh form, as x * sigmoid(u)."""
     if approximate == "none":
-        return t.ndtr(x) + x * (DENSITY * t.exp(-0.5 * x * x))
+        return t.fma(x, DENSITY * t.exp(-0.5 * x * x), t.ndtr(x))
     u = _SQRT_8_OVER_PI * (x + 0.044715 * (x * x * x))
     s = t.sigmoid(u)
-    return s * (1.0 + x * (t.sigmoid(-u) * (_SQRT_8_OVER_PI * (1.0 + 3.0 * 0.044715 * (x * x)))))
+    return t.fma(s, x * ((1.0 - s) * (_SQRT_8_OVER_PI * (1.0 + 3.0 * 0.044715 * (x * x)))), s)
 
 
 def _elu_part(t: Any, g: Any, y: Any, x: Any, alpha: Any, scale: Any, input_scale: Any) -> Any:

@@ -21,6 +21,8 @@ from tessera.ir.types import BufferType, ScalarType, TensorType
 __all__ = ["NumpyNamespace", "interpret"]
 
 Number = bool | int | float
+#: Roles of the buffers that a kernel is given with contents, and of those whose contents it makes.
+_GIVEN, _MADE = ("in", "update"), ("out", "update")
 
 
 def interpret(
@@ -30,10 +32,10 @@ def interpret(
     sizes: Mapping[str, int] | None = None,
     dtype_mode: str = "f64",
 ) -> list[Array]:
-    """The results of a function, or the contents of a kernel's ``out`` buffers, in order.
+    """The results of a function, or the contents of a kernel's ``out`` and ``update`` buffers, in order.
 
-    ``inputs`` follow the parameters; a kernel takes its ``in`` buffers and scalars and makes the others
-    itself. ``sizes`` binds names that no input has. Floats are float64 throughout; with ``dtype_mode="f64"``
+    ``inputs`` follow the parameters; a kernel takes its ``in`` and ``update`` buffers and its scalars and makes the
+    others itself. ``sizes`` binds names that no input has. Floats are float64 throughout; with ``dtype_mode="f64"``
     only an explicit cast to a narrower float rounds, with ``"storage"`` every value is rounded to its dtype.
     Integers have their own width and wrap around.
 
@@ -49,7 +51,7 @@ def interpret(
     if dtype_mode not in ("f64", "storage"):
         raise ValueError(f"dtype_mode `{dtype_mode}`, not f64 or storage")
     exact = dtype_mode == "f64"
-    taken = [p for p in f.params if not isinstance(p.type, BufferType) or p.type.role == "in"]
+    taken = [p for p in f.params if not isinstance(p.type, BufferType) or p.type.role in _GIVEN]
     if len(inputs) != len(taken):
         raise ShapeError(f"`{f.name}` takes {len(taken)} inputs, not {len(inputs)}", code="TSR0105")
     arrays = {p: _array(p, x, exact) for p, x in zip(taken, inputs, strict=True)}
@@ -88,7 +90,7 @@ def _kernel(f: Function, arrays: Mapping[Value, Array], sizes: dict[str, int], e
             buffers[p] = Memory.fresh(p.name, p.type, int(np.prod(shape, dtype=np.int64)), exact)
     scalars = {p: a for p, a in arrays.items() if isinstance(p.type, ScalarType)}
     TileMachine(sizes, buffers, scalars, exact).run(f.body)
-    outs = [(p, m) for p, m in buffers.items() if isinstance(p.type, BufferType) and p.type.role == "out"]
+    outs = [(p, m) for p, m in buffers.items() if isinstance(p.type, BufferType) and p.type.role in _MADE]
     for p, m in outs:
         if m.written is not None and not m.written.all():
             missing = int(np.argmin(m.written))
