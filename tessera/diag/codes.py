@@ -113,6 +113,7 @@ _TABLE: tuple[tuple[str, type[TesseraError], str], ...] = (
     ("TSR0415", TraceError, "region of recomputation outside of a traced function"),
     ("TSR0416", TraceError, "module with hooks inside a compiled function"),
     ("TSR0417", TraceError, "argument to be updated that shares memory"),
+    ("TSR0418", TraceError, "hooks on saved tensors that give another tensor"),
     # IR text and IR
     ("TSR0501", ParseError, "IR text with a syntax error"),
     ("TSR0502", ParseError, "IR text with an unknown operation, attribute or type"),

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from tessera.backends.eager import run_function
 from tessera.diag import TraceError
 from tessera.driver.variant import Layout, Lazy, Variant, check_ir
 from tessera.frontend.trace import Input, Output
@@ -51,10 +52,25 @@ class Gradient:
         return Gradient(variant, tuple(p.name for p in f.params if is_float(p)), dict.fromkeys(names, SHOWN))
 
     @Lazy
+    def same(self) -> Mapping[int, int]:
+        """The results that are arguments, not copies, with their numbers among the tensors: callers get those
+        themselves, unless they asked for a row-major block of what is none.
+        """
+        traced, found = self.variant.traced, {}
+        tensors = self.variant.tensor_params
+        for o in traced.outputs:
+            y = traced.function.outputs[o.place] if o.kind == "tensor" else None
+            if not isinstance(y, Value) or y not in tensors or traced.function.params.index(y) != o.memory:
+                continue
+            if not (o.dense and y.name in self.variant.layout.strided):
+                found[o.place] = tensors.index(y)
+        return found
+
+    @Lazy
     def joint(self) -> Joint:
         """The function and its derivative in one, simplified."""
         proved = apply(Shapes(), self.variant.traced.function, check_ir)
-        both = joint(proved, self.wrt)
+        both = joint(proved, self.wrt, self.same)
         f = both.function
         check_ir(f)
         for step in (Canonicalize(), CommonSubexpressions(), Products(tuple(self.sizes.items())), DeadCode()):
@@ -84,15 +100,19 @@ class Gradient:
         return self._plain(self.parts.backward, strided, simple=True)
 
     @Lazy
-    def again(self) -> Gradient:
-        """The derivative as a function of all parameters and cotangents, with its own derivative."""
+    def alone(self) -> Function:
+        """The derivative as a function of all parameters and cotangents, scalars last."""
         f = self.joint.function
         scalars = tuple(p for p in f.params if not isinstance(p.type, TensorType))
         tensors = tuple(p for p in f.params if isinstance(p.type, TensorType))
         body = Block(f.ops, (*tensors, *scalars), f.outputs[self.joint.outputs :])
-        alone = replace(f, name=f"{f.name}_grad", body=body)
-        variant = self._plain(apply(DeadCode(), alone, check_ir), self.variant.layout.strided)
-        return Gradient(variant, tuple(p.name for p in tensors if is_float(p)), self.sizes)
+        return apply(DeadCode(), replace(f, name=f"{f.name}_grad", body=body), check_ir)
+
+    @Lazy
+    def again(self) -> Gradient:
+        """The derivative with its own derivative."""
+        variant = self._plain(self.alone, self.variant.layout.strided)
+        return Gradient(variant, tuple(p.name for p in self.alone.params if is_float(p)), self.sizes)
 
     def _plain(self, f: Function, strided: frozenset[str], simple: bool = False) -> Variant:
         inputs = tuple(Input("leaf", n) for n in range(len(f.params)))
@@ -104,14 +124,24 @@ class Gradient:
         """What a call with these sizes runs."""
         with self.lock:
             run = self.forward.plan().bind(self.forward.sizes(named, tensors))
-        call = Call.of(self, named, run)
-        return lambda given, numbers: list(_Compiled.apply(call, numbers, *given))
+        call, same = Call.of(self, named, run), self.same
+        if not same:
+            return lambda given, numbers: list(_Compiled.apply(call, numbers, *given))
+
+        def bound(given: Sequence[torch.Tensor], numbers: Sequence[float]) -> list[Any]:
+            made = list(_Compiled.apply(call, numbers, *given))
+            for n, k in same.items():
+                made[n] = given[k]
+            return made
+
+        return bound
 
 
 @dataclass
 class Call:
-    """A function with its derivative, bound to sizes. ``reads`` are the numbers of the parameters that the backward
-    pass reads; ``results`` how many there are before the kept values; ``smooth`` which of them have cotangents.
+    """A function with its derivative, bound to sizes. ``results`` says how many there are before the kept values,
+    ``smooth`` which of them have cotangents, ``saved`` where the tensors come from that the backward pass reads, and
+    ``scalars`` which numbers it reads. ``kinds`` are their dtypes and sizes, ``backs`` what runs, by their strides.
     """
 
     gradient: Gradient
@@ -122,7 +152,8 @@ class Call:
     saved: tuple[tuple[str, int], ...]
     grads: tuple[int | None, ...]
     scalars: tuple[int, ...]
-    back: Runner | None = None
+    kinds: list[tuple[torch.dtype, torch.Size]] = field(default_factory=list)
+    backs: dict[tuple[tuple[int, ...], ...], Runner] = field(default_factory=dict)
 
     @staticmethod
     def of(gradient: Gradient, named: Sizes, run: Runner) -> Call:
@@ -145,11 +176,29 @@ class Call:
         self, saved: Sequence[torch.Tensor], cotangents: Sequence[torch.Tensor], numbers: Sequence[float]
     ) -> Sequence[torch.Tensor]:
         """The cotangents of the parameters, compiled when they are first asked for."""
-        if self.back is None:
-            variant = self.gradient.backward
+        read = [numbers[n] for n in self.scalars]
+        given = [*map(self._restored, saved, self.kinds), *cotangents]
+        if not all(map(_addressed, cotangents)):
+            return run_function(self.gradient.parts.backward, [*given, *read], sizes=self.named)
+        variant = self.gradient.backward
+        strided = variant.layout.strided
+        dense = [x if p.name in strided else x.contiguous().resolve_neg()
+                 for p, x in zip(variant.tensor_params, given, strict=True)]  # fmt: skip
+        strides = tuple(x.stride() for p, x in zip(variant.tensor_params, dense, strict=True) if p.name in strided)
+        run = self.backs.get(strides)
+        if run is None:
             with self.gradient.lock:
-                self.back = variant.plan().bind(variant.sizes(self.named, [*saved, *cotangents]))
-        return self.back([*saved, *cotangents], [numbers[n] for n in self.scalars])
+                run = self.backs[strides] = variant.plan().bind(variant.sizes(self.named, dense))
+        return run(dense, read)
+
+    def _restored(self, x: torch.Tensor, kind: tuple[torch.dtype, torch.Size]) -> torch.Tensor:
+        """A saved tensor, which hooks may have kept in another form; of its layout nothing is asked."""
+        if (x.dtype, x.shape) != kind:
+            raise TraceError(
+                f"hooks on saved tensors gave a {x.dtype} {tuple(x.shape)} for a {kind[0]} {tuple(kind[1])}",
+                code="TSR0418",
+            )
+        return x
 
 
 class _Compiled(torch.autograd.Function):
@@ -158,13 +207,18 @@ class _Compiled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: Call, numbers: Sequence[float], *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         made = call.run(tensors, numbers)
-        results = tuple(made[: call.results])
+        # What is an argument without its gradient, such as `x.detach()`, is a tensor of its own on the same memory.
+        results = tuple(y.detach() if any(y is x for x in tensors) else y for y in made[: call.results])
         ctx.call, ctx.numbers, ctx.count = call, numbers, len(tensors)
         # Arguments lie as the kernels of the backward pass know; of results they know that they are dense.
-        ctx.save_for_backward(*(tensors[n] if kind == "input" else made[n].contiguous() for kind, n in call.saved))
+        where = (*results, *made[call.results :])
+        saved = [tensors[n] if kind == "input" else where[n].contiguous() for kind, n in call.saved]
+        ctx.save_for_backward(*saved)
+        if not call.kinds:
+            call.kinds = [(x.dtype, x.shape) for x in saved]
         # What the derivative alone does not need is read only by the derivative of the derivative.
         ctx.given = [weakref.ref(t) for t in tensors]
-        ctx.versions = [t._version for t in tensors]
+        ctx.versions = [0 if t.is_inference() else t._version for t in tensors]
         ctx.mark_non_differentiable(*(y for n, y in enumerate(results) if n not in call.smooth))
         return results
 
@@ -172,11 +226,18 @@ class _Compiled(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         call: Call = ctx.call
         given = [cotangents[n] for n in call.smooth]
-        if torch.is_grad_enabled():
-            found = _again(ctx, given)
-        else:
-            found = call.backward(ctx.saved_tensors, [g.contiguous() for g in given], ctx.numbers)
+        again = torch.is_grad_enabled()
+        found = _again(ctx, given) if again else call.backward(ctx.saved_tensors, given, ctx.numbers)
         return None, None, *(None if n is None else found[n] for n in call.grads)
+
+
+def _addressed(x: torch.Tensor) -> bool:
+    """Has a tensor memory? Under ``vmap``, also where autograd takes many cotangents at once, it has none."""
+    try:
+        x.data_ptr()
+    except RuntimeError:
+        return False
+    return torch._C._functorch.peek_interpreter_stack() is None
 
 
 def _again(ctx: Any, cotangents: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
@@ -184,11 +245,14 @@ def _again(ctx: Any, cotangents: Sequence[torch.Tensor]) -> Sequence[torch.Tenso
     call: Call = ctx.call
     tensors = [ref() for ref in ctx.given]
     for n, (t, version) in enumerate(zip(tensors, ctx.versions, strict=True)):
-        if t is None or t._version != version:
+        if t is None or (version != t._version if not t.is_inference() else version):
             happened = "no longer exists" if t is None else "was changed in place"
             raise TraceError(f"the derivative of a derivative needs argument {n + 1}, which {happened}", code="TSR0414")
-    gradient = call.gradient.again
-    return gradient.bind(call.named, [*tensors, *cotangents])([*tensors, *cotangents], ctx.numbers)
+    gradient = call.gradient
+    if not all(map(_addressed, cotangents)):
+        return run_function(gradient.alone, [*tensors, *cotangents, *ctx.numbers], sizes=call.named, grad=True)
+    given = [*tensors, *(g.contiguous().resolve_neg() for g in cotangents)]
+    return gradient.again.bind(call.named, given)(given, ctx.numbers)
 
 
 def learning(variant: Variant, given: Sequence[Any], sizes: Sizes, limit: int | None) -> Gradient | None:

@@ -72,7 +72,7 @@ def _steps(value: Value, whole: Value, made: Mapping[Value, Operation]) -> tuple
     steps: list[Operation] = []
     while value is not whole:
         op = made.get(value)
-        if op is None or op.record.kind is not Kind.VIEW or len(op.operands) != 1:
+        if op is None or len(op.operands) != 1 or not (op.record.kind is Kind.VIEW or op.record.name == "detach"):
             return None
         steps.append(op)
         (operand,) = op.operands
@@ -95,10 +95,15 @@ def _storage(handle: TensorHandle) -> Storage:
 
 
 def same(self: TensorHandle) -> Any:
-    """Another name for the same memory (``detach``, ``data``)."""
+    """Another name for the same memory."""
     other = self._session.wrap(self._session, self._session.read(self))
     _share(self, other, ())
     return other
+
+
+def constant(self: TensorHandle) -> Any:
+    """The same memory, a constant to derivatives (``detach``, ``data``)."""
+    return linked(self, self._session.table.records["detach"], (self,), {}, "method", "detach")
 
 
 def _layout(self: TensorHandle) -> strides.Strides | None:
@@ -339,6 +344,8 @@ def _undo(session: Session, step: Operation, before: Value, after: Value) -> Val
     ops = session.ops
     whole, part = Sym(ops, before), Sym(ops, after)
     name = step.record.name
+    if name == "detach":
+        return after
     if name == "permute":
         order = [int(n) for n in step.attrs["dims"]]  # type: ignore[union-attr,arg-type]
         return ops.permute(part, [order.index(n) for n in range(len(order))]).value
@@ -350,4 +357,4 @@ def _undo(session: Session, step: Operation, before: Value, after: Value) -> Val
     raise TypeError(f"an update through `{name}` is not supported")
 
 
-__all__ = ["assign", "getitem", "is_dense", "linked", "same", "setitem", "update", "view", "write"]
+__all__ = ["assign", "constant", "getitem", "is_dense", "linked", "same", "setitem", "update", "view", "write"]

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 from tessera.diag import Diagnostic, Help, Label, TraceError, caller_span
 from tessera.frontend import alias, extern
@@ -156,8 +156,19 @@ def _exact(total: Any, size: Any) -> bool:
 
 
 def _mutating_setting(self: TensorHandle, *_: Any, **__: Any) -> Any:
-    """``requires_grad_`` and hooks say nothing about values."""
+    """``requires_grad_`` says nothing about values."""
     return self
+
+
+def _detach_(self: TensorHandle) -> Any:
+    """From here on a constant to derivatives."""
+    found = alias.constant(self)
+    self._value, self._storage, self._version, self._steps = found._value, found._storage, found._version, found._steps
+    return self
+
+
+def _hook(self: TensorHandle, *_: Any, **__: Any) -> Any:
+    _refuse("a hook on the gradient of a traced tensor", "hooked here", "take the tensor as an argument or a result")
 
 
 def setting(session: Session, name: str) -> Any:
@@ -170,27 +181,25 @@ def _type(self: TensorHandle, dtype: Any = None, **_: Any) -> Any:
 
 
 def _stride(self: TensorHandle, dim: int | None = None) -> Any:
+    _refuse(
+        "the strides of a traced tensor are not known", "asked for here",
+        "sizes are in `.shape`; memory layout is the compiler's choice",
+    )  # fmt: skip
+
+
+def _refuse(message: str, label: str, help_: str) -> NoReturn:
     span = caller_span()
-    labels = () if span is None else (Label(span, "asked for here", True),)
-    raise TraceError.from_diagnostics(
-        [
-            Diagnostic(
-                "TSR0402",
-                "the strides of a traced tensor are not known",
-                labels,
-                helps=(Help("sizes are in `.shape`; memory layout is the compiler's choice"),),
-            )
-        ]
-    )
+    labels = () if span is None else (Label(span, label, True),)
+    raise TraceError.from_diagnostics([Diagnostic("TSR0402", message, labels, helps=(Help(help_),))])
 
 
 OWN: Mapping[str, Method] = MappingProxyType({
     **{name: (lambda self, _d=dtype, **_: cast(self, _d)) for name, dtype in _CASTS.items()},
-    "to": _to, "type_as": _to, "type": _type, "clone": _clone, "contiguous": _contiguous, "detach": alias.same,
+    "to": _to, "type_as": _to, "type": _type, "clone": _clone, "contiguous": _contiguous, "detach": alias.constant,
     "fill_diagonal_": _fill_diagonal, "unbind": _unbind, "split": _split, "unsafe_split": _split,
     "new_tensor": _new_tensor, "cpu": _same_device, "cuda": _same_device,
-    "requires_grad_": _mutating_setting, "detach_": _mutating_setting, "retain_grad": _mutating_setting,
-    "register_hook": _mutating_setting, "view": _view, "view_as": lambda self, other: _view(self, other.shape),
+    "requires_grad_": _mutating_setting, "detach_": _detach_, "retain_grad": _mutating_setting,
+    "register_hook": _hook, "view": _view, "view_as": lambda self, other: _view(self, other.shape),
     "reshape_as": _as("reshape"), "expand_as": _as("expand"), "copy_": _copy, "fill_": _fill, "zero_": _zero,
     "stride": _stride,
 })  # fmt: skip

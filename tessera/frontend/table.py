@@ -79,6 +79,9 @@ class TorchTable(Protocol):
     def setting(self, name: str) -> object:
         """A named setting of the framework, such as the layout ``strided``."""
 
+    def keeps_gradients(self) -> bool:
+        """Whether derivatives go through what the framework computes now, within ``intercept`` the default."""
+
     def intercept(self, handler: Handler) -> AbstractContextManager[None]:
         """Send every framework call made by this thread to ``handler(function, args, kwargs)``."""
 

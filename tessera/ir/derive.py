@@ -62,6 +62,11 @@ def zero(p: Point) -> tuple[Any, ...]:
     return (None,) * len(p.inputs)
 
 
+def cut(p: Point) -> tuple[Any, ...]:
+    """The derivative of what asks for no gradient, whatever its operands do."""
+    return (None,) * len(p.inputs)
+
+
 def parts(*given: Part | None) -> Derivative:
     """An elementwise derivative from one function for each operand; None stands for 0. Operands beyond the functions
     have no derivative.

@@ -6,13 +6,13 @@ walks backwards and adds up.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tessera.diag import Diagnostic, Label, TraceError
 from tessera.ir.build import Builder
-from tessera.ir.derive import Point, Undifferentiable, like, zero
+from tessera.ir.derive import Derivative, Point, Undifferentiable, cut, like, zero
 from tessera.ir.dialects import OPS
 from tessera.ir.dialects.calls import Ops, Sym
 from tessera.ir.facts import Facts
@@ -55,24 +55,27 @@ def is_float(x: Operand) -> bool:
     return isinstance(x, Value) and isinstance(x.type, TensorType) and x.type.dtype.is_float
 
 
-def joint(f: Function, wrt: Sequence[str] = ()) -> Joint:
-    """A function together with its derivative by the parameters of these names, or by all float tensors."""
+def joint(f: Function, wrt: Sequence[str] = (), apart: Collection[int] = ()) -> Joint:
+    """A function together with its derivative by the parameters of these names, or by all float tensors. The results
+    with the numbers ``apart`` get no cotangents.
+    """
     wanted = [p for p in f.params if is_float(p) and (not wrt or p.name in wrt)]
     names = dict.fromkeys(_names(f), 0)
     builder = Builder(OPS["cast"], _context(f), [], names)
     walker = _Reverse(builder)
-    active = reached(f.ops, wanted)
+    active, linked = reached(f.ops, wanted), reached(f.ops, wanted, (cut,))
     ops = tuple(walker.kept(op) if op.body is not None and _touched(op, active) else op for op in f.ops)
     given, cotangents = [], []
     for n, y in enumerate(f.outputs):
-        if is_float(y) and y in active:
+        if is_float(y) and y in linked and n not in apart:
             assert isinstance(y, Value)
             cotangent = Value(builder.fresh(f"d_{y.name}"), y.type)
             given.append(n)
             cotangents.append(cotangent)
             walker.give(y, cotangent)
     walker.run(ops, active)
-    found = [walker.of(p) if p in wanted else None for p in f.params]
+    before = _leading(f.ops, linked, [f.outputs[n] for n in given])
+    found = [walker.of(p) or (walker.nothing(p) if p in before else None) if p in wanted else None for p in f.params]
     outputs = (*f.outputs, *(g for g in found if g is not None))
     numbers = iter(range(len(f.outputs), len(outputs)))
     grads = tuple(None if g is None else next(numbers) for g in found)
@@ -103,13 +106,26 @@ def _context(f: Function) -> InferContext:
     return InferContext(facts, known, filled=filled)
 
 
-def reached(ops: Iterable[Operation], wanted: Iterable[Value]) -> set[Value]:
-    """The float values that depend on some values by way of floats, and not as a constant."""
+def reached(
+    ops: Iterable[Operation], wanted: Iterable[Value], without: Collection[Derivative] = (zero, cut)
+) -> set[Value]:
+    """The float values that depend on some values by way of floats, and not through derivatives of these kinds."""
     active = set(wanted)
     for op in ops:
-        if op.record.derivative is not zero and _touched(op, active):
+        if op.record.derivative not in without and _touched(op, active):
             active.update(r for r in op.results if is_float(r))
     return active
+
+
+def _leading(ops: Sequence[Operation], linked: set[Value], outputs: Iterable[Operand]) -> set[Operand]:
+    """The values of ``linked`` that some outputs are computed from; the slope may be 0 everywhere. Which of its
+    operands a scan computes with only its derivative says.
+    """
+    found = set(outputs)
+    for op in reversed(ops):
+        if op.body is None and op.record.derivative is not cut and any(r in found for r in op.results):
+            found.update(v for v in op.inputs if v in linked)
+    return found
 
 
 def _touched(op: Operation, active: set[Value]) -> bool:
@@ -133,6 +149,11 @@ class _Reverse:
     def of(self, v: Value) -> Value | None:
         found = self.sums.get(v)
         return None if found is None else found.value
+
+    def nothing(self, v: Value) -> Value:
+        """A cotangent of zeros."""
+        found: Value = self.t.zeros_like(Sym(self.t, v)).value
+        return found
 
     def run(self, ops: Sequence[Operation], active: set[Value]) -> None:
         for op in reversed(ops):
@@ -310,7 +331,7 @@ class _Body:
         x = self.now(v)
         assert isinstance(x, Value)
         found = self.walker.of(x)
-        return self.walker.t.zeros_like(Sym(self.walker.t, x)).value if found is None else found
+        return self.walker.nothing(x) if found is None else found
 
     def plus(self, g: Value, v: Operand) -> Value:
         x = self.now(v)

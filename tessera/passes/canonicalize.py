@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from tessera.ir.dialects import OPS
 from tessera.ir.dim import Dim
 from tessera.ir.graph import EMPTY, Function, Literal, Note, Operand, Operation, Value
-from tessera.ir.record import Kind
+from tessera.ir.record import Kind, Law
 from tessera.ir.types import TensorType
 from tessera.passes.nested import rewritten
 
@@ -48,6 +48,8 @@ def simplify(op: Operation) -> Operation | Operand:
         return op
     if is_identity(op):
         return op.operands[0]
+    if op.record.law is Law.CHOICE and op.operands[-1] is op.operands[-2] and op.operands[-1].type == op.result.type:
+        return op.operands[-1]
     for rule in op.record.rewrites:
         if not all(_is_constant(op.operands[i], v) for i, v in rule.where):
             continue

@@ -82,9 +82,9 @@ def _split(joint: Joint, sizes: Mapping[str, int], effort: Effort) -> Split:
     early = [op for op in f.ops if not any(r in late for r in op.results)]
     read = _read_late(f.ops, late, [g for g in grads if isinstance(g, Value)])
     there = {*params, *(y for y in outputs if isinstance(y, Value))}
-    wanted = {v for v in read if isinstance(v.type, TensorType)}
-    saved = _cut(early, wanted, params, there, sizes, effort)
     order = {v: n for n, v in enumerate((*params, *(r for op in f.ops for r in op.results)))}
+    wanted = sorted((v for v in read if isinstance(v.type, TensorType)), key=order.__getitem__)
+    saved = _cut(early, wanted, params, there, sizes, effort)
     ordered = tuple(sorted(saved, key=order.__getitem__))
     kept = tuple(v for v in ordered if v not in there)
     forward = _needed(f.ops, (*outputs, *kept), frozenset(params))
@@ -128,8 +128,8 @@ def _needed(ops: Sequence[Operation], wanted: Sequence[object], given: frozenset
 
 
 def _cut(
-    ops: Sequence[Operation], read: set[Value], params: Sequence[Value], there: set[Value], sizes: Mapping[str, int],
-    effort: Effort,
+    ops: Sequence[Operation], read: Sequence[Value], params: Sequence[Value], there: set[Value],
+    sizes: Mapping[str, int], effort: Effort,
 ) -> set[Value]:  # fmt: skip
     """The values to keep, so that everything in ``read`` can be had from them."""
     graph: nx.DiGraph = nx.DiGraph()

@@ -43,9 +43,9 @@ def _row(fields: dict[str, Any]) -> Row:
     return Row(**{key: tuple(x) if isinstance(x, list) else x for key, x in fields.items()})
 
 
-def rows() -> tuple[Row, ...]:
-    """The table, in its order."""
-    return tuple(_row(fields) for fields in tomllib.loads(PATH.read_text(encoding="utf-8"))["difference"])
+def rows(path: Path = PATH) -> tuple[Row, ...]:
+    """A table, in its order."""
+    return tuple(_row(fields) for fields in tomllib.loads(path.read_text(encoding="utf-8"))["difference"])
 
 
 def unexplained(found: Iterable[Outcome], table: Sequence[Row]) -> list[Outcome]:

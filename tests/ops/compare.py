@@ -11,12 +11,14 @@ RATIO = 1.05
 FEW, FEW_RATIO = 256, 3.0
 
 
-def difference(got: torch.Tensor, eager: torch.Tensor | None, exact: torch.Tensor) -> str | None:
+def difference(
+    got: torch.Tensor, eager: torch.Tensor | None, exact: torch.Tensor, ratio: float = RATIO
+) -> str | None:
     """Why ``got`` is not acceptable, or None.
 
     ``exact`` is the result in float64 (other dtypes as they are), ``eager`` torch's in the dtype under test.
     Shape and dtype are eager's. Integers and bools equal one of the two. Floats are NaN or infinite where one of the
-    two is, and the norm of the error is at most ``RATIO`` times that of eager, or of rounding ``exact`` once.
+    two is, and the norm of the error is at most ``ratio`` times that of eager, or of rounding ``exact`` once.
     """
     like = eager if eager is not None else got
     if got.shape != exact.shape or got.shape != like.shape:
@@ -28,10 +30,10 @@ def difference(got: torch.Tensor, eager: torch.Tensor | None, exact: torch.Tenso
         if eager is not None:
             ok = ok | (got == eager)
         return None if bool(ok.all()) else f"{int((~ok).sum())} of {got.numel()} integers differ"
-    return _floats(got, eager, exact.double())
+    return _floats(got, eager, exact.double(), ratio)
 
 
-def _floats(got: torch.Tensor, eager: torch.Tensor | None, exact: torch.Tensor) -> str | None:
+def _floats(got: torch.Tensor, eager: torch.Tensor | None, exact: torch.Tensor, ratio: float) -> str | None:
     if got.dtype.itemsize == 1:
         return (
             None
@@ -54,11 +56,10 @@ def _floats(got: torch.Tensor, eager: torch.Tensor | None, exact: torch.Tensor) 
     here = got.isfinite() & exact.isfinite() & rounded.isfinite()
     error = _norm(got, exact, here)
     floor = _norm(rounded, exact, here)
-    ratio = RATIO
     once = _half_ulps(exact, got.dtype, here)
     floor = max(floor, once * 3**-0.5)  # what rounding makes on average, also where `exact` needs none
     if got.numel() < FEW or got.dtype == torch.float64:  # float64 is no judge of itself
-        floor, ratio = max(floor, once), FEW_RATIO
+        floor, ratio = max(floor, once), max(ratio, FEW_RATIO)
     allowed = floor
     if eager is not None:
         allowed = max(allowed, _norm(eager, exact, here))

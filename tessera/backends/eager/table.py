@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -182,8 +182,14 @@ class TorchTable:
         with torch.no_grad(), torch.device("meta"):
             return _described(function(*map(_placeholder, args), **{k: _placeholder(v) for k, v in kwargs.items()}))
 
-    def intercept(self, handler: Callable[..., Any]) -> AbstractContextManager[None]:
-        return _Intercept(handler)
+    def keeps_gradients(self) -> bool:
+        return torch.is_grad_enabled()
+
+    @contextmanager
+    def intercept(self, handler: Callable[..., Any]) -> Iterator[None]:
+        # A trace serves calls of both modes; only what the function itself says about gradients is part of it.
+        with torch.enable_grad(), _Intercept(handler):
+            yield
 
     @contextmanager
     def untouched(self) -> Iterator[None]:

@@ -68,6 +68,18 @@ def extreme(p: Point) -> tuple[Any, ...]:
     return (best * (spread(p, p.g) / t.sum(best, p.op.axes(), True)),)
 
 
+def first_of_equal(arg: str, p: Point) -> tuple[Any, ...]:
+    """To the element at the position that ``arg``, argmax or argmin, gives."""
+    t, x = p.t, p.inputs[0]
+    found = spread(p, p.g)
+    for axis in p.op.axes():
+        dims = t.dims(x)
+        at = spread(p, t.emit(arg, (x,), dim=(axis,), keepdim=p.attrs["keepdim"]))
+        places = t.reshape(t.arange(dims[axis]), *(d if n == axis else ONE for n, d in enumerate(dims)))
+        found = t.where(t.eq(places, at), found, 0.0)
+    return (found,)
+
+
 # --- scans ------------------------------------------------------------------------------------------------------------
 
 
@@ -103,8 +115,8 @@ def running_log_sum(p: Point) -> tuple[Any, ...]:
     t, x, y, axis = p.t, p.inputs[0], p.outputs[0], _axis(p)
 
     def part(g: Any) -> Any:
-        some = t.gt(g, 0.0)
-        logs = t.where(some, t.log(t.where(some, g, 1.0)), -math.inf) - y
+        some = t.logical_not(t.le(g, 0.0))  # a NaN is not lost
+        logs = t.where(some, t.log(t.where(some, g, 1.0)) - y, -math.inf)
         return t.exp(t.flip(t.logcumsumexp(t.flip(logs, axis), axis), axis) + x)
 
     return (part(p.g) - part(-p.g),)

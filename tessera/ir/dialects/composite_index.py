@@ -197,9 +197,15 @@ def _embedding(
 ) -> Any:
     if max_norm is not None:
         t.not_covered("embedding that renormalises its table")
+    if scale_grad_by_freq:
+        t.not_covered("embedding whose gradient counts how often a row is read")
     need_rank(t, weight, 2, "embedding from a table", 1)
     need_index(t, x, 0, "embedding")
-    return t.emit("index_select", (weight, x), dim=0)
+    found = t.emit("index_select", (weight, x), dim=0)
+    if padding_idx is None:
+        return found
+    padding = padding_idx if padding_idx >= 0 else t.dims(weight)[0] + padding_idx
+    return t.where(t.unsqueeze(t.eq(x, padding), -1), t.detach(found), found)
 
 
 def _take_along_dim(t: Any, x: Any, indices: Any, dim: int | None = None) -> Any:

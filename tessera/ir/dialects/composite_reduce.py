@@ -172,7 +172,8 @@ def _extreme(name: str) -> Any:
         if t.dtype_of(x).is_bool:
             values, indices = define(t, t.cast(x, int64), dim, keepdim)
             return Extreme(t.cast(values, bool_), indices)
-        return Extreme(getattr(t, fold)(x, dim, keepdim), getattr(t, arg)(x, dim, keepdim))
+        values = getattr(t, f"{fold}_first")(x, dim, keepdim)
+        return Extreme(values, getattr(t, arg)(x, dim, keepdim))
 
     return define
 

@@ -148,9 +148,17 @@ def _kthvalue(t: Any, x: Any, k: int, dim: int = -1, keepdim: bool = False) -> A
     return Extreme(*t.emit("kthvalue", (x,), k=int(k), dim=axis, keepdim=bool(keepdim)))
 
 
+def _of_all_equal(t: Any, x: Any, found: Any) -> Any:
+    """An element of x as one that all equal to it share in derivatives."""
+    axes = tuple(range(len(t.dims(x))))
+    shared = t.emit("amax", (t.where(t.eq(x, found), x, -math.inf),), dim=axes, keepdim=False)
+    return t.where(t.eq(shared, found), shared, found)
+
+
 def _median(t: Any, x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     if dim is None:
-        return t.emit("kthvalue", (t.reshape(x, -1),), k=0, dim=0, keepdim=False)[0]
+        found = t.emit("kthvalue", (t.reshape(x, -1),), k=0, dim=0, keepdim=False)[0]
+        return _of_all_equal(t, x, t.detach(found)) if t.dtype_of(x).is_float else found
     axis = axis_of(t, x, dim)
     need_elements(t, x, (axis,), "median")
     return Extreme(*t.emit("kthvalue", (x,), k=0, dim=axis, keepdim=bool(keepdim)))

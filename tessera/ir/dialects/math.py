@@ -21,7 +21,7 @@ from tessera.ir.dialects.rules import (
 from tessera.ir.dialects.samples import T, call, samples
 from tessera.ir.dtype import DType, bool_, dtype, f32, uint8, uint32
 from tessera.ir.graph import Attr
-from tessera.ir.infer import Blame, InferContext, result_dtype
+from tessera.ir.infer import ONE, Blame, InferContext, result_dtype
 from tessera.ir.record import Kind, Law, OpRecord, Rewrite
 from tessera.ir.types import TensorType, Type
 
@@ -172,7 +172,14 @@ def _binary(
 
 # --- slopes, as torch has them where there is a choice ----------------------------------------------------------------
 
-_LN2, _LN10, _TWO_OVER_SQRT_PI = math.log(2.0), math.log(10.0), 2.0 / math.sqrt(math.pi)
+_LN2, _LN10 = math.log(2.0), math.log(10.0)
+_TWO_OVER_SQRT_PI, _HALF_SQRT_PI = 2.0 / math.sqrt(math.pi), 0.5 * math.sqrt(math.pi)
+
+
+def _shared(t: Any, x: Any, g: Any) -> bool:
+    """Is an operand a tensor that is repeated to meet another?"""
+    theirs, dims = (t.dims(x), t.dims(g)) if t.is_tensor(x) else ((), ())
+    return len(theirs) != len(dims) or any(a is ONE and b is not ONE for a, b in zip(theirs, dims, strict=True))
 
 
 def _mul_derivative(p: Point) -> tuple[Any, ...]:
@@ -184,21 +191,23 @@ def _mul_derivative(p: Point) -> tuple[Any, ...]:
 
 def _numerator(t: Any, g: Any, y: Any, x: Any, other: Any) -> Any:
     """One reciprocal for all that a broadcast denominator divides."""
-    shared = t.is_tensor(other) and t.dims(other) != t.dims(g)
-    return g * t.reciprocal(other) if shared else g / other
+    return g * t.reciprocal(other) if _shared(t, other, g) else g / other
 
 
 def _denominator(t: Any, g: Any, y: Any, x: Any, other: Any) -> Any:
-    return -like(t, g * y, t.type_of(other)) / other
+    """One quotient for all that a broadcast denominator divides."""
+    return -like(t, g * y, t.type_of(other)) / other if _shared(t, other, g) else -g * (y / other)
 
 
 def _pow_base(t: Any, g: Any, y: Any, x: Any, exponent: Any) -> Any:
-    return g * t.where(t.eq(exponent, 0), 0.0, exponent * t.pow(x, t.sub(exponent, 1)))
+    less = exponent - 1  # of a number a number, in full precision
+    return g * t.where(t.eq(exponent, 0), 0.0, exponent * t.pow(x, less))
 
 
 def _pow_exponent(t: Any, g: Any, y: Any, x: Any, exponent: Any) -> Any:
     flat = t.logical_and(t.eq(x, 0), t.ge(exponent, 0))
-    return t.where(flat, 0.0, g * (y * t.log(x)))
+    known = isinstance(x, int | float) and x > 0  # the logarithm of a number in full precision
+    return t.where(flat, 0.0, g * (y * (math.log(x) if known else t.log(x))))
 
 
 def _winner(second: bool, smaller: bool) -> Part:
@@ -311,7 +320,7 @@ FLOAT_OPS: tuple[OpRecord, ...] = (
     _unary("sinh", "Hyperbolic sine.", d=parts(lambda t, g, y, x: g * t.cosh(x))),
     _unary("cosh", "Hyperbolic cosine.", d=parts(lambda t, g, y, x: g * t.sinh(x))),
     _unary("tanh", "Hyperbolic tangent.", more=("torch.nn.functional.tanh",),
-           d=parts(lambda t, g, y, x: g * (1.0 - y * y))),
+           d=parts(lambda t, g, y, x: g * ((1.0 - y) * (1.0 + y)))),
     _unary("asinh", "Inverse hyperbolic sine.", also="arcsinh", d=parts(lambda t, g, y, x: g * t.rsqrt(1.0 + x * x))),
     _unary("acosh", "Inverse hyperbolic cosine.", (1.0, 8.0), also="arccosh",
            d=parts(lambda t, g, y, x: g * t.rsqrt(x * x - 1.0))),
@@ -322,7 +331,7 @@ FLOAT_OPS: tuple[OpRecord, ...] = (
     _unary("erfc", "The difference 1 - erf(x), exact for large x.", special="erfc", flops=20,
            d=parts(lambda t, g, y, x: -g * (_TWO_OVER_SQRT_PI * t.exp(-x * x)))),
     _unary("erfinv", "Inverse of erf.", _UNIT, special="erfinv", flops=30,
-           d=parts(lambda t, g, y, x: g * (t.exp(y * y) / _TWO_OVER_SQRT_PI))),
+           d=parts(lambda t, g, y, x: g * (t.exp(y * y) * _HALF_SQRT_PI))),
     _unary("lgamma", "Logarithm of the absolute value of the gamma function.", (0.1, 8.0), special="gammaln", flops=40,
            d=parts(lambda t, g, y, x: g * t.digamma(x))),
     _unary("digamma", "Derivative of lgamma.", (0.1, 8.0), special="psi digamma", flops=40,

@@ -210,7 +210,7 @@ def _silu_slope(t: Any, x: Any) -> Any:
 
 def _mish_slope(t: Any, x: Any) -> Any:
     soft = t.tanh(t.softplus(x))
-    return t.fma(x * t.sigmoid(x), 1.0 - soft * soft, soft)
+    return t.fma(x * t.sigmoid(x), (1.0 - soft) * (1.0 + soft), soft)
 
 
 def _gelu_slope(t: Any, x: Any, approximate: str) -> Any:
@@ -225,6 +225,11 @@ def _gelu_slope(t: Any, x: Any, approximate: str) -> Any:
 def _elu_part(t: Any, g: Any, y: Any, x: Any, alpha: Any, scale: Any, input_scale: Any) -> Any:
     below = g * (t.exp(t.minimum(x, 0.0) * input_scale) * alpha * scale * input_scale)
     return t.where(t.gt(x, 0), g * scale, below)
+
+
+def _selu_part(t: Any, g: Any, y: Any, x: Any) -> Any:
+    below = g * (_SELU_SCALE * _SELU_ALPHA * t.exp(t.minimum(x, 0.0)))
+    return t.where(t.gt(x, 0), g * _SELU_SCALE, below)
 
 
 def _inside(t: Any, g: Any, x: Any, low: Any, high: Any) -> Any:
@@ -274,7 +279,7 @@ OPS: tuple[OpRecord, ...] = (
            x > 0, x * scale, (alpha * scale) * torch.expm1(x * input_scale)), samples=scalar_sample(1.5),
             d=parts(_elu_part)),
     _f("selu", "Self-normalising elu.", _selu, more=("torch.selu",),
-            d=parts(lambda t, g, y, x: t.where(t.gt(x, 0), g * _SELU_SCALE, g * (y + _SELU_SCALE * _SELU_ALPHA)))),
+            d=parts(_selu_part)),
     _f("celu", "Values above 0 as they are, alpha (exp(x / alpha) - 1) below.", _celu,
        "x: tensor float, alpha: tensor = 1.0", more=("torch.celu",), samples=scalar_sample(1.5),
             d=parts(lambda t, g, y, x, alpha: t.where(t.gt(x, 0), g, g * t.exp(t.minimum(x, 0.0) / alpha)))),

@@ -232,6 +232,8 @@ def _normal_like(t: Any, mean: Any, std: Any = 1.0, size: Any = None, *, dtype: 
         kind = t.dtype_of(mean if t.is_tensor(mean) else std)
     else:
         shape, kind = t.sizes(flat((size,))), f32 if dtype is None else as_dtype(dtype)
+    # As in torch the numbers are data: no derivative goes back to what they are drawn around.
+    mean, std = (t.detach(x) if t.is_tensor(x) else x for x in (mean, std))
     return t.add(t.mul(draw(t, "random_normal", shape, kind), std), mean)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from tessera.ir.derive import Derivative
@@ -77,9 +78,9 @@ def _logic_call(name: str) -> Callable[..., Any]:
     return define
 
 
-def _extremum_call(name: str) -> Callable[..., Any]:
+def _extremum_call(name: str, base: str = "") -> Callable[..., Any]:
     """amax and amin of bools are any and all."""
-    plain, logic = fold_call(name), fold_call("any" if name == "amax" else "all")
+    plain, logic = fold_call(name), fold_call("any" if (base or name) == "amax" else "all")
 
     def define(t: Any, x: Any, dim: Any = None, keepdim: bool = False) -> Any:
         return (logic if t.dtype_of(x).is_bool else plain)(t, x, dim, keepdim)
@@ -262,6 +263,21 @@ def _reduce(
     )  # fmt: skip
 
 
+def _first(
+    name: str, doc: str, combine: Callable[[Any, Any, Any], Any], start: Callable[[DType], float | int], plain: str,
+    arg: str,
+) -> OpRecord:
+    """What ``amax`` and ``amin`` are, with the derivative of a value that is read at the position which ``arg`` gives:
+    the values of ``max(dim)`` and ``min(dim)``.
+    """
+    return OpRecord(
+        name, Kind.REDUCE, _SIGNATURE, doc, _reduce_infer(), reduction=_fold(combine, start, identity=False),
+        call=_of_some(name, _extremum_call(name, plain)), eager=_fold_eager(plain),
+        samples=samples(call(T(("B", "S", "D"), "f32"), -1), call(T(("B", "S", "D"), "bf16"), 1, True)),
+        derivative=partial(adjoints.first_of_equal, arg),
+    )  # fmt: skip
+
+
 def _with_multi() -> list[Any]:
     return [*_FOLD_SAMPLES(), *_MULTI]
 
@@ -278,6 +294,10 @@ OPS: tuple[OpRecord, ...] = (
     _reduce("amin", "Smallest value over axes; NaN propagates.",
             _fold(lambda t, a, x: t.minimum(a, x), highest, identity=False),
             _extremum_call("amin"), _fold_eager("amin"), samples_=_with_multi, derivative=adjoints.extreme),
+    _first("amax_first", "Largest value over an axis; NaN propagates. Its slope is that of the first of equal ones.",
+           lambda t, a, x: t.maximum(a, x), lowest, "amax", "argmax"),
+    _first("amin_first", "Smallest value over an axis; NaN propagates. Its slope is that of the first of equal ones.",
+           lambda t, a, x: t.minimum(a, x), highest, "amin", "argmin"),
     _reduce("argmax", "Position of the largest value; the first of equal ones, a NaN before numbers.",
             _arg_reduction(lambda t, x, best: x > best, lowest), _arg_call("argmax"), _arg_eager("argmax"),
             result=lambda t: int64),

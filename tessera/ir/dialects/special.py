@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tessera.ir.derive import Part, parts, zero
+from tessera.ir.derive import Part, cut, parts
 from tessera.ir.dialects.pointwise import DENSITY, FLOAT_PARTS, LOG2E, SQRT_HALF, scalar_sample
 from tessera.ir.dialects.rules import ANY, ARITHMETIC, FLOATING, elementwise_record
 from tessera.ir.dialects.samples import T, call, samples
@@ -88,7 +88,7 @@ def _frac(t: Any, x: Any) -> Any:
 
 def _logit_part(t: Any, g: Any, y: Any, x: Any, eps: Any) -> Any:
     slope = g / (x * (1.0 - x))
-    bounded = t.where(t.logical_or(t.lt(x, eps), t.gt(x, t.rsub(eps, 1.0))), 0.0, slope)
+    bounded = t.where(t.logical_or(t.lt(x, eps), t.gt(x, 1.0 - eps)), 0.0, slope)
     return t.where(t.ge(eps, 0.0), bounded, slope)
 
 
@@ -108,11 +108,19 @@ def _times_log(shift: float) -> Part:
     return part
 
 
+#: Of (a cos a - sin a) / a^2 the coefficients of a, a^3, a^5, …
+_SINC_SLOPE = tuple((-1) ** n * 2 * n / math.factorial(2 * n + 1) for n in range(1, 10))
+
+
 def _sinc_slope(t: Any, x: Any) -> Any:
-    zero = t.eq(x, 0.0)
-    at = t.where(zero, 1.0, x)
-    angle = at * math.pi
-    return t.where(zero, 0.0, (t.cos(angle) - t.sin(angle) / angle) / at)
+    """(cos a - sin a / a) / x with a = pi x; near 0, where that cancels, its series."""
+    near = t.lt(t.abs(x), 0.25)
+    at = t.where(near, 1.0, x)
+    angle, small = at * math.pi, t.where(near, x, 0.0) * math.pi
+    square, series = small * small, 0.0
+    for c in reversed(_SINC_SLOPE):
+        series = series * square + c
+    return t.where(near, math.pi * small * series, (t.cos(angle) - t.sin(angle) / angle) / at)
 
 
 def _polygamma(t: Any, x: Any, *, n: int) -> Any:
@@ -152,7 +160,7 @@ _RADIANS = math.pi / 180.0
 
 OPS: tuple[OpRecord, ...] = (
     elementwise_record("detach", "x: tensor", "The tensor itself, a constant to derivatives.", ANY, lambda t, x: x,
-                       where="", methods=(), rewrites=(Rewrite((), 0),), law=Law.SAME, flops=0, d=zero,
+                       rewrites=(Rewrite((), 0),), law=Law.SAME, flops=0, d=cut,
                        eager=lambda torch, x: x.detach()),
     elementwise_record("polygamma", "n: int, x: tensor", "The n-th derivative of digamma, for x > 0.", FLOATING,
                        _polygamma, call=_polygamma_call, methods=(), where="ts", domain=(0.1, 8.0), flops=200,
@@ -209,7 +217,7 @@ OPS: tuple[OpRecord, ...] = (
                        "Linear interpolation, x + weight (end - x).",
                        FLOAT_PARTS, _lerp,
                        flops=6,
-                       d=parts(lambda t, g, y, x, e, w: g * t.rsub(w, 1.0), lambda t, g, y, x, e, w: g * w,
+                       d=parts(lambda t, g, y, x, e, w: g * (1.0 - w), lambda t, g, y, x, e, w: g * w,
                                lambda t, g, y, x, e, w: g * (e - x))),
     elementwise_record("addcmul",
            "x: tensor, tensor1: tensor, tensor2: tensor with x tensor1 float int, value: tensor = 1",
