@@ -26,7 +26,8 @@ USUAL, LONG = 64, 4096
 class Speeds:
     """What decides between the forms of a recurrence: arithmetic in a nanosecond that one program does, of elementwise
     work and sums, of products of matrices, and the nanoseconds that it waits for each of these before it goes on.
-    ``rows`` are the lengths of chunks that the machine's products are made for.
+    ``rows`` are the lengths of chunks that the machine's products are made for; ``narrow`` says that only numbers of 16
+    bits have fast ones, so that products of f32 are no reason to take steps together.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Speeds:
     products: float
     wait: float
     rows: tuple[int, ...]
+    narrow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class Work:
 #: One core with vectors of 16 floats: in a step and in the sums of a chunk it does about as much.
 CPU = Speeds("a processor", 60.0, 60.0, 0.0, (16,))
 #: One of the 132 units of a large GPU: what a step leaves is a sum over threads away from the next one.
-GPU = Speeds("a GPU", 400.0, 1200.0, 100.0, (16,))
+GPU = Speeds("a GPU", 400.0, 1200.0, 100.0, (16,), narrow=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,9 @@ class Chunk:
         best = min(times, key=times.__getitem__)
         figures = ", ".join(f"{t:.0f} ns in {n} steps at a time" for n, t in times.items())
         reason = f"{alone:.0f} ns a step on {self.speeds.name}, {figures}"
-        if not self.rows and times[best] >= alone:
+        wide = self.speeds.narrow and any(c.type.dtype.bits > 16 for c in loop.carries)
+        reason += ", but only products of narrower numbers are that fast" if wide else ""
+        if not self.rows and (wide or times[best] >= alone):
             found.append(f"{label} step by step: {reason}")
             return (op,)
         found.append(f"{label} takes {best} steps at a time: {reason}")
@@ -145,7 +149,7 @@ def _of(loop: Loop, sizes: Mapping[str, int], rows: bool) -> tuple[float, float,
         else:
             flops = float(op_flops(op).evaluate(sizes))
             joins = op.record.kind in (Kind.CONTRACT, Kind.REDUCE)
-            if rows and op.record.kind is Kind.CONTRACT and op.result.type.dtype.bits == 16:  # what units for products take
+            if rows and op.record.kind is Kind.CONTRACT:
                 products += flops
             else:
                 plain += flops

@@ -102,7 +102,8 @@ def chosen(f: Function, speeds: Any) -> int:
 @pytest.mark.parametrize("name", ["linear", "gated", "gated_delta"])
 def test_the_machine_decides_how_many(name: str) -> None:
     f = before(tessera.function(recurrences.PROGRAMS[name][0]), *recurrences.arguments(name))
-    assert chosen(f, CPU) == 0 and chosen(f, GPU) == 16
+    assert chosen(f, CPU) == 0 and chosen(f, GPU) == 0  # units for products would round the factors of f32
+    assert chosen(f, replace(GPU, narrow=False)) == 16
     assert chosen(f, replace(CPU, products=100 * CPU.products)) == 16
 
 
