@@ -106,7 +106,8 @@ class Variant:
     def stages(self) -> dict[str, Function]:
         """The function after each pass, by name, in order."""
         check_ir(self.traced.function)
-        rows = pipeline(library_dtypes()) if self.device.type == CPU.type else pipeline(lookups=False)
+        on_host = self.device.type not in ACCELERATORS
+        rows = pipeline(library_dtypes()) if on_host else pipeline(lookups=False)
         return run_pipeline(self.traced.function, rows, check_ir)
 
     @Lazy

@@ -1,83 +1,22 @@
 """A process that calls decorated functions as on a GPU, with Triton's interpreter in the place of the device:
 ``python triton_dispatch.py``, with TRITON_INTERPRET=1. Prints one JSON object: name to what went wrong.
-
-Only the compiler and the driver are stand-ins: CPU tensors count as those of a GPU, and "compiled" kernels run
-their text in the interpreter on the addresses, numbers and grid that a launch hands over.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-import triton.language as tl
+import triton_device
 import triton_shim
-from triton.runtime.interpreter import TensorHandle
 
 import tessera
-from benchmarks import gpu as bench
-from benchmarks.cases import CASES, Case
+from benchmarks.cases import CASES
 from tessera import Tensor
-from tessera.backends.base import Target
-from tessera.backends.triton.source import Bound
 from tessera.driver import devices
-from tessera.runtime import gpu
-
-STREAM = 7
-
-
-class Interpreted:
-    """A kernel that runs in the interpreter with the arguments of a launch."""
-
-    function = packed_metadata = None
-
-    def __init__(self, module: Any, bound: Bound, signature: Mapping[str, str]) -> None:
-        self.kernel, self.bound, self.signature = getattr(module, bound.function.name), bound, signature
-
-    def run(self, grid: int, y: int, z: int, stream: int, *rest: Any) -> None:
-        function, metadata, launch, before, after, *args = rest
-        assert (y, z, stream, function, metadata, launch, before, after) == (1, 1, STREAM, None, None, None, None, None)
-        constants = self.bound.constants
-        given = [self.value(name, x, constants) for name, x in zip(self.kernel.arg_names, args, strict=True)]
-        self.kernel[(grid,)](*given)
-
-    def value(self, name: str, x: Any, constants: Mapping[str, int]) -> Any:
-        """One argument, of the type that the signature promises, after checking what it promises."""
-        if name in constants:
-            assert x == constants[name], (name, x)
-            return x
-        kind, _, divides = self.signature[name].partition(":")
-        assert not divides or x % 16 == 0, (name, x)
-        if kind.startswith("*"):
-            pointer = tl.str_to_ty(kind, None)
-            return tl.tensor(TensorHandle(np.array([x], np.uint64), pointer), pointer)
-        number = {"fp64": (tl.float64, np.float64), "i64": (tl.int64, np.int64), "i32": (tl.int32, np.int32)}
-        to, dtype = number[kind]
-        return tl.tensor(TensorHandle(np.array([x], dtype), to), to)
-
-
-def interpreted() -> devices.Accelerator:
-    """The GPU that is none."""
-    platform = gpu.Platform(
-        lambda shape, dtype, device: torch.full(shape, float("nan") if dtype.is_floating_point else 1).to(dtype),
-        lambda index: STREAM,
-        lambda: 0,
-        lambda index: contextlib.nullcontext(),
-    )
-    return dataclasses.replace(
-        devices.ACCELERATORS["cuda"],
-        platform=platform,
-        target=lambda device: Target("cuda", "90"),
-        capturing=lambda: False,
-        compile=Interpreted,
-    )
-
 
 # -- functions beyond those of the benchmarks ----------------------------------------------------------------------
 
@@ -213,16 +152,10 @@ def too_large() -> list[str]:
     return [] if all(same) and len(told) == 1 and "registers at a time" in told[0] else [*told, str(same)]
 
 
-def measured(case: Case) -> list[str]:
-    """What the benchmark for GPUs would say about the errors of a case."""
-    rows = bench.check(case, bench.arguments_on("cpu", case, case.quick))
-    return [str(r) for r in rows if not r["compiled"] or r["ratio"] > 1.05]
-
-
 def main() -> None:
     triton_shim.install()
     torch.manual_seed(0)
-    devices.ACCELERATORS["cpu"] = interpreted()
+    devices.ACCELERATORS["cpu"] = triton_device.interpreted()
     warnings.simplefilter("error")
     found: dict[str, list[str]] = {}
     for name, function, args in calls():
@@ -231,7 +164,6 @@ def main() -> None:
         except Exception as e:
             found[name] = [f"{type(e).__name__}: {e}"]
     found["too_large"] = too_large()
-    found |= {f"benchmark {case.name}": measured(case) for case in CASES.values()}
     print(json.dumps(found))
 
 
