@@ -134,6 +134,10 @@ def _every(result: torch.Tensor) -> torch.Tensor:
     return result[::EVERY]
 
 
+def _step(s: Sizes) -> Arguments:
+    return _random(s["B"], s["K"]), _random(s["B"], s["N"]), _weight(s["K"], s["N"]), 1e-3
+
+
 def _loss(s: Sizes) -> Arguments:
     return _random(s["N"], s["D"]), _weight(s["C"], s["D"]), torch.randint(0, s["C"], (s["N"],))
 
@@ -224,6 +228,12 @@ GPU_CASES: Mapping[str, GpuCase] = _table(
     GpuCase("linear_gelu", "linear + bias + GELU", programs.linear_gelu, _layer,
             {"M": 8192, "K": 8192, "N": 8192}, {"M": 40, "K": 24, "N": 56}, _products,
             flops=lambda s: 2 * s["M"] * s["K"] * s["N"], narrow=_rows_of_first, part=_every),
+    GpuCase("decode", "linear + bias + GELU, few rows", programs.linear_gelu, _layer,
+            {"M": 16, "K": 8192, "N": 8192}, {"M": 5, "K": 1100, "N": 56}, _products,
+            flops=lambda s: 2 * s["M"] * s["K"] * s["N"]),
+    GpuCase("weight_step", "step down a weight's gradient", programs.weight_step, _step,
+            {"B": 65_536, "K": 1024, "N": 1024}, {"B": 1100, "K": 24, "N": 40},
+            flops=lambda s: 2 * s["B"] * s["K"] * s["N"]),
     GpuCase("linear_loss", "linear + cross-entropy", programs.linear_loss, _loss,
             {"N": 8192, "D": 4096, "C": 131_072}, {"N": 24, "D": 24, "C": 300},
             flops=lambda s: 2 * s["N"] * s["D"] * s["C"]),

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
+import torch
+
 from tessera.backends.base import Stage, Target
 from tessera.backends.c import backend as c_backend
 from tessera.backends.c.host import host_target
@@ -191,13 +193,15 @@ def lower(
 
     With ``sizes`` they are compiled too, where a compiler for the target is installed.
     """
-    program = variant.program
-    calls = tuple(s.op.name for s in program.steps if isinstance(s, Call))
     there = ACCELERATORS.get(variant.device.type)
     if target is None and there is not None and backend in (None, "triton"):
         target = there.target(variant.device)
     if backend is None:
         backend = "triton" if target is not None and target.kind != "cpu" else "c"
+    if backend == "triton" and there is None:
+        variant = variant.on(torch.device("cuda"))
+    program = variant.program
+    calls = tuple(s.op.name for s in program.steps if isinstance(s, Call))
     if backend == "eager":
         return Lowered(target or host_target(), backend, (), tuple(op.name for op in variant.traced.function.ops))
     if backend == "c":
@@ -251,7 +255,7 @@ def _lower_triton(
                 print_function(kernel.function),
                 stages,
                 resources,
-                len(source.nests),
+                len(source.nests if bound is None else bound),
                 kernel.cost.flops,
                 kernel.cost.moved,
             )
@@ -283,9 +287,19 @@ class Explanation:
                 temps = f", {len(step.temps)} temporaries" if step.temps else ""
                 lines.append(f"  kernel {step.name} ({step.form}, {len(step.function.ops)} nests{temps}): "
                              f"{c.moved} bytes of at least {c.least}, {c.flops} flops")  # fmt: skip
+                lines += [f"    nest {n} where {text}" for n, text in _conditions(step)]
             else:
                 lines.append(f"  call   {step.op.name} -> {', '.join('%' + r.name for r in step.outputs)}")
         return "\n".join(lines)
+
+
+def _conditions(kernel: Kernel) -> Iterator[tuple[int, str]]:
+    """For which sizes the nests of a kernel run, of those that do not always."""
+    for n, nest in enumerate(kernel.function.ops):
+        when = nest.attrs.get("when")
+        if isinstance(when, tuple):
+            size, low, high = when
+            yield n, (f"{low} <= " if low is not None else "") + str(size) + (f" < {high}" if high is not None else "")
 
 
 def explain(variant: Variant, name: str, extra: Sequence[str] = ()) -> Explanation:

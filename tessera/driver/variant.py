@@ -116,7 +116,8 @@ class Variant:
 
     @Lazy
     def program(self) -> Program:
-        program = schedule(self.fused, self.layout.strided)
+        there = ACCELERATORS.get(self.device.type)
+        program = schedule(self.fused, self.layout.strided, 0 if there is None else there.programs)
         for kernel in program.kernels:
             check_ir(kernel.function)
         return program
@@ -129,6 +130,10 @@ class Variant:
     @Lazy
     def copied(self) -> Mapping[int, Copy]:
         return copies(self.traced, self.program)
+
+    def on(self, device: torch.device) -> Variant:
+        """The same for tensors on another device, to be looked at: the device need not be there."""
+        return replace(self, device=device, _plan=None)
 
     def plan(self) -> dispatch.Plan | gpu.DevicePlan:
         """Compile, or load from the cache, and lay out. Raises ResourceError (TSR0601, TSR0602, TSR0607).

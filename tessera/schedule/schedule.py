@@ -10,8 +10,10 @@ from tessera.schedule.lower import RegionLowering
 from tessera.schedule.plan import Call, Cut, Kernel, Program, Step, Unschedulable
 
 
-def schedule(f: Function, strided: frozenset[str] = frozenset()) -> Program:
-    """Lower every region of a fused function. ``strided`` names the parameters that are not dense row-major."""
+def schedule(f: Function, strided: frozenset[str] = frozenset(), programs: int = 0) -> Program:
+    """Lower every region of a fused function. ``strided`` names the parameters that are not dense row-major;
+    ``programs`` says how many programs keep the target busy, where that asks for cutting long sums into pieces.
+    """
     steps: list[Step] = []
     cuts: list[Cut] = []
     for op in f.ops:
@@ -22,14 +24,14 @@ def schedule(f: Function, strided: frozenset[str] = frozenset()) -> Program:
         if op.record.kind is not Kind.REGION:
             steps.append(Call(op))
             continue
-        steps.extend(_lower(op, f"{f.name}_{len(steps)}", strided, cuts))
+        steps.extend(_lower(op, f"{f.name}_{len(steps)}", strided, cuts, programs))
     return Program(f, tuple(steps), f.outputs, strided, tuple(cuts))
 
 
-def _lower(op: Operation, name: str, strided: frozenset[str], cuts: list[Cut]) -> list[Step]:
+def _lower(op: Operation, name: str, strided: frozenset[str], cuts: list[Cut], programs: int = 0) -> list[Step]:
     """A kernel; or, when the loops of a region cannot be brought together, one kernel for each of its operations."""
     try:
-        return [RegionLowering(op, name, strided).run()]
+        return [RegionLowering(op, name, strided, programs).run()]
     except Unschedulable as failure:
         assert op.body is not None
         if len(op.body.ops) == 1:

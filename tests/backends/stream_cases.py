@@ -267,6 +267,11 @@ def narrow_linear(x: Tensor[S, D, BF16], w: Tensor[T, D, BF16], b: Tensor[T, BF1
     return torch.relu(x @ w.T + b)
 
 
+@tessera.function
+def weight_gradient(x: Tensor[D, S], g: Tensor[D, T], w: Tensor[S, T]) -> Tensor[S, T]:
+    return w - x.T @ g * 0.5
+
+
 BOTH = ({"B": 1, "H": 2, "S": 37, "T": 41, "D": 24, "E": 40}, {"B": 2, "H": 1, "S": 1, "T": 70, "D": 24, "E": 20})
 SAME = ({**BOTH[0], "T": 37},)
 LONG = {"B": 1, "H": 1, "S": 19, "T": 35, "D": 260, "E": 258}
@@ -285,17 +290,19 @@ class Stream:
     integers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     numbers: Mapping[str, float] = field(default_factory=dict)
     strided: frozenset[str] = frozenset()
+    #: As ``schedule`` takes it.
+    programs: int = 0
 
     @property
     def name(self) -> str:
-        return str(self.function.__name__)
+        return str(self.function.__name__) + ("_in_pieces" if self.programs else "")
 
     @cached_property
     def stages(self) -> tuple[Function, Program]:
         """Before regions are made, and scheduled."""
         before = parse(str(self.function.ir("dce")))
         fuse = next(row.step for row in PIPELINE if row.step.name == "fuse")
-        return before, schedule(fuse.run(before), self.strided)
+        return before, schedule(fuse.run(before), self.strided, self.programs)
 
 
 CASES = (
@@ -339,4 +346,10 @@ CASES = (
     Stream(gated, SMALL),
     Stream(batched, SMALL),
     Stream(narrow_linear, SMALL),
+    Stream(weight_gradient, SMALL),
+)
+#: Few results and long sums: two pieces, three that do not fill it, none, and a single row.
+LONG_SUMS = tuple({"B": 2, "S": s, "T": 37, "D": d} for s, d in ((20, 1100), (19, 1601), (5, 700), (1, 1100)))
+IN_PIECES = tuple(
+    Stream(f, LONG_SUMS, programs=132) for f in (linear, gated, batched, narrow_linear, weight_gradient, projected)
 )

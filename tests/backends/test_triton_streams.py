@@ -18,7 +18,7 @@ from tessera.ir.interp.convert import round_to
 from tessera.ir.parser import parse
 from tessera.ir.types import TensorType
 from tessera.schedule.plan import Unschedulable
-from tests.backends.stream_cases import CASES, Stream
+from tests.backends.stream_cases import CASES, IN_PIECES, Stream
 from tests.backends.triton_runs import Run, execute, judge, kernel_runs
 
 pytestmark = pytest.mark.skipif(not available(), reason="Triton is not installed")
@@ -57,12 +57,12 @@ def planned(case: Stream) -> Iterator[Run]:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Run]]:
     """All runs of all cases in one process, by case."""
-    found = {case.name: list(planned(case)) for case in CASES}
+    found = {case.name: list(planned(case)) for case in (*CASES, *IN_PIECES)}
     execute([r for runs in found.values() for r in runs], tmp_path_factory.mktemp("triton"))
     return found
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+@pytest.mark.parametrize("case", (*CASES, *IN_PIECES), ids=lambda c: c.name)
 def test_streams_compute_what_the_interpreter_computes(case: Stream, results: dict[str, list[Run]]) -> None:
     assert [k.form for k in case.stages[1].kernels] == ["stream"]
     for run in results[case.name]:
@@ -72,6 +72,8 @@ def test_streams_compute_what_the_interpreter_computes(case: Stream, results: di
 #: Bytes of shared memory that one program may have, and what its tensor cores' instructions are called, by target.
 TARGETS = {"cuda:80": (166912, "HMMA"), "cuda:90": (232448, "HGMMA"), "hip:gfx942": (65536, "v_mfma")}
 LARGE = {"B": 4, "H": 16, "S": 2048, "T": 2048}
+#: Where sums are cut there are few results.
+FEW = {"S": 256, "T": 512, "D": 8192}
 COMPILED = ("narrow", "narrow_causal", "biased", "logged", "capped", "narrow_linear", "gated")
 
 
@@ -117,6 +119,37 @@ def test_products_fit_into_registers_and_use_tensor_cores(name: str, target: str
         assert product in listing, label
         pipelined = target.startswith("cuda") and (nest.bound.config.mode == "walked" or len(kept_sides(nest)) > 3)
         assert not pipelined or instructions(listing).get("LDGSTS.128", 0) > 0, label
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_pieces_of_sums_fill_the_device_and_use_tensor_cores(target: str, worker: Worker) -> None:
+    (case,) = (c for c in IN_PIECES if c.name == "narrow_linear_in_pieces")
+    (kernel,) = case.stages[1].kernels
+    kind, _, arch = target.partition(":")
+    source = emit(kernel, Target(kind, arch))  # type: ignore[arg-type]
+    made, added = compile_aot(source, target, source.bind(FEW), worker=worker).nests
+    assert made.bound.config.grid >= 100 and made.bound.config.rows >= 64
+    assert TARGETS[target][1] in (made.stages.get("sass") or made.stages["amdgcn"])
+    for nest in (made, added):
+        assert nest.resources["spills"] == 0 and nest.resources["shared"] <= TARGETS[target][0]
+    assert made.resources["loads_128"] > 0 or instructions(made.stages["sass"])["LDGSTS.128"] > 0
+
+
+def test_sums_are_cut_where_results_are_few() -> None:
+    (case,) = (c for c in IN_PIECES if c.name == "narrow_linear_in_pieces")
+    (kernel,) = case.stages[1].kernels
+    source = emit(kernel, Target("cuda", "90"))
+
+    def nests(**sizes: int) -> list[str]:
+        return [b.function.name.partition("_")[0] for b in source.bind(sizes)]
+
+    assert nests(S=16, T=8192, D=8192) == nests(S=1024, T=1024, D=65536) == ["nest2", "nest3"]
+    assert nests(S=8192, T=8192, D=8192) == nests(S=16, T=8192, D=512) == nests(S=16, T=8192, D=0) == ["nest0"]
+    assert nests(S=1, T=8192, D=8192) == ["nest1"]
+    (parts,) = kernel.temps
+    pieces = [parts.type.dims[0].evaluate({"S": s, "T": 8192, "D": 8192}) for s in (16, 512, 4096)]
+    assert pieces == [2, 0, 0]
+    assert emit(case.stages[1].kernels[0], Target("cuda", "90")).text == source.text
 
 
 def test_conditions_on_positions_bound_the_loop() -> None:

@@ -27,6 +27,11 @@ def feed_forward(x: Tensor["N", "D"], w: Tensor["H", "D"], b: Tensor["H"]) -> Te
 
 
 @tessera.function
+def activated(x: Tensor["N", "D"], w: Tensor["H", "D"]) -> Tensor["N", "H"]:
+    return torch.relu(x @ w.T)
+
+
+@tessera.function
 def scaled(x: Tensor["N", "D"], a: float, n: int = 3) -> tuple[Tensor["N", "D"], Tensor["D"]]:
     return x * a + n, (x * a).sum(dim=0)
 
@@ -89,6 +94,7 @@ def calls() -> list[tuple[str, Any, tuple[Any, ...]]]:
     odd = torch.randn(361)[1:].view(9, 40)  # an address that 16 does not divide
     extra: list[tuple[str, Any, tuple[Any, ...]]] = [
         ("feed_forward", feed_forward, (x, torch.randn(24, 40), torch.randn(24))),
+        ("few_results", activated, (torch.randn(20, 1100), torch.randn(37, 1100))),
         ("scaled", scaled, (x, 0.3)),
         ("scaled_again", scaled, (torch.randn(5, 40), 1.7, 4)),
         ("transposed", scaled, (wide, 0.3)),

@@ -22,6 +22,7 @@ from tessera.backends.triton.tiling import laid_out, power
 from tessera.ir.dtype import DType
 from tessera.ir.interp.convert import round_to
 from tessera.ir.types import BufferType
+from tessera.ir.within import applies
 from tessera.schedule.plan import Kernel
 
 HERE = Path(__file__).parent
@@ -92,6 +93,8 @@ def looped(source: TritonSource, sizes: Mapping[str, int]) -> list[Bound] | None
         return None
     out = []
     for nest in source.nests:
+        if not applies(nest.when, sizes):
+            continue
         t = nest.tiling
         if isinstance(t, Blocks):
             mode = t.modes[-1]

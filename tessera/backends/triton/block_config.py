@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from tessera.backends.triton.blocks import COLS, ROWS, Blocks, Side
+from tessera.backends.triton.blocks import BEYOND, COLS, ROWS, Blocks, Side
 from tessera.backends.triton.tiling import Config, Mode, power
+from tessera.ir.dim import product
 
 #: The shortest side that a product of tiles takes.
 LEAST = 16
@@ -21,7 +22,7 @@ LIMIT = 1 << 30
 FREE_LIMIT = 256
 #: Points a lane may have, by how many operations each takes: compilers carry one out for all points before the next.
 POINTS = ((8, 128), (24, 64))
-#: Fewer programs than these leave much of a GPU idle; blocks get fewer rows instead.
+#: Programs that keep a large GPU busy; where there are less than three quarters of them, blocks get fewer rows.
 ENOUGH_PROGRAMS = 132
 
 
@@ -77,7 +78,7 @@ ROOMS: Mapping[str, Room] = MappingProxyType(
 
 def block_config(t: Blocks, sizes: Mapping[str, int]) -> Config:
     """Blocks, warps and grid for given sizes. Sizes decide only through powers of two and whether blocks fill them."""
-    extents = {s.block: max(s.extent.evaluate(sizes, signed=True), 0) for s in t.sides}
+    extents = {s.block: t.extents_of(s, sizes)[0] for s in t.sides}
     kind = 0 if t.width <= 2 else 1 if t.width <= 4 else 2
     limit = (HELD_LIMITS if t.walks else WALKED)[kind]
     mode: Mode = "walked" if any(power(extents[s.block]) > limit for s in t.inner) else "held"
@@ -89,7 +90,7 @@ def block_config(t: Blocks, sizes: Mapping[str, int]) -> Config:
     for rows, cols, warps in table[kind]:
         made = {**lengths, ROWS: _clamped(rows, extents.get(ROWS, 1)), COLS: _clamped(cols, extents[COLS])}
         chosen = laid_out_blocks(t, sizes, mode, made, warps, room.stages)
-        if fits(t, chosen, room) and (chosen.grid >= ENOUGH_PROGRAMS or rows <= 64):
+        if fits(t, chosen, room) and (4 * chosen.grid >= 3 * ENOUGH_PROGRAMS or rows <= 64):
             break
     assert chosen is not None
     return chosen
@@ -133,8 +134,8 @@ def laid_out_blocks(
     grid, parts = t.outer.evaluate(sizes), 1
     more: list[tuple[str, int]] = []
     for s in t.sides:
-        extent, block = max(s.extent.evaluate(sizes, signed=True), 0), lengths[s.block]
-        more += [(s.block, block), (s.even, int(extent > 0 and extent % block == 0))]
+        (extent, last), block = t.extents_of(s, sizes), lengths[s.block]
+        more += [(s.block, block), (s.even, int(extent > 0 and extent % block == 0 and last % block == 0))]
         if s in t.tiled:
             grid *= -(-extent // block)
         elif s.parts:
@@ -146,4 +147,5 @@ def laid_out_blocks(
 def far(t: Blocks, s: Side, block: int, sizes: Mapping[str, int]) -> bool:
     """Do positions along a side, or offsets inside a block of it, need 64 bits?"""
     slopes = [abs(d.evaluate(sizes, signed=True)) for d in t.slopes.get(s.block, ())]
-    return s.extent.evaluate(sizes, signed=True) + block >= LIMIT or block * max(slopes, default=0) >= LIMIT
+    end = product(s.hi).evaluate({**sizes, **dict.fromkeys(t.single, BEYOND)}, signed=True)
+    return end + block >= LIMIT or block * max(slopes, default=0) >= LIMIT

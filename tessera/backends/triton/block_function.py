@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from tessera.backends.triton import intrinsics
-from tessera.backends.triton.block_bounds import loop_bounds, narrow_comparison
+from tessera.backends.triton.block_bounds import integer, loop_bounds, narrow_comparison
 from tessera.backends.triton.block_parts import BlockParts
 from tessera.backends.triton.blocks import COLS, EIGHT, ROWS, Blocks, Side, names, varying
 from tessera.backends.triton.expr import Expressions, Sizes
@@ -97,7 +97,11 @@ class BlockEmitter(BlockParts):
             else:
                 first = s is t.tiled[0] if t.tiled else False
                 start = "tile" if first else "strip" if s in t.tiled else "part" if s.parts else ""
-                self.stand(s, f"{start} * {s.block}" if start else "")
+                self.stand(s, f"{start} * {s.block}" if start else self.begin(s))
+
+    def begin(self, side: Side) -> str:
+        """Where a side begins; empty for 0."""
+        return "" if side.lo[0] is ZERO else self.exprs.text(side.lo[0])
 
     def grouped(self, rows: str, cols: str) -> None:
         """Take programs apart so that neighbours share most of what they read: a few rows of tiles at a time."""
@@ -171,7 +175,10 @@ class BlockEmitter(BlockParts):
                     self.statement(op)
             return
         side = self.layout.home[names(sweep.attrs["axes"])[0]]
-        with self.loop(side, "begin", "0", self.exprs.text(side.extent)):
+        first, end = "0", self.exprs.text(side.extent)
+        if start := self.begin(side):
+            first, end = integer(self, "first", start), integer(self, "stop", self.exprs.text(side.hi[0]))
+        with self.loop(side, "begin", first, end):
             for op in sweep.body.ops:
                 if op.body is not None:
                     raise Unschedulable("a sweep stands inside one that is walked block by block")

@@ -23,6 +23,8 @@ from tessera.ir.types import TileType
 from tessera.schedule.plan import ONE, ZERO, Unschedulable
 
 ROWS, COLS = "ROWS", "COLS"
+#: A number of a piece beyond all that there are.
+BEYOND = 1 << 30
 _CAST = OPS["cast"]
 #: Floats whose products a GPU forms without loss from the narrow operands.
 NARROW = ("bf16", "f16")
@@ -129,6 +131,14 @@ class Blocks:
         sides = [{s.block for a in depends(*o.results) if (s := self.home.get(a))} for o in self.swept.body.ops
                  if o.record.kind is Kind.MAP]  # fmt: skip
         return sum(len(s) == 2 for s in sides)
+
+    def extents_of(self, s: Side, sizes: Mapping[str, int]) -> tuple[int, int]:
+        """How long a side is where every parallel axis is at its first point, which is where it is longest; and up to
+        a multiple of the length of a piece how long the last one is, where the side is a piece of a sum.
+        """
+        at = ({**sizes, **dict.fromkeys(self.single, n)} for n in (0, BEYOND))
+        first, last = (s.extent.evaluate(known, signed=True) for known in at)
+        return max(first, 0), last
 
     def original(self, x: object) -> object:
         """What ``x`` is a conversion of."""
@@ -305,7 +315,7 @@ def _inner_sides(ops: Sequence[Operation], swept: Operation) -> list[Side]:
         old = found.setdefault(axes, side)
         if (old.lo, old.hi) != (lo, hi):
             raise Unschedulable(f"two sweeps along `{axes[0]}` have different bounds")
-        if not lo or any(e is not ZERO for e in lo):
+        if not lo or (any(e is not ZERO for e in lo) and (len(lo) > 1 or not inner)):
             raise Unschedulable(f"the sweep along `{axes[0]}` does not begin at 0")
     homes = [a for side in found.values() for a in side.axes]
     if len(set(homes)) != len(homes):
