@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tessera.ir.dialects import OPS
+from tessera.ir.dialects.contract import letters
 from tessera.ir.dialects.region import RECURRENCE, STREAM
-from tessera.ir.dim import Dim, ceildiv, dim_max, dim_min, product
+from tessera.ir.dim import Dim, ceildiv, dim_max, dim_min, floordiv, product
 from tessera.ir.dtype import compute_dtype
 from tessera.ir.folds import FOLDS
 from tessera.ir.graph import Attr, Block, Function, Operation, Value, walk
@@ -20,7 +21,7 @@ from tessera.ir.types import BufferType, ScalarType, TensorType
 from tessera.schedule.cost import region_cost
 from tessera.schedule.merge import merge_axes, vector_axis
 from tessera.schedule.nests import Analysis, NestPlan, Signature
-from tessera.schedule.pieces import Pieces, added_up, pieces
+from tessera.schedule.pieces import Pieces, added_up, behind, pieces, rows_of
 from tessera.schedule.plan import ZERO, Kernel, Unschedulable
 from tessera.schedule.pull import Index, Misplaced, Puller, Split, dense_strides
 from tessera.schedule.ranges import delinearize, in_order
@@ -32,6 +33,8 @@ from tessera.schedule.tilebuild import Container, TileBuilder
 
 #: Elements of a flat map that one parallel iteration covers: long enough to hide its overhead, short enough to balance.
 MAP_CHUNK = 8192
+#: Columns of a second product up to which a GPU makes the first one anew for each group of them that a program holds.
+COLUMNS = 512
 #: How often a nest is built again with one more cut before its shape is declared unschedulable.
 ATTEMPTS = 64
 
@@ -55,17 +58,6 @@ def axis_mark(ops: Sequence[Operation]) -> str:
 def stride_name(tensor: str, axis: int) -> str:
     """The size name under which a kernel reads a stride of a tensor that is not dense."""
     return f"_s{axis}_{tensor}"[:64]
-
-
-def behind(ops: Sequence[Operation], wanted: Iterable[Value]) -> list[Operation]:
-    """The operations that some values are made by, in order."""
-    needed = set(wanted)
-    out = []
-    for op in reversed(ops):
-        if not needed.isdisjoint(op.results):
-            needed.update(op.inputs)
-            out.append(op)
-    return out[::-1]
 
 
 @dataclass
@@ -117,9 +109,10 @@ class RegionLowering:
         ops, axes = self.region.body.ops, self.region.attrs["axes"]
         assert isinstance(axes, tuple)
         self.taken = {v.name: 0 for v in (*self.buffers.values(), *scalars)}
-        stream = self.stream(ops, self.region.results, self.buffers, scalars)
-        if Roles.find(ops, int(axes[0])).folds(ops):  # type: ignore[arg-type]
-            return [stream], []
+        stream = self.stream(ops, self.region.results, self.buffers, scalars, axes)
+        folds = Roles.find(ops, int(axes[0])).folds(ops)  # type: ignore[arg-type]
+        if folds:
+            return self.or_apart(stream, folds, scalars)
         first = next(op for op in ops if op.record.kind is Kind.CONTRACT)
         rows = product(first.result.type.dims[int(a)] for a in axes)  # type: ignore[arg-type]
         cut = pieces(first, self.programs) if self.programs else None
@@ -137,6 +130,38 @@ class RegionLowering:
         else:
             return [stream], []
         return [replace(n, attrs={**n.attrs, "when": when}) for nests, when in ranges for n in nests], parts
+
+    def or_apart(
+        self, stream: Operation, folds: Sequence[Operation], scalars: Mapping[Value, Value]
+    ) -> tuple[list[Operation], list[Value]]:
+        """A stream that folds, and beside it two products with memory between them, for a GPU and sizes at which the
+        first product would be made over and over: once for each group of columns of the second that a program holds.
+        """
+        assert self.region.body is not None
+        ops, second = self.region.body.ops, folds[0]
+        between = second.operands[0]
+        if not self.programs or len(folds) > 1 or second.record.kind is not Kind.CONTRACT:
+            return [stream], []
+        assert isinstance(between, Value)
+        left, right, _ = letters(second)
+        wide = product(d for c, d in zip(right, second.operands[1].type.dims, strict=True) if c not in left)
+        made, rest = behind(ops, [between]), behind(ops, self.region.results, frozenset({between}))
+        first = next(op for op in made if op.record.kind is Kind.CONTRACT)
+        if first in rest or not (rows_of(first) and rows_of(second)) or (wide.is_const and wide.value <= COLUMNS):
+            return [stream], []
+        long, (dim, *dims) = Dim.const(COLUMNS + 1), between.type.dims
+        name = TileBuilder(Container(), self.taken).fresh(f"{between.name}_whole")
+        kind = BufferType(between.type.dtype, (dim * dim_min(floordiv(wide, long), 1), *dims), "temp")
+        buffers = {**self.buffers, between: Value(name, kind)}
+        try:
+            apart = [
+                self.stream(part, results, buffers, scalars, rows_of(op))
+                for part, results, op in ((made, [between], first), (rest, self.region.results, second))
+            ]
+        except Unschedulable:
+            return [stream], []
+        ranges = [(stream, (wide, None, long)), *((n, (wide, long, None)) for n in apart)]
+        return [replace(n, attrs={**n.attrs, "when": when}) for n, when in ranges], [buffers[between]]
 
     def alternative(self, ops: Sequence[Operation], scalars: Mapping[Value, Value]) -> list[Operation]:
         """Nests that compute the same another way; none where that needs memory on the way, which would be there at
@@ -167,7 +192,10 @@ class RegionLowering:
         if not made:
             return [], []
         reads = {v: b for v, b in self.buffers.items() if v not in self.region.results}
-        return [self.stream(before, tuple(parts), {**reads, **memory}, scalars, cut), *made], list(memory.values())
+        axes = self.region.attrs["axes"]
+        assert isinstance(axes, tuple)
+        nest = self.stream(before, tuple(parts), {**reads, **memory}, scalars, axes, cut)
+        return [nest, *made], list(memory.values())
 
     def kernel(
         self, nests: Sequence[Operation], temps: Sequence[Value], inputs: tuple[Value, ...],
@@ -180,10 +208,8 @@ class RegionLowering:
 
     def stream(
         self, ops: Sequence[Operation], outputs: Sequence[Value], buffers: Mapping[Value, Value],
-        scalars: Mapping[Value, Value], cut: Pieces | None = None,
+        scalars: Mapping[Value, Value], axes: tuple[Attr, ...], cut: Pieces | None = None,
     ) -> Operation:  # fmt: skip
-        axes = self.region.attrs["axes"]
-        assert isinstance(axes, tuple)
         mark = axis_mark(ops)
         return StreamLowering(ops, outputs, axes, buffers, scalars, self.taken, mark, cut).run()
 

@@ -6,7 +6,7 @@ How many pieces there are depends on the sizes alone, so results are the same bi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 
 from tessera.ir.dialects import OPS
@@ -63,3 +63,21 @@ def added_up(ops: Sequence[Operation], cut: Pieces) -> tuple[list[Operation], di
         attrs: dict[str, Attr] = {"dim": (0,), "keepdim": False}
         out.append(replace(op, record=OPS["sum"], operands=(parts[v],), attrs=attrs))
     return out, parts
+
+
+def behind(ops: Sequence[Operation], wanted: Iterable[Value], given: Set[Value] = frozenset()) -> list[Operation]:
+    """The operations that some values are made by, in order, where others are ``given``."""
+    needed = set(wanted)
+    out = []
+    for op in reversed(ops):
+        if not needed.isdisjoint(op.results) and given.isdisjoint(op.results):
+            needed.update(op.inputs)
+            out.append(op)
+    return out[::-1]
+
+
+def rows_of(op: Operation) -> tuple[int, ...]:
+    """The axes of a contraction's result that only its first operand has; none where the last is one of them."""
+    left, right, result = letters(op)
+    rows = tuple(n for n, c in enumerate(result) if c in left and c not in right)
+    return () if len(result) - 1 in rows or op.result.type.dims[-1] is ONE else rows

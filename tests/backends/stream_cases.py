@@ -272,6 +272,16 @@ def weight_gradient(x: Tensor[D, S], g: Tensor[D, T], w: Tensor[S, T]) -> Tensor
     return w - x.T @ g * 0.5
 
 
+@tessera.function
+def narrow_gelu(x: Tensor[S, D, BF16], w: Tensor[T, D, BF16], b: Tensor[T, BF16]) -> Tensor[S, T, BF16]:
+    return torch.nn.functional.gelu(x @ w.T + b, approximate="tanh")
+
+
+@tessera.function
+def gated_mlp(x: Tensor[S, D], w: Tensor[D, T], u: Tensor[D, T], v: Tensor[T, E], b: Tensor[E]) -> Tensor[S, E]:
+    return torch.relu((torch.nn.functional.silu(x @ w) * (x @ u)) @ v + b)
+
+
 BOTH = ({"B": 1, "H": 2, "S": 37, "T": 41, "D": 24, "E": 40}, {"B": 2, "H": 1, "S": 1, "T": 70, "D": 24, "E": 20})
 SAME = ({**BOTH[0], "T": 37},)
 LONG = {"B": 1, "H": 1, "S": 19, "T": 35, "D": 260, "E": 258}
@@ -347,9 +357,13 @@ CASES = (
     Stream(batched, SMALL),
     Stream(narrow_linear, SMALL),
     Stream(weight_gradient, SMALL),
+    Stream(narrow_gelu, SMALL),
 )
+#: The last few and many columns: with many the first products go through memory.
+COLUMNS = tuple({"S": 19, "D": 24, "T": 37, "E": e} for e in (40, 530))
 #: Few results and long sums: two pieces, three that do not fill it, none, and a single row.
 LONG_SUMS = tuple({"B": 2, "S": s, "T": 37, "D": d} for s, d in ((20, 1100), (19, 1601), (5, 700), (1, 1100)))
-IN_PIECES = tuple(
-    Stream(f, LONG_SUMS, programs=132) for f in (linear, gated, batched, narrow_linear, weight_gradient, projected)
+IN_PIECES = (
+    *(Stream(f, LONG_SUMS, programs=132) for f in (linear, gated, batched, narrow_linear, weight_gradient, projected)),
+    Stream(gated_mlp, COLUMNS, programs=132),
 )

@@ -17,8 +17,10 @@ from tessera.ir.interp import interpret
 from tessera.ir.interp.convert import round_to
 from tessera.ir.parser import parse
 from tessera.ir.types import TensorType
-from tessera.schedule.plan import Unschedulable
-from tests.backends.stream_cases import CASES, IN_PIECES, Stream
+from tessera.passes.pipeline import pipeline
+from tessera.schedule.plan import Program, Unschedulable
+from tessera.schedule.schedule import schedule
+from tests.backends.stream_cases import CASES, IN_PIECES, Stream, narrow_gelu
 from tests.backends.triton_runs import Run, execute, judge, kernel_runs
 
 pytestmark = pytest.mark.skipif(not available(), reason="Triton is not installed")
@@ -133,6 +135,45 @@ def test_pieces_of_sums_fill_the_device_and_use_tensor_cores(target: str, worker
     for nest in (made, added):
         assert nest.resources["spills"] == 0 and nest.resources["shared"] <= TARGETS[target][0]
     assert made.resources["loads_128"] > 0 or instructions(made.stages["sass"])["LDGSTS.128"] > 0
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", ["linear", "narrow_linear", "gated"])
+def test_tiles_are_as_large_as_registers_allow(name: str, target: str, worker: Worker) -> None:
+    (case,) = (c for c in CASES if c.name == name)
+    (kernel,) = case.stages[1].kernels
+    kind, _, arch = target.partition(":")
+    source = emit(kernel, Target(kind, arch))  # type: ignore[arg-type]
+    (nest,) = compile_aot(source, target, source.bind({"S": 8192, "T": 8192, "D": 4096}), worker=worker).nests
+    config, label = nest.bound.config, f"{nest.bound.config} {nest.resources}"
+    assert nest.resources["spills"] == 0 and nest.resources["shared"] <= TARGETS[target][0], label
+    assert config.rows * config.cols >= (128 * 128 if name == "narrow_linear" else 64 * 64), label
+
+
+def test_many_operations_are_carried_out_for_a_part_of_the_columns() -> None:
+    (kernel,) = heavy().kernels
+    source = emit(kernel, Target("cuda", "90"))
+    (bound,) = source.bind({"S": 8192, "T": 8192, "D": 4096})
+    assert (bound.config.rows, bound.config.cols, bound.constants["PART"]) == (128, 256, 64)
+    (bound,) = emit(kernel, Target("hip", "gfx942")).bind({"S": 8192, "T": 8192, "D": 4096})
+    assert bound.constants["PART"] <= bound.config.cols
+    assert "for part in tl.static_range(COLS // PART):" in source.text
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_heavy_epilogue_does_not_spill(target: str, worker: Worker) -> None:
+    (kernel,) = heavy().kernels
+    kind, _, arch = target.partition(":")
+    source = emit(kernel, Target(kind, arch))  # type: ignore[arg-type]
+    (nest,) = compile_aot(source, target, source.bind({"S": 8192, "T": 8192, "D": 4096}), worker=worker).nests
+    assert nest.resources["spills"] == 0 and nest.resources["shared"] <= TARGETS[target][0], nest.resources
+    assert TARGETS[target][1] in (nest.stages.get("sass") or nest.stages["amdgcn"])
+
+
+def heavy() -> Program:
+    """A layer of bf16 with a long activation."""
+    before = parse(str(narrow_gelu.ir("dce")))
+    return schedule(pipeline(lookups=False)[-1].step.run(before))
 
 
 def test_sums_are_cut_where_results_are_few() -> None:

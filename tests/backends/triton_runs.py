@@ -15,7 +15,7 @@ import numpy as np
 
 from tessera.backends.base import Target
 from tessera.backends.triton.block_config import laid_out_blocks
-from tessera.backends.triton.blocks import Blocks
+from tessera.backends.triton.blocks import COLS, PART, Blocks
 from tessera.backends.triton.emit import emit
 from tessera.backends.triton.source import Bound, TritonSource
 from tessera.backends.triton.tiling import laid_out, power
@@ -98,7 +98,9 @@ def looped(source: TritonSource, sizes: Mapping[str, int]) -> list[Bound] | None
         t = nest.tiling
         if isinstance(t, Blocks):
             mode = t.modes[-1]
-            config = laid_out_blocks(t, sizes, mode, {s.block: 64 if s.parts else 16 for s in t.sides}, 4, 2)
+            lengths = {s.block: 64 if s.parts else 16 for s in t.sides}
+            lengths |= {COLS: 64, PART: 16} if t.parted else {}
+            config = laid_out_blocks(t, sizes, mode, lengths, 4, 2)
         else:
             mode = "loop" if "loop" in nest.functions else t.modes[0]
             points = power(t.points.evaluate(sizes))

@@ -31,6 +31,11 @@ def gates(x: Tensor["B", "M", "K"], w: Tensor["K", "N"], u: Tensor["K", "N"]) ->
 
 
 @tessera.function
+def mlp(x: Tensor["M", "K"], w: Tensor["K", "F"], u: Tensor["K", "F"], v: Tensor["F", "N"]) -> Tensor["M", "N"]:
+    return torch.exp((torch.sigmoid(x @ w) * (x @ u)) @ v) + 1
+
+
+@tessera.function
 def two_axes(x: Tensor["M", "H", "K"], w: Tensor["N", "H", "K"]) -> Tensor["M", "N"]:
     return torch.relu(torch.einsum("mhk,nhk->mn", x, w))
 
@@ -52,6 +57,22 @@ def test_the_tile_form_computes_the_same(f: Any, rows: int, long: int) -> None:
     given = [rng.standard_normal([d.evaluate(sizes) for d in p.type.dims]) for p in fused.params]
     for a, b in zip(run_program(program, given, sizes), interpret(fused, given, sizes=sizes), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("columns", [7, 512, 513])
+def test_two_products_go_through_memory_where_the_first_would_be_made_again(columns: int) -> None:
+    rng = np.random.default_rng(4)
+    sizes = {"M": 3, "K": 4, "F": 6, "N": columns}
+    fused = parse(mlp.ir("fuse"))
+    (kernel,) = (program := scheduled(mlp)).kernels
+    verify(kernel.function)
+    assert parse(print_function(kernel.function)) == kernel.function
+    ((rows, width),) = (t.type.dims for t in kernel.temps)
+    assert rows.evaluate(sizes) * width.evaluate(sizes) == (18 if columns > 512 else 0)
+    given = [rng.standard_normal([d.evaluate(sizes) for d in p.type.dims]) for p in fused.params]
+    for a, b in zip(run_program(program, given, sizes), interpret(fused, given, sizes=sizes), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)
+    assert all(not k.temps for k in scheduled(mlp, 0).kernels)
 
 
 def test_only_sums_over_one_axis_are_cut_and_only_where_asked() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from tessera.backends.triton.blocks import BEYOND, COLS, ROWS, Blocks, Side
+from tessera.backends.triton.blocks import BEYOND, COLS, PART, ROWS, Blocks, Side
 from tessera.backends.triton.tiling import Config, Mode, power
 from tessera.ir.dim import product
 
@@ -22,6 +22,8 @@ LIMIT = 1 << 30
 FREE_LIMIT = 256
 #: Points a lane may have, by how many operations each takes: compilers carry one out for all points before the next.
 POINTS = ((8, 128), (24, 64))
+#: Sums of products that a lane may hold.
+SUMS = 128
 #: Programs that keep a large GPU busy; where there are less than three quarters of them, blocks get fewer rows.
 ENOUGH_PROGRAMS = 132
 
@@ -89,6 +91,7 @@ def block_config(t: Blocks, sizes: Mapping[str, int]) -> Config:
     chosen = None
     for rows, cols, warps in table[kind]:
         made = {**lengths, ROWS: _clamped(rows, extents.get(ROWS, 1)), COLS: _clamped(cols, extents[COLS])}
+        made |= {PART: _part(t, made, warps)} if t.parted else {}
         chosen = laid_out_blocks(t, sizes, mode, made, warps, room.stages)
         if fits(t, chosen, room) and (4 * chosen.grid >= 3 * ENOUGH_PROGRAMS or rows <= 64):
             break
@@ -113,7 +116,9 @@ def fits(t: Blocks, c: Config, room: Room) -> bool:
     # The first two tiles of a block share registers; what further folds take lives beside them in part.
     if t.walks and rows * (free + c.cols * t.folded / 2) > room.tiles * lanes:
         return False
-    if rows * c.cols * (1 if t.walks else len(t.products)) > _points(t.work) * lanes:
+    if rows * made.get(PART, c.cols) * (1 if t.walks else len(t.products)) > _points(t.work) * lanes:
+        return False
+    if t.parted and rows * c.cols * len(t.products) > SUMS * lanes:
         return False
     shared = 0
     for sides, width, varies in t.loads:
@@ -121,6 +126,15 @@ def fits(t: Blocks, c: Config, room: Room) -> bool:
         if len(sides) == 2:
             shared += math.prod(made[b] for b in sides) * width * (c.stages if anew else 1)
     return shared <= room.shared
+
+
+def _part(t: Blocks, lengths: Mapping[str, int], warps: int) -> int:
+    """How many columns are finished at a time: all of them, half or a quarter."""
+    whole = part = lengths[COLS]
+    most = _points(t.work) * warps * (64 if t.target.kind == "hip" else 32)
+    while part > max(LEAST, whole // 4) and lengths[ROWS] * part * len(t.products) > most:
+        part //= 2
+    return part
 
 
 def _points(work: int) -> int:
@@ -140,6 +154,8 @@ def laid_out_blocks(
             grid *= -(-extent // block)
         elif s.parts:
             parts = max(parts, -(-extent // block))
+    if t.parted:
+        more.append((PART, lengths[PART]))
     more.append(("WIDE", int(any(far(t, s, lengths[s.block], sizes) for s in t.sides))))
     return Config(mode, lengths.get(ROWS, 1), lengths[COLS], warps, grid * parts, tuple(more), stages)
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from tessera.backends.triton import intrinsics
 from tessera.backends.triton.block_bounds import integer, loop_bounds, narrow_comparison
 from tessera.backends.triton.block_parts import BlockParts
-from tessera.backends.triton.blocks import COLS, EIGHT, ROWS, Blocks, Side, names, varying
+from tessera.backends.triton.blocks import COLS, EIGHT, PART, ROWS, Blocks, Side, every, names, varying
 from tessera.backends.triton.expr import Expressions, Sizes
 from tessera.backends.triton.fold import FoldPlan, plan_fold
 from tessera.backends.triton.intrinsics import Used
 from tessera.backends.triton.tiling import Mode
-from tessera.ir.dialects.tile import GATE, MMA, RUNNING
+from tessera.ir.dialects.tile import GATE, MMA, RUNNING, STORE
 from tessera.ir.dtype import DType, f32
 from tessera.ir.graph import Operand, Operation, Value
 from tessera.ir.record import Kind
@@ -57,14 +57,18 @@ class BlockEmitter(BlockParts):
     finished: dict[tuple[Value, bool], str] = field(default_factory=dict)
     variant: set[Value] = field(default_factory=set)
     hoisted: bool = False
+    #: What products need, where the rest of what differs along the columns follows them part by part.
+    early: set[Value] | None = None
 
     # -- the function as a whole
 
     def run(self) -> str:
         """The text of the function."""
         self.programs()
+        self.early = self.before_products() if self.layout.parted else None
         for op in self.layout.before:
-            self.step(op)
+            if self.is_early(op):
+                self.step(op)
         self.variant = varying(self.layout.swept)
         self.hoisted = self.layout.walks
         self.walk()
@@ -143,8 +147,47 @@ class BlockEmitter(BlockParts):
         for op in swept.body.ops:
             if op.body is not None:
                 self.inner(op)
-            elif not self.invariant(op):
+            elif not self.invariant(op) and self.is_early(op):
                 self.statement(op)
+        if self.layout.parted:
+            self.in_parts([op for op in (*self.layout.before, *swept.body.ops) if op.body is None])
+
+    def before_products(self) -> set[Value]:
+        """The values that products are made from."""
+        needed: set[Value] = set()
+        for op in reversed([*self.layout.before, *every((self.layout.swept,))]):
+            if op.record is MMA or not needed.isdisjoint(op.results):
+                needed.update(op.inputs)
+        return needed
+
+    def is_early(self, op: Operation) -> bool:
+        """Is an operation written before the products, or where it stands?"""
+        late = op.record is STORE or self.layout.along_cols(op)
+        return self.early is None or not late or any(r in self.early for r in op.results)
+
+    def in_parts(self, ops: Sequence[Operation]) -> None:
+        """What becomes of the products, a few columns at a time: their tiles are taken apart, and all that differs
+        along the columns is written for a part of them.
+        """
+        side, whole = self.layout.by_block[COLS], self.places[COLS]
+        kept = dict(self.values), dict(self.memo), dict(self.offsets), dict(self.spread)
+        tiles = {}
+        for p in self.layout.products:
+            if COLS in self.spread[p.result]:
+                tiles[p.result] = self.define("parts", f"_parts({self.values[p.result]}, ROWS, COLS, {PART})")
+        self.lines.add(f"for part in tl.static_range(COLS // {PART}):")
+        self.lines.depth += 1
+        self.lengths[COLS] = PART
+        del self.offsets[COLS]
+        self.stand(side, f"{whole.start} + part * {PART}" if whole.start else f"part * {PART}")
+        self.values.update((v, self.define("tile", f"{tile}[part]")) for v, tile in tiles.items())
+        for op in ops:
+            if op.record is STORE or self.layout.along_cols(op):
+                self.statement(op)
+        self.lines.depth -= 1
+        self.values, self.memo, self.offsets, self.spread = kept
+        self.places[COLS] = whole
+        del self.lengths[COLS]
 
     def invariant(self, op: Operation) -> bool:
         """Is an operation the same in all blocks, and so already done?"""

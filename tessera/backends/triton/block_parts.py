@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tessera.backends.triton import intrinsics
 from tessera.backends.triton.block_memory import BlockStatements, Place
-from tessera.backends.triton.blocks import Side
+from tessera.backends.triton.blocks import PART, Side
 from tessera.backends.triton.fold import FoldPlan
 from tessera.backends.triton.function import merge_function
 from tessera.backends.triton.source import KernelFunction, arguments
@@ -34,9 +34,12 @@ class BlockParts(BlockStatements):
         return KernelFunction(self.name, arguments(self.taken, self.exprs.sizes.names), self.flags(), self.looks_up)
 
     def flags(self) -> tuple[str, ...]:
-        """The constants: how long each side is, whether blocks fill it, and whether positions need 64 bits."""
+        """The constants: how long each side is, whether blocks fill it, how many columns are finished at a time, and
+        whether positions need 64 bits.
+        """
         sides = self.layout.sides
-        return (*(s.block for s in sides), *(s.even for s in sides), "WIDE")
+        parts = (PART,) if self.layout.parted else ()
+        return (*(s.block for s in sides), *(s.even for s in sides), *parts, "WIDE")
 
     # -- where a program stands
 
@@ -56,7 +59,7 @@ class BlockParts(BlockStatements):
         name = self.offsets.get(s.block)
         if name is None:
             name = self.offsets[s.block] = self.fresh(s.block.lower())
-            self.lines.add(f"{name} = tl.arange(0, {s.block})")
+            self.lines.add(f"{name} = tl.arange(0, {self.length(s)})")
             self.lines.add("if WIDE:")
             self.lines.add(f"    {name} = {name}.to(tl.int64)")
         return name

@@ -23,6 +23,8 @@ from tessera.ir.types import TileType
 from tessera.schedule.plan import ONE, ZERO, Unschedulable
 
 ROWS, COLS = "ROWS", "COLS"
+#: The constant that says how many columns are finished at a time.
+PART = "PART"
 #: A number of a piece beyond all that there are.
 BEYOND = 1 << 30
 _CAST = OPS["cast"]
@@ -115,6 +117,16 @@ class Blocks:
     @property
     def outer(self) -> Dim:
         return product(self.extents[a] for a in self.single)
+
+    @cached_property
+    def parted(self) -> bool:
+        """Are results finished and stored some columns at a time? Fewer registers then hold what becomes of them."""
+        sides = [{s.block for a in depends(o.result) if (s := self.home.get(a))} for o in self.products]
+        return not self.walks and bool(sides) and all(s == {ROWS, COLS} or COLS not in s for s in sides)
+
+    def along_cols(self, op: Operation) -> bool:
+        """Do the results of an operation differ along the columns?"""
+        return any(self.home[a].block == COLS for a in depends(*op.results) if a in self.home)
 
     @cached_property
     def folded(self) -> int:
