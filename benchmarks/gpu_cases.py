@@ -226,7 +226,7 @@ GPU_CASES: Mapping[str, GpuCase] = _table(
     *_flash(),
     *_variants(),
     GpuCase("linear_gelu", "linear + bias + GELU", programs.linear_gelu, _layer,
-            {"M": 8192, "K": 8192, "N": 8192}, {"M": 40, "K": 24, "N": 56}, _products,
+            {"M": 8192, "K": 8192, "N": 8192}, {"M": 72, "K": 96, "N": 72}, _products,
             flops=lambda s: 2 * s["M"] * s["K"] * s["N"], narrow=_rows_of_first, part=_every),
     GpuCase("decode", "linear + bias + GELU, few rows", programs.linear_gelu, _layer,
             {"M": 16, "K": 8192, "N": 8192}, {"M": 5, "K": 1100, "N": 56}, _products,

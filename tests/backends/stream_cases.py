@@ -278,8 +278,15 @@ def narrow_gelu(x: Tensor[S, D, BF16], w: Tensor[T, D, BF16], b: Tensor[T, BF16]
 
 
 @tessera.function
-def gated_mlp(x: Tensor[S, D], w: Tensor[D, T], u: Tensor[D, T], v: Tensor[T, E], b: Tensor[E]) -> Tensor[S, E]:
+def gated_mlp(
+    x: Tensor[S, D, BF16], w: Tensor[D, T, BF16], u: Tensor[D, T, BF16], v: Tensor[T, E, BF16], b: Tensor[E, BF16]
+) -> Tensor[S, E, BF16]:
     return torch.relu((torch.nn.functional.silu(x @ w) * (x @ u)) @ v + b)
+
+
+@tessera.function
+def narrow_gradient(x: Tensor[D, S, BF16], g: Tensor[D, T, BF16], w: Tensor[S, T, BF16]) -> Tensor[S, T, BF16]:
+    return w - x.T @ g * 0.5
 
 
 BOTH = ({"B": 1, "H": 2, "S": 37, "T": 41, "D": 24, "E": 40}, {"B": 2, "H": 1, "S": 1, "T": 70, "D": 24, "E": 20})
@@ -357,13 +364,14 @@ CASES = (
     Stream(batched, SMALL),
     Stream(narrow_linear, SMALL),
     Stream(weight_gradient, SMALL),
-    Stream(narrow_gelu, SMALL),
+    Stream(narrow_gelu, (*SMALL, {"S": 70, "T": 136, "D": 80})),
 )
 #: The last few and many columns: with many the first products go through memory.
-COLUMNS = tuple({"S": 19, "D": 24, "T": 37, "E": e} for e in (40, 530))
+COLUMNS = tuple({"S": 19, "D": 24, "T": 40, "E": e} for e in (40, 536))
 #: Few results and long sums: two pieces, three that do not fill it, none, and a single row.
-LONG_SUMS = tuple({"B": 2, "S": s, "T": 37, "D": d} for s, d in ((20, 1100), (19, 1601), (5, 700), (1, 1100)))
+LONG_SUMS = tuple({"B": 2, "S": s, "T": 37, "D": d} for s, d in ((20, 1104), (19, 1601), (5, 700), (1, 1100)))
 IN_PIECES = (
     *(Stream(f, LONG_SUMS, programs=132) for f in (linear, gated, batched, narrow_linear, weight_gradient, projected)),
     Stream(gated_mlp, COLUMNS, programs=132),
+    Stream(narrow_gradient, ({"S": 24, "T": 40, "D": 1111},), programs=132),
 )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from tessera.backends.triton.blocks import BEYOND, COLS, PART, ROWS, Blocks, Side
+from tessera.backends.triton.descriptors import described
 from tessera.backends.triton.tiling import Config, Mode, power
 from tessera.ir.dim import product
 
@@ -57,25 +58,43 @@ _AMD_TILED: tuple[tuple[Trial, ...], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What one program of a target may use: bytes of shared memory, and f32 elements of its tiles a lane."""
+    """What one program of a target may use: bytes of shared memory, and f32 elements of its tiles a lane. ``programs``
+    are those of the largest size that it carries out at a time.
+    """
 
     shared: int
     tiles: int
     stages: int
     walked: tuple[tuple[Trial, ...], ...]
     tiled: tuple[tuple[Trial, ...], ...]
+    programs: int = 0
 
 
 #: By kind and architecture; the last row of a kind is for those that are not listed.
 ROOMS: Mapping[str, Room] = MappingProxyType(
     {
-        "cuda:90": Room(232448, 112, 3, _NVIDIA, _NVIDIA_TILED),
-        "cuda:100": Room(232448, 112, 3, _NVIDIA, _NVIDIA_TILED),
+        "cuda:90": Room(232448, 112, 3, _NVIDIA, _NVIDIA_TILED, 132),
+        "cuda:100": Room(232448, 112, 3, _NVIDIA, _NVIDIA_TILED, 148),
         "cuda:80": Room(166912, 96, 3, _NVIDIA, _NVIDIA_TILED),
         "cuda": Room(101376, 96, 2, _NVIDIA, _NVIDIA_TILED),
         "hip": Room(65536, 96, 2, _AMD, _AMD_TILED),
     }
 )
+
+
+def streamed(t: Blocks, sizes: Mapping[str, int], plain: Config) -> Config | None:
+    """The launch with as many programs as the target carries out at a time, which read through descriptors; None where
+    matrices do not lie as those need it, or where their inner side is held whole.
+    """
+    room, held = ROOMS.get(t.target.name), dict(plain.more)
+    if room is None or plain.mode != "walked" or min(plain.rows, plain.cols) < 64 or held["WIDE"]:
+        return None
+    if not described(t, sizes, held):
+        return None
+    # The next tile is read while this one is finished, which takes registers of its own.
+    part = min(held[PART], plain.cols // 2) if PART in held else 0
+    more = tuple((name, part if name == PART else n) for name, n in plain.more)
+    return replace(plain, mode="streamed", grid=min(plain.grid, room.programs), more=more)
 
 
 def block_config(t: Blocks, sizes: Mapping[str, int]) -> Config:

@@ -10,6 +10,7 @@ from tessera.backends.triton import intrinsics
 from tessera.backends.triton.block_bounds import integer, loop_bounds, narrow_comparison
 from tessera.backends.triton.block_parts import BlockParts
 from tessera.backends.triton.blocks import COLS, EIGHT, PART, ROWS, Blocks, Side, every, names, varying
+from tessera.backends.triton.descriptors import Descriptor, descriptors, end
 from tessera.backends.triton.expr import Expressions, Sizes
 from tessera.backends.triton.fold import FoldPlan, plan_fold
 from tessera.backends.triton.intrinsics import Used
@@ -59,6 +60,9 @@ class BlockEmitter(BlockParts):
     hoisted: bool = False
     #: What products need, where the rest of what differs along the columns follows them part by part.
     early: set[Value] | None = None
+    #: How matrices are read, and the names of the descriptors.
+    described: Mapping[Operation, Descriptor] = field(default_factory=dict)
+    tables: dict[Descriptor, str] = field(default_factory=dict)
 
     # -- the function as a whole
 
@@ -82,6 +86,7 @@ class BlockEmitter(BlockParts):
         t = self.layout
         counts = [(a, f"i{n}", self.exprs.text(t.extents[a])) for n, a in enumerate(t.single)]
         tiles = {s.block: f"tl.cdiv({self.exprs.text(s.extent)}, {s.block})" for s in t.tiled}
+        self.describe()
         if not t.walks:
             counts.append(("", "tile", " * ".join(tiles.values())))
         elif tiles:
@@ -92,16 +97,54 @@ class BlockEmitter(BlockParts):
             for p in parts[1:]:
                 most = f"tl.maximum({most}, {p})"
             counts.append(("", "part", most))
-        self.numbered(counts)
+        self.numbered(counts, self.mode == "streamed")
         if len(tiles) == 2:
             self.grouped(tiles[ROWS], tiles[COLS])
         for s in t.sides:
-            if (s.block == COLS and t.walks) or (self.mode == "walked" and s in t.inner):
+            if (s.block == COLS and t.walks) or (self.mode != "held" and s in t.inner):
                 self.lanes(s)
             else:
                 first = s is t.tiled[0] if t.tiled else False
                 start = "tile" if first else "strip" if s in t.tiled else "part" if s.parts else ""
                 self.stand(s, f"{start} * {s.block}" if start else self.begin(s))
+
+    def describe(self) -> None:
+        """The descriptors of the matrices that products read."""
+        self.described = descriptors(self.layout) if self.mode == "streamed" else {}
+        for d in dict.fromkeys(self.described.values()):
+            base = "" if d.base is ZERO else f" + {self.exprs.text(d.base)}"
+            shape = ", ".join(self.exprs.text(end(self.layout, s)) for s in (d.rows, d.cols))
+            strides = f"{self.exprs.text(d.stride)}, 1"
+            blocks = f"{d.rows.block}, {PART if d.finished else d.cols.block}"
+            self.tables[d] = self.define(
+                "matrix",
+                f"tl.make_tensor_descriptor({self.text(d.buffer)}{base}, shape=[{shape}], strides=[{strides}], "
+                f"block_shape=[{blocks}])",
+            )
+
+    def load(self, op: Operation) -> None:
+        """A tile through its descriptor, where it has one."""
+        d = self.described.get(op)
+        if d is None:
+            super().load(op)
+            return
+        with self.along((d.rows.block, d.cols.block)) as frame:
+            at = ", ".join(f"tl.cast({self.places[s.block].start}, tl.int32)" for s in (d.rows, d.cols))
+            turned = "" if frame == (d.rows, d.cols) else ".T"
+            self.gives(op.result, "load", f"{self.tables[d]}.load([{at}]){turned}", frame)
+            self.zeroed[op.result] = frozenset(s.block for s in frame)
+
+    def store(self, op: Operation) -> None:
+        """A tile through its descriptor, where it has one."""
+        d, x = self.described.get(op), op.operands[1]
+        if d is None or not isinstance(x, Value) or self.lies([x]) != {ROWS, COLS}:
+            super().store(op)
+            return
+        to = op.operands[0].type.dtype
+        with self.along((ROWS, COLS)):
+            value = self.text(x) if x.type.dtype is to else self.cast(x, to)
+        at = ", ".join(f"tl.cast({self.places[s.block].start}, tl.int32)" for s in (d.rows, d.cols))
+        self.lines.add(f"{self.tables[d]}.store([{at}], {self.used.note(value)})")
 
     def begin(self, side: Side) -> str:
         """Where a side begins; empty for 0."""
@@ -205,7 +248,7 @@ class BlockEmitter(BlockParts):
     def loops_over(self, sweep: Operation) -> bool:
         """Is an inner sweep walked?"""
         axes = names(sweep.attrs["axes"])
-        return self.mode == "walked" and bool(axes) and self.layout.home[axes[0]].folded
+        return self.mode != "held" and bool(axes) and self.layout.home[axes[0]].folded
 
     def inner(self, sweep: Operation) -> None:
         """A sweep inside the loop, whole or block by block."""

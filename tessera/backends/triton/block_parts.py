@@ -43,10 +43,20 @@ class BlockParts(BlockStatements):
 
     # -- where a program stands
 
-    def numbered(self, counts: Sequence[tuple[str, str, str]]) -> None:
-        """Take the number of the program apart, the last part first: (axis or none, name, how many there are)."""
+    def numbered(self, counts: Sequence[tuple[str, str, str]], several: bool = False) -> None:
+        """Take the number of the program apart, the last part first: (axis or none, name, how many there are). With
+        ``several`` a program carries out as many of them as it must, all that follows in a loop.
+        """
         add = self.lines.add
-        add("program = tl.program_id(0)")
+        if several:
+            total = " * ".join(count for *_, count in counts)
+            # The next tile is read while one is finished, where no bounds have to be kept for that.
+            even = " & ".join(f"({s.even} == 1)" for s in self.layout.tiled)
+            add(f"for number in tl.range(tl.program_id(0), {total}, tl.num_programs(0), flatten={even}):")
+            self.lines.depth += 1
+            add("program = tl.cast(number, tl.int32)")
+        else:
+            add("program = tl.program_id(0)")
         for axis, name, count in reversed(counts):
             count = count if " * " not in count else f"({count})"
             add(f"{name} = (program % {count}).to(tl.int64)")
