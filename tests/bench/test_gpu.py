@@ -17,6 +17,7 @@ _LONGER = {f"flash_{kind}_{length}k" for kind in ("full", "causal") for length i
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(not available(), reason="Triton is not installed")
 def test_a_dry_run(tmp_path: Path) -> None:
     target = tmp_path / "gpu.json"
