@@ -108,6 +108,12 @@ def linear_gelu(x: Tensor["M", "K"], w: Tensor["N", "K"], b: Tensor["N"]) -> Ten
 
 
 @tessera.function
+def weight_step(x: Tensor["B", "K"], g: Tensor["B", "N"], w: Tensor["K", "N"], rate: float) -> Tensor["K", "N"]:
+    """A step down the gradient of a layer's weight, which is a sum over all rows."""
+    return w - rate * (x.T @ g)
+
+
+@tessera.function
 def linear(x: Tensor["M", "K"], w: Tensor["N", "K"], b: Tensor["N"]) -> Tensor["M", "N"]:
     """A layer."""
     return F.linear(x, w, b)

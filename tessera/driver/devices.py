@@ -13,6 +13,7 @@ import torch
 from tessera.backends.base import Target
 from tessera.backends.triton import launch
 from tessera.backends.triton.aot import available
+from tessera.backends.triton.block_config import ENOUGH_PROGRAMS
 from tessera.backends.triton.emit import emit
 from tessera.diag import ResourceError
 from tessera.runtime import gpu
@@ -33,6 +34,8 @@ class Accelerator:
     target: Callable[[torch.device], Target]
     wait: Callable[[torch.device], object]
     capturing: Callable[[], bool]
+    #: How many programs keep a large one busy. The same for all, so that all sum in the same order.
+    programs: int = ENOUGH_PROGRAMS
     ready: Callable[[], bool] = available
     compile: launch.Compile = launch.compile_here
     load: Callable[[str, Path], Any] = launch.load_here

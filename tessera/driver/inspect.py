@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
+import torch
+
 from tessera.backends.base import Stage, Target
 from tessera.backends.c import backend as c_backend
 from tessera.backends.c.host import host_target
@@ -224,13 +226,15 @@ def lower(
 
     With ``sizes`` they are compiled too, where a compiler for the target is installed.
     """
-    program = variant.program
-    calls = tuple(s.op.name for s in program.steps if isinstance(s, Call))
     there = ACCELERATORS.get(variant.device.type)
     if target is None and there is not None and backend in (None, "triton"):
         target = there.target(variant.device)
     if backend is None:
         backend = "triton" if target is not None and target.kind != "cpu" else "c"
+    if backend == "triton" and there is None:
+        variant = variant.on(torch.device("cuda"))
+    program = variant.program
+    calls = tuple(s.op.name for s in program.steps if isinstance(s, Call))
     if backend == "eager":
         return Lowered(target or host_target(), backend, (), tuple(op.name for op in variant.traced.function.ops))
     if backend == "c":
@@ -284,7 +288,7 @@ def _lower_triton(
                 print_function(kernel.function),
                 stages,
                 resources,
-                len(source.nests),
+                len(source.nests if bound is None else bound),
                 kernel.cost.flops,
                 kernel.cost.moved,
             )
@@ -326,6 +330,7 @@ def _steps(program: Program) -> Iterator[str]:
             temps = f", {len(step.temps)} temporaries" if step.temps else ""
             yield (f"  kernel {step.name} ({step.form}, {len(step.function.ops)} nests{temps}): "
                    f"{c.moved} bytes of at least {c.least}, {c.flops} flops")  # fmt: skip
+            yield from (f"    nest {n} where {text}" for n, text in _conditions(step))
         else:
             yield f"  call   {step.op.name} -> {', '.join('%' + r.name for r in step.outputs)}"
     if program.copied:
@@ -341,6 +346,15 @@ def _explained(gradient: Gradient) -> Iterator[str]:
     yield from _steps(gradient.forward.program)
     yield "steps of the derivative:"
     yield from _steps(gradient.backward.program)
+
+
+def _conditions(kernel: Kernel) -> Iterator[tuple[int, str]]:
+    """For which sizes the nests of a kernel run, of those that do not always."""
+    for n, nest in enumerate(kernel.function.ops):
+        when = nest.attrs.get("when")
+        if isinstance(when, tuple):
+            size, low, high = when
+            yield n, (f"{low} <= " if low is not None else "") + str(size) + (f" < {high}" if high is not None else "")
 
 
 def explain(variant: Variant, name: str, extra: Sequence[str] = ()) -> Explanation:

@@ -114,7 +114,7 @@ class Variant:
     def stages(self) -> dict[str, Function]:
         """The function after each pass, by name, in order."""
         check_ir(self.traced.function)
-        host = self.device.type == CPU.type
+        host = self.device.type not in ACCELERATORS
         rows = pipeline(library_dtypes()) if host else pipeline(lookups=False, speeds=GPU)
         rows = rows[-1:] if self.simple else rows
         return run_pipeline(self.traced.function, rows, check_ir)
@@ -125,9 +125,10 @@ class Variant:
 
     @Lazy
     def program(self) -> Program:
-        pieces = self.layout.pieces
-        joined = pieces if self.device.type in ACCELERATORS else frozenset()  # whose kernels take no pieces
-        program = schedule(self.fused, self.layout.strided, pieces, joined)
+        there, pieces = ACCELERATORS.get(self.device.type), self.layout.pieces
+        joined = frozenset() if there is None else pieces  # kernels of others take no pieces
+        programs = 0 if there is None else there.programs
+        program = schedule(self.fused, self.layout.strided, pieces, joined, programs)
         for kernel in program.kernels:
             check_ir(kernel.function)
         return program
@@ -145,6 +146,10 @@ class Variant:
     def compiled(self) -> bool:
         """Is there a plan already?"""
         return self._plan is not None
+
+    def on(self, device: torch.device) -> Variant:
+        """The same for tensors on another device, to be looked at: the device need not be there."""
+        return replace(self, device=device, _plan=None)
 
     def plan(self) -> dispatch.Plan | gpu.DevicePlan:
         """Compile, or load from the cache, and lay out. Raises ResourceError (TSR0601, TSR0602, TSR0607).

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tessera.ir.dialects import OPS
+from tessera.ir.dialects.contract import letters
 from tessera.ir.dialects.region import RECURRENCE, STREAM
-from tessera.ir.dim import Dim, ceildiv, dim_min, product
+from tessera.ir.dim import Dim, ceildiv, dim_max, dim_min, floordiv, product
 from tessera.ir.dtype import compute_dtype
 from tessera.ir.folds import FOLDS
 from tessera.ir.graph import Attr, Block, Function, Operation, Value, walk
@@ -20,6 +21,7 @@ from tessera.ir.types import BufferType, ScalarType, TensorType
 from tessera.schedule.cost import region_cost
 from tessera.schedule.merge import merge_axes, vector_axis
 from tessera.schedule.nests import Analysis, NestPlan, Signature
+from tessera.schedule.pieces import Pieces, added_up, behind, pieces, rows_of
 from tessera.schedule.plan import ZERO, Kernel, Layouts, Unschedulable
 from tessera.schedule.pull import Index, Misplaced, Puller, Split, dense_strides
 from tessera.schedule.ranges import delinearize, in_order
@@ -31,13 +33,13 @@ from tessera.schedule.tilebuild import Container, TileBuilder
 
 #: Elements of a flat map that one parallel iteration covers: long enough to hide its overhead, short enough to balance.
 MAP_CHUNK = 8192
-#: Rows of a product below which it is made by sums along the memory of its other operand.
-FEW = 2
+#: Columns of a second product up to which a GPU makes the first one anew for each group of them that a program holds.
+COLUMNS = 512
 #: How often a nest is built again with one more cut before its shape is declared unschedulable.
 ATTEMPTS = 64
 
 
-_AXIS = re.compile(r"(?:i\d+|c|t\d*|k\d*)(_*)")
+_AXIS = re.compile(r"(?:i\d+|c|p|t\d*|k\d*)(_*)")
 
 
 def axis_mark(ops: Sequence[Operation]) -> str:
@@ -65,6 +67,8 @@ class RegionLowering:
     region: Operation
     name: str
     layouts: Layouts
+    #: How many programs keep the target busy; 0 where long sums are not worth cutting for that.
+    programs: int = 0
     names: dict[str, int] = field(default_factory=dict)
     buffers: dict[Value, Value] = field(default_factory=dict)
     #: Names in nests that are finished.
@@ -80,8 +84,7 @@ class RegionLowering:
         for v in self.region.results:
             self.buffers[v] = self.buffer(v, "out")
         if self.region.record is STREAM:
-            stream = self.stream({s: s for s in scalars})
-            return self.kernel(*self.by_rows(stream, {s: s for s in scalars}), inputs, scalars, self.region.body.ops)
+            return self.kernel(*self.streams({s: s for s in scalars}), inputs, scalars, self.region.body.ops)
         if self.region.record is RECURRENCE:
             return self.kernel([self.recurrence({s: s for s in scalars})], [], inputs, scalars, self.region.body.ops)
         forced: list[Value] = []
@@ -97,26 +100,102 @@ class RegionLowering:
             raise Unschedulable(f"more than {ATTEMPTS} values would have to be stored on the way")
         return self.kernel(nests, temps, inputs, scalars, ops)
 
-    def by_rows(self, stream: Operation, scalars: Mapping[Value, Value]) -> tuple[list[Operation], list[Value]]:
-        """A stream without folds, and beside it what runs instead when there is a single row: it is not worth bringing
-        the other operand into another form for that.
+    def streams(self, scalars: Mapping[Value, Value]) -> tuple[list[Operation], list[Value]]:
+        """A stream; where it has no folds, beside it what runs instead at some sizes: sums along the memory of the
+        other operand for a single row, which is not worth bringing that into another form, and sums in pieces where
+        there would be too few programs.
         """
         assert self.region.body is not None
         ops, axes = self.region.body.ops, self.region.attrs["axes"]
         assert isinstance(axes, tuple)
-        if Roles.find(ops, int(axes[0])).folds(ops):  # type: ignore[arg-type]
+        self.taken = {v.name: 0 for v in (*self.buffers.values(), *scalars)}
+        stream = self.stream(ops, self.region.results, self.buffers, scalars, axes)
+        folds = Roles.find(ops, int(axes[0])).folds(ops)  # type: ignore[arg-type]
+        if folds:
+            return self.or_apart(stream, folds, scalars)
+        first = next(op for op in ops if op.record.kind is Kind.CONTRACT)
+        rows = product(first.result.type.dims[int(a)] for a in axes)  # type: ignore[arg-type]
+        cut = pieces(first, self.programs) if self.programs else None
+        single = self.alternative(as_sums(ops), scalars)
+        in_pieces, parts = ([], []) if cut is None else self.in_pieces(cut, scalars)
+        one, two = ONE, Dim.const(2)
+        ranges: list[tuple[list[Operation], tuple[Dim, Dim | None, Dim | None]]] = []
+        if cut is not None and in_pieces and single:
+            choice = dim_min(rows - 1, 1) * dim_max(1, dim_min(cut.count, 2))
+            ranges = [([stream], (choice, one, two)), (single, (choice, None, one)), (in_pieces, (choice, two, None))]
+        elif cut is not None and in_pieces:
+            ranges = [([stream], (cut.count, None, two)), (in_pieces, (cut.count, two, None))]
+        elif single:
+            ranges = [([stream], (rows, two, None)), (single, (rows, None, two))]
+        else:
             return [stream], []
-        space = next(op for op in ops if op.record.kind is Kind.CONTRACT).result.type.dims
-        rows = product(space[int(a)] for a in axes)  # type: ignore[arg-type]
-        few = Dim.const(FEW)
+        return [replace(n, attrs={**n.attrs, "when": when}) for nests, when in ranges for n in nests], parts
+
+    def or_apart(
+        self, stream: Operation, folds: Sequence[Operation], scalars: Mapping[Value, Value]
+    ) -> tuple[list[Operation], list[Value]]:
+        """A stream that folds, and beside it two products with memory between them, for a GPU and sizes at which the
+        first product would be made over and over: once for each group of columns of the second that a program holds.
+        """
+        assert self.region.body is not None
+        ops, second = self.region.body.ops, folds[0]
+        between = second.operands[0]
+        if not self.programs or len(folds) > 1 or second.record.kind is not Kind.CONTRACT:
+            return [stream], []
+        assert isinstance(between, Value)
+        left, right, _ = letters(second)
+        wide = product(d for c, d in zip(right, second.operands[1].type.dims, strict=True) if c not in left)
+        made, rest = behind(ops, [between]), behind(ops, self.region.results, frozenset({between}))
+        first = next(op for op in made if op.record.kind is Kind.CONTRACT)
+        if first in rest or not (rows_of(first) and rows_of(second)) or (wide.is_const and wide.value <= COLUMNS):
+            return [stream], []
+        long, (dim, *dims) = Dim.const(COLUMNS + 1), between.type.dims
+        name = TileBuilder(Container(), self.taken).fresh(f"{between.name}_whole")
+        kind = BufferType(between.type.dtype, (dim * dim_min(floordiv(wide, long), 1), *dims), "temp")
+        buffers = {**self.buffers, between: Value(name, kind)}
         try:
-            nests, temps = self.nests(as_sums(ops), (), scalars)
+            apart = [
+                self.stream(part, results, buffers, scalars, rows_of(op))
+                for part, results, op in ((made, [between], first), (rest, self.region.results, second))
+            ]
+        except Unschedulable:
+            return [stream], []
+        ranges = [(stream, (wide, None, long)), *((n, (wide, long, None)) for n in apart)]
+        return [replace(n, attrs={**n.attrs, "when": when}) for n, when in ranges], [buffers[between]]
+
+    def alternative(self, ops: Sequence[Operation], scalars: Mapping[Value, Value]) -> list[Operation]:
+        """Nests that compute the same another way; none where that needs memory on the way, which would be there at
+        any sizes.
+        """
+        try:
+            nests, temps = self.nests(ops, (), scalars)
         except (Misplaced, Unschedulable):
-            return [stream], []
-        if temps:  # they would be there for any number of rows
-            return [stream], []
-        ranges = [(stream, (rows, few, None)), *((n, (rows, None, few)) for n in nests)]
-        return [replace(n, attrs={**n.attrs, "when": when}) for n, when in ranges], temps
+            return []
+        self.taken = self.names
+        return [] if temps else nests
+
+    def in_pieces(self, cut: Pieces, scalars: Mapping[Value, Value]) -> tuple[list[Operation], list[Value]]:
+        """The nest that makes the pieces of the sums, and those that add them up; the memory between them."""
+        assert self.region.body is not None
+        ops = self.region.body.ops
+        after, parts = added_up(ops, cut)
+        before = behind(ops, parts)
+        if any(op.record.kind is Kind.REDUCE for op in before):
+            return [], []
+        build = TileBuilder(Container(), self.taken)
+        memory = {
+            v: Value(build.fresh(part.name), BufferType(part.type.dtype, part.type.dims, "temp"))
+            for v, part in parts.items()
+        }
+        self.buffers.update((part, memory[v]) for v, part in parts.items())
+        made = self.alternative(behind(after, self.region.results), scalars)
+        if not made:
+            return [], []
+        reads = {v: b for v, b in self.buffers.items() if v not in self.region.results}
+        axes = self.region.attrs["axes"]
+        assert isinstance(axes, tuple)
+        nest = self.stream(before, tuple(parts), {**reads, **memory}, scalars, axes, cut)
+        return [nest, *made], list(memory.values())
 
     def kernel(
         self, nests: Sequence[Operation], temps: Sequence[Value], inputs: tuple[Value, ...],
@@ -127,12 +206,12 @@ class RegionLowering:
         cost = region_cost(inputs, self.region.results, [t.type for t in temps], ops)
         return Kernel(function, self.region.name, inputs, self.region.results, tuple(temps), scalars, cost, self.region)
 
-    def stream(self, scalars: Mapping[Value, Value]) -> Operation:
-        assert self.region.body is not None
-        ops, axes = self.region.body.ops, self.region.attrs["axes"]
-        assert isinstance(axes, tuple)
-        self.taken = {v.name: 0 for v in (*self.buffers.values(), *scalars)}
-        return StreamLowering(ops, self.region.results, axes, self.buffers, scalars, self.taken, axis_mark(ops)).run()
+    def stream(
+        self, ops: Sequence[Operation], outputs: Sequence[Value], buffers: Mapping[Value, Value],
+        scalars: Mapping[Value, Value], axes: tuple[Attr, ...], cut: Pieces | None = None,
+    ) -> Operation:  # fmt: skip
+        mark = axis_mark(ops)
+        return StreamLowering(ops, outputs, axes, buffers, scalars, self.taken, mark, cut).run()
 
     def recurrence(self, scalars: Mapping[Value, Value]) -> Operation:
         assert self.region.body is not None

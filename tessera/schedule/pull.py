@@ -199,10 +199,11 @@ class Puller:
         left, right, result = letters(op)
         at = dict(zip(result, index, strict=True))
         sizes = {c: d for c, d in zip(left, op.operands[0].type.dims, strict=True) if c not in at}
-        names = {c: self.axis(d) for c, d in sizes.items()}
+        names = {c: self.summed(d) for c, d in sizes.items()}
         at.update((c, Dim.name(a)) for c, a in names.items())
         axes = tuple(names.values())
-        self.build.inner.append(Container(axes, tuple(ZERO for _ in axes), tuple(sizes.values())))
+        bounds = [self.ranges[a] for a in axes]
+        self.build.inner.append(Container(axes, tuple(lo for lo, _ in bounds), tuple(hi for _, hi in bounds)))
         xs: list[Operand] = []
         for x, part in zip(op.operands, (left, right), strict=True):
             where = tuple(ZERO if d is ONE else at[c] for c, d in zip(part, x.type.dims, strict=True))
@@ -211,6 +212,10 @@ class Puller:
         made = self.mma(v, xs[0], xs[1], axes, tuple(a for a in self.ranges if a not in axes), dtype, op)
         self.build.close_inner()
         return self.build.cast(made, compute_dtype(op.result.type.dtype))
+
+    def summed(self, extent: Dim) -> str:
+        """The axis of a sum of products."""
+        return self.axis(extent)
 
     def axis(self, extent: Dim) -> str:
         """A further loop axis, for a sweep that something needs of its own."""

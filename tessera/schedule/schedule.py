@@ -16,13 +16,15 @@ def schedule(
     strided: frozenset[str] = frozenset(),
     pieces: frozenset[str] = frozenset(),
     joined: frozenset[str] = frozenset(),
+    programs: int = 0,
 ) -> Program:
     """Lower every region of a fused function. ``strided`` names the parameters that are not dense row-major, ``pieces``
     those that lie in several dense blocks of memory; those of them in ``joined`` are made one block in any case.
+    ``programs`` says how many programs keep the target busy, where that asks for cutting long sums into pieces.
     """
     while True:
         layouts = Layouts(strided | joined, pieces - joined)
-        steps, cuts = _steps(f, Layouts(strided, pieces - joined))
+        steps, cuts = _steps(f, Layouts(strided, pieces - joined), programs)
         steps = in_place(f, steps, layouts)
         found = scattered(steps, f, pieces - joined)
         if not found:
@@ -30,7 +32,7 @@ def schedule(
         joined |= found
 
 
-def _steps(f: Function, layouts: Layouts) -> tuple[list[Step], list[Cut]]:
+def _steps(f: Function, layouts: Layouts, programs: int) -> tuple[list[Step], list[Cut]]:
     steps: list[Step] = []
     cuts: list[Cut] = []
     for op in f.ops:
@@ -41,14 +43,14 @@ def _steps(f: Function, layouts: Layouts) -> tuple[list[Step], list[Cut]]:
         if op.record.kind is not Kind.REGION:
             steps.append(Call(op))
             continue
-        steps.extend(_lower(op, f"{f.name}_{len(steps)}", layouts, cuts))
+        steps.extend(_lower(op, f"{f.name}_{len(steps)}", layouts, cuts, programs))
     return steps, cuts
 
 
-def _lower(op: Operation, name: str, layouts: Layouts, cuts: list[Cut]) -> list[Step]:
+def _lower(op: Operation, name: str, layouts: Layouts, cuts: list[Cut], programs: int) -> list[Step]:
     """A kernel; or, when the loops of a region cannot be brought together, one kernel for each of its operations."""
     try:
-        return [RegionLowering(op, name, layouts).run()]
+        return [RegionLowering(op, name, layouts, programs).run()]
     except Unschedulable as failure:
         assert op.body is not None
         if len(op.body.ops) == 1:
@@ -59,7 +61,7 @@ def _lower(op: Operation, name: str, layouts: Layouts, cuts: list[Cut]) -> list[
 
 
 def _part(op: Operation, name: str, layouts: Layouts, cuts: list[Cut]) -> list[Step]:
-    return [Call(op)] if op.record.kind in (Kind.CONTRACT, Kind.CONTROL) else _lower(_alone(op), name, layouts, cuts)
+    return [Call(op)] if op.record.kind in (Kind.CONTRACT, Kind.CONTROL) else _lower(_alone(op), name, layouts, cuts, 0)
 
 
 def _alone(op: Operation) -> Operation:

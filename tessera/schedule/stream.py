@@ -20,6 +20,7 @@ from tessera.ir.online import Apart, Shift, factors, gates, identity
 from tessera.ir.record import Kind
 from tessera.ir.roles import Role, Roles
 from tessera.ir.types import BufferType, TileType
+from tessera.schedule.pieces import Pieces
 from tessera.schedule.plan import ZERO, Unschedulable
 from tessera.schedule.pull import Guard, Index, Misplaced, Pull, Puller
 from tessera.schedule.ranges import delinearize
@@ -38,6 +39,8 @@ class StreamPuller(Puller):
     #: How many points the sweep has.
     extent: Dim
     before = False
+    #: The bounds of the sums of products, where they are cut.
+    slice: tuple[Dim, Dim] | None = None
 
     def reduced(self, v: Value, index: Index) -> Operand:
         at = tuple(e for e, d in zip(index, v.type.dims, strict=True) if d is not ONE)
@@ -71,6 +74,13 @@ class StreamPuller(Puller):
             made = t.where(missing, float("nan"), made)
         return unwrap(made)
 
+    def summed(self, extent: Dim) -> str:
+        name = super().summed(extent)
+        if self.slice is not None and extent is not ONE:
+            lo, hi = self.slice
+            self.ranges[name] = (lo, dim_min(extent, hi))
+        return name
+
     def contracted(self, op: Operation, v: Value, index: Index, guard: Guard) -> Pull:
         if v in self.places:
             return self.reduced(v, index)
@@ -79,7 +89,7 @@ class StreamPuller(Puller):
 
 @dataclass
 class StreamLowering:
-    """Builds the nest of one stream region."""
+    """Builds the nest of one stream region. With a ``cut``, what is stored are the pieces of its sums of products."""
 
     ops: Sequence[Operation]
     outputs: Sequence[Value]
@@ -88,6 +98,7 @@ class StreamLowering:
     scalars: Mapping[Value, Value]
     names: dict[str, int]
     mark: str
+    cut: Pieces | None = None
     free: dict[tuple[Dim, int], str] = field(default_factory=dict)
 
     def run(self) -> Operation:
@@ -133,6 +144,11 @@ class StreamLowering:
     def name(self, axis: int) -> str:
         return f"i{axis}{self.mark}"
 
+    @property
+    def piece(self) -> str:
+        """The axis that numbers the pieces of sums."""
+        return f"p{self.mark}"
+
     def nest(self, kept: Index) -> Operation:
         parallel = [(self.name(a), d) for a, d in enumerate(self.space) if a not in self.axes and d is not ONE]
         bounds = (ZERO, self.extent)
@@ -140,6 +156,10 @@ class StreamLowering:
             piece, size = f"c{self.mark}", Dim.const(PIECE)
             parallel.insert(0, (piece, ceildiv(self.extent, size)))
             bounds = (Dim.name(piece) * size, dim_min(Dim.name(piece) * size + size, self.extent))
+        if self.cut is not None:
+            start = Dim.name(self.piece) * self.cut.size
+            parallel.insert(0, (self.piece, self.cut.count))
+            self.pull.slice = (start, start + self.cut.size)
         self.pull.ranges.update((n, (ZERO, d)) for n, d in parallel)
         self.pull.ranges[self.name(self.axis)] = bounds
         try:
@@ -306,4 +326,5 @@ class StreamLowering:
         if not isinstance(x, Value):
             dtype = compute_dtype(kind.dtype)
             x = self.build.emit(OPS["cast"], (x,), dtype, {"dtype": dtype})
+        index = index if self.cut is None else (Dim.name(self.piece), *index)
         self.pull.store(buffer, x, index, self.roles.maker[v].span)

@@ -268,6 +268,28 @@ def narrow_linear(x: Tensor[S, D, BF16], w: Tensor[T, D, BF16], b: Tensor[T, BF1
     return torch.relu(x @ w.T + b)
 
 
+@tessera.function
+def weight_gradient(x: Tensor[D, S], g: Tensor[D, T], w: Tensor[S, T]) -> Tensor[S, T]:
+    return w - x.T @ g * 0.5
+
+
+@tessera.function
+def narrow_gelu(x: Tensor[S, D, BF16], w: Tensor[T, D, BF16], b: Tensor[T, BF16]) -> Tensor[S, T, BF16]:
+    return torch.nn.functional.gelu(x @ w.T + b, approximate="tanh")
+
+
+@tessera.function
+def gated_mlp(
+    x: Tensor[S, D, BF16], w: Tensor[D, T, BF16], u: Tensor[D, T, BF16], v: Tensor[T, E, BF16], b: Tensor[E, BF16]
+) -> Tensor[S, E, BF16]:
+    return torch.relu((torch.nn.functional.silu(x @ w) * (x @ u)) @ v + b)
+
+
+@tessera.function
+def narrow_gradient(x: Tensor[D, S, BF16], g: Tensor[D, T, BF16], w: Tensor[S, T, BF16]) -> Tensor[S, T, BF16]:
+    return w - x.T @ g * 0.5
+
+
 BOTH = ({"B": 1, "H": 2, "S": 37, "T": 41, "D": 24, "E": 40}, {"B": 2, "H": 1, "S": 1, "T": 70, "D": 24, "E": 20})
 SAME = ({**BOTH[0], "T": 37},)
 LONG = {"B": 1, "H": 1, "S": 19, "T": 35, "D": 260, "E": 258}
@@ -289,10 +311,13 @@ class Stream:
     numbers: Mapping[str, float] = field(default_factory=dict)
     strided: frozenset[str] = frozenset()
     rows: int = 0
+    #: As ``schedule`` takes it.
+    programs: int = 0
 
     @property
     def name(self) -> str:
-        return f"{self.function.__name__}{f'_by_{self.rows}' if self.rows else ''}"
+        how = f"_by_{self.rows}" if self.rows else "_in_pieces" if self.programs else ""
+        return f"{self.function.__name__}{how}"
 
     @cached_property
     def stages(self) -> tuple[Function, Program]:
@@ -302,7 +327,7 @@ class Stream:
             for step in (Chunk(rows=self.rows), PASSES["cse"], PASSES["dce"]):
                 before = step.run(before)
         fuse = next(row.step for row in PIPELINE if row.step.name == "fuse")
-        return before, schedule(fuse.run(before), self.strided)
+        return before, schedule(fuse.run(before), self.strided, programs=self.programs)
 
 
 CASES = (
@@ -346,4 +371,15 @@ CASES = (
     Stream(gated, SMALL),
     Stream(batched, SMALL),
     Stream(narrow_linear, SMALL),
+    Stream(weight_gradient, SMALL),
+    Stream(narrow_gelu, (*SMALL, {"S": 70, "T": 136, "D": 80})),
+)
+#: The last few and many columns: with many the first products go through memory.
+COLUMNS = tuple({"S": 19, "D": 24, "T": 40, "E": e} for e in (40, 536))
+#: Few results and long sums: two pieces, three that do not fill it, none, and a single row.
+LONG_SUMS = tuple({"B": 2, "S": s, "T": 37, "D": d} for s, d in ((20, 1104), (19, 1601), (5, 700), (1, 1100)))
+IN_PIECES = (
+    *(Stream(f, LONG_SUMS, programs=132) for f in (linear, gated, batched, narrow_linear, weight_gradient, projected)),
+    Stream(gated_mlp, COLUMNS, programs=132),
+    Stream(narrow_gradient, ({"S": 24, "T": 40, "D": 1111},), programs=132),
 )

@@ -16,6 +16,7 @@ from tessera.backends.triton.emit import emit
 from tessera.backends.triton.launch import Launcher
 from tessera.backends.triton.source import Bound, TritonSource
 from tessera.diag import ResourceError
+from tests.backends.stream_cases import CASES as STREAMS
 from tests.backends.triton_cases import CASES
 
 X, W, Y = 4096, 8192, 1 << 40
@@ -78,6 +79,36 @@ def test_alignment_is_a_class() -> None:
         at([x, W, Y], [1e-6], 7)
     assert [signature["b0"] for _, signature, _ in compiler.made] == ["*bf16:16", "*bf16"]
     assert [len(made.calls) for *_, made in compiler.made] == [2, 2]
+
+
+def product() -> TritonSource:
+    (case,) = (c for c in STREAMS if c.name == "narrow_linear")
+    return emit(case.stages[1].kernels[0], Target("cuda", "90"))
+
+
+def test_descriptors_need_aligned_buffers() -> None:
+    compiler = Compiler()
+    at = Launcher(product(), compiler, load).at({"S": 8192, "T": 8192, "D": 4096})
+    at([X, W, Y, X], [], 7)
+    at([X, W + 2, Y, X], [], 7)
+    assert [b.config.mode for b, *_ in compiler.made] == ["streamed", "walked"]
+    assert [made.calls[0][0] for *_, made in compiler.made] == [132, 2048]
+
+
+@pytest.mark.skipif(not launch.available(), reason="Triton is not installed")
+def test_memory_for_descriptors_is_named_for_one_launch() -> None:
+    from triton.runtime import _allocation
+
+    before, seen = _allocation._allocator.get(), []
+
+    class Asking(Recorded):
+        def run(self, *args: Any) -> None:
+            seen.append((_allocation._allocator.get(), args))
+
+    made = launch.WithMemory(Asking())
+    made.run(1, 2, 3)
+    assert seen == [(launch._memory, (1, 2, 3))] and _allocation._allocator.get() is before
+    assert (made.function, made.packed_metadata) == ("function", "metadata")
 
 
 def test_nothing_to_do_launches_nothing() -> None:

@@ -90,11 +90,11 @@ def watching(buffers: Mapping[str, Any]) -> Iterator[Watch]:
         inside = watch.access(kind, int(self.grid_idx[0]), pointers.data, mask.data, width)
         return interpreter.TensorHandle(inside, mask.dtype)
 
-    def checked_load(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
-        return load(self, pointers, checked(self, "load", pointers, mask), *rest)
+    def checked_load(self: Any, pointers: Any, mask: Any, *rest: Any, **named: Any) -> Any:
+        return load(self, pointers, checked(self, "load", pointers, mask), *rest, **named)
 
-    def checked_store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
-        return store(self, pointers, value, checked(self, "store", pointers, mask), *rest)
+    def checked_store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any, **named: Any) -> Any:
+        return store(self, pointers, value, checked(self, "store", pointers, mask), *rest, **named)
 
     builder.create_masked_load, builder.create_masked_store = checked_load, checked_store
     try:

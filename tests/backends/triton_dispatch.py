@@ -1,83 +1,22 @@
 """A process that calls decorated functions as on a GPU, with Triton's interpreter in the place of the device:
 ``python triton_dispatch.py``, with TRITON_INTERPRET=1. Prints one JSON object: name to what went wrong.
-
-Only the compiler and the driver are stand-ins: CPU tensors count as those of a GPU, and "compiled" kernels run
-their text in the interpreter on the addresses, numbers and grid that a launch hands over.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-import triton.language as tl
+import triton_device
 import triton_shim
-from triton.runtime.interpreter import TensorHandle
 
 import tessera
-from benchmarks import gpu as bench
-from benchmarks.cases import CASES, Case
+from benchmarks.cases import CASES
 from tessera import Flat, Tensor
-from tessera.backends.base import Target
-from tessera.backends.triton.source import Bound
 from tessera.driver import devices
-from tessera.runtime import gpu
-
-STREAM = 7
-
-
-class Interpreted:
-    """A kernel that runs in the interpreter with the arguments of a launch."""
-
-    function = packed_metadata = None
-
-    def __init__(self, module: Any, bound: Bound, signature: Mapping[str, str]) -> None:
-        self.kernel, self.bound, self.signature = getattr(module, bound.function.name), bound, signature
-
-    def run(self, grid: int, y: int, z: int, stream: int, *rest: Any) -> None:
-        function, metadata, launch, before, after, *args = rest
-        assert (y, z, stream, function, metadata, launch, before, after) == (1, 1, STREAM, None, None, None, None, None)
-        constants = self.bound.constants
-        given = [self.value(name, x, constants) for name, x in zip(self.kernel.arg_names, args, strict=True)]
-        self.kernel[(grid,)](*given)
-
-    def value(self, name: str, x: Any, constants: Mapping[str, int]) -> Any:
-        """One argument, of the type that the signature promises, after checking what it promises."""
-        if name in constants:
-            assert x == constants[name], (name, x)
-            return x
-        kind, _, divides = self.signature[name].partition(":")
-        assert not divides or x % 16 == 0, (name, x)
-        if kind.startswith("*"):
-            pointer = tl.str_to_ty(kind, None)
-            return tl.tensor(TensorHandle(np.array([x], np.uint64), pointer), pointer)
-        number = {"fp64": (tl.float64, np.float64), "i64": (tl.int64, np.int64), "i32": (tl.int32, np.int32)}
-        to, dtype = number[kind]
-        return tl.tensor(TensorHandle(np.array([x], dtype), to), to)
-
-
-def interpreted() -> devices.Accelerator:
-    """The GPU that is none."""
-    platform = gpu.Platform(
-        lambda shape, dtype, device: torch.full(shape, float("nan") if dtype.is_floating_point else 1).to(dtype),
-        lambda index: STREAM,
-        lambda: 0,
-        lambda index: contextlib.nullcontext(),
-    )
-    return dataclasses.replace(
-        devices.ACCELERATORS["cuda"],
-        platform=platform,
-        target=lambda device: Target("cuda", "90"),
-        capturing=lambda: False,
-        compile=Interpreted,
-    )
-
 
 # -- functions beyond those of the benchmarks ----------------------------------------------------------------------
 
@@ -85,6 +24,11 @@ def interpreted() -> devices.Accelerator:
 @tessera.function
 def feed_forward(x: Tensor["N", "D"], w: Tensor["H", "D"], b: Tensor["H"]) -> Tensor["N", "H"]:
     return torch.softmax(torch.relu(x @ w.T + b), dim=-1)
+
+
+@tessera.function
+def activated(x: Tensor["N", "D"], w: Tensor["H", "D"]) -> Tensor["N", "H"]:
+    return torch.relu(x @ w.T)
 
 
 @tessera.function
@@ -162,6 +106,7 @@ def calls() -> list[tuple[str, Any, tuple[Any, ...]]]:
     odd = torch.randn(361)[1:].view(9, 40)  # an address that 16 does not divide
     extra: list[tuple[str, Any, tuple[Any, ...]]] = [
         ("feed_forward", feed_forward, (x, torch.randn(24, 40), torch.randn(24))),
+        ("few_results", activated, (torch.randn(20, 1100), torch.randn(37, 1100))),
         ("scaled", scaled, (x, 0.3)),
         ("scaled_again", scaled, (torch.randn(5, 40), 1.7, 4)),
         ("transposed", scaled, (wide, 0.3)),
@@ -244,16 +189,10 @@ def updated() -> list[str]:
     return said + [f"{f.spec.name} ran eagerly" for f in (moved, softmax_) if f.cache_info().eager]
 
 
-def measured(case: Case) -> list[str]:
-    """What the benchmark for GPUs would say about the errors of a case."""
-    rows = bench.check(case, bench.arguments_on("cpu", case, case.quick))
-    return [str(r) for r in rows if not r["compiled"] or r["ratio"] > 1.05]
-
-
 def main() -> None:
     triton_shim.install()
     torch.manual_seed(0)
-    devices.ACCELERATORS["cpu"] = interpreted()
+    devices.ACCELERATORS["cpu"] = triton_device.interpreted()
     warnings.simplefilter("error")
     found: dict[str, list[str]] = {}
     for name, function, args in calls():
@@ -263,7 +202,6 @@ def main() -> None:
             found[name] = [f"{type(e).__name__}: {e}"]
     found["too_large"] = too_large()
     found["updated"] = updated()
-    found |= {f"benchmark {case.name}": measured(case) for case in CASES.values()}
     print(json.dumps(found))
 
 

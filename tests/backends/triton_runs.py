@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,15 @@ import numpy as np
 
 from tessera.backends.base import Target
 from tessera.backends.triton.block_config import laid_out_blocks
-from tessera.backends.triton.blocks import Blocks
+from tessera.backends.triton.blocks import COLS, PART, Blocks
+from tessera.backends.triton.descriptors import described
 from tessera.backends.triton.emit import emit
 from tessera.backends.triton.source import Bound, TritonSource
 from tessera.backends.triton.tiling import laid_out, power
 from tessera.ir.dtype import DType
 from tessera.ir.interp.convert import round_to
 from tessera.ir.types import BufferType
+from tessera.ir.within import applies
 from tessera.schedule.plan import Kernel
 
 HERE = Path(__file__).parent
@@ -72,7 +74,8 @@ def kernel_runs(
     arrays = {str(n): a for n, a in enumerate(given)}
     first = len(given)
     out = {first + n: (np.asarray(w), params[first + n].type.dtype) for n, w in enumerate(wanted)}
-    for mode, bound in (("chosen", source.bind(every)), ("loop", looped(source, every))):
+    ways = ("chosen", source.bind(every)), ("loop", looped(source, every)), ("streamed", streamed(source, every))
+    for mode, bound in ways:
         if bound is not None:
             launches = [launch(b) for b in bound]
             job = {"text": source.text, "buffers": buffers, "scalars": list(scalars), "launches": launches}
@@ -92,19 +95,39 @@ def looped(source: TritonSource, sizes: Mapping[str, int]) -> list[Bound] | None
         return None
     out = []
     for nest in source.nests:
+        if not applies(nest.when, sizes):
+            continue
         t = nest.tiling
         if isinstance(t, Blocks):
             mode = t.modes[-1]
-            config = laid_out_blocks(t, sizes, mode, {s.block: 64 if s.parts else 16 for s in t.sides}, 4, 2)
+            lengths = {s.block: 64 if s.parts else 16 for s in t.sides}
+            lengths |= {COLS: 64, PART: 16} if t.parted else {}
+            config = laid_out_blocks(t, sizes, mode, lengths, 4, 2)
         else:
             mode = "loop" if "loop" in nest.functions else t.modes[0]
             points = power(t.points.evaluate(sizes))
             config = laid_out(t, sizes, mode, 16, min(points, 4))
-        function = nest.functions[mode]
-        values = tuple(a.dim.evaluate(sizes, signed=True) for a in function.arguments if a.dim is not None)
         if config.grid:
-            out.append(Bound(function, config, values))
+            out.append(nest.bound(config, sizes))
     return out
+
+
+def streamed(source: TritonSource, sizes: Mapping[str, int]) -> list[Bound] | None:
+    """Every nest that can read through descriptors at these sizes does, two programs for all of its tiles."""
+    out, found = [], False
+    for nest in source.nests:
+        if not applies(nest.when, sizes):
+            continue
+        t = nest.tiling
+        bound = nest.bind(sizes, source.wave)
+        if isinstance(t, Blocks) and "streamed" in nest.functions:
+            lengths = {s.block: 16 for s in t.sides} | ({COLS: 64, PART: 16} if t.parted else {})
+            if described(t, sizes, lengths):
+                config = laid_out_blocks(t, sizes, "streamed", lengths, 4, 2)
+                bound, found = nest.bound(replace(config, grid=min(config.grid, 2)), sizes), True
+        if bound.config.grid:
+            out.append(bound)
+    return out if found else None
 
 
 def launch(b: Bound) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 
 from benchmarks import facts, gpu, jax_functions, peers
 from benchmarks.cases import CASES
+from benchmarks.gpu_cases import GPU_CASES, scaled
 from examples import quickstart
 
 HAS_JAX = importlib.util.find_spec("jax") is not None
@@ -76,8 +77,8 @@ def test_many_shapes_make_few_compiled_forms() -> None:
 
 
 def test_the_check_for_gpus_works_on_the_cpu_too() -> None:
-    case = CASES["softmax"]
-    (row,) = gpu.check(case, gpu.arguments_on("cpu", case, gpu.scaled(case.quick, 2)))
+    case = GPU_CASES["softmax"]
+    (row,) = gpu.check(case, case.make("cpu", scaled(case.dry, 2)))
     assert row["compiled"]
     assert row["ratio"] <= 1.05
 

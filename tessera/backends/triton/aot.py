@@ -187,6 +187,7 @@ def compile_aot(
     Raises ResourceError (TSR0607) when Triton is missing or refuses.
     """
     every = frozenset(range(len(source.dtypes))) if aligned is None else aligned
+    bound = [b.at(every) for b in bound]
     signatures = [b.signature(every) for b in bound]
     jobs = [
         {

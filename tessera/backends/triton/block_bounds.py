@@ -35,9 +35,9 @@ def loop_bounds(e: BlockStatements, swept: Operation) -> tuple[str, str]:
         stop = None if end is None else _extreme(e, end, known, "max")
         start = None if first is None else _extreme(e, first, known, "min")
         if stop is not None:
-            hi = _integer(e, "stop", f"tl.minimum({stop}, {hi})")
+            hi = integer(e, "stop", f"tl.minimum({stop}, {hi})")
         if start is not None and side.lo[0] is ZERO:
-            lo = _integer(e, "first", f"tl.maximum({start}, {lo}) // {COLS} * {COLS}")
+            lo = integer(e, "first", f"tl.maximum({start}, {lo}) // {COLS} * {COLS}")
     return lo, hi
 
 
@@ -75,7 +75,8 @@ def _extreme(e: BlockStatements, at: Dim, known: Sequence[Value], which: str) ->
     return f"tl.{which}({text}, axis=0)" if sides else f"({text})"
 
 
-def _integer(e: BlockStatements, hint: str, text: str) -> str:
+def integer(e: BlockStatements, hint: str, text: str) -> str:
+    """A bound of a loop in a variable, of 32 bits where positions have no more."""
     name = e.define(hint, text)
     e.lines.add("if not WIDE:")
     e.lines.add(f"    {name} = tl.cast({name}, tl.int32)")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from tessera.backends.triton.blocks import COLS, ROWS, Blocks, Side
+from tessera.backends.triton.blocks import BEYOND, COLS, PART, ROWS, Blocks, Side
+from tessera.backends.triton.descriptors import described
 from tessera.backends.triton.tiling import Config, Mode, power
+from tessera.ir.dim import product
 
 #: The shortest side that a product of tiles takes.
 LEAST = 16
@@ -21,7 +23,9 @@ LIMIT = 1 << 30
 FREE_LIMIT = 256
 #: Points a lane may have, by how many operations each takes: compilers carry one out for all points before the next.
 POINTS = ((8, 128), (24, 64))
-#: Fewer programs than these leave much of a GPU idle; blocks get fewer rows instead.
+#: Sums of products that a lane may hold.
+SUMS = 128
+#: Programs that keep a large GPU busy; where there are less than three quarters of them, blocks get fewer rows.
 ENOUGH_PROGRAMS = 132
 
 
@@ -54,20 +58,23 @@ _AMD_TILED: tuple[tuple[Trial, ...], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What one program of a target may use: bytes of shared memory, and f32 elements of its tiles a lane."""
+    """What one program of a target may use: bytes of shared memory, and f32 elements of its tiles a lane. ``programs``
+    are those of the largest size that it carries out at a time.
+    """
 
     shared: int
     tiles: int
     stages: int
     walked: tuple[tuple[Trial, ...], ...]
     tiled: tuple[tuple[Trial, ...], ...]
+    programs: int = 0
 
 
 #: By kind and architecture; the last row of a kind is for those that are not listed.
 ROOMS: Mapping[str, Room] = MappingProxyType(
     {
-        "cuda:90": Room(232448, 112, 3, _NVIDIA, _NVIDIA_TILED),
-        "cuda:100": Room(232448, 112, 3, _NVIDIA, _NVIDIA_TILED),
+        "cuda:90": Room(232448, 112, 3, _NVIDIA, _NVIDIA_TILED, 132),
+        "cuda:100": Room(232448, 112, 3, _NVIDIA, _NVIDIA_TILED, 148),
         "cuda:80": Room(166912, 96, 3, _NVIDIA, _NVIDIA_TILED),
         "cuda": Room(101376, 96, 2, _NVIDIA, _NVIDIA_TILED),
         "hip": Room(65536, 96, 2, _AMD, _AMD_TILED),
@@ -75,9 +82,24 @@ ROOMS: Mapping[str, Room] = MappingProxyType(
 )
 
 
+def streamed(t: Blocks, sizes: Mapping[str, int], plain: Config) -> Config | None:
+    """The launch with as many programs as the target carries out at a time, which read through descriptors; None where
+    matrices do not lie as those need it, or where their inner side is held whole.
+    """
+    room, held = ROOMS.get(t.target.name), dict(plain.more)
+    if room is None or plain.mode != "walked" or min(plain.rows, plain.cols) < 64 or held["WIDE"]:
+        return None
+    if not described(t, sizes, held):
+        return None
+    # The next tile is read while this one is finished, which takes registers of its own.
+    part = min(held[PART], plain.cols // 2) if PART in held else 0
+    more = tuple((name, part if name == PART else n) for name, n in plain.more)
+    return replace(plain, mode="streamed", grid=min(plain.grid, room.programs), more=more)
+
+
 def block_config(t: Blocks, sizes: Mapping[str, int]) -> Config:
     """Blocks, warps and grid for given sizes. Sizes decide only through powers of two and whether blocks fill them."""
-    extents = {s.block: max(s.extent.evaluate(sizes, signed=True), 0) for s in t.sides}
+    extents = {s.block: t.extents_of(s, sizes)[0] for s in t.sides}
     kind = 0 if t.width <= 2 else 1 if t.width <= 4 else 2
     limit = (HELD_LIMITS if t.walks else WALKED)[kind]
     mode: Mode = "walked" if any(power(extents[s.block]) > limit for s in t.inner) else "held"
@@ -88,8 +110,9 @@ def block_config(t: Blocks, sizes: Mapping[str, int]) -> Config:
     chosen = None
     for rows, cols, warps in table[kind]:
         made = {**lengths, ROWS: _clamped(rows, extents.get(ROWS, 1)), COLS: _clamped(cols, extents[COLS])}
+        made |= {PART: _part(t, made, warps)} if t.parted else {}
         chosen = laid_out_blocks(t, sizes, mode, made, warps, room.stages)
-        if fits(t, chosen, room) and (chosen.grid >= ENOUGH_PROGRAMS or rows <= 64):
+        if fits(t, chosen, room) and (4 * chosen.grid >= 3 * ENOUGH_PROGRAMS or rows <= 64):
             break
     assert chosen is not None
     return chosen
@@ -112,7 +135,9 @@ def fits(t: Blocks, c: Config, room: Room) -> bool:
     # The first two tiles of a block share registers; what further folds take lives beside them in part.
     if t.walks and rows * (free + c.cols * t.folded / 2) > room.tiles * lanes:
         return False
-    if rows * c.cols * (1 if t.walks else len(t.products)) > _points(t.work) * lanes:
+    if rows * made.get(PART, c.cols) * (1 if t.walks else len(t.products)) > _points(t.work) * lanes:
+        return False
+    if t.parted and rows * c.cols * len(t.products) > SUMS * lanes:
         return False
     shared = 0
     for sides, width, varies in t.loads:
@@ -120,6 +145,15 @@ def fits(t: Blocks, c: Config, room: Room) -> bool:
         if len(sides) == 2:
             shared += math.prod(made[b] for b in sides) * width * (c.stages if anew else 1)
     return shared <= room.shared
+
+
+def _part(t: Blocks, lengths: Mapping[str, int], warps: int) -> int:
+    """How many columns are finished at a time: all of them, half or a quarter."""
+    whole = part = lengths[COLS]
+    most = _points(t.work) * warps * (64 if t.target.kind == "hip" else 32)
+    while part > max(LEAST, whole // 4) and lengths[ROWS] * part * len(t.products) > most:
+        part //= 2
+    return part
 
 
 def _points(work: int) -> int:
@@ -133,12 +167,14 @@ def laid_out_blocks(
     grid, parts = t.outer.evaluate(sizes), 1
     more: list[tuple[str, int]] = []
     for s in t.sides:
-        extent, block = max(s.extent.evaluate(sizes, signed=True), 0), lengths[s.block]
-        more += [(s.block, block), (s.even, int(extent > 0 and extent % block == 0))]
+        (extent, last), block = t.extents_of(s, sizes), lengths[s.block]
+        more += [(s.block, block), (s.even, int(extent > 0 and extent % block == 0 and last % block == 0))]
         if s in t.tiled:
             grid *= -(-extent // block)
         elif s.parts:
             parts = max(parts, -(-extent // block))
+    if t.parted:
+        more.append((PART, lengths[PART]))
     more.append(("WIDE", int(any(far(t, s, lengths[s.block], sizes) for s in t.sides))))
     return Config(mode, lengths.get(ROWS, 1), lengths[COLS], warps, grid * parts, tuple(more), stages)
 
@@ -146,4 +182,5 @@ def laid_out_blocks(
 def far(t: Blocks, s: Side, block: int, sizes: Mapping[str, int]) -> bool:
     """Do positions along a side, or offsets inside a block of it, need 64 bits?"""
     slopes = [abs(d.evaluate(sizes, signed=True)) for d in t.slopes.get(s.block, ())]
-    return s.extent.evaluate(sizes, signed=True) + block >= LIMIT or block * max(slopes, default=0) >= LIMIT
+    end = product(s.hi).evaluate({**sizes, **dict.fromkeys(t.single, BEYOND)}, signed=True)
+    return end + block >= LIMIT or block * max(slopes, default=0) >= LIMIT

@@ -7,14 +7,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from tessera.backends.triton import intrinsics
-from tessera.backends.triton.block_bounds import loop_bounds, narrow_comparison
+from tessera.backends.triton.block_bounds import integer, loop_bounds, narrow_comparison
 from tessera.backends.triton.block_parts import BlockParts
-from tessera.backends.triton.blocks import COLS, EIGHT, ROWS, Blocks, Side, names, varying
+from tessera.backends.triton.blocks import COLS, EIGHT, PART, ROWS, Blocks, Side, every, names, varying
+from tessera.backends.triton.descriptors import Descriptor, descriptors, end
 from tessera.backends.triton.expr import Expressions, Sizes
 from tessera.backends.triton.fold import FoldPlan, plan_fold
 from tessera.backends.triton.intrinsics import Used
 from tessera.backends.triton.tiling import Mode
-from tessera.ir.dialects.tile import GATE, MMA, RUNNING
+from tessera.ir.dialects.tile import GATE, MMA, RUNNING, STORE
 from tessera.ir.dtype import DType, f32
 from tessera.ir.graph import Operand, Operation, Value
 from tessera.ir.record import Kind
@@ -57,14 +58,21 @@ class BlockEmitter(BlockParts):
     finished: dict[tuple[Value, bool], str] = field(default_factory=dict)
     variant: set[Value] = field(default_factory=set)
     hoisted: bool = False
+    #: What products need, where the rest of what differs along the columns follows them part by part.
+    early: set[Value] | None = None
+    #: How matrices are read, and the names of the descriptors.
+    described: Mapping[Operation, Descriptor] = field(default_factory=dict)
+    tables: dict[Descriptor, str] = field(default_factory=dict)
 
     # -- the function as a whole
 
     def run(self) -> str:
         """The text of the function."""
         self.programs()
+        self.early = self.before_products() if self.layout.parted else None
         for op in self.layout.before:
-            self.step(op)
+            if self.is_early(op):
+                self.step(op)
         self.variant = varying(self.layout.swept)
         self.hoisted = self.layout.walks
         self.walk()
@@ -78,6 +86,7 @@ class BlockEmitter(BlockParts):
         t = self.layout
         counts = [(a, f"i{n}", self.exprs.text(t.extents[a])) for n, a in enumerate(t.single)]
         tiles = {s.block: f"tl.cdiv({self.exprs.text(s.extent)}, {s.block})" for s in t.tiled}
+        self.describe()
         if not t.walks:
             counts.append(("", "tile", " * ".join(tiles.values())))
         elif tiles:
@@ -88,16 +97,58 @@ class BlockEmitter(BlockParts):
             for p in parts[1:]:
                 most = f"tl.maximum({most}, {p})"
             counts.append(("", "part", most))
-        self.numbered(counts)
+        self.numbered(counts, self.mode == "streamed")
         if len(tiles) == 2:
             self.grouped(tiles[ROWS], tiles[COLS])
         for s in t.sides:
-            if (s.block == COLS and t.walks) or (self.mode == "walked" and s in t.inner):
+            if (s.block == COLS and t.walks) or (self.mode != "held" and s in t.inner):
                 self.lanes(s)
             else:
                 first = s is t.tiled[0] if t.tiled else False
                 start = "tile" if first else "strip" if s in t.tiled else "part" if s.parts else ""
-                self.stand(s, f"{start} * {s.block}" if start else "")
+                self.stand(s, f"{start} * {s.block}" if start else self.begin(s))
+
+    def describe(self) -> None:
+        """The descriptors of the matrices that products read."""
+        self.described = descriptors(self.layout) if self.mode == "streamed" else {}
+        for d in dict.fromkeys(self.described.values()):
+            base = "" if d.base is ZERO else f" + {self.exprs.text(d.base)}"
+            shape = ", ".join(self.exprs.text(end(self.layout, s)) for s in (d.rows, d.cols))
+            strides = f"{self.exprs.text(d.stride)}, 1"
+            blocks = f"{d.rows.block}, {PART if d.finished else d.cols.block}"
+            self.tables[d] = self.define(
+                "matrix",
+                f"tl.make_tensor_descriptor({self.text(d.buffer)}{base}, shape=[{shape}], strides=[{strides}], "
+                f"block_shape=[{blocks}])",
+            )
+
+    def load(self, op: Operation) -> None:
+        """A tile through its descriptor, where it has one."""
+        d = self.described.get(op)
+        if d is None:
+            super().load(op)
+            return
+        with self.along((d.rows.block, d.cols.block)) as frame:
+            at = ", ".join(f"tl.cast({self.places[s.block].start}, tl.int32)" for s in (d.rows, d.cols))
+            turned = "" if frame == (d.rows, d.cols) else ".T"
+            self.gives(op.result, "load", f"{self.tables[d]}.load([{at}]){turned}", frame)
+            self.zeroed[op.result] = frozenset(s.block for s in frame)
+
+    def store(self, op: Operation) -> None:
+        """A tile through its descriptor, where it has one."""
+        d, x = self.described.get(op), op.operands[1]
+        if d is None or not isinstance(x, Value) or self.lies([x]) != {ROWS, COLS}:
+            super().store(op)
+            return
+        to = op.operands[0].type.dtype
+        with self.along((ROWS, COLS)):
+            value = self.text(x) if x.type.dtype is to else self.cast(x, to)
+        at = ", ".join(f"tl.cast({self.places[s.block].start}, tl.int32)" for s in (d.rows, d.cols))
+        self.lines.add(f"{self.tables[d]}.store([{at}], {self.used.note(value)})")
+
+    def begin(self, side: Side) -> str:
+        """Where a side begins; empty for 0."""
+        return "" if side.lo[0] is ZERO else self.exprs.text(side.lo[0])
 
     def grouped(self, rows: str, cols: str) -> None:
         """Take programs apart so that neighbours share most of what they read: a few rows of tiles at a time."""
@@ -139,8 +190,47 @@ class BlockEmitter(BlockParts):
         for op in swept.body.ops:
             if op.body is not None:
                 self.inner(op)
-            elif not self.invariant(op):
+            elif not self.invariant(op) and self.is_early(op):
                 self.statement(op)
+        if self.layout.parted:
+            self.in_parts([op for op in (*self.layout.before, *swept.body.ops) if op.body is None])
+
+    def before_products(self) -> set[Value]:
+        """The values that products are made from."""
+        needed: set[Value] = set()
+        for op in reversed([*self.layout.before, *every((self.layout.swept,))]):
+            if op.record is MMA or not needed.isdisjoint(op.results):
+                needed.update(op.inputs)
+        return needed
+
+    def is_early(self, op: Operation) -> bool:
+        """Is an operation written before the products, or where it stands?"""
+        late = op.record is STORE or self.layout.along_cols(op)
+        return self.early is None or not late or any(r in self.early for r in op.results)
+
+    def in_parts(self, ops: Sequence[Operation]) -> None:
+        """What becomes of the products, a few columns at a time: their tiles are taken apart, and all that differs
+        along the columns is written for a part of them.
+        """
+        side, whole = self.layout.by_block[COLS], self.places[COLS]
+        kept = dict(self.values), dict(self.memo), dict(self.offsets), dict(self.spread)
+        tiles = {}
+        for p in self.layout.products:
+            if COLS in self.spread[p.result]:
+                tiles[p.result] = self.define("parts", f"_parts({self.values[p.result]}, ROWS, COLS, {PART})")
+        self.lines.add(f"for part in tl.static_range(COLS // {PART}):")
+        self.lines.depth += 1
+        self.lengths[COLS] = PART
+        del self.offsets[COLS]
+        self.stand(side, f"{whole.start} + part * {PART}" if whole.start else f"part * {PART}")
+        self.values.update((v, self.define("tile", f"{tile}[part]")) for v, tile in tiles.items())
+        for op in ops:
+            if op.record is STORE or self.layout.along_cols(op):
+                self.statement(op)
+        self.lines.depth -= 1
+        self.values, self.memo, self.offsets, self.spread = kept
+        self.places[COLS] = whole
+        del self.lengths[COLS]
 
     def invariant(self, op: Operation) -> bool:
         """Is an operation the same in all blocks, and so already done?"""
@@ -158,7 +248,7 @@ class BlockEmitter(BlockParts):
     def loops_over(self, sweep: Operation) -> bool:
         """Is an inner sweep walked?"""
         axes = names(sweep.attrs["axes"])
-        return self.mode == "walked" and bool(axes) and self.layout.home[axes[0]].folded
+        return self.mode != "held" and bool(axes) and self.layout.home[axes[0]].folded
 
     def inner(self, sweep: Operation) -> None:
         """A sweep inside the loop, whole or block by block."""
@@ -171,7 +261,10 @@ class BlockEmitter(BlockParts):
                     self.statement(op)
             return
         side = self.layout.home[names(sweep.attrs["axes"])[0]]
-        with self.loop(side, "begin", "0", self.exprs.text(side.extent)):
+        first, end = "0", self.exprs.text(side.extent)
+        if start := self.begin(side):
+            first, end = integer(self, "first", start), integer(self, "stop", self.exprs.text(side.hi[0]))
+        with self.loop(side, "begin", first, end):
             for op in sweep.body.ops:
                 if op.body is not None:
                     raise Unschedulable("a sweep stands inside one that is walked block by block")

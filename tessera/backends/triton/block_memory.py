@@ -44,6 +44,8 @@ class BlockStatements(Statements):
     spread: dict[Value, frozenset[str]] = field(default_factory=dict)
     zeroed: dict[Value, frozenset[str]] = field(default_factory=dict)
     frame: tuple[Side, ...] = ()
+    #: The constants of sides of which only a part is written about.
+    lengths: dict[str, str] = field(default_factory=dict)
     looks_up: bool = False
     #: How many sides a tile has at most.
     most: ClassVar[int] = 2
@@ -73,7 +75,11 @@ class BlockStatements(Statements):
         return f"{text}[{', '.join(':' if s.block in blocks else 'None' for s in self.frame)}]"
 
     def shape(self, sides: Sequence[Side]) -> str:
-        return f"[{', '.join(s.block for s in sides)}]"
+        return f"[{', '.join(self.length(s) for s in sides)}]"
+
+    def length(self, s: Side) -> str:
+        """The constant that is the length of a tile along a side."""
+        return self.lengths.get(s.block, s.block)
 
     def text(self, x: Operand, t: DType = f32, alone: bool = False) -> str:
         text = super().text(x, t, alone)
@@ -188,7 +194,7 @@ class BlockStatements(Statements):
         pointer = pointer if text == "0" else f"{pointer} + {text}".replace("+ -", "- ")
         for s in self.frame:
             if s.block not in self.sides_of(offset, lookups):
-                ones = [s.block if t is s else "1" for t in self.frame]
+                ones = [self.length(s) if t is s else "1" for t in self.frame]
                 pointer += f" + tl.zeros([{', '.join(ones)}], tl.int32)"
         return self.used.note(pointer), [self.used.note(t) for t in tests]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tessera.backends.triton import intrinsics
 from tessera.backends.triton.block_memory import BlockStatements, Place
-from tessera.backends.triton.blocks import EIGHT, Side
+from tessera.backends.triton.blocks import EIGHT, PART, Side
 from tessera.backends.triton.fold import FoldPlan
 from tessera.backends.triton.function import merge_function
 from tessera.backends.triton.source import KernelFunction, arguments
@@ -34,16 +34,29 @@ class BlockParts(BlockStatements):
         return KernelFunction(self.name, arguments(self.taken, self.exprs.sizes.names), self.flags(), self.looks_up)
 
     def flags(self) -> tuple[str, ...]:
-        """The constants: how long each side is, whether blocks fill it, and whether positions need 64 bits."""
+        """The constants: how long each side is, whether blocks fill it, how many columns are finished at a time, and
+        whether positions need 64 bits.
+        """
         sides = self.layout.sides
-        return (*(s.block for s in sides), *(s.even for s in sides), "WIDE")
+        parts = (PART,) if self.layout.parted else ()
+        return (*(s.block for s in sides), *(s.even for s in sides), *parts, "WIDE")
 
     # -- where a program stands
 
-    def numbered(self, counts: Sequence[tuple[str, str, str]]) -> None:
-        """Take the number of the program apart, the last part first: (axis or none, name, how many there are)."""
+    def numbered(self, counts: Sequence[tuple[str, str, str]], several: bool = False) -> None:
+        """Take the number of the program apart, the last part first: (axis or none, name, how many there are). With
+        ``several`` a program carries out as many of them as it must, all that follows in a loop.
+        """
         add = self.lines.add
-        add("program = tl.program_id(0)")
+        if several:
+            total = " * ".join(count for *_, count in counts)
+            # The next tile is read while one is finished, where no bounds have to be kept for that.
+            even = " & ".join(f"({s.even} == 1)" for s in self.layout.tiled)
+            add(f"for number in tl.range(tl.program_id(0), {total}, tl.num_programs(0), flatten={even}):")
+            self.lines.depth += 1
+            add("program = tl.cast(number, tl.int32)")
+        else:
+            add("program = tl.program_id(0)")
         for axis, name, count in reversed(counts):
             count = count if " * " not in count else f"({count})"
             add(f"{name} = (program % {count}).to(tl.int64)")
@@ -56,7 +69,7 @@ class BlockParts(BlockStatements):
         name = self.offsets.get(s.block)
         if name is None:
             name = self.offsets[s.block] = self.fresh(s.block.lower())
-            self.lines.add(f"{name} = tl.arange(0, {s.block})")
+            self.lines.add(f"{name} = tl.arange(0, {self.length(s)})")
             self.lines.add("if WIDE:")
             self.lines.add(f"    {name} = {name}.to(tl.int64)")
         return name

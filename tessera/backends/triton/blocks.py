@@ -23,6 +23,10 @@ from tessera.ir.types import TileType
 from tessera.schedule.plan import ONE, ZERO, Unschedulable
 
 ROWS, COLS = "ROWS", "COLS"
+#: The constant that says how many columns are finished at a time.
+PART = "PART"
+#: A number of a piece beyond all that there are.
+BEYOND = 1 << 30
 _CAST = OPS["cast"]
 #: Floats whose products a GPU forms without loss from the narrow operands.
 NARROW = ("bf16", "f16")
@@ -115,6 +119,16 @@ class Blocks:
         return product(self.extents[a] for a in self.single)
 
     @cached_property
+    def parted(self) -> bool:
+        """Are results finished and stored some columns at a time? Fewer registers then hold what becomes of them."""
+        sides = [{s.block for a in depends(o.result) if (s := self.home.get(a))} for o in self.products]
+        return not self.walks and bool(sides) and all(s == {ROWS, COLS} or COLS not in s for s in sides)
+
+    def along_cols(self, op: Operation) -> bool:
+        """Do the results of an operation differ along the columns?"""
+        return any(self.home[a].block == COLS for a in depends(*op.results) if a in self.home)
+
+    @cached_property
     def folded(self) -> int:
         """How many different values the walked sweep folds, at least 2."""
         over = self.swept.attrs["axes"]
@@ -129,6 +143,14 @@ class Blocks:
         sides = [{s.block for a in depends(*o.results) if (s := self.home.get(a))} for o in self.swept.body.ops
                  if o.record.kind is Kind.MAP]  # fmt: skip
         return sum(len(s) == 2 for s in sides)
+
+    def extents_of(self, s: Side, sizes: Mapping[str, int]) -> tuple[int, int]:
+        """How long a side is where every parallel axis is at its first point, which is where it is longest; and up to
+        a multiple of the length of a piece how long the last one is, where the side is a piece of a sum.
+        """
+        at = ({**sizes, **dict.fromkeys(self.single, n)} for n in (0, BEYOND))
+        first, last = (s.extent.evaluate(known, signed=True) for known in at)
+        return max(first, 0), last
 
     def original(self, x: object) -> object:
         """What ``x`` is a conversion of."""
@@ -305,7 +327,7 @@ def _inner_sides(ops: Sequence[Operation], swept: Operation) -> list[Side]:
         old = found.setdefault(axes, side)
         if (old.lo, old.hi) != (lo, hi):
             raise Unschedulable(f"two sweeps along `{axes[0]}` have different bounds")
-        if not lo or any(e is not ZERO for e in lo):
+        if not lo or (any(e is not ZERO for e in lo) and (len(lo) > 1 or not inner)):
             raise Unschedulable(f"the sweep along `{axes[0]}` does not begin at 0")
     homes = [a for side in found.values() for a in side.axes]
     if len(set(homes)) != len(homes):

@@ -13,6 +13,7 @@ from tessera.backends.base import Target
 from tessera.backends.triton import intrinsics
 from tessera.backends.triton.block_function import BlockEmitter, block_emitter
 from tessera.backends.triton.blocks import Blocks, blocks, has_blocks
+from tessera.backends.triton.descriptors import descriptors
 from tessera.backends.triton.function import FunctionEmitter, emitter
 from tessera.backends.triton.recurrence import Recurrence, is_ordered, recurrence
 from tessera.backends.triton.recurrent_function import RecurrentEmitter, recurrent_emitter
@@ -84,7 +85,7 @@ def emit_function(f: Function, target: Target) -> TritonSource:
     for number, op in enumerate(f.ops):
         laid = _laid_out(op, target)
         functions: dict[Mode, KernelFunction] = {}
-        for mode in laid.modes:
+        for mode in (*laid.modes, *more_modes(laid)):
             one = _emitter(f"nest{number}_{mode}", laid, mode, names, parts)
             texts.append(one.run())
             functions[mode] = one.function()
@@ -92,6 +93,13 @@ def emit_function(f: Function, target: Target) -> TritonSource:
     return TritonSource(
         parts.text(texts), tuple(nests), tuple(dtypes), tuple(scalars), 64 if target.kind == "hip" else 32
     )
+
+
+def more_modes(laid: Tiling | Blocks) -> tuple[Mode, ...]:
+    """Modes that depend on where buffers lie."""
+    if isinstance(laid, Tiling | Recurrence):
+        return ()
+    return ("streamed",) if descriptors(laid) else ()
 
 
 def _laid_out(nest: Operation, target: Target) -> Tiling | Blocks:

@@ -155,6 +155,26 @@ def _i1e(x):
     return tl.where(x < 0.0, -value, value)
 """
 
+_HALVES = """
+def _halves(x, ROWS: tl.constexpr, COLS: tl.constexpr):
+    return tl.split(tl.permute(tl.reshape(x, [ROWS, 2, COLS // 2]), [0, 2, 1]))
+"""
+
+# A tile as one, two or four with fewer columns each.
+_PARTS = """
+def _parts(x, ROWS: tl.constexpr, COLS: tl.constexpr, PART: tl.constexpr):
+    if COLS == PART:
+        return (x,)
+    else:
+        left, right = _halves(x, ROWS, COLS)
+        if COLS == 2 * PART:
+            return left, right
+        else:
+            first, second = _halves(left, ROWS, COLS // 2)
+            third, fourth = _halves(right, ROWS, COLS // 2)
+            return first, second, third, fourth
+"""
+
 #: Definitions by name. A helper that calls another is found through its text.
 HELPERS: Mapping[str, str] = MappingProxyType(
     {
@@ -175,5 +195,7 @@ HELPERS: Mapping[str, str] = MappingProxyType(
         "_bessel_tail": _BESSEL_TAIL,
         "_i0e": _I0E,
         "_i1e": _I1E,
+        "_halves": _HALVES,
+        "_parts": _PARTS,
     }
 )

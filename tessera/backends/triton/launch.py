@@ -7,6 +7,7 @@ kernel.
 
 from __future__ import annotations
 
+import contextvars
 import os
 import shutil
 import tempfile
@@ -49,8 +50,44 @@ def compile_here(module: Any, bound: Bound, signature: Mapping[str, str]) -> Com
     from tessera.backends.triton.worker import ast_source, options
 
     source = ast_source(getattr(module, bound.function.name), signature, bound.constants)
-    made: Compiled = triton.compile(source, options=options(*bound.options))
-    return made
+    made = triton.compile(source, options=options(*bound.options))
+    return WithMemory(made) if getattr(made.metadata, "global_scratch_size", 0) else made
+
+
+@dataclass(frozen=True, slots=True)
+class WithMemory:
+    """A compiled kernel whose programs write descriptors to memory. Triton asks for that at each launch, from what the
+    context of the call names; the context of the caller stays as it is.
+    """
+
+    made: Any
+
+    @property
+    def run(self) -> Callable[..., object]:
+        from triton import set_allocator
+
+        start = self.made.run
+
+        def launch(*args: object) -> None:
+            set_allocator(_memory)
+            start(*args)
+
+        return lambda *args: contextvars.copy_context().run(launch, *args)
+
+    @property
+    def function(self) -> object:
+        return self.made.function
+
+    @property
+    def packed_metadata(self) -> object:
+        return self.made.packed_metadata
+
+
+def _memory(size: int, alignment: int, stream: int | None) -> object:
+    """Memory for one launch on the current device and stream, which torch aligns to 512 bytes."""
+    import torch
+
+    return torch.empty(size, dtype=torch.int8, device="cuda")
 
 
 def load_here(text: str, folder: Path) -> ModuleType:
@@ -107,6 +144,7 @@ class Launcher:
 
         Raises ResourceError (TSR0607) when Triton is missing or refuses, at once when it refused before.
         """
+        bound = bound.at(aligned)
         signature = bound.signature(aligned)
         key = (bound.function.name, *bound.options, *bound.constants.items(), *signature.items())
         with self._lock:

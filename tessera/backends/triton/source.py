@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from tessera.backends.triton.block_config import block_config
+from tessera.backends.triton.block_config import block_config, streamed
 from tessera.backends.triton.blocks import Blocks
 from tessera.backends.triton.intrinsics import SIGNATURE
 from tessera.backends.triton.recurrence import Recurrence, recurrent_config
@@ -78,16 +78,37 @@ class Nest:
             return block_config(self.tiling, sizes)
         return configure(self.tiling, sizes, wave)
 
+    def bind(self, sizes: Mapping[str, int], wave: int) -> Bound:
+        """The launch at given sizes. Raises as ``configure``."""
+        config = self.configure(sizes, wave)
+        plain = self.bound(config, sizes)
+        if "streamed" in self.functions and isinstance(self.tiling, Blocks):
+            other = streamed(self.tiling, sizes, config)
+            return plain if other is None else self.bound(other, sizes, plain)
+        return plain
+
+    def bound(self, config: Config, sizes: Mapping[str, int], unaligned: Bound | None = None) -> Bound:
+        """A launch with a configuration."""
+        function = self.functions[config.mode]
+        values = (a.dim for a in function.arguments if a.kind == "size" and a.dim is not None)
+        return Bound(function, config, tuple(d.evaluate(sizes, signed=True) for d in values), unaligned)
+
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A nest at given sizes: the function, its configuration, and the value of every size argument, in
-    order.
+    """A nest at given sizes: the function, its configuration, and the value of every size argument, in order. With
+    ``unaligned`` the buffers must lie at multiples of 16 bytes; otherwise that is the launch.
     """
 
     function: KernelFunction
     config: Config
     sizes: tuple[int, ...]
+    unaligned: Bound | None = None
+
+    def at(self, aligned: frozenset[int]) -> Bound:
+        """The launch where these buffers lie at multiples of 16 bytes."""
+        buffers = {a.number for a in self.function.arguments if a.kind == "buffer"}
+        return self if self.unaligned is None or buffers <= aligned else self.unaligned
 
     @property
     def constants(self) -> dict[str, int]:
@@ -158,11 +179,7 @@ class TritonSource:
         for nest in self.nests:
             if not applies(nest.when, sizes):
                 continue
-            config = nest.configure(sizes, self.wave)
-            function = nest.functions[config.mode]
-            values = tuple(
-                a.dim.evaluate(sizes, signed=True) for a in function.arguments if a.kind == "size" and a.dim is not None
-            )
-            if config.grid:
-                out.append(Bound(function, config, values))
+            bound = nest.bind(sizes, self.wave)
+            if bound.config.grid:
+                out.append(bound)
         return tuple(out)

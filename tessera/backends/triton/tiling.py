@@ -26,8 +26,9 @@ from tessera.schedule.ranges import provably_ge
 #: and stays in registers.
 #: ``loop``: a program walks the sweep tile by tile and computes again what a later sweep needs.
 #: ``held``, ``walked``: a nest of blocks (see ``blocks``), its inner sides whole or walked.
+#: ``streamed``: as ``walked``, with descriptors (see ``descriptors``); a program takes one tile after the other.
 #: ``stepped``: a nest with an ordered sweep (see ``recurrence``).
-Mode = Literal["tile", "hold", "loop", "held", "walked", "stepped"]
+Mode = Literal["tile", "hold", "loop", "held", "walked", "streamed", "stepped"]
 
 #: Elements of a tile of a nest without folds.
 MAP_TILE = 1024
