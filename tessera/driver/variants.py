@@ -89,16 +89,21 @@ class Variants:
         except ConfigError:  # an option that can be set right
             raise
         except (TraceError, ResourceError) as error:
-            self._refuse(key, resolved.types, error, variant.traced, variant.watch)
+            self._refuse(self._refusals(key, resolved.bound), resolved.types, error, variant.traced, variant.watch)
             raise
         return resolved
 
+    def _refusals(self, key: tuple[Any, Any], bound: Bound) -> list[Refusal]:
+        """Those of calls of one kind: another compiler may do better, and some only have no derivative."""
+        asks = torch.is_grad_enabled() and any(leaf.value.requires_grad for leaf in bound.tensors)
+        return self.refused.setdefault((key, config.current(), asks), [])
+
     def _refuse(
-        self, key: tuple[Any, Any], types: CallTypes, error: TesseraError, traced: Traced | TesseraError, watch: Watch
-    ) -> None:
+        self, refusals: list[Refusal], types: CallTypes, error: TesseraError, traced: Traced | TesseraError,
+        watch: Watch,
+    ) -> None:  # fmt: skip
         """Remember an error: the same call would fail again, and slowly."""
         found = traced.detached() if isinstance(traced, Traced) else None
-        refusals = self.refused.setdefault((key, config.current()), [])
         refusals.append(Refusal(type(error), error.diagnostics, types.hints, types.scalars, found, watch))
         del refusals[:-MOST_REFUSALS]
 
@@ -115,7 +120,8 @@ class Variants:
 
     def _make(self, key: tuple[Any, Any], bound: Bound, types: CallTypes, device: torch.device) -> Variant:
         """A new variant; or the error of an earlier call that failed as this one would."""
-        for refusal in self.refused.get((key, config.current()), []):  # another compiler may do better
+        refusals = self._refusals(key, bound)
+        for refusal in refusals:
             if refusal.covers(types):
                 raise refusal.again()
         traced, watch = self._trace(bound, types, device)
@@ -124,7 +130,7 @@ class Variants:
                 raise traced
             _check(traced, types)
         except (TraceError, ResourceError) as error:
-            self._refuse(key, types, error, traced, watch)
+            self._refuse(refusals, types, error, traced, watch)
             raise
         strided = frozenset(
             p.name

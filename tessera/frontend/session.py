@@ -300,18 +300,11 @@ class Session:
                 return self.poison
             del ops[mark:]
             return self.library(self, replace(call, function=None), call.function)
-        if not self.table.keeps_gradients():
-            result = self._constant(result)
+        result = result if self.table.keeps_gradients() else self.ops.constant(result)
         lifted = self.lift(result)
         if call.code is not None and len(ops) > mark:
             self._name(call, result)
         return lifted
-
-    def _constant(self, x: Any) -> Any:
-        """Results that derivatives take as they are."""
-        if isinstance(x, tuple | list):
-            return type(x)(*map(self._constant, x)) if hasattr(x, "_fields") else type(x)(map(self._constant, x))
-        return self.ops.detach(x) if isinstance(x, Sym) and x.dtype.is_float else x
 
     def _too_long(self, call: Call) -> None:
         label = () if call.span is None else (Label(call.span, f"runs more than {MOST_REPEATS} times", True),)

@@ -68,7 +68,7 @@ class _Products:
         if new.origin.endswith(GRAD):
             if new.record.kind is Kind.CONTRACT:
                 made = [self.straight(new)]
-            elif "dims" in new.attrs and new.record.kind is Kind.VIEW:
+            elif new.record is OPS["permute"]:
                 made = self.turned(new)
             elif new.record is OPS["sum"]:
                 made = self.shorter(new)

@@ -31,9 +31,10 @@ LANE = Dim.name("_lane")
 
 
 def is_blocked(nest: Operation) -> bool:
-    """Does a sweep of the nest hold another one?"""
+    """Does a sweep of the nest hold another one, or sum products outside of any, as of a single row?"""
     assert nest.body is not None
-    return any(inner.body is not None for op in nest.body.ops if op.body is not None for inner in op.body.ops)
+    sweeps = [op for op in nest.body.ops if op.body is not None]
+    return any(mmas(op) or any(inner.body is not None for inner in op.body.ops) for op in sweeps if op.body is not None)
 
 
 class Blocked(Products):

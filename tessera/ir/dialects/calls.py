@@ -176,6 +176,13 @@ class Ops:
             return Literal(x)
         raise TypeError(f"a tensor or a number is needed, not {type(x).__name__}")
 
+    def constant(self, x: Any) -> Any:
+        """Results, in tuples and lists, that derivatives take as they are."""
+        if isinstance(x, tuple | list):
+            parts = map(self.constant, x)
+            return type(x)(*parts) if hasattr(x, "_fields") else type(x)(parts)
+        return self.detach(x) if isinstance(x, Sym) and x.dtype.is_float else x
+
     @property
     def context(self) -> InferContext:
         return self.builder.context
