@@ -5,6 +5,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from torch import enable_grad, inference_mode, no_grad
+
 from tessera.config import warn_of_unknown_variables
 from tessera.diag import (
     BoundsError,
@@ -74,6 +76,7 @@ except PackageNotFoundError:  # a checkout that was never installed
 __all__ = [
     "BoundsError", "CacheInfo", "Comparison", "DType", "DTypeError", "Function", "ParseError", "ResourceError",
     "ShapeError", "Tensor", "TesseraError", "TesseraWarning", "TraceError", "VerifyError", "backend", "backends",
-    "bf16", "bool_", "compare", "f16", "f32", "f64", "floating", "fp8", "fp8_e4m3", "fp8_e5m2", "function", "int16",
-    "int32", "int64", "int8", "integer", "manual_seed", "memory_stats", "parse", "scan", "uint8", *_functions,
+    "bf16", "bool_", "compare", "enable_grad", "f16", "f32", "f64", "floating", "fp8", "fp8_e4m3", "fp8_e5m2",
+    "function", "inference_mode", "int16", "int32", "int64", "int8", "integer", "manual_seed", "memory_stats",
+    "no_grad", "parse", "scan", "uint8", *_functions,
 ]  # fmt: skip

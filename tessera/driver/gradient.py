@@ -100,8 +100,8 @@ class Gradient:
 
 @dataclass
 class Call:
-    """A function with its derivative, bound to sizes. ``reads`` are the numbers of the parameters that the backward
-    pass reads; ``results`` how many there are before the kept values; ``smooth`` which of them have cotangents.
+    """A function with its derivative, bound to sizes. ``results`` says how many there are before the kept values,
+    ``smooth`` which of them have cotangents, ``again`` which of them are an earlier one once more.
     """
 
     gradient: Gradient
@@ -112,6 +112,7 @@ class Call:
     saved: tuple[tuple[str, int], ...]
     grads: tuple[int | None, ...]
     scalars: tuple[int, ...]
+    again: tuple[int, ...]
     back: Runner | None = None
 
     @staticmethod
@@ -125,10 +126,11 @@ class Call:
         grads = dict(zip(params, both.grads, strict=True))
         used = [p for p in parts.backward.params if not isinstance(p.type, TensorType)]
         first = both.outputs
+        given = parts.forward.outputs[:first]
         return Call(
             gradient, named, run, first, both.given, tuple(at[v] for v in parts.saved),
             tuple(None if grads[p] is None else grads[p] - first for p in tensors),  # type: ignore[operator]
-            tuple(numbers.index(p) for p in used),
+            tuple(numbers.index(p) for p in used), tuple(n for n, y in enumerate(given) if y in given[:n]),
         )  # fmt: skip
 
     def backward(
@@ -149,6 +151,8 @@ class _Compiled(torch.autograd.Function):
     def forward(ctx: Any, call: Call, numbers: Sequence[float], *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         made = call.run(tensors, numbers)
         results = tuple(made[: call.results])
+        if call.again:  # to autograd each result is a tensor of its own
+            results = tuple(y.detach() if n in call.again else y for n, y in enumerate(results))
         ctx.call, ctx.numbers, ctx.count = call, numbers, len(tensors)
         where = {"input": tensors, "output": made}
         ctx.save_for_backward(*(where[kind][n] for kind, n in call.saved))

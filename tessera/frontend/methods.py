@@ -186,10 +186,10 @@ def _stride(self: TensorHandle, dim: int | None = None) -> Any:
 
 OWN: Mapping[str, Method] = MappingProxyType({
     **{name: (lambda self, _d=dtype, **_: cast(self, _d)) for name, dtype in _CASTS.items()},
-    "to": _to, "type_as": _to, "type": _type, "clone": _clone, "contiguous": _contiguous, "detach": alias.same,
+    "to": _to, "type_as": _to, "type": _type, "clone": _clone, "contiguous": _contiguous, "detach": alias.detached,
     "fill_diagonal_": _fill_diagonal, "unbind": _unbind, "split": _split, "unsafe_split": _split,
     "new_tensor": _new_tensor, "cpu": _same_device, "cuda": _same_device,
-    "requires_grad_": _mutating_setting, "detach_": _mutating_setting, "retain_grad": _mutating_setting,
+    "requires_grad_": _mutating_setting, "detach_": alias.detach_here, "retain_grad": _mutating_setting,
     "register_hook": _mutating_setting, "view": _view, "view_as": lambda self, other: _view(self, other.shape),
     "reshape_as": _as("reshape"), "expand_as": _as("expand"), "copy_": _copy, "fill_": _fill, "zero_": _zero,
     "stride": _stride,

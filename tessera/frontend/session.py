@@ -37,7 +37,7 @@ from tessera.frontend.handles import (
 from tessera.frontend.names import targets
 from tessera.frontend.table import TorchTable
 from tessera.ir.build import Builder
-from tessera.ir.dialects.calls import NotCovered, Ops, Sym
+from tessera.ir.dialects.calls import NotCovered, Ops, Sym, constant
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, f32
 from tessera.ir.graph import Attr, Literal, Operand, Value
@@ -291,7 +291,7 @@ class Session:
         try:
             args = [self.lower(x) for x in call.args]
             kwargs = {key: self.lower(x) for key, x in call.kwargs.items()}
-            result = act(args, kwargs)
+            result = act(args, kwargs) if self.table.records_gradients else constant(self.ops, act(args, kwargs))
         except _Poisoned:
             return self.poison
         except (Refused, InnerRefused, NotCovered, TypeError) as error:

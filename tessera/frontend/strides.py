@@ -40,6 +40,8 @@ def of_view(base: Sequence[Dim], steps: Sequence[Operation]) -> Strides | None:
 def _after(step: Operation, dims: Sequence[Dim], strides: Strides, new: Sequence[Dim]) -> Strides | None:
     attrs = step.attrs
     match step.record.name:
+        case "detach":
+            return strides
         case "permute":
             return tuple(strides[int(n)] for n in attrs["dims"])  # type: ignore[union-attr,arg-type]
         case "unsqueeze":

@@ -73,6 +73,10 @@ class TorchTable(Protocol):
         """
 
     @property
+    def records_gradients(self) -> bool:
+        """Whether gradients are recorded for what this thread computes now."""
+
+    @property
     def default_device(self) -> object:
         """The device of traced tensors where nothing says another."""
 
@@ -80,7 +84,9 @@ class TorchTable(Protocol):
         """A named setting of the framework, such as the layout ``strided``."""
 
     def intercept(self, handler: Handler) -> AbstractContextManager[None]:
-        """Send every framework call made by this thread to ``handler(function, args, kwargs)``."""
+        """Send every framework call made by this thread to ``handler(function, args, kwargs)``; gradients are
+        recorded until the code says otherwise.
+        """
 
     def untouched(self) -> AbstractContextManager[None]:
         """Let framework calls of this thread run as usual inside an ``intercept``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -173,6 +173,10 @@ class TorchTable:
         return isinstance(x, _SETTINGS)
 
     @property
+    def records_gradients(self) -> bool:
+        return torch.is_grad_enabled()
+
+    @property
     def default_device(self) -> torch.device:
         return torch.device("cpu")
 
@@ -183,8 +187,11 @@ class TorchTable:
         with torch.no_grad(), torch.device("meta"):
             return _described(function(*map(_placeholder, args), **{k: _placeholder(v) for k, v in kwargs.items()}))
 
-    def intercept(self, handler: Callable[..., Any]) -> AbstractContextManager[None]:
-        return _Intercept(handler)
+    @contextmanager
+    def intercept(self, handler: Callable[..., Any]) -> Iterator[None]:
+        # One trace serves calls with and without gradients, so the mode of the first call says nothing.
+        with torch.enable_grad(), _Intercept(handler):
+            yield
 
     @contextmanager
     def untouched(self) -> Iterator[None]:

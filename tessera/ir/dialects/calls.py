@@ -280,6 +280,16 @@ class Sym:
         return f"Sym({self.value!r})"
 
 
+def constant(ops: Ops, result: Any) -> Any:
+    """The results of an operation, which derivatives take for constants."""
+    if isinstance(result, Sym):
+        kind = result.value.type
+        return ops.detach(result) if isinstance(kind, TensorType) and kind.dtype.is_float else result
+    if isinstance(result, list):
+        return [constant(ops, x) for x in result]
+    return tuple(constant(ops, x) for x in result) if isinstance(result, tuple) else result
+
+
 def _operator(record: str, swap: bool) -> Callable[..., Any]:
     def method(self: Sym, *others: Any) -> Any:
         operands = (*others, self) if swap else (self, *others)
