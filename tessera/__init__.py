@@ -27,8 +27,10 @@ from tessera.driver import (
     backends,
     compare,
     function,
+    grad,
     manual_seed,
     parse,
+    value_and_grad,
 )
 from tessera.frontend.annotation import Tensor, floating, integer
 from tessera.functional import *  # noqa: F403 - one function for each op record
@@ -77,6 +79,6 @@ __all__ = [
     "BoundsError", "CacheInfo", "Comparison", "DType", "DTypeError", "Function", "ParseError", "ResourceError",
     "ShapeError", "Tensor", "TesseraError", "TesseraWarning", "TraceError", "VerifyError", "backend", "backends",
     "bf16", "bool_", "compare", "enable_grad", "f16", "f32", "f64", "floating", "fp8", "fp8_e4m3", "fp8_e5m2",
-    "function", "inference_mode", "int16", "int32", "int64", "int8", "integer", "manual_seed", "memory_stats",
-    "no_grad", "parse", "scan", "uint8", *_functions,
+    "function", "grad", "inference_mode", "int16", "int32", "int64", "int8", "integer", "manual_seed", "memory_stats",
+    "no_grad", "parse", "scan", "uint8", "value_and_grad", *_functions,
 ]  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 from tessera.diag import user_frames
 from tessera.driver.compare import Comparison, compare
 from tessera.driver.decorated import CacheInfo, Function
+from tessera.driver.derived import grad, value_and_grad
 from tessera.driver.settings import backend, backends, manual_seed, parse
 from tessera.frontend.accept import require_function
 
@@ -60,4 +61,7 @@ def _decorated(fn: Any, strict: bool) -> Any:
     return Function(fn, strict=strict)
 
 
-__all__ = ["CacheInfo", "Comparison", "Function", "backend", "backends", "compare", "function", "manual_seed", "parse"]
+__all__ = [
+    "CacheInfo", "Comparison", "Function", "backend", "backends", "compare", "function", "grad", "manual_seed", "parse",
+    "value_and_grad",
+]  # fmt: skip

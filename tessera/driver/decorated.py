@@ -89,7 +89,7 @@ class Function(Generic[P, R]):
         functools.update_wrapper(self, fn)
         self.fn = fn
         self.strict = strict
-        self.spec = FunctionSpec.of(fn)
+        self.spec = self.describe()
         self.compiled = Variants(self.spec)
         self._defaults = _defaults(fn)
         _functions.add(self)
@@ -104,6 +104,10 @@ class Function(Generic[P, R]):
             self._prove()
 
     # -- definition ------------------------------------------------------------------------------------------------
+
+    def describe(self) -> FunctionSpec:
+        """The signature with its dims, as it is declared."""
+        return FunctionSpec.of(self.fn)
 
     def _prove(self) -> None:
         report = self.check()
@@ -295,7 +299,7 @@ class Function(Generic[P, R]):
         """Begin anew with other defaults of the function's parameters."""
         with self.compiled.lock:
             self._defaults = _defaults(self.fn)
-            self.spec = FunctionSpec.of(self.fn)
+            self.spec = self.describe()
             self.compiled = Variants(self.spec)
             self._memos.clear()
             self._latest = self._recent = self._report = None

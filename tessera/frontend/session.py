@@ -259,8 +259,7 @@ class Session:
         """The place of the user's expression that is being evaluated; counts how often it was."""
         if not self.open:
             raise TraceError(f"`{name}` uses a value of a trace that has ended", code="TSR0406")
-        frame: FrameType | None = caller_frame()
-        if frame is None:
+        if (frame := caller_frame()) is None:
             return Call(name, form, tuple(args), kwargs, None, -1, None, function)
         code, lasti = frame.f_code, frame.f_lasti
         call = Call(name, form, tuple(args), kwargs, code, lasti, Span.at(code, lasti), function)
@@ -274,7 +273,7 @@ class Session:
 
     def _visit(self, frame: FrameType | None) -> None:
         """Remember the user's functions that are running, up to the traced one, with their globals."""
-        root = getattr(getattr(self.scopes[0], "function", None), "__code__", None) if self.scopes else None
+        root = getattr(self.scopes[0], "code", None) if self.scopes else None
         if root is not None and is_machinery(root.co_filename):
             return  # of a traced function of the library only the callers are the user's, and those are no part of it
         while frame is not None and frame.f_code is not root:

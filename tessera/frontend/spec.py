@@ -8,9 +8,11 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import CodeType
 from typing import Any
 
 from tessera.diag import Note, Span, TesseraError, definition_span
+from tessera.diag.span import is_machinery
 from tessera.frontend.annotation import TensorAnnotation, read_item
 from tessera.frontend.hints import ANY, STATIC, Hint, hint_of, is_gone, scope_of
 from tessera.frontend.mistakes import placed
@@ -87,6 +89,14 @@ class FunctionSpec:
             definition_span(plain),
             definition_span(plain, "return"),
         )
+
+    @cached_property
+    def code(self) -> CodeType | None:
+        """The code that the user wrote: of a function that the library put around another, that of the other."""
+        code = getattr(self.function, "__code__", None)
+        if code is None or not is_machinery(code.co_filename):
+            return code
+        return getattr(inspect.unwrap(self.function), "__code__", None)
 
     @cached_property
     def by_name(self) -> Mapping[str, ParamSpec]:
