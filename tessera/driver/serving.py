@@ -112,7 +112,8 @@ def finisher(resolved: Resolved, sizes: Mapping[str, int]) -> Callable[[Sequence
     described = traced.outputs
     tree = traced.out_tree
     values = [o.value.evaluate(sizes) if o.kind == "size" else o.value for o in described]
-    if tree.kind == "tuple" and all(o.kind == "tensor" for o in described) and len(tree.children) == len(described):
+    flat = all(child.kind == "leaf" for child in tree.children)
+    if tree.kind == "tuple" and flat and all(o.kind == "tensor" for o in described):
         return tuple
 
     def finish(outputs: Sequence[torch.Tensor]) -> Any:

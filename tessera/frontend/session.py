@@ -263,8 +263,7 @@ class Session:
             return Call(name, form, tuple(args), kwargs, None, -1, None, function)
         code, lasti = frame.f_code, frame.f_lasti
         call = Call(name, form, tuple(args), kwargs, code, lasti, Span.at(code, lasti), function)
-        key = (code, lasti)
-        count = self.counts[key] = self.counts.get(key, 0) + 1
+        count = self.counts[code, lasti] = self.counts.get((code, lasti), 0) + 1
         if count == 1:
             self._visit(frame)
         elif count > MOST_REPEATS:
@@ -274,13 +273,15 @@ class Session:
     def _visit(self, frame: FrameType | None) -> None:
         """Remember the user's functions that are running, up to the traced one, with their globals."""
         root = getattr(self.scopes[0], "code", None) if self.scopes else None
-        if root is not None and is_machinery(root.co_filename):
-            return  # of a traced function of the library only the callers are the user's, and those are no part of it
+        if root is not None and is_machinery(root.co_filename):  # only its callers are the user's, and no part of it
+            return
+        found: dict[tuple[CodeType, int], tuple[CodeType, Mapping[str, object]]] = {}
         while frame is not None and frame.f_code is not root:
-            key = (frame.f_code, id(frame.f_globals))
-            if key not in self.visited and not is_machinery(frame.f_code.co_filename):
-                self.visited[key] = (frame.f_code, frame.f_globals)
+            if not is_machinery(frame.f_code.co_filename):
+                found[frame.f_code, id(frame.f_globals)] = (frame.f_code, frame.f_globals)
             frame = frame.f_back if root is not None else None
+        if frame is not None or root is None:  # else the traced function has returned, and these are its callers
+            self.visited |= found
 
     def perform(self, call: Call, act: Callable[[list[Any], dict[str, Any]], Any]) -> Any:
         """Run ``act`` on the arguments as the IR sees them; errors are reported at the call's place."""
