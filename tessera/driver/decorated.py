@@ -40,6 +40,7 @@ from tessera.driver.guards import (
 )
 from tessera.driver.layout import TABLE
 from tessera.driver.method import Method
+from tessera.driver.opaque import inside
 from tessera.driver.serving import Resolved, Standing, entry, finisher, memorable
 from tessera.driver.variant import Variant
 from tessera.driver.variants import Variants
@@ -133,6 +134,8 @@ class Function(Generic[P, R]):
     # -- calls -----------------------------------------------------------------------------------------------------
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        if _dynamo():
+            return inside(self, args, kwargs)
         try:
             recent = self._recent
             if (
@@ -434,6 +437,7 @@ class Function(Generic[P, R]):
         return self.fn.__qualname__  # found again by where it is defined, never by its code; a copy is the same object
 
 
+_dynamo = torch.compiler.is_dynamo_compiling
 _transforms = torch._C._functorch.peek_interpreter_stack
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _function_modes = torch._C._len_torch_function_stack
