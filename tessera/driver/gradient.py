@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
+from tessera.backends.eager.function import run_function
 from tessera.diag import TraceError
+from tessera.driver import devices
 from tessera.driver.variant import Layout, Lazy, Variant, check_ir
 from tessera.frontend.trace import Input, Output
 from tessera.frontend.tree import LEAF
@@ -24,6 +26,7 @@ from tessera.passes.dce import DeadCode
 from tessera.passes.products import Products
 from tessera.passes.remat import Split, split
 from tessera.passes.shapes import Shapes
+from tessera.runtime import dispatch
 
 Sizes = Mapping[str, int]
 Runner = Callable[[Sequence[torch.Tensor], Sequence[float]], Any]
@@ -101,7 +104,8 @@ class Gradient:
 @dataclass
 class Call:
     """A function with its derivative, bound to sizes. ``results`` says how many there are before the kept values,
-    ``smooth`` which of them have cotangents, ``again`` which of them are an earlier one once more.
+    ``smooth`` which of them have cotangents, ``again`` which of them are an earlier one once more; ``saved`` are the numbers of what
+    the backward pass reads among the tensors given and made.
     """
 
     gradient: Gradient
@@ -109,7 +113,7 @@ class Call:
     run: Runner
     results: int
     smooth: tuple[int, ...]
-    saved: tuple[tuple[str, int], ...]
+    saved: tuple[int, ...]
     grads: tuple[int | None, ...]
     scalars: tuple[int, ...]
     again: tuple[int, ...]
@@ -121,8 +125,10 @@ class Call:
         params = both.function.params[: len(both.grads)]
         tensors = [p for p in params if isinstance(p.type, TensorType)]
         numbers = [p for p in params if not isinstance(p.type, TensorType)]
-        at = {p: ("input", n) for n, p in enumerate(tensors)}
-        at |= {y: ("output", n) for n, y in enumerate(parts.forward.outputs) if isinstance(y, Value) and y not in at}
+        at: dict[Value, int] = {}
+        for n, y in enumerate((*tensors, *parts.forward.outputs)):
+            if isinstance(y, Value):
+                at.setdefault(y, n)
         grads = dict(zip(params, both.grads, strict=True))
         used = [p for p in parts.backward.params if not isinstance(p.type, TensorType)]
         first = both.outputs
@@ -137,6 +143,9 @@ class Call:
         self, saved: Sequence[torch.Tensor], cotangents: Sequence[torch.Tensor], numbers: Sequence[float]
     ) -> Sequence[torch.Tensor]:
         """The cotangents of the parameters, compiled when they are first asked for."""
+        if _elsewhere(cotangents):
+            given = [*saved, *cotangents]
+            return _by_torch(self.gradient.backward, self.named, given, [numbers[n] for n in self.scalars], False)
         if self.back is None:
             variant = self.gradient.backward
             with self.gradient.lock:
@@ -144,22 +153,46 @@ class Call:
         return self.back([*saved, *cotangents], [numbers[n] for n in self.scalars])
 
 
+_reference = weakref.ref
+
+
+def _elsewhere(cotangents: Sequence[torch.Tensor]) -> bool:
+    """Does torch transform what runs now, or stack several cotangents in one, so that addresses do not say all?"""
+    return dispatch.intercepted(devices.device_of(cotangents)) or any(map(_is_stacked, cotangents))
+
+
+_is_stacked = torch._C._functorch.is_legacy_batchedtensor
+
+
+def _by_torch(
+    variant: Variant, named: Sizes, tensors: Sequence[torch.Tensor], numbers: Sequence[float], gradients: bool
+) -> Sequence[torch.Tensor]:
+    """A variant run operation by operation through torch."""
+    f, given, rest = variant.traced.function, iter(tensors), iter(numbers)
+    inputs = [next(given) if isinstance(p.type, TensorType) else next(rest) for p in f.params]
+    return run_function(f, inputs, sizes=named, gradients=gradients)
+
+
 class _Compiled(torch.autograd.Function):
     """One differentiable operation of torch."""
 
     @staticmethod
     def forward(ctx: Any, call: Call, numbers: Sequence[float], *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        try:
+            ctx.versions = [t._version for t in tensors]
+        except RuntimeError:  # a tensor made in inference mode: torch knows whether it may take part
+            raise dispatch.NoAddressError from None
         made = call.run(tensors, numbers)
         results = tuple(made[: call.results])
         if call.again:  # to autograd each result is a tensor of its own
             results = tuple(y.detach() if n in call.again else y for n, y in enumerate(results))
-        ctx.call, ctx.numbers, ctx.count = call, numbers, len(tensors)
-        where = {"input": tensors, "output": made}
-        ctx.save_for_backward(*(where[kind][n] for kind, n in call.saved))
+        ctx.call, ctx.numbers = call, numbers
+        every = (*tensors, *made)
+        ctx.save_for_backward(*[every[n] for n in call.saved])
         # What the derivative alone does not need is read only by the derivative of the derivative.
-        ctx.given = [weakref.ref(t) for t in tensors]
-        ctx.versions = [t._version for t in tensors]
-        ctx.mark_non_differentiable(*(y for n, y in enumerate(results) if n not in call.smooth))
+        ctx.given = list(map(_reference, tensors))
+        if len(call.smooth) < len(results):
+            ctx.mark_non_differentiable(*(y for n, y in enumerate(results) if n not in call.smooth))
         return results
 
     @staticmethod
@@ -182,6 +215,8 @@ def _again(ctx: Any, cotangents: Sequence[torch.Tensor]) -> Sequence[torch.Tenso
             happened = "no longer exists" if t is None else "was changed in place"
             raise TraceError(f"the derivative of a derivative needs argument {n + 1}, which {happened}", code="TSR0414")
     gradient = call.gradient.again
+    if _elsewhere(cotangents):
+        return _by_torch(gradient.variant, call.named, [*tensors, *cotangents], ctx.numbers, True)
     return gradient.bind(call.named, [*tensors, *cotangents])([*tensors, *cotangents], ctx.numbers)
 
 

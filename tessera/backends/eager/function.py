@@ -17,10 +17,12 @@ from tessera.ir.types import ScalarType, TensorType
 Input = torch.Tensor | bool | int | float
 
 
-def run_function(f: Function, inputs: Sequence[Input], *, sizes: Mapping[str, int] | None = None) -> list[torch.Tensor]:
+def run_function(
+    f: Function, inputs: Sequence[Input], *, sizes: Mapping[str, int] | None = None, gradients: bool = False
+) -> list[torch.Tensor]:
     """The results of a function on torch tensors, and Python numbers for its scalar parameters.
 
-    ``sizes`` binds names that no input has. Raises ShapeError and DTypeError for inputs that do not fit the parameters,
+    ``sizes`` binds names that no input has; with ``gradients`` torch records what it needs for those. Raises ShapeError and DTypeError for inputs that do not fit the parameters,
     TraceError (TSR0408) for kernels and for operations that torch has no counterpart of.
 
     >>> from tessera.ir.parser import parse
@@ -34,7 +36,7 @@ def run_function(f: Function, inputs: Sequence[Input], *, sizes: Mapping[str, in
     shapes = [(p.name, p.type.dims, tuple(x.shape)) for p, x in env.items() if isinstance(p.type, TensorType)]
     bound = bind_sizes(f, shapes, sizes)
     device = next((x.device for x in env.values() if isinstance(x, torch.Tensor)), None)
-    with torch.no_grad(), torch.device(device or "cpu"):
+    with torch.set_grad_enabled(gradients), torch.device(device or "cpu"):
         found = Routine.of(f.body, bound).run(env)
         return [_output(x, made) for x, made in zip(f.outputs, found, strict=True)]
 
