@@ -17,6 +17,7 @@ import torch.autograd.forward_ad as fwd
 
 from tessera import config
 from tessera.backends.base import Target
+from tessera.backends.eager.autocast import state, under
 from tessera.diag import (
     BoundsError,
     DTypeError,
@@ -128,7 +129,8 @@ class Function(Generic[P, R]):
         """Prove the shapes for every size, without data; prints each need with its verdict."""
         if self._report is None:
             owner = None if self._owner is None else self._owner()
-            self._report = check(self.spec, TABLE, receiver=None if owner is None else ObjectOf(owner))
+            with under(()):
+                self._report = check(self.spec, TABLE, receiver=None if owner is None else ObjectOf(owner))
         return self._report
 
     # -- calls -----------------------------------------------------------------------------------------------------
@@ -187,13 +189,16 @@ class Function(Generic[P, R]):
                 return self._slow(args, kwargs)
         key.append(torch.get_default_dtype())
         key.append(torch.is_grad_enabled())
+        autocast = state()
+        if autocast:
+            key.append(autocast)
         found = tuple(key)
         memo = self._memos[config.current().backend].entries.get(found)
         if memo is None:
             return self._slow(args, kwargs, found)
         memo.used = True
         entry = memo.entry
-        if entry is self._latest and len(tensors) == len(args):
+        if entry is self._latest and len(tensors) == len(args) and not autocast:
             self._recent = recent_call(tensors, entry, config.current())
         self._latest = entry
         try:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from tessera.backends.eager import from_torch_dtype, to_torch_dtype
+from tessera.backends.eager.autocast import State, state, under
 from tessera.driver.layout import TABLE
 from tessera.frontend.binding import bind_arguments
 from tessera.frontend.trace import Run, Traced
@@ -77,6 +78,7 @@ class Site:
     function: Any
     how: tuple[Any, ...]
     names: tuple[str, ...]
+    autocast: State
 
     def arguments(self, tensors: Sequence[Any], numbers: Sequence[float]) -> tuple[list[Any], dict[str, Any]]:
         """The arguments of the call."""
@@ -89,7 +91,8 @@ class Site:
         """The tensors among the results of the call."""
         args, kwargs = self.arguments(tensors, numbers)
         found: list[torch.Tensor] = []
-        _collect(self.function(*args, **kwargs), found)
+        with under(self.autocast):
+            _collect(self.function(*args, **kwargs), found)
         return found
 
     def types(self, tensors: Sequence[torch.Tensor], numbers: Sequence[float]) -> tuple[CallTypes, dict[str, Any]]:
@@ -115,10 +118,12 @@ class Site:
         args, kwargs = self.arguments(tensors, numbers)
         spec = self.function.spec
         tree = bind_arguments(spec, args, kwargs).tree
-        traced = Run(
+        run = Run(
             spec, types.inputs, TABLE, types.hints, tree, types.flexible, types.scalars, device=tensors[0].device,
             leads=types.leads,
-        ).trace()  # fmt: skip
+        )  # fmt: skip
+        with under(self.autocast):
+            traced = run.trace()
         if traced.specialised:  # Python asked for a number: the graph is for these sizes alone
             known = {name: int(size) for name, size in known.items()}
         for choice in traced.choices:  # torch remembers what it is asked about its symbols
@@ -163,7 +168,7 @@ def _site(function: Any, how: tuple[Any, ...], names: tuple[str, ...]) -> tuple[
     if torch.compiler.is_exporting() or TENSOR not in how:
         return _NO_SITE
     _operations()
-    at = (id(function), tuple(h if isinstance(h, str) else (type(h[0]), h[0]) for h in how), names)
+    at = (id(function), tuple(h if isinstance(h, str) else (type(h[0]), h[0]) for h in how), names, state())
     with _lock:
         if at not in _keys:
             found = _layout(function, how, names)
@@ -171,7 +176,7 @@ def _site(function: Any, how: tuple[Any, ...], names: tuple[str, ...]) -> tuple[
                 return _NO_SITE
             # Of this process alone: torch keeps compiled graphs on disk, by the text of their operations.
             key = f"{next(_numbers)}-{secrets.token_hex(8)}"
-            _sites[key] = Site(function, how, names)
+            _sites[key] = Site(function, how, names, state())
             _keys[at] = (key, *found)
         return _keys[at]
 

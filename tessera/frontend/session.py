@@ -37,7 +37,7 @@ from tessera.frontend.handles import (
 from tessera.frontend.names import targets
 from tessera.frontend.table import TorchTable
 from tessera.ir.build import Builder
-from tessera.ir.dialects.calls import NotCovered, Ops, Sym, constant
+from tessera.ir.dialects.calls import NotCovered, Ops, Sym, cast_floats, constant
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, f32
 from tessera.ir.graph import Attr, Literal, Operand, Value
@@ -211,9 +211,9 @@ class Session:
         return result
 
     def _invoke(self, record: OpRecord, args: list[Any], kwargs: dict[str, Any], alone: bool) -> Any:
-        """Call a record. A size in the place of an axis is asked for its value; so is one in the place of another int,
-        where the record does not take sizes there and stands ``alone``, without a library's function that may.
-        """
+        """Call a record. A size that stands for an axis is asked for its value; so is one for another int, where the
+        record does not take sizes there and stands ``alone``, without a library's function that may."""
+        args, kwargs = cast_floats(self.ops, (args, kwargs), self.table.autocast(record, self.device))
         if not any(map(_has_size, (*args, *kwargs.values()))):
             return self.ops.invoke(record, *args, **kwargs)
         args, kwargs = self._numbers(record, args, kwargs, ("dim", "dims"))

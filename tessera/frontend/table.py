@@ -76,6 +76,9 @@ class TorchTable(Protocol):
     def records_gradients(self) -> bool:
         """Whether gradients are recorded for what this thread computes now."""
 
+    def autocast(self, record: OpRecord, device: object) -> DType | None:
+        """The dtype that the float arguments of an operation are to be cast to now, where there is one."""
+
     @property
     def default_device(self) -> object:
         """The device of traced tensors where nothing says another."""

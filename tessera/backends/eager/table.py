@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
+from tessera.backends.eager.autocast import wanted_dtype
 from tessera.backends.eager.names import resolve
 from tessera.diag import DTypeError
 from tessera.ir.dialects import OPS
@@ -175,6 +176,9 @@ class TorchTable:
     @property
     def records_gradients(self) -> bool:
         return torch.is_grad_enabled()
+
+    def autocast(self, record: OpRecord, device: object) -> DType | None:
+        return wanted_dtype(record, getattr(device, "type", "cpu"))
 
     @property
     def default_device(self) -> torch.device:

@@ -280,6 +280,19 @@ class Sym:
         return f"Sym({self.value!r})"
 
 
+def cast_floats(ops: Ops, x: Any, wanted: DType | None) -> Any:
+    """An argument, or all in a container, with every float tensor of at most 32 bits in another dtype."""
+    if wanted is None:
+        return x
+    if isinstance(x, Sym):
+        kind = x.value.type
+        eligible = isinstance(kind, TensorType) and kind.dtype.is_float and kind.dtype.bits <= 32
+        return ops.cast(x, wanted) if eligible and kind.dtype is not wanted else x
+    if type(x) is dict:
+        return {key: cast_floats(ops, member, wanted) for key, member in x.items()}
+    return type(x)(cast_floats(ops, member, wanted) for member in x) if type(x) in (tuple, list) else x
+
+
 def constant(ops: Ops, result: Any) -> Any:
     """The results of an operation, which derivatives take for constants."""
     if isinstance(result, Sym):
