@@ -104,8 +104,8 @@ class Gradient:
 @dataclass
 class Call:
     """A function with its derivative, bound to sizes. ``results`` says how many there are before the kept values,
-    ``smooth`` which of them have cotangents, ``again`` which of them are an earlier one once more; ``saved`` are the numbers of what
-    the backward pass reads among the tensors given and made.
+    ``smooth`` which of them have cotangents, ``again`` which of them are an earlier one once more; ``saved`` are the
+    numbers of what the backward pass reads among the tensors given and made.
     """
 
     gradient: Gradient

@@ -1,4 +1,4 @@
-"""``torch.autocast`` around and inside of compiled functions: the dtypes of eager, and gradients in those of parameters."""
+"""``torch.autocast`` around and inside of functions: the dtypes of eager, and gradients in those of parameters."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch.nn.functional as nn
 import tessera
 from tessera import Tensor
 
+F32 = tessera.f32
 ZEROS = torch.zeros(3, 5)
 LABELS = torch.zeros(3, dtype=torch.int64)
 
@@ -64,7 +65,7 @@ def test_dtypes_are_those_of_eager(name: str) -> None:
             y, z = f(x, w), f.eager(x, w)
         assert y.dtype == z.dtype
         size = 4 * torch.finfo(low).eps
-        torch.testing.assert_close(y.float(), z.float(), rtol=size, atol=size * float(z.float().abs().max()))
+        torch.testing.assert_close(y.float(), z.float(), rtol=size, atol=size * z.detach().abs().max().item())
         for g, p in zip(torch.autograd.grad(y.float().sum(), (x, w)), (x, w), strict=True):
             assert g.dtype == p.dtype
     torch.testing.assert_close(f(x, w), plain)  # and the mode left nothing behind
@@ -92,7 +93,7 @@ def test_a_definition_under_autocast_is_checked_without() -> None:
     with torch.autocast("cpu", torch.bfloat16):
 
         @tessera.function
-        def declared(x: Tensor["B", "D", tessera.f32], w: Tensor["D", "F", tessera.f32]) -> Tensor["B", "F", tessera.f32]:
+        def declared(x: Tensor["B", "D", F32], w: Tensor["D", "F", F32]) -> Tensor["B", "F", F32]:
             return x @ w
 
     assert declared.check().verdict == "proved"

@@ -22,8 +22,9 @@ def run_function(
 ) -> list[torch.Tensor]:
     """The results of a function on torch tensors, and Python numbers for its scalar parameters.
 
-    ``sizes`` binds names that no input has; with ``gradients`` torch records what it needs for those. Raises ShapeError and DTypeError for inputs that do not fit the parameters,
-    TraceError (TSR0408) for kernels and for operations that torch has no counterpart of.
+    ``sizes`` binds names that no input has; with ``gradients`` torch records what it needs for those. Raises ShapeError
+    and DTypeError for inputs that do not fit the parameters, TraceError (TSR0408) for kernels and for operations that
+    torch has no counterpart of.
 
     >>> from tessera.ir.parser import parse
     >>> f = parse("fn f(x: f32[B, D]) -> f32[B] { %m = amax(x) over [D] : f32[B] return %m }")
