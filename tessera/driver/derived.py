@@ -157,9 +157,7 @@ def _wrapper(inner: Any, request: _Request) -> Callable[..., Any]:
     return derived
 
 
-def _traced(
-    session: Session, inner: Any, request: _Request, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Any:
+def _traced(session: Session, inner: Any, request: _Request, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Trace the call, then the derivative of what it appended."""
     if any(isinstance(x, PoisonHandle) for x in (*args, *kwargs.values())):
         return session.poison
