@@ -5,6 +5,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from torch import enable_grad, inference_mode, no_grad
+
 from tessera.config import warn_of_unknown_variables
 from tessera.diag import (
     BoundsError,
@@ -30,9 +32,11 @@ from tessera.driver import (
     compare,
     function,
     fused,
+    grad,
     manual_seed,
     module,
     parse,
+    value_and_grad,
 )
 from tessera.frontend.annotation import Flat, Tensor, floating, integer
 from tessera.functional import *  # noqa: F403 - one function for each op record
@@ -82,6 +86,7 @@ __all__ = [
     "BoundsError", "CacheInfo", "CheckpointError", "Comparison", "DType", "DTypeError", "Flat", "Function", "Module",
     "ModuleError", "ParseError", "ResourceError", "ShapeError", "Tensor", "TesseraError", "TesseraWarning",
     "TraceError", "VerifyError", "backend", "backends", "bf16", "bool_", "checkpoint", "checkpoint_region", "compare",
-    "f16", "f32", "f64", "floating", "fp8", "fp8_e4m3", "fp8_e5m2", "function", "fused", "int16", "int32", "int64",
-    "int8", "integer", "manual_seed", "memory_stats", "module", "parse", "scan", "uint8", *_functions,
+    "enable_grad", "f16", "f32", "f64", "floating", "fp8", "fp8_e4m3", "fp8_e5m2", "function", "fused", "grad",
+    "inference_mode", "int16", "int32", "int64", "int8", "integer", "manual_seed", "memory_stats", "module",
+    "no_grad", "parse", "scan", "uint8", "value_and_grad", *_functions,
 ]  # fmt: skip

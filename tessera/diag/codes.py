@@ -67,6 +67,7 @@ _TABLE: tuple[tuple[str, type[TesseraError], str], ...] = (
     ("TSR0111", CallError, "call that does not fit the signature"),
     ("TSR0112", CallError, "scan of what cannot be scanned, or with no step"),
     ("TSR0113", ModuleError, "class or attribute that a module cannot have"),
+    ("TSR0114", CallError, "gradient by an argument that there is not"),
     # shapes in bodies
     ("TSR0201", ShapeError, "contraction over different dimensions"),
     ("TSR0202", ShapeError, "broadcast of different dimensions"),
@@ -87,6 +88,7 @@ _TABLE: tuple[tuple[str, type[TesseraError], str], ...] = (
     ("TSR0217", ShapeError, "broadcast after a reduction that dropped its dimension"),
     ("TSR0218", ShapeError, "tensors scanned together with different numbers of steps"),
     ("TSR0219", ShapeError, "carry of a scan whose sizes or structure a step changes"),
+    ("TSR0220", ShapeError, "gradient of a function that does not give one number"),
     # dtypes
     ("TSR0301", DTypeError, "operand dtypes an operation does not take"),
     ("TSR0302", DTypeError, "arithmetic between two fp8 tensors"),
@@ -95,6 +97,7 @@ _TABLE: tuple[tuple[str, type[TesseraError], str], ...] = (
     ("TSR0305", DTypeError, "result dtype differs from the return annotation"),
     ("TSR0306", DTypeError, "random numbers of a dtype that cannot be sampled"),
     ("TSR0307", DTypeError, "carry of a scan whose dtype a step changes"),
+    ("TSR0308", DTypeError, "gradient of or by what is no float"),
     # tracing
     ("TSR0401", TraceError, "Python control flow on a tensor value"),
     ("TSR0402", TraceError, "tensor value read while tracing"),

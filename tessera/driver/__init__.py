@@ -9,6 +9,7 @@ from tessera.config import parse_bytes
 from tessera.diag import ConfigError, user_frames
 from tessera.driver.compare import Comparison, compare
 from tessera.driver.decorated import CacheInfo, Function
+from tessera.driver.derived import grad, value_and_grad
 from tessera.driver.module import Fused, Module, fused, module
 from tessera.driver.settings import backend, backends, manual_seed, parse
 from tessera.frontend.accept import require_function
@@ -99,7 +100,7 @@ def _decorated(fn: Any, options: Mapping[str, Any]) -> Any:
     if isinstance(fn, staticmethod | classmethod):
         return type(fn)(_decorated(fn.__func__, options))
     if isinstance(fn, Function):
-        known = {"strict": fn.strict, **fn.spec.options}
+        known = {"strict": fn.strict, **fn.options}
         fn, options = fn.fn, {**known, **options}
     require_function(fn)
     return Function(fn, **options)
@@ -107,5 +108,5 @@ def _decorated(fn: Any, options: Mapping[str, Any]) -> Any:
 
 __all__ = [
     "CacheInfo", "Comparison", "Function", "Fused", "Module", "backend", "backends", "checkpoint", "compare",
-    "function", "fused", "manual_seed", "module", "parse",
+    "function", "fused", "grad", "manual_seed", "module", "parse", "value_and_grad",
 ]  # fmt: skip

@@ -17,6 +17,7 @@ import torch.autograd.forward_ad as fwd
 
 from tessera import config
 from tessera.backends.base import Target
+from tessera.backends.eager.autocast import state, under
 from tessera.diag import (
     BoundsError,
     DTypeError,
@@ -41,6 +42,7 @@ from tessera.driver.guards import (
 )
 from tessera.driver.layout import TABLE
 from tessera.driver.method import Method
+from tessera.driver.opaque import inside
 from tessera.driver.serving import Resolved, Standing, entry, finisher, memorable
 from tessera.driver.variant import Variant
 from tessera.driver.variants import Variants
@@ -95,7 +97,8 @@ class Function(Generic[P, R]):
         functools.update_wrapper(self, fn)
         self.fn = fn
         self.strict = strict
-        self.spec = FunctionSpec.of(fn, updates, checkpointed, max_saved)
+        self.options: dict[str, Any] = {"updates": updates, "checkpointed": checkpointed, "max_saved": max_saved}
+        self.spec = self.describe()
         self.compiled = Variants(self.spec)
         self._defaults = _defaults(fn)
         _functions.add(self)
@@ -111,6 +114,10 @@ class Function(Generic[P, R]):
             self._prove()
 
     # -- definition ------------------------------------------------------------------------------------------------
+
+    def describe(self) -> FunctionSpec:
+        """The signature with its dims, as it is declared."""
+        return FunctionSpec.of(self.fn, **self.options)
 
     def _prove(self) -> None:
         report = self.check()
@@ -130,12 +137,15 @@ class Function(Generic[P, R]):
         """Prove the shapes for every size, without data; prints each need with its verdict."""
         if self._report is None:
             owner = None if self._owner is None else self._owner()
-            self._report = check(self.spec, TABLE, receiver=None if owner is None else ObjectOf(owner))
+            with under(()):
+                self._report = check(self.spec, TABLE, receiver=None if owner is None else ObjectOf(owner))
         return self._report
 
     # -- calls -----------------------------------------------------------------------------------------------------
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        if _dynamo():
+            return inside(self, args, kwargs)
         try:
             recent = self._recent
             if (
@@ -194,13 +204,16 @@ class Function(Generic[P, R]):
                 return self._slow(args, kwargs)
         key.append(torch.get_default_dtype())
         key.append(torch.is_grad_enabled())
+        autocast = state()
+        if autocast:
+            key.append(autocast)
         found = tuple(key)
         memo = self._memos[config.current().backend].entries.get(found)
         if memo is None:
             return self._slow(args, kwargs, found)
         memo.used = True
         entry = memo.entry
-        if entry is self._latest and len(tensors) == len(args) and not self.spec.flats:
+        if entry is self._latest and len(tensors) == len(args) and not (self.spec.flats or autocast):
             self._recent = recent_call(tensors, entry, config.current())
         self._latest = entry
         try:
@@ -309,7 +322,7 @@ class Function(Generic[P, R]):
         """Begin anew with other defaults of the function's parameters."""
         with self.compiled.lock:
             self._defaults = _defaults(self.fn)
-            self.spec = FunctionSpec.of(self.fn, **self.spec.options)
+            self.spec = self.describe()
             self.compiled = Variants(self.spec)
             self._memos.clear()
             self._latest = self._recent = self._report = None
@@ -455,6 +468,7 @@ class Function(Generic[P, R]):
         return self.fn.__qualname__  # found again by where it is defined, never by its code; a copy is the same object
 
 
+_dynamo = torch.compiler.is_dynamo_compiling
 _transforms = torch._C._functorch.peek_interpreter_stack
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _function_modes = torch._C._len_torch_function_stack

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from tessera.backends.eager import run_function
+from tessera.backends.eager.function import run_function
 from tessera.diag import TraceError
+from tessera.driver import devices
 from tessera.driver.variant import Layout, Lazy, Variant, check_ir
 from tessera.frontend.trace import Input, Output
 from tessera.frontend.tree import LEAF
@@ -25,6 +26,7 @@ from tessera.passes.dce import DeadCode
 from tessera.passes.products import Products
 from tessera.passes.remat import Split, split
 from tessera.passes.shapes import Shapes
+from tessera.runtime import dispatch
 
 #: The size of every dimension for which a derivative is cut that is only looked at.
 SHOWN = 256
@@ -140,8 +142,9 @@ class Gradient:
 @dataclass
 class Call:
     """A function with its derivative, bound to sizes. ``results`` says how many there are before the kept values,
-    ``smooth`` which of them have cotangents, ``saved`` where the tensors come from that the backward pass reads, and
-    ``scalars`` which numbers it reads. ``kinds`` are their dtypes and sizes, ``backs`` what runs, by their strides.
+    ``smooth`` which of them have cotangents, ``again`` which of them are an earlier one once more; ``saved`` are the
+    numbers of what the backward pass reads among the tensors given and made, ``scalars`` which numbers it reads.
+    ``kinds`` are their dtypes and sizes, ``backs`` what runs, by their strides.
     """
 
     gradient: Gradient
@@ -149,9 +152,10 @@ class Call:
     run: Runner
     results: int
     smooth: tuple[int, ...]
-    saved: tuple[tuple[str, int], ...]
+    saved: tuple[int, ...]
     grads: tuple[int | None, ...]
     scalars: tuple[int, ...]
+    again: tuple[int, ...]
     kinds: list[tuple[torch.dtype, torch.Size]] = field(default_factory=list)
     backs: dict[tuple[tuple[int, ...], ...], Runner] = field(default_factory=dict)
 
@@ -161,15 +165,18 @@ class Call:
         params = both.function.params[: len(both.grads)]
         tensors = [p for p in params if isinstance(p.type, TensorType)]
         numbers = [p for p in params if not isinstance(p.type, TensorType)]
-        at = {p: ("input", n) for n, p in enumerate(tensors)}
-        at |= {y: ("output", n) for n, y in enumerate(parts.forward.outputs) if isinstance(y, Value) and y not in at}
+        at: dict[Value, int] = {}
+        for n, y in enumerate((*tensors, *parts.forward.outputs)):
+            if isinstance(y, Value):
+                at.setdefault(y, n)
         grads = dict(zip(params, both.grads, strict=True))
         used = [p for p in parts.backward.params if not isinstance(p.type, TensorType)]
         first = both.outputs
+        given = parts.forward.outputs[:first]
         return Call(
             gradient, named, run, first, both.given, tuple(at[v] for v in parts.saved),
             tuple(None if grads[p] is None else grads[p] - first for p in tensors),  # type: ignore[operator]
-            tuple(numbers.index(p) for p in used),
+            tuple(numbers.index(p) for p in used), tuple(n for n, y in enumerate(given) if y in given[:n]),
         )  # fmt: skip
 
     def backward(
@@ -178,7 +185,7 @@ class Call:
         """The cotangents of the parameters, compiled when they are first asked for."""
         read = [numbers[n] for n in self.scalars]
         given = [*map(self._restored, saved, self.kinds), *cotangents]
-        if not all(map(_addressed, cotangents)):
+        if _elsewhere(cotangents):
             return run_function(self.gradient.parts.backward, [*given, *read], sizes=self.named)
         variant = self.gradient.backward
         strided = variant.layout.strided
@@ -201,25 +208,41 @@ class Call:
         return x
 
 
+_reference = weakref.ref
+
+
+def _elsewhere(cotangents: Sequence[torch.Tensor]) -> bool:
+    """Does torch transform what runs now, or stack several cotangents in one, so that addresses do not say all?"""
+    return dispatch.intercepted(devices.device_of(cotangents)) or any(map(_is_stacked, cotangents))
+
+
+_is_stacked = torch._C._functorch.is_legacy_batchedtensor
+
+
 class _Compiled(torch.autograd.Function):
     """One differentiable operation of torch."""
 
     @staticmethod
     def forward(ctx: Any, call: Call, numbers: Sequence[float], *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        try:
+            ctx.versions = [t._version for t in tensors]
+        except RuntimeError:  # a tensor made in inference mode: torch knows whether it may take part
+            raise dispatch.NoAddressError from None
         made = call.run(tensors, numbers)
-        # What is an argument without its gradient, such as `x.detach()`, is a tensor of its own on the same memory.
-        results = tuple(y.detach() if any(y is x for x in tensors) else y for y in made[: call.results])
-        ctx.call, ctx.numbers, ctx.count = call, numbers, len(tensors)
+        # To autograd each result is a tensor of its own, also one that is an argument without its gradient.
+        apart = enumerate(made[: call.results])
+        results = tuple(y.detach() if n in call.again or any(y is x for x in tensors) else y for n, y in apart)
+        ctx.call, ctx.numbers = call, numbers
         # Arguments lie as the kernels of the backward pass know; of results they know that they are dense.
-        where = (*results, *made[call.results :])
-        saved = [tensors[n] if kind == "input" else where[n].contiguous() for kind, n in call.saved]
+        dense, count = (*results, *made[call.results :]), len(tensors)
+        saved = [tensors[n] if n < count else dense[n - count].contiguous() for n in call.saved]
         ctx.save_for_backward(*saved)
         if not call.kinds:
             call.kinds = [(x.dtype, x.shape) for x in saved]
         # What the derivative alone does not need is read only by the derivative of the derivative.
-        ctx.given = [weakref.ref(t) for t in tensors]
-        ctx.versions = [0 if t.is_inference() else t._version for t in tensors]
-        ctx.mark_non_differentiable(*(y for n, y in enumerate(results) if n not in call.smooth))
+        ctx.given = list(map(_reference, tensors))
+        if len(call.smooth) < len(results):
+            ctx.mark_non_differentiable(*(y for n, y in enumerate(results) if n not in call.smooth))
         return results
 
     @staticmethod
@@ -231,26 +254,17 @@ class _Compiled(torch.autograd.Function):
         return None, None, *(None if n is None else found[n] for n in call.grads)
 
 
-def _addressed(x: torch.Tensor) -> bool:
-    """Has a tensor memory? Under ``vmap``, also where autograd takes many cotangents at once, it has none."""
-    try:
-        x.data_ptr()
-    except RuntimeError:
-        return False
-    return torch._C._functorch.peek_interpreter_stack() is None
-
-
 def _again(ctx: Any, cotangents: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
     """The cotangents as differentiable results, from all arguments of the call."""
     call: Call = ctx.call
     tensors = [ref() for ref in ctx.given]
     for n, (t, version) in enumerate(zip(tensors, ctx.versions, strict=True)):
-        if t is None or (version != t._version if not t.is_inference() else version):
+        if t is None or t._version != version:
             happened = "no longer exists" if t is None else "was changed in place"
             raise TraceError(f"the derivative of a derivative needs argument {n + 1}, which {happened}", code="TSR0414")
     gradient = call.gradient
-    if not all(map(_addressed, cotangents)):
-        return run_function(gradient.alone, [*tensors, *cotangents, *ctx.numbers], sizes=call.named, grad=True)
+    if _elsewhere(cotangents):
+        return run_function(gradient.alone, [*tensors, *cotangents, *ctx.numbers], sizes=call.named, gradients=True)
     given = [*tensors, *(g.contiguous().resolve_neg() for g in cotangents)]
     return gradient.again.bind(call.named, given)(given, ctx.numbers)
 

@@ -112,7 +112,8 @@ def finisher(resolved: Resolved, sizes: Mapping[str, int]) -> Callable[[Sequence
     described = traced.outputs
     tree = traced.out_tree
     values = [o.value.evaluate(sizes) if o.kind == "size" else o.value for o in described]
-    if tree.kind == "tuple" and all(o.kind == "tensor" for o in described) and len(tree.children) == len(described):
+    flat = all(child.kind == "leaf" for child in tree.children)
+    if tree.kind == "tuple" and flat and all(o.kind == "tensor" for o in described):
         return tuple
 
     def finish(outputs: Sequence[torch.Tensor]) -> Any:
@@ -164,8 +165,11 @@ class Standing:
         is gone.
         """
         watch, inputs = resolved.variant.watch, resolved.variant.traced.inputs
-        captured = tuple(x for i, x in zip(inputs, resolved.given(), strict=True) if i.kind == "capture")
+        given = resolved.given()
+        captured = tuple(x for i, x in zip(inputs, given, strict=True) if i.kind == "capture")
         checks: list[Callable[[], bool]] = []
+        if any(isinstance(x, torch.Tensor) and x.requires_grad for x in given):
+            checks.append(torch.is_grad_enabled if torch.is_grad_enabled() else _without_gradients)
         for x in objects:
             taken = snapshot(x)
             if taken is None:
@@ -179,6 +183,10 @@ class Standing:
         if watch and (watch.deep or not captured):
             checks.append(watch.holds)
         return Standing(tuple(checks), captured)
+
+
+def _without_gradients() -> bool:
+    return not torch.is_grad_enabled()
 
 
 def _alive(ref: weakref.ref[Any]) -> Callable[[], bool]:

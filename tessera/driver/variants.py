@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from tessera import config
+from tessera.backends.eager.autocast import state
 from tessera.diag import ConfigError, ResourceError, TesseraError, TraceError
 from tessera.driver import devices, hooks
 from tessera.driver.captured import Link, Reader, Watch
@@ -61,7 +62,7 @@ class Variants:
             device = devices.CPU
         ranks = tuple(t.dim() for t in tensors)
         held = fingerprints(bound)
-        key = (bound.key, device, tuple(dtypes), ranks, types.ones, dense, identities(held))
+        key = (bound.key, device, tuple(dtypes), ranks, types.ones, dense, identities(held), state())
         with self.lock:
             known = self._known(key, held)
             alike = [v for v in known if serves(v.traced, types)]

@@ -34,6 +34,8 @@ VIEWS = frozenset({
 })  # fmt: skip
 #: Those that copy when the memory is not laid out right for them.
 _MAY_COPY = frozenset({"flatten", "ravel", "reshape", "reshape_as"})
+#: Operations that give the memory of their operand without being a view of it to derivatives.
+_ALIASES = frozenset({"detach"})
 #: View operations that keep a dense row-major block dense.
 _DENSE = frozenset({"reshape", "squeeze", "unsqueeze"})
 
@@ -72,7 +74,9 @@ def _steps(value: Value, whole: Value, made: Mapping[Value, Operation]) -> tuple
     steps: list[Operation] = []
     while value is not whole:
         op = made.get(value)
-        if op is None or len(op.operands) != 1 or not (op.record.kind is Kind.VIEW or op.record.name == "detach"):
+        if op is None or len(op.operands) != 1:
+            return None
+        if op.record.kind is not Kind.VIEW and op.record.name not in _ALIASES:
             return None
         steps.append(op)
         (operand,) = op.operands
@@ -94,16 +98,26 @@ def _storage(handle: TensorHandle) -> Storage:
     return handle._storage
 
 
+def detached(self: TensorHandle) -> Any:
+    """Another name for the same memory, through which no gradient goes (``detach``, ``data``)."""
+    record = self._session.table.records["detach"]
+    return linked(self, record, (self,), {}, "method", "detach")
+
+
+def detach_here(self: TensorHandle) -> Any:
+    """``detach_``: the tensor itself becomes such a name; its other names stay what they are."""
+    other = detached(self)
+    if isinstance(other, TensorHandle):
+        self._value, self._storage = other._value, other._storage
+        self._steps, self._version = other._steps, other._version
+    return self
+
+
 def same(self: TensorHandle) -> Any:
-    """Another name for the same memory."""
+    """Another name for the same memory (``contiguous``, ``real``)."""
     other = self._session.wrap(self._session, self._session.read(self))
     _share(self, other, ())
     return other
-
-
-def constant(self: TensorHandle) -> Any:
-    """The same memory, a constant to derivatives (``detach``, ``data``)."""
-    return linked(self, self._session.table.records["detach"], (self,), {}, "method", "detach")
 
 
 def _layout(self: TensorHandle) -> strides.Strides | None:
@@ -324,10 +338,12 @@ def write(self: TensorHandle, new: Value, call: Call) -> None:
     """Replace the content of ``self``; the rest of its storage keeps its own."""
     session = self._session
     storage = self._storage
+    session.context.span = call.span
+    if not session.table.records_gradients and new.type.dtype.is_float:
+        new = session.ops.with_value(Sym(session.ops, self._value), Sym(session.ops, new)).value
     if storage is None:
         self._value = new
         return
-    session.context.span = call.span
     wholes = [storage.value]
     for step in self._steps[:-1]:
         wholes.append(session.builder.emit(step.record, (wholes[-1],), step.attrs, span=call.span)[0])
@@ -351,10 +367,12 @@ def _undo(session: Session, step: Operation, before: Value, after: Value) -> Val
         return ops.permute(part, [order.index(n) for n in range(len(order))]).value
     if name in _DENSE:
         return ops.reshape(part, before.type.dims).value
+    if name in _ALIASES:
+        return ops.with_value(whole, part).value
     if name == "slice":
         at = step.attrs
         return ops.slice_update(whole, part, at["dim"], at["start"], at["stop"], at["step"]).value
     raise TypeError(f"an update through `{name}` is not supported")
 
 
-__all__ = ["assign", "constant", "getitem", "is_dense", "linked", "same", "setitem", "update", "view", "write"]
+__all__ = ["assign", "getitem", "is_dense", "linked", "same", "setitem", "update", "view", "write"]

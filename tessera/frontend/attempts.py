@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import re
 import typing
@@ -105,7 +106,7 @@ def _counts(f: Finding, traced: Traced) -> bool:
     be fine.
     """
     if not issubclass(f.error, ShapeError | DTypeError | CallError):
-        return f.diagnostic.code in ("TSR0403", "TSR0404", "TSR0411", "TSR0412")
+        return f.diagnostic.code in ("TSR0403", "TSR0404", "TSR0411", "TSR0412", "TSR0413")
     if traced.choices and f.diagnostic.code == "TSR0406":
         return False
     return not (
@@ -137,7 +138,7 @@ def _other_settings(spec: FunctionSpec) -> Iterator[dict[str, Any]]:
 
 def _strings(function: Callable[..., Any]) -> Iterator[str]:
     """The strings without spaces in a function's code, that of functions inside it included."""
-    code: CodeType | None = getattr(function, "__code__", None)
+    code: CodeType | None = getattr(inspect.unwrap(function), "__code__", None)
     waiting: list[Any] = [] if code is None else [*code.co_consts[1 if function.__doc__ else 0 :]]
     while waiting:
         c = waiting.pop(0)

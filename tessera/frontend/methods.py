@@ -160,13 +160,6 @@ def _mutating_setting(self: TensorHandle, *_: Any, **__: Any) -> Any:
     return self
 
 
-def _detach_(self: TensorHandle) -> Any:
-    """From here on a constant to derivatives."""
-    found = alias.constant(self)
-    self._value, self._storage, self._version, self._steps = found._value, found._storage, found._version, found._steps
-    return self
-
-
 def _hook(self: TensorHandle, *_: Any, **__: Any) -> Any:
     _refuse("a hook on the gradient of a traced tensor", "hooked here", "take the tensor as an argument or a result")
 
@@ -195,10 +188,10 @@ def _refuse(message: str, label: str, help_: str) -> NoReturn:
 
 OWN: Mapping[str, Method] = MappingProxyType({
     **{name: (lambda self, _d=dtype, **_: cast(self, _d)) for name, dtype in _CASTS.items()},
-    "to": _to, "type_as": _to, "type": _type, "clone": _clone, "contiguous": _contiguous, "detach": alias.constant,
+    "to": _to, "type_as": _to, "type": _type, "clone": _clone, "contiguous": _contiguous, "detach": alias.detached,
     "fill_diagonal_": _fill_diagonal, "unbind": _unbind, "split": _split, "unsafe_split": _split,
     "new_tensor": _new_tensor, "cpu": _same_device, "cuda": _same_device,
-    "requires_grad_": _mutating_setting, "detach_": _detach_, "retain_grad": _mutating_setting,
+    "requires_grad_": _mutating_setting, "detach_": alias.detach_here, "retain_grad": _mutating_setting,
     "register_hook": _hook, "view": _view, "view_as": lambda self, other: _view(self, other.shape),
     "reshape_as": _as("reshape"), "expand_as": _as("expand"), "copy_": _copy, "fill_": _fill, "zero_": _zero,
     "stride": _stride,

@@ -141,7 +141,7 @@ class Proxy(TensorHandle):
 
     @property
     def data(self) -> Any:
-        return alias.constant(self)
+        return alias.detached(self)
 
     def is_floating_point(self) -> bool:
         return self._value.type.dtype.is_float

@@ -37,7 +37,7 @@ from tessera.frontend.handles import (
 from tessera.frontend.names import targets
 from tessera.frontend.table import TorchTable
 from tessera.ir.build import Builder
-from tessera.ir.dialects.calls import NotCovered, Ops, Sym
+from tessera.ir.dialects.calls import NotCovered, Ops, Sym, cast_floats, constant
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, f32
 from tessera.ir.graph import Attr, Literal, Operand, Value
@@ -210,9 +210,9 @@ class Session:
         return result
 
     def _invoke(self, record: OpRecord, args: list[Any], kwargs: dict[str, Any], alone: bool) -> Any:
-        """Call a record. A size in the place of an axis is asked for its value; so is one in the place of another int,
-        where the record does not take sizes there and stands ``alone``, without a library's function that may.
-        """
+        """Call a record. A size that stands for an axis is asked for its value; so is one for another int, where the
+        record does not take sizes there and stands ``alone``, without a library's function that may."""
+        args, kwargs = cast_floats(self.ops, (args, kwargs), self.table.autocast(record, self.device))
         if not any(map(_has_size, (*args, *kwargs.values()))):
             return self.ops.invoke(record, *args, **kwargs)
         args, kwargs = self._numbers(record, args, kwargs, ("dim", "dims"))
@@ -258,13 +258,11 @@ class Session:
         """The place of the user's expression that is being evaluated; counts how often it was."""
         if not self.open:
             raise TraceError(f"`{name}` uses a value of a trace that has ended", code="TSR0406")
-        frame: FrameType | None = caller_frame()
-        if frame is None:
+        if (frame := caller_frame()) is None:
             return Call(name, form, tuple(args), kwargs, None, -1, None, function)
         code, lasti = frame.f_code, frame.f_lasti
         call = Call(name, form, tuple(args), kwargs, code, lasti, Span.at(code, lasti), function)
-        key = (code, lasti)
-        count = self.counts[key] = self.counts.get(key, 0) + 1
+        count = self.counts[code, lasti] = self.counts.get((code, lasti), 0) + 1
         if count == 1:
             self._visit(frame)
         elif count > MOST_REPEATS:
@@ -273,14 +271,16 @@ class Session:
 
     def _visit(self, frame: FrameType | None) -> None:
         """Remember the user's functions that are running, up to the traced one, with their globals."""
-        root = getattr(getattr(self.scopes[0], "function", None), "__code__", None) if self.scopes else None
-        if root is not None and is_machinery(root.co_filename):
-            return  # of a traced function of the library only the callers are the user's, and those are no part of it
+        root = getattr(self.scopes[0], "code", None) if self.scopes else None
+        if root is not None and is_machinery(root.co_filename):  # only its callers are the user's, and no part of it
+            return
+        found: dict[tuple[CodeType, int], tuple[CodeType, Mapping[str, object]]] = {}
         while frame is not None and frame.f_code is not root:
-            key = (frame.f_code, id(frame.f_globals))
-            if key not in self.visited and not is_machinery(frame.f_code.co_filename):
-                self.visited[key] = (frame.f_code, frame.f_globals)
+            if not is_machinery(frame.f_code.co_filename):
+                found[frame.f_code, id(frame.f_globals)] = (frame.f_code, frame.f_globals)
             frame = frame.f_back if root is not None else None
+        if frame is not None or root is None:  # else the traced function has returned, and these are its callers
+            self.visited |= found
 
     def perform(self, call: Call, act: Callable[[list[Any], dict[str, Any]], Any]) -> Any:
         """Run ``act`` on the arguments as the IR sees them; errors are reported at the call's place."""
@@ -290,7 +290,7 @@ class Session:
         try:
             args = [self.lower(x) for x in call.args]
             kwargs = {key: self.lower(x) for key, x in call.kwargs.items()}
-            result = act(args, kwargs)
+            result = act(args, kwargs) if self.table.records_gradients else constant(self.ops, act(args, kwargs))
         except _Poisoned:
             return self.poison
         except (Refused, InnerRefused, NotCovered, TypeError) as error:
@@ -300,7 +300,6 @@ class Session:
                 return self.poison
             del ops[mark:]
             return self.library(self, replace(call, function=None), call.function)
-        result = result if self.table.keeps_gradients() else self.ops.constant(result)
         lifted = self.lift(result)
         if call.code is not None and len(ops) > mark:
             self._name(call, result)

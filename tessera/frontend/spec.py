@@ -8,9 +8,11 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import CodeType
 from typing import Any
 
 from tessera.diag import Label, Note, Span, TesseraError, TraceError, definition_span
+from tessera.diag.span import is_machinery
 from tessera.frontend.annotation import TensorAnnotation, read_item
 from tessera.frontend.hints import ANY, STATIC, Hint, hint_of, is_gone, scope_of
 from tessera.frontend.mistakes import placed
@@ -103,16 +105,19 @@ class FunctionSpec:
             max_saved,
         )
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """What the decorator said beside the function, as ``of`` takes it."""
-        return {"updates": self.updates, "checkpointed": self.checkpointed, "max_saved": self.max_saved}
-
     @cached_property
     def flats(self) -> tuple[tuple[int, str, Dim], ...]:
         """The places, names and sizes of the parameters that take many tensors for one."""
         rows = ((n, p.name, p.hint.annotation) for n, p in enumerate(self.params) if p.how == "plain")
         return tuple((n, name, a.fixed[0]) for n, name, a in rows if a is not None and a.flat)
+
+    @cached_property
+    def code(self) -> CodeType | None:
+        """The code that the user wrote: of a function that the library put around another, that of the other."""
+        code = getattr(self.function, "__code__", None)
+        if code is None or not is_machinery(code.co_filename):
+            return code
+        return getattr(inspect.unwrap(self.function), "__code__", None)
 
     @cached_property
     def by_name(self) -> Mapping[str, ParamSpec]:

@@ -73,17 +73,23 @@ class TorchTable(Protocol):
         """
 
     @property
+    def records_gradients(self) -> bool:
+        """Whether gradients are recorded for what this thread computes now."""
+
+    def autocast(self, record: OpRecord, device: object) -> DType | None:
+        """The dtype that the float arguments of an operation are to be cast to now, where there is one."""
+
+    @property
     def default_device(self) -> object:
         """The device of traced tensors where nothing says another."""
 
     def setting(self, name: str) -> object:
         """A named setting of the framework, such as the layout ``strided``."""
 
-    def keeps_gradients(self) -> bool:
-        """Whether derivatives go through what the framework computes now, within ``intercept`` the default."""
-
     def intercept(self, handler: Handler) -> AbstractContextManager[None]:
-        """Send every framework call made by this thread to ``handler(function, args, kwargs)``."""
+        """Send every framework call made by this thread to ``handler(function, args, kwargs)``; gradients are
+        recorded until the code says otherwise.
+        """
 
     def untouched(self) -> AbstractContextManager[None]:
         """Let framework calls of this thread run as usual inside an ``intercept``."""

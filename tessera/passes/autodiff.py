@@ -85,6 +85,24 @@ def joint(f: Function, wrt: Sequence[str] = (), apart: Collection[int] = ()) -> 
     return Joint(made.with_note(Note("autodiff", 0.0, text)), len(f.outputs), grads, tuple(given))
 
 
+def append(builder: Builder, mark: int, y: Value, wanted: Sequence[Value]) -> list[Value]:
+    """Append to a function under construction the derivative of the number ``y`` by some values, through the operations
+    from number ``mark`` on. Raises TraceError (TSR0413) for an operation without a derivative.
+    """
+    walker = _Reverse(builder)
+    active = reached(builder.ops[mark:], wanted)
+    ops = [walker.kept(op) if op.body is not None and _touched(op, active) else op for op in builder.ops[mark:]]
+    builder.ops[mark:] = ops
+    builder.context.span = next((op.span for op in reversed(ops) if y in op.results), None)
+    if y in active:
+        walker.give(y, walker.t.ones_like(Sym(walker.t, y)).value)
+        walker.run(ops, active)
+    found = [walker.of(v) for v in wanted]
+    return [
+        walker.t.zeros_like(Sym(walker.t, v)).value if g is None else g for v, g in zip(wanted, found, strict=True)
+    ]
+
+
 def _names(f: Function) -> Iterable[str]:
     yield from (p.name for p in f.params)
     for op in walk(f.body):

@@ -34,7 +34,8 @@ class Recent:
 
 
 def recent_call(tensors: Sequence[torch.Tensor], entry: Callable[..., Any], settings: object) -> Recent | None:
-    """What recognises calls with tensors like these; None where torch cannot, or gradients are asked for.
+    """What recognises calls with tensors like these; None where torch cannot. Where one of them learns, the entry has
+    to see whether gradients are recorded at all.
 
     >>> import torch
     >>> x, y = torch.ones(3), torch.zeros(3)
@@ -44,7 +45,7 @@ def recent_call(tensors: Sequence[torch.Tensor], entry: Callable[..., Any], sett
 
     One tensor given twice is not recognised.
     """
-    if not tensors or any(t.requires_grad for t in tensors):
+    if not tensors:
         return None
     check = tensor_check(tensors)
     return None if check is None else Recent(check, len(tensors), entry, settings)

@@ -352,8 +352,8 @@ def test_tracing_by_others() -> None:
     assert torch.allclose(graph(other), norm.eager(other) + 1, atol=1e-6)
 
 
-def test_autocast_changes_nothing() -> None:
-    """The dtypes of a function are its own; eager code inside autocast computes products in bf16."""
+def test_autocast_is_followed() -> None:
+    """Compiled before or under autocast: products are in bf16 there, and only there."""
 
     @tessera.function
     def product(x: Tensor["N", "D"], w: Tensor["D", "H"]) -> Tensor["N", "H"]:
@@ -364,5 +364,6 @@ def test_autocast_changes_nothing() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cold = tessera.function(product.fn)(x, w)
         warm = product(x, w)
-    assert cold.dtype == warm.dtype == torch.float32
-    assert torch.equal(cold, want) and torch.equal(warm, want)
+        narrow = product.eager(x, w)
+    assert cold.dtype == warm.dtype == narrow.dtype == torch.bfloat16
+    assert torch.equal(cold, warm) and torch.equal(product(x, w), want)

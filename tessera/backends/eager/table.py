@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
+from tessera.backends.eager.autocast import wanted_dtype
 from tessera.backends.eager.names import resolve
 from tessera.diag import DTypeError
 from tessera.ir.dialects import OPS
@@ -172,6 +173,13 @@ class TorchTable:
         return isinstance(x, _SETTINGS)
 
     @property
+    def records_gradients(self) -> bool:
+        return torch.is_grad_enabled()
+
+    def autocast(self, record: OpRecord, device: object) -> DType | None:
+        return wanted_dtype(record, getattr(device, "type", "cpu"))
+
+    @property
     def default_device(self) -> torch.device:
         return torch.device("cpu")
 
@@ -182,12 +190,9 @@ class TorchTable:
         with torch.no_grad(), torch.device("meta"):
             return _described(function(*map(_placeholder, args), **{k: _placeholder(v) for k, v in kwargs.items()}))
 
-    def keeps_gradients(self) -> bool:
-        return torch.is_grad_enabled()
-
     @contextmanager
     def intercept(self, handler: Callable[..., Any]) -> Iterator[None]:
-        # A trace serves calls of both modes; only what the function itself says about gradients is part of it.
+        # One trace serves calls with and without gradients, so the mode of the first call says nothing.
         with torch.enable_grad(), _Intercept(handler):
             yield
 

@@ -176,13 +176,6 @@ class Ops:
             return Literal(x)
         raise TypeError(f"a tensor or a number is needed, not {type(x).__name__}")
 
-    def constant(self, x: Any) -> Any:
-        """Results, in tuples and lists, that derivatives take as they are."""
-        if isinstance(x, tuple | list):
-            parts = map(self.constant, x)
-            return type(x)(*parts) if hasattr(x, "_fields") else type(x)(parts)
-        return self.detach(x) if isinstance(x, Sym) and x.dtype.is_float else x
-
     @property
     def context(self) -> InferContext:
         return self.builder.context
@@ -285,6 +278,29 @@ class Sym:
 
     def __repr__(self) -> str:
         return f"Sym({self.value!r})"
+
+
+def cast_floats(ops: Ops, x: Any, wanted: DType | None) -> Any:
+    """An argument, or all in a container, with every float tensor of at most 32 bits in another dtype."""
+    if wanted is None:
+        return x
+    if isinstance(x, Sym):
+        kind = x.value.type
+        eligible = isinstance(kind, TensorType) and kind.dtype.is_float and kind.dtype.bits <= 32
+        return ops.cast(x, wanted) if eligible and kind.dtype is not wanted else x
+    if type(x) is dict:
+        return {key: cast_floats(ops, member, wanted) for key, member in x.items()}
+    return type(x)(cast_floats(ops, member, wanted) for member in x) if type(x) in (tuple, list) else x
+
+
+def constant(ops: Ops, result: Any) -> Any:
+    """The results of an operation, which derivatives take for constants."""
+    if isinstance(result, Sym):
+        kind = result.value.type
+        return ops.detach(result) if isinstance(kind, TensorType) and kind.dtype.is_float else result
+    if isinstance(result, list):
+        return [constant(ops, x) for x in result]
+    return tuple(constant(ops, x) for x in result) if isinstance(result, tuple) else result
 
 
 def _operator(record: str, swap: bool) -> Callable[..., Any]:
