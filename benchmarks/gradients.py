@@ -8,6 +8,7 @@ error is the relative L2 distance of all gradients from those of float64, over t
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import statistics
@@ -258,7 +259,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = {name: measure(name, options.quick, rounds, not options.no_compile) for name in names}
     print(table(rows))
     if options.output is not None:
-        head = {"commit": machine.commit(), "load": load, "machine": machine.describe(), "versions": machine.versions()}
+        head = {"section": "gradients", "date": datetime.date.today().isoformat(), "quick": options.quick}
+        head |= {"commit": machine.commit(), "load": load}
+        head |= {"machine": machine.describe(), "versions": machine.versions()}
         text = json.dumps({**head, "allocation": "recycled", "rounds": rounds, "cases": rows}, indent=2)
         options.output.write_text(text + "\n", encoding="utf-8")
     return 0

@@ -209,7 +209,7 @@ class _Compiled(torch.autograd.Function):
         made = call.run(tensors, numbers)
         # What is an argument without its gradient, such as `x.detach()`, is a tensor of its own on the same memory.
         results = tuple(y.detach() if any(y is x for x in tensors) else y for y in made[: call.results])
-        ctx.call, ctx.numbers, ctx.count = call, numbers, len(tensors)
+        ctx.call, ctx.numbers = call, numbers
         # Arguments lie as the kernels of the backward pass know; of results they know that they are dense.
         where = (*results, *made[call.results :])
         saved = [tensors[n] if kind == "input" else where[n].contiguous() for kind, n in call.saved]
