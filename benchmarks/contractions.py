@@ -177,17 +177,20 @@ def _int8_others(s: Sizes, a: Arguments) -> Mapping[str, Maker]:
     }
 
 
-def _positions(s: Sizes) -> tuple[torch.Tensor, ...]:
-    return tuple(torch.randn(1, s["H"], s["S"], s["D"]) for _ in range(3))
+def positions(s: Sizes) -> tuple[torch.Tensor, ...]:
+    """Queries, keys and values of some heads, of one sequence unless the sizes say of how many."""
+    return tuple(torch.randn(s.get("B", 1), s["H"], s["S"], s["D"]) for _ in range(3))
 
 
-def _gated(s: Sizes) -> Arguments:
-    q, k, v = _positions(s)
+def gated(s: Sizes) -> Arguments:
+    """What gated linear attention takes."""
+    q, k, v = positions(s)
     return q, k, v, F.logsigmoid(torch.randn_like(q)), s["D"] ** -0.5
 
 
-def _delta(s: Sizes) -> Arguments:
-    q, k, v = _positions(s)
+def delta(s: Sizes) -> Arguments:
+    """What the delta rule takes."""
+    q, k, v = positions(s)
     return q, F.normalize(k, dim=-1), v, torch.rand(k.shape[:3]), s["D"] ** -0.5
 
 
@@ -248,10 +251,10 @@ CONTRACTIONS: Mapping[str, Contraction] = _table(
                 {"S": 512, "D": 768, "F": 2048, "H": 12}, {"S": 16, "D": 48, "F": 40, "H": 3}),
     Contraction("linear_recurrence", "linear attention", programs.linear_attention, _heads, _linear_attention_others,
                 {"H": 8, "S": 4096, "D": 64}, _SMALL_HEADS, ("eager", "jax"), compiles=False),
-    Contraction("gated_recurrence", "gated linear attention", programs.gated_linear_attention, _gated,
+    Contraction("gated_recurrence", "gated linear attention", programs.gated_linear_attention, gated,
                 _in_jax(jax_functions.gated_linear_attention), {"H": 8, "S": 2048, "D": 64}, _SMALL_HEADS,
                 ("eager", "jax"), compiles=False),
-    Contraction("delta_rule", "delta rule", programs.delta_rule, _delta, _in_jax(jax_functions.delta_rule),
+    Contraction("delta_rule", "delta rule", programs.delta_rule, delta, _in_jax(jax_functions.delta_rule),
                 {"H": 8, "S": 2048, "D": 64}, _SMALL_HEADS, ("eager", "jax"), compiles=False),
     Contraction("selective_scan", "selective scan", programs.selective_scan, _selective,
                 _in_jax(jax_functions.selective_scan), {"S": 2048, "C": 512, "N": 16}, {"S": 20, "C": 40, "N": 4},

@@ -8,10 +8,10 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from benchmarks import gpu_attention, programs
 from benchmarks.cases import CASES, Case, Sizes
+from benchmarks.contractions import delta, gated, positions
 from benchmarks.gpu_attention import Arguments, Compiler, Maker
 
 #: Rows of the functions that only move memory, over those that the CPU is measured with.
@@ -157,22 +157,8 @@ def _block_flops(s: Sizes) -> int:
 # -- recurrences ----------------------------------------------------------------------------------
 
 
-def _positions(s: Sizes) -> tuple[torch.Tensor, ...]:
-    return tuple(torch.randn(s["B"], s["H"], s["S"], s["D"]) for _ in range(3))
-
-
 def _linear(s: Sizes) -> Arguments:
-    return (*_positions(s), s["D"] ** -0.5)
-
-
-def _gated(s: Sizes) -> Arguments:
-    q, k, v = _positions(s)
-    return q, k, v, F.logsigmoid(torch.randn_like(q)), s["D"] ** -0.5
-
-
-def _delta(s: Sizes) -> Arguments:
-    q, k, v = _positions(s)
-    return q, F.normalize(k, dim=-1), v, torch.rand(k.shape[:3]), s["D"] ** -0.5
+    return (*positions(s), s["D"] ** -0.5)
 
 
 def _recurrent_flops(s: Sizes) -> int:
@@ -241,6 +227,6 @@ GPU_CASES: Mapping[str, GpuCase] = _table(
             {"B": 4, "S": 2048, "D": 2048, "F": 5632, "H": 16}, {"B": 1, "S": 16, "D": 48, "F": 40, "H": 3},
             flops=_block_flops),
     _recurrence("linear_recurrence", "linear attention", programs.linear_attention, _linear),
-    _recurrence("gated_recurrence", "gated linear attention", programs.gated_linear_attention, _gated),
-    _recurrence("delta_rule", "delta rule", programs.delta_rule, _delta),
+    _recurrence("gated_recurrence", "gated linear attention", programs.gated_linear_attention, gated),
+    _recurrence("delta_rule", "delta rule", programs.delta_rule, delta),
 )  # fmt: skip

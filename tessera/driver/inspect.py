@@ -20,13 +20,12 @@ from tessera.driver.devices import ACCELERATORS
 from tessera.driver.gradient import Gradient, latest
 from tessera.driver.variant import Variant
 from tessera.ir.dim import Dim
-from tessera.ir.flops import op_flops
+from tessera.ir.flops import nbytes, op_flops
 from tessera.ir.graph import Function, Note, Operation
 from tessera.ir.loop import Loop
 from tessera.ir.printer import print_function
 from tessera.ir.record import Kind
 from tessera.ir.types import TensorType
-from tessera.schedule.cost import nbytes
 from tessera.schedule.plan import ZERO, Call, Kernel, Program, Unschedulable
 
 Json = Any

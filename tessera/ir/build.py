@@ -32,6 +32,19 @@ def wrapped(value: int, dtype: DType) -> int:
 _LEGAL = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
+def numbered(stem: str, names: set[str]) -> str:
+    """The stem with the first number that makes it a new name, which joins ``names``.
+
+    >>> numbered("x_r", {"x_r1"})
+    'x_r2'
+    """
+    number = 1
+    while f"{stem}{number}" in names:
+        number += 1
+    names.add(f"{stem}{number}")
+    return f"{stem}{number}"
+
+
 @dataclass
 class Builder:
     """Appends operations to a block under construction. Every result gets a unique printable name."""

@@ -1,4 +1,4 @@
-"""How much arithmetic operations are, as polynomials in the dims."""
+"""How much arithmetic operations are and how much memory tensors take, as polynomials in the dims."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ from tessera.ir.folds import FOLDS
 from tessera.ir.graph import Operation
 from tessera.ir.loop import Loop, steps
 from tessera.ir.record import Kind
+from tessera.ir.types import Type
 
 _ZERO = Dim.const(0)
+
+
+def nbytes(t: Type) -> Dim:
+    """Bytes of a tensor or buffer in memory."""
+    return Dim.const(t.dtype.bytes) * product(t.dims)
 
 
 def op_flops(op: Operation) -> Dim:

@@ -34,11 +34,12 @@ def _walked(sweep: Operation) -> Iterator[Operation]:
     """The accesses at the very point of a sweep that can walk pieces: over one axis, with no sweep inside."""
     if sweep.record is not SWEEP or sweep.body is None or sweep.attrs.get("ordered"):
         return
-    axes = sweep.words("axes")
-    if len(axes) != 1 or any(op.body is not None for op in sweep.body.ops):
-        return
-    here = (Dim.name(axes[0]),)
+    match sweep.attrs.get("axes"):  # of malformed ones others say what is wrong
+        case (str(axis),) if axis.isidentifier() and not any(op.body is not None for op in sweep.body.ops):
+            here = (Dim.name(axis),)
+        case _:
+            return
     for op in sweep.body.ops:
         direct = op.record in (LOAD, STORE) and len(op.operands) == (1 if op.record is LOAD else 2)
-        if direct and op.dims("index") == here and not op.attrs.get("guard"):
+        if direct and op.attrs.get("index") == here and not op.attrs.get("guard"):
             yield op

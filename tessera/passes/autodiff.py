@@ -21,6 +21,7 @@ from tessera.ir.infer import InferContext
 from tessera.ir.loop import Loop, outer_values
 from tessera.ir.origin import of_gradient
 from tessera.ir.types import TensorType
+from tessera.passes.shapes import learn
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +117,7 @@ def _context(f: Function) -> InferContext:
     facts, known = Facts(), dict[tuple[str, Any, Any], Obligation]()
     for o in f.obligations:
         known[(o.kind, o.left, o.right)] = o
-        if o.kind == "eq":
-            facts = facts.with_eq(o.left, o.right)
-        else:
-            facts = facts.with_divides(o.right, o.left) if o.kind == "divides" else facts.with_ge(o.left, o.right)
+        facts = learn(facts, o)
     filled = {str(d) for p in f.params for d in p.type.dims if d.is_name}
     return InferContext(facts, known, filled=filled)
 

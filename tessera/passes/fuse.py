@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import networkx as nx
 
+from tessera.ir.build import numbered
 from tessera.ir.dialects.region import COLUMN, EXTERN, MAP, RECURRENCE, ROW, STREAM
 from tessera.ir.graph import Block, Function, Note, Operand, Operation, Value
 from tessera.ir.loop import with_body
@@ -149,20 +150,13 @@ class _Writer:
                 stack.extend(missing)
                 continue
             stack.pop()
-            copies[v] = Value(self.fresh(v.name), v.type)
+            copies[v] = Value(numbered(f"{v.name}_r", self.names), v.type)
             operands = tuple(_swap(copies, x) for x in made.operands)
             body.append(replace(made, operands=operands, results=(copies[v],)))
 
     def is_free_value(self, v: Value) -> bool:
         made = self.maker.get(v)
         return made is not None and is_free(made)
-
-    def fresh(self, name: str) -> str:
-        number = 1
-        while f"{name}_r{number}" in self.names:
-            number += 1
-        self.names.add(f"{name}_r{number}")
-        return f"{name}_r{number}"
 
     def ordered(self, regions: dict[int, Operation]) -> list[Operation]:
         """Regions in an order in which everything is made before it is read; ties go to the order of the source."""

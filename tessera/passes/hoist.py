@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from tessera.ir.build import numbered
 from tessera.ir.dialects import OPS
 from tessera.ir.dialects.contract import letters
 from tessera.ir.dtype import DType, bool_
@@ -158,15 +159,8 @@ class _Hoist:
 
     def clone(self, op: Operation, operands: tuple[Operand, ...], kind: Type) -> Operation:
         """The operation on other operands, with a value of its own."""
-        made = replace(op, operands=operands, results=(Value(self.fresh(op.result.name), kind),))
+        made = replace(op, operands=operands, results=(Value(numbered(f"{op.result.name}_h", self.names), kind),))
         self.out.append(made)
         self.roles.maker[made.result] = made
         self.roles.of[made.result] = self.roles.role(made)
         return made
-
-    def fresh(self, name: str) -> str:
-        number = 1
-        while f"{name}_h{number}" in self.names:
-            number += 1
-        self.names.add(f"{name}_h{number}")
-        return f"{name}_h{number}"

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from tessera.ir.build import numbered
 from tessera.ir.dialects import OPS
 from tessera.ir.dialects.contract import letters
 from tessera.ir.dim import Dim, product
@@ -222,7 +223,7 @@ class _Products:
         def step(name: str, operands: tuple[Operand, ...], space: Iterable[Dim], **attrs: Attr) -> Value:
             kind = op.result.type
             assert isinstance(kind, TensorType)
-            value = Value(self.fresh("shorter"), kind.with_dims(space))
+            value = Value(numbered("shorter_", self.names), kind.with_dims(space))
             made.append(replace(op, record=OPS[name], operands=operands, results=(value,), attrs=attrs))
             return value
 
@@ -240,13 +241,6 @@ class _Products:
             x = step("unsqueeze", (x,), op.result.type.dims, dim=axis)
         made[-1] = replace(made[-1], results=op.results)
         return made
-
-    def fresh(self, name: str) -> str:
-        number = 1
-        while f"{name}_{number}" in self.names:
-            number += 1
-        self.names.add(f"{name}_{number}")
-        return f"{name}_{number}"
 
 
 def _key(x: Operand) -> object:

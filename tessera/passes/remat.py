@@ -17,6 +17,7 @@ import networkx as nx
 
 from tessera.ir.dialects.contract import letters
 from tessera.ir.dim import Dim, product
+from tessera.ir.flops import nbytes
 from tessera.ir.graph import Block, Function, Note, Operation, Value
 from tessera.ir.origin import region_of
 from tessera.ir.record import Kind
@@ -45,12 +46,7 @@ class Split:
 
     def bytes(self) -> Dim:
         """What is kept for the backward pass beside parameters and results."""
-        return sum((nbytes(v) for v in self.kept), start=Dim.const(0))
-
-
-def nbytes(v: Value) -> Dim:
-    """The bytes of a tensor."""
-    return product(v.type.dims) * v.type.dtype.bytes
+        return sum((nbytes(v.type) for v in self.kept), start=Dim.const(0))
 
 
 class Effort(IntEnum):
@@ -68,7 +64,7 @@ def split(joint: Joint, sizes: Mapping[str, int], limit: int | None = None) -> S
     """
     for effort in Effort:
         found = _split(joint, sizes, effort)
-        if limit is None or sum(int(nbytes(v).evaluate(sizes)) for v in found.kept) <= limit:
+        if limit is None or found.bytes().evaluate(sizes) <= limit:
             break
     return found
 
@@ -92,7 +88,7 @@ def _split(joint: Joint, sizes: Mapping[str, int], effort: Effort) -> Split:
         _needed(f.ops, grads, frozenset((*ordered, *cotangents))), lambda op: _repeatable(op, sizes)
     )
     scalars = tuple(p for p in params if not isinstance(p.type, TensorType))
-    size = sum(int(nbytes(v).evaluate(sizes)) for v in kept)
+    size = sum(nbytes(v.type).evaluate(sizes) for v in kept)
     note = Note("remat", 0.0, f"{len(kept)} values of {size} bytes kept: {', '.join(v.name for v in kept) or 'none'}")
     first = replace(f, body=Block(forward, params, (*outputs, *kept)))
     second = replace(f, name=f"{f.name}_grad", body=Block(backward, (*ordered, *cotangents, *scalars), grads),
@@ -142,7 +138,7 @@ def _cut(
         if v in inner:
             graph.add_edge((v, "in"), (v, "out"))
             return
-        size = float(nbytes(v).evaluate(sizes)) + 1.0
+        size = float(nbytes(v.type).evaluate(sizes)) + 1.0
         graph.add_edge((v, "in"), (v, "out"), capacity=size * (THERE if v in there else 1.0))
 
     for p in params:
@@ -187,8 +183,8 @@ def _repeatable(op: Operation, sizes: Mapping[str, int], effort: Effort = Effort
     if effort >= Effort.PRODUCTS:
         return True
     left, right, result = letters(op)
-    made = nbytes(op.result).evaluate(sizes)
-    given = sum(nbytes(v).evaluate(sizes) for v in op.inputs)
+    made = nbytes(op.result.type).evaluate(sizes)
+    given = sum(nbytes(v.type).evaluate(sizes) for v in op.inputs)
     dims = dict(zip(left + right, (*op.operands[0].type.dims, *op.operands[1].type.dims), strict=True))
     length = product(d for c, d in dims.items() if c not in result).evaluate(sizes)
     return made > given and length <= SHORT

@@ -34,7 +34,7 @@ class Shapes:
             details.append(f"{verdict.name.lower()}: {o}")
             if verdict is Verdict.GUARDED:
                 guards.append(replace(o, verdict="guarded"))
-                facts = _learn(facts, o)
+                facts = learn(facts, o)
         if refuted:
             raise ShapeError.from_diagnostics(refuted)
         if tuple(guards) == f.obligations:
@@ -44,7 +44,8 @@ class Shapes:
         return replace(f, obligations=tuple(guards)).with_note(note)
 
 
-def _learn(facts: Facts, o: Obligation) -> Facts:
+def learn(facts: Facts, o: Obligation) -> Facts:
+    """The facts with what an obligation says."""
     if o.kind == "eq":
         return facts.with_eq(o.left, o.right)
     return facts.with_divides(o.right, o.left) if o.kind == "divides" else facts.with_ge(o.left, o.right)

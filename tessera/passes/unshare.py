@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from tessera.ir.build import numbered
 from tessera.ir.dialects.contract import letters
 from tessera.ir.dim import Dim
 from tessera.ir.graph import Operation, Value
@@ -107,14 +108,7 @@ class _Space:
         for op in sorted(cone, key=place.__getitem__):
             kind = op.result.type
             assert isinstance(kind, TensorType)
-            copies[op.result] = Value(self.fresh(op.result.name), kind)
+            copies[op.result] = Value(numbered(f"{op.result.name}_u", self.names), kind)
             operands = tuple(copies.get(x, x) if isinstance(x, Value) else x for x in op.operands)
             found.append((op, replace(op, operands=operands, results=(copies[op.result],))))
         return found
-
-    def fresh(self, name: str) -> str:
-        number = 1
-        while f"{name}_u{number}" in self.names:
-            number += 1
-        self.names.add(f"{name}_u{number}")
-        return f"{name}_u{number}"

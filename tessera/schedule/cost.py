@@ -5,19 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tessera.ir.dim import Dim
-from tessera.ir.flops import op_flops
+from tessera.ir.flops import nbytes, op_flops
 from tessera.ir.graph import Operation, Value
 from tessera.ir.record import Kind
 from tessera.ir.types import TensorType, Type
 from tessera.schedule.plan import ZERO, Cost
-
-
-def nbytes(t: Type) -> Dim:
-    """Bytes of a tensor or buffer in memory."""
-    total = Dim.const(t.dtype.bytes)
-    for d in t.dims:
-        total = total * d
-    return total
 
 
 def region_cost(

@@ -320,7 +320,7 @@ class Puller:
         for piece in pieces:
             inside, undecided = True, []
             for axis, lo, hi in piece.box:
-                verdict = self.within(index[axis], lo, hi)
+                verdict = self.within(index[axis], lo, hi, guard)
                 if verdict is False:
                     inside = False
                     break
@@ -331,6 +331,8 @@ class Puller:
                 chosen.append((piece, tuple(undecided)))
                 if not undecided:
                     break
+        if not chosen:
+            chosen.append((pieces[-1], ()))  # no point gets through the guard: nobody looks at the value
         last = chosen[-1][0]
         limits = self.readable(op, last) if len(chosen) > 1 else ()
         result: Operand = yield from self.piece(op, last, (*guard, *chosen[-1][1], *limits))
@@ -384,17 +386,21 @@ class Puller:
         self.lookups[name] = checked
         return Dim.name(name)
 
-    def within(self, e: Dim, lo: Dim, hi: Dim) -> bool | None:
-        """Is lo <= e < hi for every point of the current loops? None when it depends on the point or is not
-        provable.
+    def within(self, e: Dim, lo: Dim, hi: Dim, guard: Guard = ()) -> bool | None:
+        """Is lo <= e < hi for every point of the current loops that the guard lets through? None when it depends on
+        the point or is not provable.
         """
         low, high = bounds(e, self.ranges)
-        if low is None or high is None:
-            return None
-        if provably_ge(low, lo) and provably_ge(hi, high + 1):
-            return True
-        if provably_ge(low, hi) or provably_ge(lo, high + 1):
-            return False
+        spans = [(low, high + 1)] if low is not None and high is not None else []
+        for x, least, end in guard:
+            shift = e - x
+            if not any(n in self.ranges or n in self.lookups for n in shift.names()):
+                spans.append((least + shift, end + shift))
+        for least, end in spans:
+            if provably_ge(least, lo) and provably_ge(hi, end):
+                return True
+            if provably_ge(least, hi) or provably_ge(lo, end):
+                return False
         return None
 
     def try_split(self, e: Dim, lo: Dim, hi: Dim) -> None:

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import pytest
 
 import benchmarks
-from benchmarks import app, bandwidth, job, machine, peers, speed
+from benchmarks import app, bandwidth, gradients, job, machine, peers, speed
 from benchmarks.cases import CASES
 from benchmarks.job import Job
 from benchmarks.progress import Progress
@@ -115,9 +115,11 @@ def check_schema(doc: dict[str, Any]) -> None:
 def test_results_in_the_tree_follow_the_schema() -> None:
     for path in app.RESULTS.glob("*.json"):
         doc = json.loads(path.read_text(encoding="utf-8"))
-        if "gpu" not in doc:
+        if doc.get("section") == "gradients":
+            assert set(doc["cases"]) == set(gradients.CASES)
+        elif "gpu" not in doc:
             check_schema(doc)
-            assert not doc["quick"], f"{path.name} comes from a smoke run"
+        assert "gpu" in doc or not doc["quick"], f"{path.name} comes from a smoke run"
 
 
 def test_a_machine_is_described_without_names() -> None:

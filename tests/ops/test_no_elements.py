@@ -99,4 +99,4 @@ def test_a_part_is_refuted_guarded_or_proved_at_definition() -> None:
 
 def test_records_say_which_folds_have_an_identity() -> None:
     without = {r.name for r in OPS.values() if r.kind is Kind.REDUCE and r.reduction and not r.reduction.identity}
-    assert without == {"amax", "amin", "argmax", "argmin"}
+    assert without == {"amax", "amax_first", "amin", "amin_first", "argmax", "argmin"}

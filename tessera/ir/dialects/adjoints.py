@@ -259,15 +259,19 @@ def gather(p: Point) -> tuple[Any, ...]:
     return p.t.scatter_add(p.zeros(0), _axis(p), p.inputs[1], p.g), None
 
 
-def rows(p: Point) -> tuple[Any, ...]:
-    """Slices go back to where they were read."""
-    t, axis, (x, index) = p.t, _axis(p), p.inputs
-    dims, size = t.dims(x), t.dims(x)[axis]
-    at = t.reshape(index, -1)
-    if p.op.record.name == "take":
-        at = t.where(t.lt(at, 0), t.add(at, size), at)
-    g = t.reshape(p.g, *dims[:axis], t.dims(at)[0], *dims[axis + 1 :])
-    return t.index_add(p.zeros(0), axis, at, g), None
+def rows(wraps: bool) -> Derivative:
+    """Slices go back to where they were read; numbers below zero count from the end if the read ``wraps``."""
+
+    def rule(p: Point) -> tuple[Any, ...]:
+        t, axis, (x, index) = p.t, _axis(p), p.inputs
+        dims, size = t.dims(x), t.dims(x)[axis]
+        at = t.reshape(index, -1)
+        if wraps:
+            at = t.where(t.lt(at, 0), t.add(at, size), at)
+        g = t.reshape(p.g, *dims[:axis], t.dims(at)[0], *dims[axis + 1 :])
+        return t.index_add(p.zeros(0), axis, at, g), None
+
+    return rule
 
 
 def indexed(p: Point) -> tuple[Any, ...]:

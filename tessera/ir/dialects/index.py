@@ -172,7 +172,7 @@ TAKE = OpRecord(
     _take_infer, _index_as, pieces=_rows(True), call=_take, eager=_take_eager, torch=torch_names("take", "t", "m"),
     methods=("take",), samples=samples(call(T(("S", "D")), T(("B", 2), "int64", 9)),
                                        call(T(("S", "D"), "bf16"), T((), "int64", 5))),
-    derivative=adjoints.rows,
+    derivative=adjoints.rows(wraps=True),
 )  # fmt: skip
 INDEX_SELECT = OpRecord(
     "index_select", Kind.INDEX, "x: tensor, dim: dim, index: tensor",
@@ -180,7 +180,7 @@ INDEX_SELECT = OpRecord(
     _take_infer, _index_as, pieces=_rows(False), call=_index_select, eager=_select_eager,
     torch=torch_names("index_select", "t", "m"), methods=("index_select",),
     samples=samples(call(T(("B", "S", "D")), 1, T((3,), "int64", 5)), call(T(("S", "D")), 0, T((2,), "int32", 5))),
-    derivative=adjoints.rows,
+    derivative=adjoints.rows(wraps=False),
 )  # fmt: skip
 
 

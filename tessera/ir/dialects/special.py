@@ -9,7 +9,7 @@ from tessera.ir.derive import Part, cut, parts
 from tessera.ir.dialects.pointwise import DENSITY, FLOAT_PARTS, LOG2E, SQRT_HALF, scalar_sample
 from tessera.ir.dialects.rules import ANY, ARITHMETIC, FLOATING, elementwise_record
 from tessera.ir.dialects.samples import T, call, samples
-from tessera.ir.dtype import int64
+from tessera.ir.dtype import f32, f64, int64
 from tessera.ir.infer import Blame
 from tessera.ir.record import Law, OpRecord, Rewrite
 
@@ -153,7 +153,11 @@ def _inverse(x: Any, power: int) -> Any:
 def _polygamma_call(t: Any, n: int, x: Any) -> Any:
     if n < 0:
         t.fail("TSR0301", f"polygamma of order {n}", Blame(0), helps=["orders begin at 0"])
-    return t.digamma(x) if n == 0 else t.emit("polygamma", (x,), n=int(n))
+    if n == 0:
+        return t.digamma(x)
+    kind = t.dtype_of(x) if t.dtype_of(x).is_float else f32
+    # Some twenty terms: in f64, so that their sum is rounded once.
+    return t.cast(t.emit("polygamma", (t.cast(x, f64),), n=int(n)), kind)
 
 
 _RADIANS = math.pi / 180.0
