@@ -33,13 +33,7 @@ from tessera.diag import (
 )
 from tessera.driver import bounds, devices, inspect
 from tessera.driver.flat import in_pieces, is_watched, joined_call
-from tessera.driver.guards import (
-    check_devices,
-    check_kinds,
-    check_memory,
-    parse_target,
-    variant_classes,
-)
+from tessera.driver.guards import check_devices, check_kinds, check_memory, parse_target, variant_classes
 from tessera.driver.layout import TABLE
 from tessera.driver.method import Method
 from tessera.driver.opaque import inside
@@ -445,9 +439,7 @@ class Function(Generic[P, R]):
     @user_frames
     def variants(self) -> inspect.VariantList:
         """The classes by which variants of this function differ, before anything runs."""
-        return inspect.VariantList(
-            tuple(variant_classes(self.spec, self.check())), len(self.compiled.all())
-        )
+        return inspect.VariantList(tuple(variant_classes(self.spec, self.check())), len(self.compiled.all()))
 
     def cache_info(self) -> CacheInfo:
         """Counts of variants and of calls."""
@@ -501,7 +493,3 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-def _is_strided(x: Any) -> bool:
-    return isinstance(x, torch.Tensor) and not x.is_contiguous()

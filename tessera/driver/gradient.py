@@ -264,7 +264,7 @@ def _again(ctx: Any, cotangents: Sequence[torch.Tensor]) -> Sequence[torch.Tenso
             raise TraceError(f"the derivative of a derivative needs argument {n + 1}, which {happened}", code="TSR0414")
     gradient = call.gradient
     if _elsewhere(cotangents):
-        return run_function(gradient.alone, [*tensors, *cotangents, *ctx.numbers], sizes=call.named, gradients=True)
+        return run_function(gradient.alone, [*tensors, *cotangents, *ctx.numbers], sizes=call.named, grad=True)
     given = [*tensors, *(g.contiguous().resolve_neg() for g in cotangents)]
     return gradient.again.bind(call.named, given)(given, ctx.numbers)
 

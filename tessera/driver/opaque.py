@@ -2,8 +2,9 @@
 proved, and with its derivative.
 
 ``inside`` is read by torch's own tracer, which follows plain Python; what it cannot follow is computed once for each
-call in the source (``_site``) and is a constant to it. Calls whose results share memory with arguments, and those with
-arguments or results other than tensors, numbers and texts, are followed into the Python function instead.
+call in the source (``_site``) and is a constant to it. Calls whose results share memory with arguments, those with
+arguments or results other than tensors, numbers and texts, and those that ``torch.func`` transforms are followed into
+the Python function instead.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+import torch.autograd.forward_ad as fwd
 
 from tessera.backends.eager import from_torch_dtype, to_torch_dtype
 from tessera.backends.eager.autocast import State, state, under
@@ -165,7 +167,7 @@ def _site(function: Any, how: tuple[Any, ...], names: tuple[str, ...]) -> tuple[
     """The name of the operation for a call, the structure of its results and the numbers of those without gradient; no
     name where the call has to be followed.
     """
-    if torch.compiler.is_exporting() or TENSOR not in how:
+    if torch.compiler.is_exporting() or TENSOR not in how or _transforms() is not None or fwd._current_level >= 0:
         return _NO_SITE
     _operations()
     at = (id(function), tuple(h if isinstance(h, str) else (type(h[0]), h[0]) for h in how), names, state())
@@ -181,6 +183,7 @@ def _site(function: Any, how: tuple[Any, ...], names: tuple[str, ...]) -> tuple[
         return _keys[at]
 
 
+_transforms = torch._C._functorch.peek_interpreter_stack
 _site._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 

@@ -360,8 +360,6 @@ def _undo(session: Session, step: Operation, before: Value, after: Value) -> Val
     ops = session.ops
     whole, part = Sym(ops, before), Sym(ops, after)
     name = step.record.name
-    if name == "detach":
-        return after
     if name == "permute":
         order = [int(n) for n in step.attrs["dims"]]  # type: ignore[union-attr,arg-type]
         return ops.permute(part, [order.index(n) for n in range(len(order))]).value

@@ -368,4 +368,4 @@ def no_derivative(error: Undifferentiable) -> TraceError:
     return TraceError.from_diagnostics([Diagnostic("TSR0413", f"`{name}` has no derivative{which}", label)])
 
 
-__all__ = ["Autodiff", "Joint", "joint"]
+__all__ = ["Autodiff", "Joint", "append", "is_float", "joint", "reached"]

@@ -78,6 +78,30 @@ def test_several_cotangents_at_once() -> None:
     same(lambda f: torch.autograd.grad(f(x, w), (x, w), rows, is_grads_batched=True))
 
 
+@pytest.mark.parametrize("low", [False, True], ids=["plain", "autocast"])
+def test_several_cotangents_of_products_at_once(low: bool) -> None:
+    """The passes behind the function are what they were, also under autocast."""
+
+    @tessera.function(strict=True)
+    def layer(x: Tensor["B", "D"], w: Tensor["D"]) -> Any:
+        return torch.tanh(x @ x.mT + torch.einsum("bd,d->b", x, w))
+
+    x, w = given()
+    rows = torch.stack([torch.ones(3, 3), X[:, :3]])
+    plain = torch.autograd.grad(layer.eager(x, w), (x, w), rows, is_grads_batched=True)
+    slopes = torch.autograd.grad(layer.eager(x, w), (x, w), rows, is_grads_batched=True, create_graph=True)
+    second = torch.autograd.grad(slopes[0].square().sum(), (x, w))
+    with torch.autocast("cpu", torch.bfloat16, enabled=low):
+        found = torch.autograd.grad(out := layer(x, w), (x, w), rows.to(out.dtype), is_grads_batched=True)
+    tolerance = {"rtol": 5e-2, "atol": 5e-2} if low else {"rtol": 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(found, plain, **tolerance)
+    y = layer(x, w)
+    with torch.autocast("cpu", torch.bfloat16, enabled=low):
+        again = torch.autograd.grad(y, (x, w), rows, is_grads_batched=True, create_graph=True)
+    torch.testing.assert_close(again, slopes, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.autograd.grad(again[0].square().sum(), (x, w)), second, rtol=1e-4, atol=1e-4)
+
+
 def test_parameters_given_by_name() -> None:
     class Model(torch.nn.Module):
         def __init__(self, f: Any) -> None:

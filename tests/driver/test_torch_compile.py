@@ -162,6 +162,36 @@ def test_what_is_no_operation_is_followed(f: Callable[..., Any]) -> None:
     assert not any("tessera" in str(n.target) for g in recorder.graphs for n in g.graph.nodes)
 
 
+TRANSFORMS: dict[str, Callable[..., Any]] = {
+    "grad": lambda f, x, w: torch.func.grad(lambda x: f(x, w).square().sum())(x),
+    "vmap": lambda f, x, w: torch.func.vmap(f, (0, None))(torch.stack([x, 2 * x]), w),
+    "jvp": lambda f, x, w: torch.func.jvp(lambda x: f(x, w), (x,), (2 * x,)),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transforms_follow_the_function(name: str) -> None:
+    @tessera.function
+    def layer(x: Tensor["B", "D"], w: Tensor["D"]) -> Tensor["B", "D"]:
+        return torch.softmax(x * w, -1) * x
+
+    x, w = (t.detach() for t in given())
+    compiled = torch.compile(lambda x, w: TRANSFORMS[name](layer, x, w), backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x, w), TRANSFORMS[name](layer.eager, x, w), rtol=1e-5, atol=1e-5)
+    plain = torch.compile(lambda x, w: layer(x, w) * 2, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(plain(x, w), layer.eager(x, w) * 2)
+
+
+def test_no_gradients_are_recorded_where_none_are_asked_for() -> None:
+    compiled = torch.compile(lambda x, w: rms_norm(x * 1, w), backend="aot_eager", fullgraph=True)
+    x, w = given()
+    with torch.no_grad():
+        assert not compiled(x, w).requires_grad
+    with torch.inference_mode():
+        assert compiled(x, w).is_inference()
+    assert compiled(x, w).requires_grad
+
+
 def test_export_follows_the_function() -> None:
     class Model(torch.nn.Module):
         def forward(self, x: Any, w: Any) -> Any:

@@ -102,3 +102,22 @@ def test_the_rulings_themselves() -> None:
     assert slope(lambda x: x.clamp(min=0), 0.0) == [1.0]
     assert slope(lambda x, y: torch.maximum(x, y), 0.0, 0.0) == [0.5, 0.5]
     assert slope(lambda x: x * 2, 0.0) == [2.0]
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "nll_loss"])
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+def test_a_mean_over_no_valid_target(name: str, weighted: bool) -> None:
+    """0 / 0, as torch has it, with a gradient of zeros; a sum over none is 0."""
+    plain, weight = getattr(F, name), torch.tensor([0.5, 1.0, 2.0]) if weighted else None
+    target = torch.full((2,), -100)
+    for reduction in ("mean", "sum", "none"):
+        x = torch.tensor([[1.0, 2.0, 3.0], [3.0, 1.0, 2.0]], requires_grad=True)
+        loss = tessera.function(lambda x, t, r=reduction: plain(x, t, weight=weight, reduction=r), strict=True)
+        with tessera.backend("c"):
+            found = loss(x, target)
+            slopes = torch.autograd.grad(found.sum(), x)
+        want = plain(x, target, weight=weight, reduction=reduction)
+        assert not loss.cache_info().eager
+        assert bool(found.isnan().all()) is (reduction == "mean")
+        torch.testing.assert_close(found, want, equal_nan=True)
+        torch.testing.assert_close(slopes, torch.autograd.grad(want.sum(), x), equal_nan=True)

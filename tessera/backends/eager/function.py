@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from tessera.backends.eager.autocast import under
 from tessera.backends.eager.dtypes import from_torch_dtype, to_torch_dtype
 from tessera.backends.eager.run import Routine
 from tessera.diag import DTypeError, ShapeError, TraceError
@@ -18,13 +19,13 @@ Input = torch.Tensor | bool | int | float
 
 
 def run_function(
-    f: Function, inputs: Sequence[Input], *, sizes: Mapping[str, int] | None = None, gradients: bool = False
+    f: Function, inputs: Sequence[Input], *, sizes: Mapping[str, int] | None = None, grad: bool = False
 ) -> list[torch.Tensor]:
     """The results of a function on torch tensors, and Python numbers for its scalar parameters.
 
-    ``sizes`` binds names that no input has; with ``gradients`` torch records what it needs for those. Raises ShapeError
-    and DTypeError for inputs that do not fit the parameters, TraceError (TSR0408) for kernels and for operations that
-    torch has no counterpart of.
+    ``sizes`` binds names that no input has; with ``grad`` autograd records the operations. Raises ShapeError and
+    DTypeError for inputs that do not fit the parameters, TraceError (TSR0408) for kernels and for operations that torch
+    has no counterpart of.
 
     >>> from tessera.ir.parser import parse
     >>> f = parse("fn f(x: f32[B, D]) -> f32[B] { %m = amax(x) over [D] : f32[B] return %m }")
@@ -37,7 +38,7 @@ def run_function(
     shapes = [(p.name, p.type.dims, tuple(x.shape)) for p, x in env.items() if isinstance(p.type, TensorType)]
     bound = bind_sizes(f, shapes, sizes)
     device = next((x.device for x in env.values() if isinstance(x, torch.Tensor)), None)
-    with torch.set_grad_enabled(gradients), torch.device(device or "cpu"):
+    with torch.set_grad_enabled(grad), torch.device(device or "cpu"), under(()):  # the casts are in the IR
         found = Routine.of(f.body, bound).run(env)
         return [_output(x, made) for x, made in zip(f.outputs, found, strict=True)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -213,8 +214,35 @@ def _contract_infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[Tens
 
 def _contract_eager(torch: Any, x: Any, other: Any, *, equation: str, accumulate_dtype: Any = None) -> Any:
     whole = x.ndim == other.ndim == 1 and equation.endswith("->") and x.shape == other.shape
-    product = torch.dot if whole and equation[0] == equation[2] else lambda a, b: torch.einsum(equation, a, b)
+    product = torch.dot if whole and equation[0] == equation[2] else lambda a, b: _as_matrices(torch, equation, a, b)
     return _accumulated(torch, product, (x, other), accumulate_dtype)
+
+
+def _as_matrices(torch: Any, equation: str, a: Any, b: Any) -> Any:
+    """A contraction as a batch of matrix products: unlike ``torch.einsum``, which takes a list, it goes through every
+    way of torch to run a function on many tensors at once.
+    """
+    (left, right), result = equation_parts(equation)
+    a, left = _kept(a, left, right + result)
+    b, right = _kept(b, right, left + result)
+    sizes = {**dict(zip(left, a.shape, strict=True)), **dict(zip(right, b.shape, strict=True))}
+    both = [c for c in result if c in left and c in right]
+    rows, columns = ([c for c in result if c in part and c not in both] for part in (left, right))
+    summed = [c for c in left if c not in result]
+
+    def matrices(x: Any, subscripts: str, *groups: list[str]) -> Any:
+        moved = x.permute([subscripts.index(c) for group in groups for c in group])
+        return moved.reshape([math.prod(sizes[c] for c in group) for group in groups])
+
+    product = torch.bmm(matrices(a, left, both, rows, summed), matrices(b, right, both, summed, columns))
+    order = [*both, *rows, *columns]
+    return product.reshape([sizes[c] for c in order]).permute([order.index(c) for c in result])
+
+
+def _kept(x: Any, subscripts: str, letters: str) -> tuple[Any, str]:
+    """An operand without the axes that stand in it alone, summed."""
+    alone = [n for n, c in enumerate(subscripts) if c not in letters]
+    return (x.sum(alone) if alone else x), "".join(c for c in subscripts if c in letters)
 
 
 def _contract_reference(x: Any, other: Any, *, equation: str, **_: Any) -> Any:

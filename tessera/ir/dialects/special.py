@@ -160,6 +160,15 @@ def _polygamma_call(t: Any, n: int, x: Any) -> Any:
     return t.cast(t.emit("polygamma", (t.cast(x, f64),), n=int(n)), kind)
 
 
+def _with_value_eager(torch: Any, x: Any, value: Any) -> Any:
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return torch.broadcast_tensors(x, value)[1].detach()
+    made = x + torch.zeros_like(value, requires_grad=False)
+    with torch.no_grad():
+        made.copy_(value)
+    return made
+
+
 _RADIANS = math.pi / 180.0
 
 OPS: tuple[OpRecord, ...] = (
@@ -169,7 +178,7 @@ OPS: tuple[OpRecord, ...] = (
     elementwise_record("with_value", "x: tensor, value: tensor like x",
                        "The elements of value; to derivatives it is x, and value a constant.", ANY,
                        lambda t, x, value: value, where="", methods=(), rewrites=(Rewrite((), 1),), flops=0,
-                       eager=lambda torch, x, value: torch.broadcast_tensors(x, value)[1],
+                       eager=_with_value_eager,
                        d=parts(lambda t, g, *_: g, None)),
     elementwise_record("polygamma", "n: int, x: tensor", "The n-th derivative of digamma, for x > 0.", FLOATING,
                        _polygamma, call=_polygamma_call, methods=(), where="ts", domain=(0.1, 8.0), flops=200,
