@@ -116,9 +116,7 @@ def test_opcheck() -> None:
         torch.library.opcheck(torch.ops.tessera.call.default, ([x, w], numbers, key))
         cotangents = [torch.randn_like(y) for y in site.run([x, w], numbers)]
         plain = [x.detach(), w.detach()]
-        torch.library.opcheck(
-            torch.ops.tessera.call_backward.default, (plain, numbers, key, cotangents, [True, False])
-        )
+        torch.library.opcheck(torch.ops.tessera.call_backward.default, (plain, numbers, key, cotangents, [True, False]))
 
 
 def _shares(x: Tensor["B", "D"]) -> Any:

@@ -14,8 +14,8 @@ pytest.importorskip("expecttest")
 
 from tests.opinfo.gradients import differentiable, run_sample, samples
 from tests.opinfo.harness import Entry, Outcome, entries
-from tests.opinfo.table import PATH, rows, unexplained
-from tests.opinfo.test_opinfo import aside, name_of
+from tests.opinfo.table import PATH, rows
+from tests.opinfo.test_opinfo import aside, judge, judge_whole, name_of
 
 ROWS = rows(Path(PATH).with_name("expected_gradients.toml"))
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
@@ -28,11 +28,6 @@ def some(entry: Entry, dtype: torch.dtype, every: bool) -> list[Outcome]:
     chosen = range(len(given)) if every else [len(given) // 2] if given else []
     found = [run_sample(entry, dtype, n, given[n]) for n in chosen]
     return [o for o in found if o is not None]
-
-
-def judge(found: list[Outcome]) -> None:
-    bad = unexplained(found, ROWS)
-    assert not bad, f"{len(bad)} unexplained\n" + "\n".join(map(str, bad))
 
 
 def test_rows_give_reasons_and_name_entries() -> None:
@@ -51,7 +46,7 @@ def test_a_sample_of_some_entries(dtype: torch.dtype) -> None:
     step = SPARSE[dtype]
     chosen = differentiable(dtype)[DTYPES.index(dtype) * step // 3 :: step]
     found = aside(lambda: [o for e in chosen for o in some(e, dtype, every=False)])
-    judge(found)
+    judge(found, ROWS)
     assert sum(o.kernels > 0 for o in found) > len(found) // 3, "most samples run compiled kernels"
 
 
@@ -59,4 +54,4 @@ def test_a_sample_of_some_entries(dtype: torch.dtype) -> None:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("entry", "dtype"), [(e, d) for d in DTYPES for e in differentiable(d)], ids=name_of)
 def test_every_sample(entry: Entry, dtype: torch.dtype) -> None:
-    judge(aside(lambda: some(entry, dtype, every=True)))
+    judge_whole(entry, name_of(dtype), aside(lambda: some(entry, dtype, every=True)), ROWS)

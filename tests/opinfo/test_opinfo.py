@@ -16,7 +16,7 @@ import torch
 pytest.importorskip("expecttest")
 
 from tests.opinfo.harness import Entry, Outcome, entries, run_errors, run_sample, samples
-from tests.opinfo.table import rows, unexplained, unmet
+from tests.opinfo.table import Row, rows, unexplained, unmet
 
 ROWS = rows()
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -50,14 +50,15 @@ def aside(work: Callable[[], list[Outcome]]) -> list[Outcome]:
         return pool.submit(work).result()
 
 
-def judge(found: Sequence[Outcome]) -> None:
-    bad = unexplained(found, ROWS)
+def judge(found: Sequence[Outcome], table: Sequence[Row] = ROWS) -> None:
+    bad = unexplained(found, table)
     assert not bad, f"{len(bad)} unexplained\n" + "\n".join(map(str, bad))
 
 
-def judge_whole(entry: Entry, dtype: str, found: Sequence[Outcome]) -> None:
-    judge(found)
-    wrong = list(unmet(entry.name, dtype, found, ROWS))
+def judge_whole(entry: Entry, dtype: str, found: Sequence[Outcome], table: Sequence[Row] = ROWS) -> None:
+    """Every sample of an entry: differences without a row, and rows without a difference."""
+    judge(found, table)
+    wrong = list(unmet(entry.name, dtype, found, table))
     assert not wrong, f"no longer true of {entry.name} {dtype}; mend the table\n" + "\n".join(wrong)
 
 
