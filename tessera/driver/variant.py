@@ -115,7 +115,7 @@ class Variant:
         """The function after each pass, by name, in order."""
         check_ir(self.traced.function)
         host = self.device.type not in ACCELERATORS
-        rows = pipeline(library_dtypes()) if host else pipeline(lookups=False, speeds=GPU)
+        rows = pipeline(library_dtypes()) if host else pipeline(lookups=False, across=False, speeds=GPU)
         rows = rows[-1:] if self.simple else rows
         return run_pipeline(self.traced.function, rows, check_ir)
 

@@ -27,12 +27,14 @@ _RECORDS = {
 class Fuse:
     """Grow regions greedily (see ``grouping``) so that the bytes moved between kernels are few, then write them
     down. Plain products of the dtypes in ``library`` stay calls of one, whatever follows them. ``lookups`` says whether
-    a kernel may make single points of a contraction once more, for positions that are read from memory.
+    a kernel may make single points of a contraction once more, for positions that are read from memory, ``across``
+    whether one may both fold rows and add up down all of them.
     """
 
     name: str = "fuse"
     library: tuple[str, ...] = ()
     lookups: bool = True
+    across: bool = True
 
     def run(self, f: Function) -> Function:
         if any(op.record.kind is Kind.REGION for op in f.ops):
@@ -40,7 +42,7 @@ class Fuse:
         f, streams = gather_streams(f, self.library, self.lookups)
         f, recurrences = gather_recurrences(f, streams)
         gathered: dict[Operation, Gathered] = {**streams, **recurrences}
-        grouping = Grouping(f, gathered).run()
+        grouping = Grouping(f, gathered, self.across).run()
         writer = _Writer(f, grouping, gathered)
         ops = writer.write()
         forms = [op.name for op in ops]

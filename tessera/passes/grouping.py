@@ -78,6 +78,8 @@ class Group:
     ops: list[int] = field(default_factory=list)
     flops: int = 0
     ordered: bool = False
+    #: What sums over all rows of the space leave, where its rows are folded as well.
+    columns: Space | None = None
 
     def adopt(self, other: Group) -> None:
         self.ops = sorted(self.ops + other.ops)
@@ -85,6 +87,7 @@ class Group:
         self.kept = other.kept if self.kept is None else self.kept
         self.form = self.form if self.form != "map" else other.form
         self.ordered |= other.ordered
+        self.columns = self.columns or other.columns
 
 
 @dataclass
@@ -94,6 +97,8 @@ class Grouping:
     f: Function
     #: For operations that belong together (see ``streams`` and ``recurrences``) what they belong to.
     gathered: Mapping[Operation, Gathered] = field(default_factory=dict)
+    #: Whether one kernel can fold the rows of a space and add up what it makes down all of them.
+    across: bool = False
     groups: dict[int, Group] = field(default_factory=dict)
     home: dict[Value, int] = field(default_factory=dict)
     roots: dict[Value, tuple[Value, ...]] = field(default_factory=dict)
@@ -116,6 +121,10 @@ class Grouping:
         self.merge_siblings()
         while self.merge_neighbours():
             pass
+        if self.across:
+            self.merge_across()
+            while self.merge_neighbours():
+                pass
         return self
 
     def root(self, v: Value) -> tuple[Value, ...]:
@@ -254,6 +263,10 @@ class Grouping:
         """Join ``b`` into ``a`` when nothing is in the way."""
         if self.obstacle(a, b) is not None:
             return False
+        self.merge(a, b)
+        return True
+
+    def merge(self, a: Group, b: Group) -> None:
         del self.groups[b.number]
         for n in b.ops:
             for r in self.f.ops[n].results:
@@ -268,7 +281,6 @@ class Grouping:
                 if self.reads[other] & bit_b:
                     self.reads[other] = (self.reads[other] & ~bit_b) | bit_a
         self.behind[a.number] = joined
-        return True
 
     def obstacle(self, a: Group, b: Group) -> Cause | None:
         """What keeps ``b`` from becoming part of ``a``: they must share a space, and neither may wait for the other
@@ -288,6 +300,9 @@ class Grouping:
             return Cause(Obstacle.REPEAT if repeats else Obstacle.LOOPS, (b.space, a.space))
         if a.kept is not None and b.kept is not None and a.kept != b.kept:
             return Cause(Obstacle.AXES, (b.kept, a.kept))
+        columns = a.columns or b.columns
+        if columns is not None and self.waits((*a.ops, *b.ops), columns):
+            return Cause(Obstacle.AXES, (columns, a.space))
         between = self.between(a.number, b.number) or self.between(b.number, a.number)
         return None if between is None else Cause(Obstacle.BETWEEN, (f"`{self.f.ops[between.ops[0]].name}`",))
 
@@ -341,6 +356,40 @@ class Grouping:
             for source in sorted(read - {number}, reverse=True):
                 merged |= self.try_merge(self.groups[number], self.groups[source])
         return merged
+
+    def merge_across(self) -> None:
+        """Join what folds the rows of a space and what adds up over all of them: both read it once."""
+        for rows in [g for g in self.groups.values() if g.form == "row"]:
+            for columns in [g for g in self.groups.values() if g.form == "column"]:
+                if self.crosses(rows, columns):
+                    rows.columns = columns.kept
+                    self.merge(rows, columns)
+
+    def crosses(self, rows: Group, columns: Group) -> bool:
+        """May one kernel do both?"""
+        if rows.space != columns.space or len(rows.ops) + len(columns.ops) > MAX_OPS:
+            return False
+        *outer, last = rows.space
+        if last in outer or rows.kept != tuple(outer) or columns.kept != (last,):
+            return False
+        if rows.tail or columns.tail or rows.ordered or columns.ordered:
+            return False
+        if self.between(rows.number, columns.number) or self.between(columns.number, rows.number):
+            return False
+        return not self.waits((*rows.ops, *columns.ops), columns.kept)
+
+    def waits(self, numbers: Sequence[int], columns: Space) -> bool:
+        """Does anything of a row wait for a sum over all of them, or for a fold that cannot be made in parts?"""
+        late: set[Value] = set()
+        for op in (self.f.ops[n] for n in sorted(numbers)):
+            down = op.record.kind is Kind.REDUCE and left(op) == columns
+            if down and not (op.record.reduction and op.record.reduction.additive and op.record.reduction.regroups):
+                return True
+            if down or any(r in late for v in op.inputs for r in self.root(v)):
+                late.update(op.results)
+                if any(space(r.type) not in ((), columns) for r in op.results):
+                    return True
+        return False
 
 
 def scans(op: Operation) -> bool:

@@ -24,9 +24,12 @@ PIPELINE: tuple[Row, ...] = (
 )
 
 
-def pipeline(library: tuple[str, ...] = (), lookups: bool = True, speeds: Speeds = CPU) -> tuple[Row, ...]:
+def pipeline(
+    library: tuple[str, ...] = (), lookups: bool = True, across: bool = True, speeds: Speeds = CPU
+) -> tuple[Row, ...]:
     """The pipeline with options of its passes that depend on the machine."""
-    chosen: dict[str, Pass] = {"fuse": Fuse(library=library, lookups=lookups), "chunk": Chunk(speeds=speeds)}
+    fuse = Fuse(library=library, lookups=lookups, across=across)
+    chosen: dict[str, Pass] = {"fuse": fuse, "chunk": Chunk(speeds=speeds)}
     return tuple(replace(row, step=chosen.get(row.step.name, row.step)) for row in PIPELINE)
 
 

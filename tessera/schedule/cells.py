@@ -11,7 +11,7 @@ from tessera.ir.graph import Attr, Literal, Operand, Operation, Value
 from tessera.ir.loop import Loop
 from tessera.ir.types import BufferType
 from tessera.schedule.plan import ZERO
-from tessera.schedule.pull import Guard, Index, Misplaced, Pull, Puller, dense_strides
+from tessera.schedule.pull import Index, Misplaced, Pull, Puller, dense_strides
 from tessera.schedule.tilebuild import Namespace
 
 
@@ -44,17 +44,18 @@ class StepPuller(Puller):
     #: The axes that local memory depends on: those of the nest, and inside it the one that is walked.
     scope: tuple[str, ...] = ()
 
-    def value(self, v: Operand, index: Index, guard: Guard) -> Pull:
+    def value(self, v: Operand, index: Index, partly: bool) -> Pull:
         part = self.slices.get(v) if isinstance(v, Value) else None
         if part is None:
-            return (yield from super().value(v, index, guard))
+            return (yield from super().value(v, index, partly))
         loop, axis = part.loop, part.loop.dim
         if not loop.rows:
-            return (yield (part.whole, (*index[:axis], loop.position(part.now, ZERO), *index[axis:]), guard))
+            return (yield (part.whole, (*index[:axis], loop.position(part.now, ZERO), *index[axis:]), partly))
         at = self.simple((loop.position(part.now, index[axis]),))[0]
         inside = (at, ZERO, loop.size)
-        found = yield (part.whole, (*index[:axis], at, *index[axis + 1 :]), (*guard, inside))
-        if self.within(*inside) or (part.whole in self.buffers and part.whole not in self.own):
+        known = self.within(*inside) is True
+        found = yield (part.whole, (*index[:axis], at, *index[axis + 1 :]), partly or not known)
+        if known or (part.whole in self.buffers and part.whole not in self.own):
             return found
         # What is computed has values beyond the end as well.
         names, dtype = Namespace(self.build), part.whole.type.dtype
@@ -63,20 +64,20 @@ class StepPuller(Puller):
             found = self.build.emit(OPS["cast"], (found,), dtype, {"dtype": dtype})
         return names.apply(OPS["where"], (self.condition(names, (inside,)), found, zero), {})
 
-    def load(self, v: Value, index: Index, guard: Guard) -> Operand:
+    def load(self, v: Value, index: Index, partly: bool) -> Operand:
         cell = self.cells.get(v)
         if cell is None:
-            return super().load(v, index, guard)
+            return super().load(v, index, partly)
         kind = cell.buffer.type
         assert isinstance(kind, BufferType)
         if any(e is not own for n, (e, own) in enumerate(zip(index, cell.index, strict=True)) if n not in cell.axes):
             raise Misplaced(v)
-        parts = (*index, *(e for part in guard for e in part))
-        if any(n in self.lookups for e in parts for n in e.names()):  # a vector of points has one place in it
+        if any(n in self.lookups for e in index for n in e.names()):  # a vector of points has one place in it
             raise Misplaced(v)
         offset = self.offset(cell, index)
         attrs: dict[str, Attr] = {"index": (offset,)}
-        if guard:
+        own = [index[n] for n in cell.axes]
+        if partly and (guard := self.inside(tuple(own), kind.dims)):
             attrs["guard"] = guard
         axes = (*self.scope, *(n for n in self.ranges if n in offset.names() and n not in self.scope))
         raw = self.build.emit(OPS["load"], (cell.buffer,), kind.dtype, attrs, axes=axes, hint=v.name)
@@ -94,7 +95,7 @@ class StepPuller(Puller):
             raise Misplaced(v)
         return self.folded[v]
 
-    def contracted(self, op: Operation, v: Value, index: Index, guard: Guard) -> Pull:
+    def contracted(self, op: Operation, v: Value, index: Index, partly: bool) -> Pull:
         return self.reduced(v, index)
         yield  # as a generator, like what it stands in for
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from tessera.ir.dim import Dim
@@ -159,7 +159,8 @@ def join(ops: Sequence[Operation], gone: str) -> tuple[Operation, ...]:
 
 
 def vector_axis(parallel: Sequence[str], ops: Sequence[Operation]) -> str:
-    """The innermost axis, parallel or swept, along which most accesses are contiguous.
+    """The innermost axis, parallel or swept, along which most accesses are contiguous; those in sweeps come first, as
+    there are more of them.
 
     Where a sweep begins and ends must be the same for all points of a vector.
     """
@@ -170,11 +171,12 @@ def vector_axis(parallel: Sequence[str], ops: Sequence[Operation]) -> str:
     if not candidates:
         return ""
 
-    def score(axis: str) -> int:
-        total = 0
-        for op in every_op(ops):
-            if op.operands and isinstance(op.operands[0].type, BufferType):
-                total += coefficient(op.dims("index")[0], axis) is ONE
-        return total
+    def contiguous(among: Iterable[Operation], axis: str) -> int:
+        touching = (op for op in among if op.operands and isinstance(op.operands[0].type, BufferType))
+        return sum(coefficient(op.dims("index")[0], axis) is ONE for op in touching)
+
+    def score(axis: str) -> tuple[int, int]:
+        inner = [op for s in sweeps if s.body is not None for op in s.body.ops]
+        return contiguous(inner, axis), contiguous(ops, axis)
 
     return max(candidates, key=score)

@@ -52,9 +52,15 @@ class RegionPlan:
 
 
 class Analysis:
-    """Facts about the body of one region, given the set of values that are stored (``stored``)."""
+    """Facts about the body of one region, given the set of values that are stored (``stored``).
 
-    def __init__(self, ops: Iterable[Operation], outputs: Iterable[Value]) -> None:
+    The folds in ``across`` are made by the nest that goes along the rows of their operand.
+    """
+
+    def __init__(
+        self, ops: Iterable[Operation], outputs: Iterable[Value], across: frozenset[Operation] = frozenset()
+    ) -> None:
+        self.across = across
         self.ops = tuple(ops)
         self.maker: Mapping[Value, Operation] = {r: op for op in self.ops for r in op.results}
         self.outputs = tuple(outputs)
@@ -81,6 +87,9 @@ class Analysis:
 
     def signature(self, op: Operation) -> Signature:
         """The loops that a reduction or a scan runs over."""
+        if op in self.across:
+            dims = tuple(op.operands[0].type.dims)
+            return Signature(dims, (len(dims) - 1,))
         chunk = op.attrs.get("chunk", 0)
         assert isinstance(chunk, int)
         return Signature(tuple(op.operands[0].type.dims), folded_axes(op), chunk)

@@ -26,7 +26,8 @@ from tessera.schedule.tilebuild import Container, Expr, Namespace, TileBuilder, 
 
 Index = tuple[Dim, ...]
 Guard = tuple[tuple[Dim, Dim, Dim], ...]
-Pull = Generator["tuple[Operand, Index, Guard]", Operand, Operand]
+#: What is asked for next: a value at an index, and whether the points for which it counts are only some of all.
+Pull = Generator["tuple[Operand, Index, bool]", Operand, Operand]
 
 #: Arithmetic from which on a value that a later sweep needs again is held instead of computed once more.
 KEEP_FLOPS = 4
@@ -69,7 +70,7 @@ class Puller:
     era: str = ""
 
     def __call__(self, v: Operand, index: Index) -> Operand:
-        stack: list[Pull] = [self.value(v, self.simple(index), ())]
+        stack: list[Pull] = [self.value(v, self.simple(index), False)]
         answer: Operand | None = None
         while stack:
             try:
@@ -85,24 +86,26 @@ class Puller:
     def simple(self, index: Index) -> Index:
         return tuple(simplify_index(e, self.ranges) for e in index)
 
-    def value(self, v: Operand, index: Index, guard: Guard) -> Pull:
+    def value(self, v: Operand, index: Index, partly: bool) -> Pull:
         if isinstance(v, Literal):
             return v
         if isinstance(v.type, ScalarType):
             return self.scalars[v]
-        key = (v, index, guard, self.era)
+        key = (v, index, partly, self.era)
         found = self.remembered(key, v)
+        if found is None and partly:  # what counts for all points counts for some
+            found = self.remembered((v, index, False, self.era), v)
         if found is not None:
             return found
         op = self.maker.get(v)
         if v in self.buffers and v not in self.own:
-            result: Operand = self.load(v, index, guard)
+            result: Operand = self.load(v, index, partly)
         else:
             assert op is not None, f"{v!r} is neither stored nor computed here"
-            result = yield from self.compute(op, v, index, guard)
+            result = yield from self.compute(op, v, index, partly)
         if isinstance(result, Value) and not isinstance(result.type, ScalarType):
             # A constant piece of a concatenation has no axes, yet holds only in the sweep over that piece.
-            named = (n for e in (*index, *(e for row in guard for e in row)) for n in e.names())
+            named = (n for e in index for n in e.names())
             self.build.container((*result.type.axes, *named)).memo[key] = result  # type: ignore[union-attr]
         return result
 
@@ -148,7 +151,7 @@ class Puller:
         self.weights[v] = total
         return total
 
-    def load(self, v: Value, index: Index, guard: Guard) -> Operand:
+    def load(self, v: Value, index: Index, partly: bool) -> Operand:
         buffer = self.buffers[v]
         kind = buffer.type
         assert isinstance(kind, BufferType)
@@ -158,6 +161,7 @@ class Puller:
             if size is not ONE:
                 offset = offset + e * stride
         offset = simplify_index(offset, self.ranges)
+        guard = self.inside(index, kind.dims) if partly else ()
         names = offset.names() | {n for g in guard for e in g for n in e.names()}
         axes = tuple(n for n in self.ranges if n in names)
         lookups: list[Value] = []
@@ -172,20 +176,25 @@ class Puller:
         raw = self.build.emit(OPS["load"], (buffer, *lookups), kind.dtype, attrs, axes=axes, hint=v.name)
         return self.build.cast(raw, compute_dtype(kind.dtype))
 
-    def compute(self, op: Operation, v: Value, index: Index, guard: Guard) -> Pull:
+    def inside(self, index: Index, dims: Sequence[Dim]) -> Guard:
+        """What must hold of an index for there to be such an element, as far as that is not known."""
+        rows = ((e, ZERO, d) for e, d in zip(index, dims, strict=True) if d is not ONE and str(e) not in self.lookups)
+        return tuple(row for row in rows if self.within(*row) is not True)
+
+    def compute(self, op: Operation, v: Value, index: Index, partly: bool) -> Pull:
         kind = op.record.kind
         if kind is Kind.REDUCE:
             return self.reduced(v, index)
         if kind is Kind.SCAN:
             return self.scanned(v, index)
         if kind in (Kind.VIEW, Kind.INDEX):
-            return (yield from self.viewed(op, index, guard))
+            return (yield from self.viewed(op, index, partly))
         if kind is Kind.CONTRACT:
-            return (yield from self.contracted(op, v, index, guard))
+            return (yield from self.contracted(op, v, index, partly))
         names = Namespace(self.build, op)
         xs: list[Operand] = []
         for x in op.operands:
-            xs.append((yield (x, self.aligned(x.type, index), guard)))
+            xs.append((yield (x, self.aligned(x.type, index), partly)))
         if kind in (Kind.CREATE, Kind.RANDOM):
             assert op.record.define is not None
             at = [Expr(names, self.position(e)) for e in index]
@@ -194,7 +203,7 @@ class Puller:
         assert kind is Kind.MAP, f"{op.name} cannot be part of a kernel"
         return self.named(names.apply(op.record, tuple(xs), op.attrs), op)
 
-    def contracted(self, op: Operation, v: Value, index: Index, guard: Guard) -> Pull:
+    def contracted(self, op: Operation, v: Value, index: Index, partly: bool) -> Pull:
         """A sum of products, in a sweep of its own over what is summed."""
         left, right, result = letters(op)
         at = dict(zip(result, index, strict=True))
@@ -207,7 +216,7 @@ class Puller:
         xs: list[Operand] = []
         for x, part in zip(op.operands, (left, right), strict=True):
             where = tuple(ZERO if d is ONE else at[c] for c, d in zip(part, x.type.dims, strict=True))
-            xs.append((yield (x, self.simple(where), guard)))
+            xs.append((yield (x, self.simple(where), partly)))
         dtype = compute_dtype(contracted_dtype(op))
         made = self.mma(v, xs[0], xs[1], axes, tuple(a for a in self.ranges if a not in axes), dtype, op)
         self.build.close_inner()
@@ -306,12 +315,12 @@ class Puller:
             raise Misplaced(v)
         return found
 
-    def key(self, v: Value, index: Index) -> tuple[Value, Index, Guard, str]:
+    def key(self, v: Value, index: Index) -> tuple[Value, Index, bool, str]:
         """Under what the result of a scan is remembered: it is the same for everyone who reads it."""
         at = tuple(ZERO if d is ONE else e for e, d in zip(self.simple(index), v.type.dims, strict=True))
-        return v, at, (), self.era
+        return v, at, False, self.era
 
-    def viewed(self, op: Operation, index: Index, guard: Guard) -> Pull:
+    def viewed(self, op: Operation, index: Index, partly: bool) -> Pull:
         assert op.record.pieces is not None
         kind = op.result.type
         assert isinstance(kind, TensorType)
@@ -320,7 +329,7 @@ class Puller:
         for piece in pieces:
             inside, undecided = True, []
             for axis, lo, hi in piece.box:
-                verdict = self.within(index[axis], lo, hi, guard)
+                verdict = self.within(index[axis], lo, hi)
                 if verdict is False:
                     inside = False
                     break
@@ -331,24 +340,13 @@ class Puller:
                 chosen.append((piece, tuple(undecided)))
                 if not undecided:
                     break
-        if not chosen:
-            chosen.append((pieces[-1], ()))  # no point gets through the guard: nobody looks at the value
-        last = chosen[-1][0]
-        limits = self.readable(op, last) if len(chosen) > 1 else ()
-        result: Operand = yield from self.piece(op, last, (*guard, *chosen[-1][1], *limits))
+        several = partly or len(chosen) > 1
+        result: Operand = yield from self.piece(op, chosen[-1][0], several)
         names = Namespace(self.build, op)
         for piece, box in reversed(chosen[:-1]):
-            value = yield from self.piece(op, piece, (*guard, *box))
+            value = yield from self.piece(op, piece, several)
             result = names.apply(OPS["where"], (self.condition(names, box), value, result), {})
         return result
-
-    def readable(self, op: Operation, piece: Piece) -> Guard:
-        """Where a piece that stands for "everywhere else" can be read at all: each index inside its dim."""
-        if isinstance(piece.operand, Literal):
-            return ()
-        dims = op.operands[piece.operand].type.dims
-        pairs = [(self.simple((e,))[0], d) for e, d in zip(piece.index, dims, strict=True) if isinstance(e, Dim)]
-        return tuple((e, ZERO, d) for e, d in pairs if self.within(e, ZERO, d) is not True)
 
     def condition(self, names: Namespace, box: Guard) -> Operand:
         mask: Operand | None = None
@@ -360,22 +358,22 @@ class Puller:
         assert mask is not None
         return mask
 
-    def piece(self, op: Operation, piece: Piece, guard: Guard) -> Pull:
+    def piece(self, op: Operation, piece: Piece, partly: bool) -> Pull:
         if isinstance(piece.operand, Literal):
             names = Namespace(self.build, op)
             return names.convert(piece.operand, compute_dtype(op.result.type.dtype))
         index: list[Dim] = []
         for e in piece.index:
             if isinstance(e, Lookup):
-                index.append((yield from self.looked_up(op, piece.operand, len(index), e, guard)))
+                index.append((yield from self.looked_up(op, piece.operand, len(index), e, partly)))
             else:
                 index.append(simplify_index(e, self.ranges))
-        return (yield (op.operands[piece.operand], tuple(index), guard))
+        return (yield (op.operands[piece.operand], tuple(index), partly))
 
     def looked_up(
-        self, op: Operation, operand: int, axis: int, e: Lookup, guard: Guard
+        self, op: Operation, operand: int, axis: int, e: Lookup, partly: bool
     ) -> Generator[Any, Operand, Dim]:
-        raw = yield (op.operands[e.operand], self.simple(e.index), guard)
+        raw = yield (op.operands[e.operand], self.simple(e.index), partly)
         size = op.operands[operand].type.dims[axis]
         attrs: dict[str, Attr] = {"size": size, "wraps": True} if e.wraps else {"size": size}
         checked = self.build.emit(OPS["lookup"], (self.build.cast(raw, int64),), int64, attrs, source=op)
@@ -386,21 +384,17 @@ class Puller:
         self.lookups[name] = checked
         return Dim.name(name)
 
-    def within(self, e: Dim, lo: Dim, hi: Dim, guard: Guard = ()) -> bool | None:
-        """Is lo <= e < hi for every point of the current loops that the guard lets through? None when it depends on
-        the point or is not provable.
+    def within(self, e: Dim, lo: Dim, hi: Dim) -> bool | None:
+        """Is lo <= e < hi for every point of the current loops? None when it depends on the point or is not
+        provable.
         """
         low, high = bounds(e, self.ranges)
-        spans = [(low, high + 1)] if low is not None and high is not None else []
-        for x, least, end in guard:
-            shift = e - x
-            if not any(n in self.ranges or n in self.lookups for n in shift.names()):
-                spans.append((least + shift, end + shift))
-        for least, end in spans:
-            if provably_ge(least, lo) and provably_ge(hi, end):
-                return True
-            if provably_ge(least, hi) or provably_ge(lo, end):
-                return False
+        if low is None or high is None:
+            return None
+        if provably_ge(low, lo) and provably_ge(hi, high + 1):
+            return True
+        if provably_ge(low, hi) or provably_ge(lo, high + 1):
+            return False
         return None
 
     def try_split(self, e: Dim, lo: Dim, hi: Dim) -> None:

@@ -6,8 +6,9 @@ depend on the sizes alone, never on the number of threads, so results are the sa
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from tessera.ir.dim import Dim, ceildiv, product
 from tessera.ir.dtype import compute_dtype, f32, f64
@@ -19,10 +20,11 @@ from tessera.ir.types import TensorType
 
 #: Elements of a one-dimensional reduction, and rows of a column reduction, that one iteration folds.
 FLAT_CHUNK, ROW_CHUNK = 16384, 64
+NONE: Mapping[Operation, int] = MappingProxyType({})
 
 
-def split_reductions(ops: Iterable[Operation]) -> list[Operation]:
-    """The operations with such reductions replaced.
+def split_reductions(ops: Iterable[Operation], across: Mapping[Operation, int] = NONE) -> list[Operation]:
+    """The operations with such reductions replaced; those in ``across`` in any case, by parts of so many rows.
 
     What is already reduced is small, and so is what has only some axes of a larger reduction: they stay whole. So does
     a reduction along the axis of a scan, whose loop is there anyway.
@@ -37,6 +39,9 @@ def split_reductions(ops: Iterable[Operation]) -> list[Operation]:
         depends = any(v in reduced for v in op.inputs)
         if depends or op.record.kind in FOLDS:
             reduced.update(op.results)
+        if op in across:
+            out.extend(_split(op, across[op]))
+            continue
         whole = depends or not _wants_split(op) or _is_minor(op, folded)
         whole = whole or (op.operands[0].type.dims, folded_axes(op)) in scanned
         out.extend((op,) if whole else _split(op))
@@ -65,7 +70,7 @@ def _wants_split(op: Operation) -> bool:
     )
 
 
-def _split(op: Operation) -> tuple[Operation, ...]:
+def _split(op: Operation, rows: int = ROW_CHUNK) -> tuple[Operation, ...]:
     kind = op.operands[0].type
     dims = tuple(int(a) for a in op.attrs["dim"])  # type: ignore[union-attr, arg-type]
     name = f"{op.result.name}_parts"
@@ -79,7 +84,7 @@ def _split(op: Operation) -> tuple[Operation, ...]:
         first = replace(op, results=(parts,), attrs={**op.attrs, "dim": (kind.rank - 1,), "keepdim": False})
         folded: tuple[int, ...] = tuple(range(kind.rank - 1))
     else:
-        chunk = FLAT_CHUNK if len(dims) == kind.rank else ROW_CHUNK
+        chunk = FLAT_CHUNK if len(dims) == kind.rank else rows
         pieces: Dim = ceildiv(product(kind.dims[a] for a in dims), Dim.const(chunk))
         parts = Value(name, TensorType(dtype, (pieces, *kept)))
         first = replace(op, results=(parts,), attrs={**op.attrs, "dim": dims, "keepdim": False, "chunk": chunk})

@@ -22,7 +22,7 @@ from tessera.ir.roles import Role, Roles
 from tessera.ir.types import BufferType, TileType
 from tessera.schedule.pieces import Pieces
 from tessera.schedule.plan import ZERO, Unschedulable
-from tessera.schedule.pull import Guard, Index, Misplaced, Pull, Puller
+from tessera.schedule.pull import Index, Misplaced, Pull, Puller
 from tessera.schedule.ranges import delinearize
 from tessera.schedule.tilebuild import Container, Expr, Namespace, TileBuilder, unwrap
 
@@ -81,10 +81,10 @@ class StreamPuller(Puller):
             self.ranges[name] = (lo, dim_min(extent, hi))
         return name
 
-    def contracted(self, op: Operation, v: Value, index: Index, guard: Guard) -> Pull:
+    def contracted(self, op: Operation, v: Value, index: Index, partly: bool) -> Pull:
         if v in self.places:
             return self.reduced(v, index)
-        return (yield from super().contracted(op, v, index, guard))
+        return (yield from super().contracted(op, v, index, partly))
 
 
 @dataclass

@@ -30,6 +30,20 @@ def test_nested_joins_take_code_in_proportion_to_their_depth() -> None:
     assert lines(6) - lines(4) < 3 * (lines(4) - lines(2))
 
 
+def test_differences_of_differences_take_code_in_proportion_to_their_order() -> None:
+    """An element is read on as many ways as there are subsets, at no more places than one more than the order."""
+    x = torch.randn(5, 40)
+    sizes = [len(tessera.function(lambda x, n=n: _padded(x, n)).lower(x).kernels[0].source) for n in (2, 4, 6)]
+    assert sizes[2] - sizes[1] < 2.5 * (sizes[1] - sizes[0])
+
+
+def _padded(x: torch.Tensor, n: int) -> torch.Tensor:
+    """What the derivative of a difference of some order does."""
+    for _ in range(n):
+        x = torch.nn.functional.pad(x, (1, 0)) - torch.nn.functional.pad(x, (0, 1))
+    return x
+
+
 @pytest.mark.parametrize("depth", (1, 3, 6))
 def test_nested_joins_are_right(depth: int) -> None:
     x = torch.randn(5, 19)

@@ -176,7 +176,8 @@ class Body:
             part, count = ("_part", ", n") if self.partial else ("", "")
             text = f"t_load{how}{part}_{kind}({buffer} + {offset}{extra}{count})"
         self.define(op.result, f"(({tests}) ? {text} : ({ci.vector_type(dtype_of(op.result))}){{}})" if tests else text)
-        if step == "1" and not tests and not self.partial and not self.block:
+        far = op.operands[0].type.role != "local"  # type: ignore[union-attr]
+        if step == "1" and far and not tests and not self.partial and not self.block:
             self.ask(op, f"{buffer} + {offset}", kind)
 
     def ask(self, op: Operation, pointer: str, kind: str) -> None:

@@ -132,7 +132,7 @@ class Emitter(Body):
         assert op.body is not None
         out = self.lines
         block = self.vector in axes
-        self.blocked, self.bypass = None, not is_ordered(op)
+        self.blocked, self.bypass = None, not (is_ordered(op) and block)
         if is_ordered(op):
             self.blocked = Recurrent(self, SIDE_BY_SIDE) if block else Within(self, 1)
         elif is_blocked(op):
