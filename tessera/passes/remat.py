@@ -28,8 +28,9 @@ from tessera.passes.unshare import unshared
 
 #: A contraction over at most so many elements may be repeated in the backward pass.
 SHORT = 128
-#: What keeping costs of a value that is in memory anyway, in parts of its bytes.
-THERE = 1e-6
+#: What keeping costs of a value that is in memory anyway, in parts of its bytes; and of a product, which is as a rule
+#: written by the forward pass in any case, where another value would have to be written for this alone.
+THERE, WRITTEN = 1e-6, 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +134,15 @@ def _cut(
     graph.add_node(source)
     graph.add_node(sink)
     inner = _inner(ops, there)
+    written = {r for op in ops if op.record.kind is Kind.CONTRACT for r in op.results}
 
     def node(v: Value) -> None:
         if v in inner:
             graph.add_edge((v, "in"), (v, "out"))
             return
         size = float(nbytes(v.type).evaluate(sizes)) + 1.0
-        graph.add_edge((v, "in"), (v, "out"), capacity=size * (THERE if v in there else 1.0))
+        share = THERE if v in there else WRITTEN if v in written else 1.0
+        graph.add_edge((v, "in"), (v, "out"), capacity=size * share)
 
     for p in params:
         if isinstance(p.type, TensorType):

@@ -133,6 +133,16 @@ def test_an_activation_keeps_what_goes_into_it_once() -> None:
     assert found.forward == ["stream"] and found.kept == ["f32[N, F]"]
 
 
+def test_a_product_is_kept_rather_than_what_is_made_of_it() -> None:
+    def spread(x: Tensor["N", "D"], w: Tensor["D", "V"]) -> Tensor["N"]:
+        return torch.logsumexp(x @ w, -1)
+
+    found = build(spread, (8, 16), (16, 40))
+    large = [v for v in found.gradient.parts.kept if str(v.type) == "f32[N, V]"]
+    assert [v.name for v in large] == ["matmul"]
+    assert [str(t) for t in written(found.gradient.forward.program)].count("f32[N, V]") == 0, "the product alone"
+
+
 def test_products_and_elementwise_work_keep_arguments_alone() -> None:
     for plain in (matmul, elementwise):
         assert build(plain, *SHAPES[plain]).kept == []
