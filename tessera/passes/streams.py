@@ -341,10 +341,11 @@ def keeps_places(op: Operation) -> bool:
     assert isinstance(kind, TensorType) and op.record.pieces is not None
     index = tuple(ZERO if d is ONE else Dim.name(f"_i{axis}") for axis, d in enumerate(kind.dims))
     (piece,) = op.record.pieces(index, [x.type for x in op.operands], kind, op.attrs)
+    assert isinstance(piece.operand, int)
     source = op.operands[piece.operand].type.dims
     read = [(e, d) for e, d in zip(piece.index, source, strict=True) if e is not ZERO]
     rest = iter(zip(index, kind.dims, strict=True))
-    return all(pair in rest for pair in read)
+    return all(any(pair == other for other in rest) for pair in read)
 
 
 def _ordered(f: Function, found: Sequence[tuple[Stream, Stream]]) -> tuple[Operation, ...]:
