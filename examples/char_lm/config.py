@@ -46,7 +46,7 @@ class Config:
     accumulate: int = _option(1, "micro-batches of a step", low=1)
     steps: int = _option(60, "steps of the whole run", low=1)
     warmup: int = _option(6, "steps over which the learning rate rises", low=0)
-    lr: float = _option(4e-3, "highest learning rate", low=0)
+    lr: float = _option(1e-3, "highest learning rate", low=0)
     floor: float = _option(0.1, "last learning rate, as a part of the highest", low=0, high=1)
     decay: float = _option(0.01, "weight decay", low=0)
     clip: float = _option(1.0, "greatest norm of the gradients", low=0)
