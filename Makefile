@@ -15,7 +15,7 @@ JOBS ?= 2
 QUIET_MKDOCS := DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=1
 export OPENBLAS_NUM_THREADS ?= 2
 
-.PHONY: help quickstart test lint types docs docs-serve bench examples ci clean distclean env env-dev env-docs env-bench
+.PHONY: help quickstart test lint types docs docs-serve bench examples ci clean distclean env env-examples env-dev env-docs env-bench
 
 help: ## list the targets
 	@echo "usage: make <target> [PYTHON=python3.12] [JOBS=2]"
@@ -43,7 +43,7 @@ docs-serve: env-docs ## serve the documentation on the loopback address
 bench: env-bench ## measure against torch eager, torch.compile and JAX (minutes)
 	$(BIN)/python -m tessera bench $(ARGS)
 
-examples: env ## run every example
+examples: env-examples ## run every example
 	@for file in examples/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
 
 ci: ## everything the gate runs: lint, types, docs, tests, examples
@@ -59,6 +59,7 @@ distclean: clean ## clean, and remove the environment too
 # -- environments ---------------------------------------------------------------------------------
 
 env: $(VENV)/.tessera-run ## create .venv with what running needs
+env-examples: $(VENV)/.tessera-examples ## … with what every example needs
 env-dev: $(VENV)/.tessera-dev ## … with what tests, lint and types need
 env-docs: $(VENV)/.tessera-docs ## … with what the documentation needs
 env-bench: $(VENV)/.tessera-bench ## … with the peers of the benchmarks
@@ -73,15 +74,20 @@ $(VENV)/.tessera-run: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@$(PIP) install -c constraints.txt -e .
 	@touch $@
 
+$(VENV)/.tessera-examples: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing into $(VENV) (about a minute, once)"
+	@$(PIP) install -c constraints.txt -e '.[examples]'
+	@touch $@ $(VENV)/.tessera-run
+
 $(VENV)/.tessera-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing into $(VENV) (about a minute, once)"
 	@$(PIP) install -c constraints.txt -e '.[dev]'
-	@touch $@ $(VENV)/.tessera-run
+	@touch $@ $(VENV)/.tessera-run $(VENV)/.tessera-examples
 
 $(VENV)/.tessera-docs: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing into $(VENV) (about a minute, once)"
 	@$(PIP) install -c constraints.txt -e '.[dev,docs]'
-	@touch $@ $(VENV)/.tessera-run $(VENV)/.tessera-dev
+	@touch $@ $(VENV)/.tessera-run $(VENV)/.tessera-examples $(VENV)/.tessera-dev
 
 $(VENV)/.tessera-bench: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing into $(VENV) (about a minute, once)"

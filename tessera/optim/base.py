@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Any
 
 import torch
@@ -72,6 +73,19 @@ class Clip:
         return self.inverse, self.limit, self.inverse != 1.0, self.clips
 
 
+def _light(method: Callable[..., None]) -> Callable[..., None]:
+    """A method of torch's optimizer that does not load torch's compiler, for seconds, to be left alone by it: while it
+    is not loaded it compiles nothing.
+    """
+    bare = getattr(method, "__wrapped__", method)
+
+    @wraps(bare)
+    def call(self: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> None:
+        (method if "torch._dynamo" in sys.modules else bare)(self, *args, **kwargs)
+
+    return call
+
+
 class Optimizer(torch.optim.Optimizer):
     """A torch optimizer whose step is a Tessera function over all parameters at once.
 
@@ -82,6 +96,9 @@ class Optimizer(torch.optim.Optimizer):
     _step_supports_amp_scaling = True
     #: States of the shape of the parameter, which ``load_state_dict`` keeps in their dtype.
     NAMES: tuple[str, ...] = ()
+
+    add_param_group = _light(torch.optim.Optimizer.add_param_group)
+    zero_grad = _light(torch.optim.Optimizer.zero_grad)
 
     def __init__(
         self, params: Any, defaults: dict[str, Any], max_norm: float | None, error_if_nonfinite: bool,

@@ -336,14 +336,16 @@ class _Growth:
 
 
 def keeps_places(op: Operation) -> bool:
-    """Is a view the tensor itself, but for axes of size 1 and repetition?"""
+    """Is a view the whole tensor itself, but for axes of size 1 and repetition? The first part of one is not."""
     kind = op.result.type
     assert isinstance(kind, TensorType) and op.record.pieces is not None
     index = tuple(ZERO if d is ONE else Dim.name(f"_i{axis}") for axis, d in enumerate(kind.dims))
     (piece,) = op.record.pieces(index, [x.type for x in op.operands], kind, op.attrs)
-    read = [e for e in piece.index if e is not ZERO]
-    rest = iter(index)
-    return all(isinstance(e, Dim) and e.is_name and e in rest for e in read)
+    assert isinstance(piece.operand, int)
+    source = op.operands[piece.operand].type.dims
+    read = [(e, d) for e, d in zip(piece.index, source, strict=True) if e is not ZERO]
+    rest = iter(zip(index, kind.dims, strict=True))
+    return all(any(pair == other for other in rest) for pair in read)
 
 
 def _ordered(f: Function, found: Sequence[tuple[Stream, Stream]]) -> tuple[Operation, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import math
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -305,3 +307,19 @@ def test_schedules_rise_and_fall() -> None:
 def test_schedules_without_a_meaning_are_refused(schedule: Callable[..., Any], options: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         schedule(torch.optim.SGD([torch.zeros(1)], lr=1.0), **options)
+
+
+def test_torchs_compiler_is_not_loaded_to_be_kept_out() -> None:
+    code = (
+        "import sys, torch\n"
+        "from tessera import optim\n"
+        "w = torch.nn.Parameter(torch.ones(3))\n"
+        "optimizer = optim.AdamW([w], lr=0.1)\n"
+        "(w * 2).sum().backward()\n"
+        "optimizer.step()\n"
+        "optimizer.zero_grad()\n"
+        "assert w.grad is None and float(w[0]) < 1 and len(optimizer.param_groups) == 1\n"
+        "print('torch._dynamo' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -73,6 +73,22 @@ fn f(q: f32[S, D], k: f32[D, T]) -> (f32[S, T], f32[S]) {
     same(f, found)
 
 
+def test_a_first_part_of_what_a_stream_gives_is_made_outside() -> None:
+    """It begins where the whole does, and ends before it."""
+    f = parse("""
+fn f(q: f32[S, 8], k: f32[8, T], v: f32[T, 8], c: f32[S, 4]) -> (f32[S, 8], f32[S, 4]) {
+  %s = matmul(q, k, accumulate_dtype=none) : f32[S, T]
+  %p = exp(%s) : f32[S, T]
+  %o = matmul(%p, v, accumulate_dtype=none) : f32[S, 8]
+  %h = slice(%o, dim=1, start=`0`, stop=`4`, step=`1`) : f32[S, 4]
+  %r = mul(%h, c) : f32[S, 4]
+  return %o, %r
+}""")
+    found = apply(PASSES["fuse"], f, verify)
+    assert [[v.name for v in op.results] for op in found.ops if op.name == "stream"] == [["o"]]
+    same(f, found)
+
+
 # -- factors behind sums
 
 KEPT = "%l = sum(%s) over [T] keepdim : f32[S, 1]"
