@@ -15,6 +15,7 @@ from tessera.ir.record import Kind
 from tessera.passes.apart import Apart, Cause, Obstacle
 from tessera.passes.grouping import CLOSED, Gathered, Grouping, is_free
 from tessera.passes.nested import rewritten
+from tessera.passes.positions import own_positions
 from tessera.passes.recurrences import gather_recurrences
 from tessera.passes.streams import gather_streams
 
@@ -39,7 +40,7 @@ class Fuse:
     def run(self, f: Function) -> Function:
         if any(op.record.kind is Kind.REGION for op in f.ops):
             return f
-        f, streams = gather_streams(f, self.library, self.lookups)
+        f, streams = gather_streams(own_positions(f), self.library, self.lookups)
         f, recurrences = gather_recurrences(f, streams)
         gathered: dict[Operation, Gathered] = {**streams, **recurrences}
         grouping = Grouping(f, gathered, self.across).run()

@@ -18,7 +18,7 @@ from tessera.ir.build import numbered
 from tessera.ir.dialects import OPS
 from tessera.ir.dialects.contract import letters
 from tessera.ir.dim import Dim, product
-from tessera.ir.graph import Attr, Function, Note, Operand, Operation, Value, users
+from tessera.ir.graph import Attr, Function, Literal, Note, Operand, Operation, Value, users
 from tessera.ir.origin import GRAD
 from tessera.ir.record import Kind, Law
 from tessera.ir.types import TensorType
@@ -46,6 +46,25 @@ class Products:
             return f
         outputs = tuple(work.now(x) for x in f.outputs)
         return f.with_ops(ops, outputs).with_note(Note(self.name, 0.0, f"rewrote {work.changed}"))
+
+
+@dataclass(frozen=True, slots=True)
+class Zeroed:
+    """The factor of what is 0 where a condition holds, or where it does not: once is as good as many times."""
+
+    condition: Operand
+    where: bool
+
+
+def _zeroed(op: Operation) -> Zeroed | None:
+    """The factor by which an operation multiplies one of its operands, if it puts zeros in it."""
+    if op.record is not OPS["where"]:
+        return None
+    condition, yes, no = op.operands
+    for other, x, where in ((yes, no, True), (no, yes, False)):
+        if isinstance(other, Literal) and other.value == 0 and x.type == op.result.type:
+            return Zeroed(condition, where)
+    return None
 
 
 @dataclass
@@ -154,15 +173,19 @@ class _Products:
                 return found
         return [op]
 
-    def factors(self, x: Operand) -> list[Operand]:
+    def factors(self, x: Operand) -> list[Operand | Zeroed]:
         """What a value is a product of, as far as that has its shape."""
-        found: list[Operand] = []
+        found: list[Operand | Zeroed] = []
         pending = [x]
         while pending and len(found) < MOST:
             y = pending.pop()
             op = self.maker.get(y) if isinstance(y, Value) else None
+            zeroed = None if op is None or op.result.type != x.type else _zeroed(op)
             if op is not None and op.record.law is Law.PRODUCT and op.result.type == x.type:
                 pending.extend(op.operands)
+            elif op is not None and zeroed is not None:
+                found += [zeroed] if zeroed not in found else []
+                pending.append(op.operands[2 if zeroed.where else 1])
             else:
                 found.append(y)
         return [*found, *pending]
@@ -243,5 +266,5 @@ class _Products:
         return made
 
 
-def _key(x: Operand) -> object:
+def _key(x: Operand | Zeroed) -> object:
     return id(x) if isinstance(x, Value) else x

@@ -26,8 +26,9 @@ from tessera.passes.autodiff import Joint
 from tessera.passes.grouping import is_free
 from tessera.passes.unshare import unshared
 
-#: A contraction over at most so many elements may be repeated in the backward pass.
-SHORT = 128
+#: A contraction over at most so many elements may be repeated in the backward pass: one for each of a batch, such as
+#: the scores of heads, or a single one, which has a weight in it as a rule and is repeated at the speed of arithmetic.
+SHORT, SHORTER = 128, 64
 #: What keeping costs of a value that is in memory anyway, in parts of its bytes; and of a product, which is as a rule
 #: written by the forward pass in any case, where another value would have to be written for this alone.
 THERE, WRITTEN = 1e-6, 0.9
@@ -190,4 +191,5 @@ def _repeatable(op: Operation, sizes: Mapping[str, int], effort: Effort = Effort
     given = sum(nbytes(v.type).evaluate(sizes) for v in op.inputs)
     dims = dict(zip(left + right, (*op.operands[0].type.dims, *op.operands[1].type.dims), strict=True))
     length = product(d for c, d in dims.items() if c not in result).evaluate(sizes)
-    return made > given and length <= SHORT
+    batched = any(c in left and c in right for c in result)
+    return made > given and length <= (SHORT if batched else SHORTER)
