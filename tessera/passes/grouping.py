@@ -379,9 +379,11 @@ class Grouping:
         return not self.waits((*rows.ops, *columns.ops), columns.kept)
 
     def waits(self, numbers: Sequence[int], columns: Space) -> bool:
-        """Does anything of a row wait for a sum over all of them, or for a fold that cannot be made in parts?"""
+        """Does anything of a row wait for a sum over all of them, or is a fold none that can be made in parts?"""
         late: set[Value] = set()
         for op in (self.f.ops[n] for n in sorted(numbers)):
+            if scans(op):
+                return True
             down = op.record.kind is Kind.REDUCE and left(op) == columns
             if down and not (op.record.reduction and op.record.reduction.additive and op.record.reduction.regroups):
                 return True

@@ -120,7 +120,8 @@ def bind(plan: Plan, sizes: Sizes, alone: bool = False) -> Runner:
         if runner is not None:
             return runner
     inputs, count, outputs = plan.inputs, plan.slots, plan.outputs
-    makers = [(slot, _maker(shape, dtype)) for slot, shape, dtype in allocs]
+    makers = {slot: _maker(shape, dtype) for slot, shape, dtype in allocs}
+    lives = [([(slot, makers[slot]) for slot in born], dead) for born, dead in lifetimes(plan)]
     large = any(isinstance(step, _BoundKernel) and step.threads for step in steps)
     needs: list[int] = []
 
@@ -129,13 +130,33 @@ def bind(plan: Plan, sizes: Sizes, alone: bool = False) -> Runner:
             check_storage(tensors, needs)
         slots: list[Any] = [None] * count
         slots[:inputs] = tensors
-        for slot, make in makers:
-            slots[slot] = make()
-        for step in steps:
+        for step, (born, dead) in zip(steps, lives, strict=True):
+            for slot, make in born:
+                slots[slot] = make()
             step(slots, scalars)
+            for slot in dead:
+                slots[slot] = None
         return [slots[o] for o in outputs]
 
     return (lambda tensors, scalars: run(tensors, scalars)[0]) if alone else run
+
+
+def lifetimes(plan: Plan) -> list[tuple[list[int], list[int]]]:
+    """For each step the slots that are allocated before it and those that nobody needs after it: what one step leaves
+    is the next one's memory, which is still in a cache.
+    """
+    used = [step.slots if isinstance(step, KernelStep) else (*step.reads, *step.writes) for step in plan.steps]
+    last = {slot: n for n, slots in enumerate(used) for slot in slots}
+    waiting = {a.slot for a in plan.allocs}
+    found: list[tuple[list[int], list[int]]] = []
+    for n, slots in enumerate(used):
+        born = [slot for slot in dict.fromkeys(slots) if slot in waiting]
+        waiting.difference_update(born)
+        dead = [s for s in dict.fromkeys(slots) if last[s] == n and s >= plan.inputs and s not in plan.outputs]
+        found.append((born, dead))
+    if waiting and found:  # an output that no step writes to: it has no elements
+        found[-1][0].extend(sorted(waiting))
+    return found
 
 
 def _maker(shape: tuple[int, ...], dtype: torch.dtype) -> Callable[[], torch.Tensor]:

@@ -45,6 +45,8 @@ def sums_across(ops: Sequence[Operation], outputs: Iterable[Value]) -> frozenset
         return frozenset()
     if any(op.operands[0].type.dims != space or folded_axes(op) != (len(space) - 1,) for op in along):
         return frozenset()
+    if any(op.record.kind is Kind.SCAN for op in along):
+        return frozenset()
     if _read_again(ops, found, _dense(space)):
         return frozenset()
     stores = any(_dense(v.type.dims) == _dense(space) for v in outputs)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 import tessera
 from tessera import Tensor
 from tessera.driver.gradient import Gradient
+from tessera.ir.dim import Dim
 from tessera.ir.interp import interpret
 from tessera.ir.parser import parse
 from tessera.ir.printer import print_function
@@ -141,6 +142,29 @@ def test_a_product_is_kept_rather_than_what_is_made_of_it() -> None:
     large = [v for v in found.gradient.parts.kept if str(v.type) == "f32[N, V]"]
     assert [v.name for v in large] == ["matmul"]
     assert [str(t) for t in written(found.gradient.forward.program)].count("f32[N, V]") == 0, "the product alone"
+
+
+def test_scaled_dot_product_attention_goes_back_in_two_streams() -> None:
+    def causal(
+        q: Tensor["B", "H", "S", "D"], k: Tensor["B", "H", "S", "D"], v: Tensor["B", "H", "S", "D"]
+    ) -> Tensor["B", "H", "S", "D"]:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    found = build(causal, *SHAPES[attention])
+    assert found.forward == ["stream"]
+    assert found.backward.count("stream") == 2 and {"extern", "contract", "matmul"}.isdisjoint(found.backward)
+    assert not any(t.dims[-2:] == (Dim.name("S"), Dim.name("S")) for t in found.written)
+
+
+def test_attentions_of_several_layers_have_a_mask_each() -> None:
+    def layers(
+        q: Tensor["B", "H", "S", "D"], k: Tensor["B", "H", "S", "D"], v: Tensor["B", "H", "S", "D"]
+    ) -> Tensor["B", "H", "S", "D"]:
+        x = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return F.scaled_dot_product_attention(x, k, x, is_causal=True)
+
+    found = build(layers, *SHAPES[attention])
+    assert not any(t.dims[-2:] == (Dim.name("S"), Dim.name("S")) for t in found.written)
 
 
 def test_products_and_elementwise_work_keep_arguments_alone() -> None:

@@ -220,9 +220,12 @@ def _contract_eager(torch: Any, x: Any, other: Any, *, equation: str, accumulate
 
 def _as_matrices(torch: Any, equation: str, a: Any, b: Any) -> Any:
     """A contraction as a batch of matrix products: unlike ``torch.einsum``, which takes a list, it goes through every
-    way of torch to run a function on many tensors at once.
+    way of torch to run a function on many tensors at once. The operand whose axes come first is the first one, so that
+    the product lies in memory as the result does.
     """
     (left, right), result = equation_parts(equation)
+    if result and result[-1] in left and result[-1] not in right:
+        (a, left), (b, right) = (b, right), (a, left)
     a, left = _kept(a, left, right + result)
     b, right = _kept(b, right, left + result)
     sizes = {**dict(zip(left, a.shape, strict=True)), **dict(zip(right, b.shape, strict=True))}
@@ -232,9 +235,13 @@ def _as_matrices(torch: Any, equation: str, a: Any, b: Any) -> Any:
 
     def matrices(x: Any, subscripts: str, *groups: list[str]) -> Any:
         moved = x.permute([subscripts.index(c) for group in groups for c in group])
-        return moved.reshape([math.prod(sizes[c] for c in group) for group in groups])
+        shape = [math.prod(sizes[c] for c in group) for group in groups]
+        return moved if list(moved.shape) == shape else moved.reshape(shape)
 
-    product = torch.bmm(matrices(a, left, both, rows, summed), matrices(b, right, both, summed, columns))
+    if both:
+        product = torch.bmm(matrices(a, left, both, rows, summed), matrices(b, right, both, summed, columns))
+    else:
+        product = torch.mm(matrices(a, left, rows, summed), matrices(b, right, summed, columns))
     order = [*both, *rows, *columns]
     return product.reshape([sizes[c] for c in order]).permute([order.index(c) for c in result])
 
