@@ -118,7 +118,11 @@ class Gradient:
 
     def _plain(self, f: Function, strided: frozenset[str], simple: bool = False) -> Variant:
         inputs = tuple(Input("leaf", n) for n in range(len(f.params)))
-        outputs = tuple(Output("tensor", n, memory=len(inputs) + n, dense=True) for n in range(len(f.outputs)))
+        # One cotangent may stand for several arguments, or be the one that came: torch's own share them, too.
+        memory: dict[object, int] = {p: n for n, p in enumerate(f.params)}
+        keys = (x if isinstance(x, Value) else n for n, x in enumerate(f.outputs))
+        shared = [memory.setdefault(key, len(inputs) + n) for n, key in enumerate(keys)]
+        outputs = tuple(Output("tensor", n, memory=m, dense=True) for n, m in enumerate(shared))
         traced = replace(self.variant.traced, function=f, inputs=inputs, outputs=outputs, out_tree=LEAF)
         return Variant(traced, Layout(strided), self.variant.device, simple=simple)
 

@@ -154,7 +154,9 @@ class AcrossLowering(NestLowering):
         """Everything that is done with one row."""
         depth = self.depths()
         waiting = [v for v in self.plan.targets if self.analysis.maker[v] not in self.sums and not self.is_low(v)]
-        ready = {op: self.depth_of(op.operands[0], depth) for op in self.sums}  # type: ignore[arg-type]
+        # Beside the last stores, where there are any: folds along the row leave few registers in their own sweeps.
+        last = max((self.depth_of(v, depth) for v in waiting), default=0)
+        ready = {op: max(self.depth_of(op.operands[0], depth), last) for op in self.sums}  # type: ignore[arg-type]
         for k in range(max(depth.values(), default=-1) + 2):
             folds = [op for op, d in depth.items() if d == k]
             stores = [v for v in waiting if self.depth_of(v, depth) == k]

@@ -136,6 +136,12 @@ TRANSFORMERS = [
 ]  # fmt: skip
 
 ALL = [*LAYERS, *ATTENTION, *TRANSFORMERS]
+#: Of what is put together from others the narrow dtype is left to the nightly run.
+TYPED = [
+    pytest.param(case, dtype, id=f"{case.name}-{dtype}", marks=[pytest.mark.nightly] * (narrow and case not in LAYERS))
+    for case in ALL
+    for narrow, dtype in enumerate((torch.float32, torch.bfloat16))
+]
 
 
 def moved(x: Any, dtype: torch.dtype) -> Any:
@@ -150,8 +156,7 @@ def call(module: torch.nn.Module, case: Case, dtype: torch.dtype, leaves: bool =
     return args, list(made) if isinstance(made, tuple) else [made]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("case", ALL, ids=lambda c: c.name)
+@pytest.mark.parametrize(("case", "dtype"), TYPED)
 def test_results(case: Case, dtype: torch.dtype) -> None:
     ours, theirs = case.pair(dtype=dtype)
     loose = {"rtol": 3e-2, "atol": 3e-2} if dtype is torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-5}
