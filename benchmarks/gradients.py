@@ -8,11 +8,8 @@ error is the relative L2 distance of all gradients from those of float64, over t
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -249,19 +246,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = [name for name in options.cases.split(",") if name not in CASES]
     if unknown:
         parser.error(f"no case {', '.join(unknown)}; there are {', '.join(CASES)}")
-    mode = job.MODES["recycled"]
-    if not options.quick and any(os.environ.get(name) != value for name, value in mode.items()):
-        again = [sys.executable, "-m", "benchmarks.gradients", *(arguments or sys.argv[1:])]
-        return subprocess.run(again, env=job.environment(mode), check=False).returncode
+    if not options.quick:
+        status = job.once_more("recycled", "benchmarks.gradients", arguments or sys.argv[1:])
+        if status is not None:
+            return status
     peers.limit_threads()
     load, rounds = machine.load(), options.rounds or (2 if options.quick else 9)
     names = options.cases.split(",")
     rows = {name: measure(name, options.quick, rounds, not options.no_compile) for name in names}
     print(table(rows))
     if options.output is not None:
-        head = {"section": "gradients", "date": datetime.date.today().isoformat(), "quick": options.quick}
-        head |= {"commit": machine.commit(), "load": load}
-        head |= {"machine": machine.describe(), "versions": machine.versions()}
+        head = machine.heading("gradients", options.quick, load)
         text = json.dumps({**head, "allocation": "recycled", "rounds": rounds, "cases": rows}, indent=2)
         options.output.write_text(text + "\n", encoding="utf-8")
     return 0

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,14 @@ def environment(extra: Mapping[str, str]) -> dict[str, str]:
     paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     env["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
     return {**env, **extra}
+
+
+def once_more(mode: str, module: str, arguments: Sequence[str]) -> int | None:
+    """The status of this very run in a process that allocates as the mode says; None where this one does already."""
+    wanted = MODES[mode]
+    if all(os.environ.get(name) == value for name, value in wanted.items()):
+        return None
+    return subprocess.run([sys.executable, "-m", module, *arguments], env=environment(wanted), check=False).returncode
 
 
 def cache_environment(folder: Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import importlib.util
 import os
@@ -10,6 +11,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Features that decide what the kernels look like.
@@ -103,3 +105,11 @@ def commit() -> str:
     head = _first_line(["git", "rev-parse", "--short=12", "HEAD"])
     changed = _first_line(["git", "status", "--porcelain", "--untracked-files=no"])
     return head + ("+" if head and changed else "")
+
+
+def heading(section: str, quick: bool, load: float) -> dict[str, Any]:
+    """What a result file of one section begins with: what was run, when, and on what."""
+    return {
+        "section": section, "date": datetime.date.today().isoformat(), "quick": quick, "commit": commit(),
+        "load": load, "machine": describe(), "versions": versions(),
+    }  # fmt: skip

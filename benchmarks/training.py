@@ -9,7 +9,6 @@ from before the start of Python to the end of the step.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import statistics
@@ -147,10 +146,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.first is not None:
         first(options.first, options.quick)
         return 0
-    mode = job.MODES["recycled"]
-    if not options.quick and any(os.environ.get(name) != value for name, value in mode.items()):
-        again = [sys.executable, "-m", "benchmarks.training", *(arguments or sys.argv[1:])]
-        return subprocess.run(again, env=job.environment(mode), check=False).returncode
+    if not options.quick:
+        status = job.once_more("recycled", "benchmarks.training", arguments or sys.argv[1:])
+        if status is not None:
+            return status
     steps = options.steps or (8 if options.quick else 200)
     if steps <= WARM:
         parser.error(f"at least {WARM + 1} steps are needed")
@@ -160,9 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = {**measure(steps, backends, options.quick), "first": starts}
     print(table(result))
     if options.output is not None:
-        head = {"section": "training", "date": datetime.date.today().isoformat(), "quick": options.quick}
-        head |= {"commit": machine.commit(), "load": load, "machine": machine.describe()}
-        text = json.dumps({**head, "versions": machine.versions(), "allocation": "recycled", **result}, indent=2)
+        head = machine.heading("training", options.quick, load)
+        text = json.dumps({**head, "allocation": "recycled", **result}, indent=2)
         options.output.write_text(text + "\n", encoding="utf-8")
     return 0
 

@@ -154,6 +154,11 @@ class Reduction:
     rounds: bool = False
     one: Callable[[Any, Any, Any], tuple[Any, ...]] | None = None
 
+    @property
+    def adds_up(self) -> bool:
+        """Is the fold of a whole the sum of the folds of its parts?"""
+        return self.additive and self.regroups
+
 
 @dataclass(frozen=True, slots=True)
 class Lookup:

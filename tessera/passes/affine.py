@@ -195,7 +195,7 @@ class Affine:
             reduction = op.record.reduction
             assert reduction is not None
             own = {held.labels[n] for n in op.axes()} - {None}
-            if not (reduction.additive and reduction.regroups) or own != {depth}:
+            if not reduction.adds_up or own != {depth}:
                 return None
             keep = bool(op.attrs.get("keepdim"))
             pairs = enumerate(held.labels)

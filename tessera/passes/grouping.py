@@ -385,7 +385,7 @@ class Grouping:
             if scans(op):
                 return True
             down = op.record.kind is Kind.REDUCE and left(op) == columns
-            if down and not (op.record.reduction and op.record.reduction.additive and op.record.reduction.regroups):
+            if down and not (op.record.reduction and op.record.reduction.adds_up):
                 return True
             if down or any(r in late for v in op.inputs for r in self.root(v)):
                 late.update(op.results)

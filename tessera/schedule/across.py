@@ -61,7 +61,7 @@ def _is_across(op: Operation) -> bool:
     rows = tuple(range(kind.rank - 1))
     dims = kind.dims
     axes = set(folded_axes(op)) | {a for a in rows if dims[a] is ONE}
-    return reduction.additive and reduction.regroups and len(op.results) == 1 and axes == set(rows)
+    return reduction.adds_up and len(op.results) == 1 and axes == set(rows)
 
 
 def _dense(dims: Iterable[Dim]) -> tuple[Dim, ...]:

@@ -55,7 +55,7 @@ class RegionLowering:
     def run(self) -> Kernel:
         assert self.region.body is not None
         across = sums_across(self.region.body.ops, self.region.results) if not self.programs else frozenset()
-        ops = split_reductions(self.region.body.ops, dict.fromkeys(across, BLOCK))
+        ops = split_reductions(self.region.body.ops, across, BLOCK)
         inputs = tuple(v for v in self.region.inputs if isinstance(v.type, TensorType))
         scalars = tuple(v for v in self.region.inputs if isinstance(v.type, ScalarType))
         for v in inputs:

@@ -321,7 +321,7 @@ class RecurrenceLowering:
         x, reduction = op.operands[0], op.record.reduction
         made = self.pull.maker.get(x) if isinstance(x, Value) else None
         assert reduction is not None
-        if made is None or made.record.law is not Law.PRODUCT or not (reduction.additive and reduction.regroups):
+        if made is None or made.record.law is not Law.PRODUCT or not reduction.adds_up:
             return None
         kinds = {y.type.dtype for y in made.operands}
         if kinds != {op.result.type.dtype} or not op.result.type.dtype.is_float or len(made.operands) != 2:

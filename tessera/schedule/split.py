@@ -6,9 +6,8 @@ depend on the sizes alone, never on the number of threads, so results are the sa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
-from types import MappingProxyType
 
 from tessera.ir.dim import Dim, ceildiv, product
 from tessera.ir.dtype import compute_dtype, f32, f64
@@ -20,11 +19,12 @@ from tessera.ir.types import TensorType
 
 #: Elements of a one-dimensional reduction, and rows of a column reduction, that one iteration folds.
 FLAT_CHUNK, ROW_CHUNK = 16384, 64
-NONE: Mapping[Operation, int] = MappingProxyType({})
 
 
-def split_reductions(ops: Iterable[Operation], across: Mapping[Operation, int] = NONE) -> list[Operation]:
-    """The operations with such reductions replaced; those in ``across`` in any case, by parts of so many rows.
+def split_reductions(
+    ops: Iterable[Operation], across: frozenset[Operation] = frozenset(), rows: int = ROW_CHUNK
+) -> list[Operation]:
+    """The operations with such reductions replaced; those in ``across`` in any case, by parts of so many ``rows``.
 
     What is already reduced is small, and so is what has only some axes of a larger reduction: they stay whole. So does
     a reduction along the axis of a scan, whose loop is there anyway.
@@ -40,7 +40,7 @@ def split_reductions(ops: Iterable[Operation], across: Mapping[Operation, int] =
         if depends or op.record.kind in FOLDS:
             reduced.update(op.results)
         if op in across:
-            out.extend(_split(op, across[op]))
+            out.extend(_split(op, rows))
             continue
         whole = depends or not _wants_split(op) or _is_minor(op, folded)
         whole = whole or (op.operands[0].type.dims, folded_axes(op)) in scanned
