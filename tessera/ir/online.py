@@ -140,6 +140,10 @@ def factors(ops: Sequence[Operation], roles: Roles) -> dict[Operation, Motion]:
         if motion is None or motion.shift or (motion.scales and not additive(op)):
             raise Apart(op)
         found[op] = motion
+    for op in ops:
+        x = op.operands[0] if op.operands else None
+        if roles[op.results[0]] is Role.CROSS and isinstance(x, Value) and moves.get(x, STILL) != STILL:
+            raise Apart(op)
     return found
 
 

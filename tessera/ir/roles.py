@@ -9,6 +9,7 @@ from enum import Enum
 from tessera.ir.dialects.contract import letters
 from tessera.ir.dim import Dim
 from tessera.ir.graph import Operand, Operation, Value
+from tessera.ir.infer import ONE
 from tessera.ir.record import Kind
 
 
@@ -19,6 +20,7 @@ class Role(Enum):
     FULL = "full"  # one element per point of the space, before the sweep is over
     KEPT = "kept"  # what a fold leaves, and what is made of that
     OUT = "out"  # a contraction over the swept axis: it has an axis of its own instead
+    CROSS = "cross"  # a contraction over another axis of the space: all rows add to it
 
 
 def folds_axis(op: Operation, axis: int) -> bool:
@@ -59,6 +61,8 @@ class Roles:
     def role(self, op: Operation) -> Role:
         if self.folded(op):
             return Role.KEPT if op.record.kind is Kind.REDUCE else Role.OUT
+        if self.crosses(op):
+            return Role.CROSS
         read = {self[x] for x in op.operands}
         if op.record.kind in (Kind.REDUCE, Kind.CONTRACT) and read != {Role.FREE}:
             return Role.OUT
@@ -78,6 +82,18 @@ class Roles:
         x = op.operands[0]
         alike = op.record.kind is Kind.REDUCE and self[x] is Role.FREE and x.type.dims == self.space
         return (self[x] is Role.FULL or alike) and folds_axis(op, self.axis)
+
+    def crosses(self, op: Operation) -> bool:
+        """Does ``op`` sum products of the space along one other axis than the swept one?"""
+        if op.record.kind is not Kind.CONTRACT or self[op.operands[0]] is not Role.FULL:
+            return False
+        rank = op.operands[0].type.rank
+        return any(folds_axis(op, axis) for axis in range(rank) if axis != self.axis)
+
+    @property
+    def rows(self) -> int:
+        """The innermost axis of the space that is not swept."""
+        return max(a for a, d in enumerate(self.space) if a != self.axis and d is not ONE)
 
     def follows(self, v: Value) -> bool:
         """Does a kept value depend on a fold of the sweep?"""

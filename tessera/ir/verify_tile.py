@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tessera.diag import TesseraError
-from tessera.ir.dialects.tile import GATE, LOAD, LOCAL, MMA, NEST, RUNNING, STORE, SWEEP
+from tessera.ir.dialects.tile import ACCUMULATE, GATE, LOAD, LOCAL, MMA, NEST, RUNNING, STORE, SWEEP
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, f32, f64
 from tessera.ir.folds import FOLDS
@@ -38,6 +38,8 @@ class _Nest:
     """
 
     axes: tuple[str, ...]
+    #: The axis whose points follow each other.
+    walked: str = ""
     open: tuple[Operation, ...] = ()
     made: dict[Value, tuple[Operation, ...]] = field(default_factory=dict)
     folds: dict[Value, Operation] = field(default_factory=dict)
@@ -67,7 +69,10 @@ def tile_problems(f: Function) -> Iterator[Found]:
         when = op.attrs.get("when")
         if when is not None and not _is_range(when):
             yield op, "`when` is a size and two bounds, of which one may be none", None
-        nest = _Nest(axes)
+        walk = _tuple(op.attrs.get("walk"))
+        if op.attrs.get("walk") is not None and not (vector in axes[-1:] and len(walk) == 2 and _all_dims(walk)):
+            yield op, "`walk` has two bounds of the last axis, which is the vector axis", None
+        nest = _Nest(axes, str(vector) if walk else "")
         for inner in op.body.ops:
             if inner.body is not None:
                 yield from _sweep(inner, nest)
@@ -138,7 +143,7 @@ def _operation(op: Operation, nest: _Nest) -> Iterator[Found]:
 
 def _operand(op: Operation, number: int, x: Value, nest: _Nest) -> Iterator[Found]:
     if isinstance(x.type, BufferType):
-        if op.record not in (LOAD, STORE) or number != 0:
+        if op.record not in (LOAD, STORE, ACCUMULATE) or number != 0:
             yield op, f"buffer `{x.name}` is no value", number
         elif x.type.role == "local" and x not in nest.local:
             yield op, f"the local memory `%{x.name}` belongs to another nest", number
@@ -271,22 +276,26 @@ def _own(op: Operation, nest: _Nest) -> Iterator[Found]:
     """Loads, stores and positions: roles of buffers, number of indices, names in index expressions."""
     first = op.operands[0] if op.operands else None
     kind = first.type if isinstance(first, Value) else None
-    if op.record in (LOAD, STORE):
+    if op.record in (LOAD, STORE, ACCUMULATE):
         if not isinstance(kind, BufferType):
             yield op, f"`{op.name}` needs a buffer", 0
             return
-        if op.record is STORE and kind.role == "in":
+        if op.record is not LOAD and kind.role == "in":
             yield op, "an input is not written", 0
         if len(_tuple(op.attrs.get("index"))) not in (1, len(kind.dims)):
             yield op, f"{len(_tuple(op.attrs.get('index')))} indices into {len(kind.dims)} dims", None
         if op.record is LOAD and op.result.type.dtype is not kind.dtype:
             yield op, f"`%{op.result.name}` is {op.result.type.dtype}, the buffer {kind.dtype}", None
         yield from _guard(op)
+    if op.record is ACCUMULATE:
+        index = {n for d in _tuple(op.attrs.get("index")) for n in _dim_names(d)}
+        if not nest.walked or op.attrs.get("over") != (nest.walked,) or nest.walked in index or not nest.open:
+            yield op, "what is accumulated goes over the axis that the nest walks, inside a sweep", None
     if op.record is RUNNING and (not isinstance(first, Value) or nest.folds.get(first) not in nest.open):
         yield op, "`running` stands in the sweep that folds its operand, after the fold", 0
     if op.record is GATE and not (isinstance(first, Value) and first.type.dtype.is_bool and nest.open):
         yield op, "a gate takes a bool inside a sweep", 0
-    wanted = 0 if op.record in (STORE, GATE) else 1
+    wanted = 0 if op.record in (STORE, ACCUMULATE, GATE) else 1
     if len(op.results) != wanted:
         yield op, f"`{op.name}` has {wanted} results", None
     for r in op.results:

@@ -13,11 +13,11 @@ from tessera.ir.graph import Block, Function, Note, Operand, Operation, Value
 from tessera.ir.loop import with_body
 from tessera.ir.record import Kind
 from tessera.passes.apart import Apart, Cause, Obstacle
+from tessera.passes.gather import gather_streams
 from tessera.passes.grouping import CLOSED, Gathered, Grouping, is_free
 from tessera.passes.nested import rewritten
 from tessera.passes.positions import own_positions
 from tessera.passes.recurrences import gather_recurrences
-from tessera.passes.streams import gather_streams
 
 _RECORDS = {
     "map": MAP, "row": ROW, "column": COLUMN, "stream": STREAM, "recurrence": RECURRENCE, "extern": EXTERN,
@@ -40,7 +40,7 @@ class Fuse:
     def run(self, f: Function) -> Function:
         if any(op.record.kind is Kind.REGION for op in f.ops):
             return f
-        f, streams = gather_streams(own_positions(f), self.library, self.lookups)
+        f, streams = gather_streams(own_positions(f), self.library, self.lookups, self.across)
         f, recurrences = gather_recurrences(f, streams)
         gathered: dict[Operation, Gathered] = {**streams, **recurrences}
         grouping = Grouping(f, gathered, self.across).run()

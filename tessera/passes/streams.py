@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
-import networkx as nx
-
 from tessera.ir.dialects.contract import letters
 from tessera.ir.dim import ZERO, Dim
 from tessera.ir.graph import Attr, Function, Operand, Operation, Value, users
@@ -38,13 +36,9 @@ class Stream:
         return {"axes": self.axes}
 
 
-def gather_streams(
-    f: Function, library: Container[str] = (), lookups: bool = True
-) -> tuple[Function, dict[Operation, Stream]]:
-    """The function with the operations of each stream next to each other and common factors moved behind its sums;
-    and for each operation of a stream, the stream. The options are those of ``Fuse``.
-    """
-    found: list[tuple[Stream, Stream]] = []
+def find_streams(f: Function, library: Container[str] = (), lookups: bool = True) -> list[Stream]:
+    """The streams of a function; the options are those of ``Fuse``."""
+    found: list[Stream] = []
     taken: set[Operation] = set()
     readers = users(f.body)
     place = {op: n for n, op in enumerate(f.ops)}
@@ -55,27 +49,8 @@ def gather_streams(
             stream = _around(_Source(f, number, readers, place, maker, taken, lookups), plain)
             if stream is not None:
                 taken.update(stream.ops)
-                found.append((stream, Stream(_hoisted(f, stream, readers), stream.axes)))
-    if not found:
-        return f, {}
-    return f.with_ops(_ordered(f, found)), {op: new for _, new in found for op in new.ops}
-
-
-def _hoisted(f: Function, stream: Stream, readers: Mapping[Value, Sequence[Operation]]) -> tuple[Operation, ...]:
-    """The operations of a stream with common factors behind its sums, without what is no longer read."""
-    own = set(stream.ops)
-    needed = {
-        r
-        for op in stream.ops
-        for r in op.results
-        if r in f.outputs or any(reader not in own for reader in readers.get(r, ()))
-    }
-    out: list[Operation] = []
-    for op in reversed(hoist(stream.ops, stream.axes[0])):
-        if any(r in needed for r in op.results):
-            needed.update(op.inputs)
-            out.append(op)
-    return tuple(reversed(out))
+                found.append(stream)
+    return found
 
 
 @dataclass(frozen=True)
@@ -346,46 +321,3 @@ def keeps_places(op: Operation) -> bool:
     read = [(e, d) for e, d in zip(piece.index, source, strict=True) if e is not ZERO]
     rest = iter(zip(index, kind.dims, strict=True))
     return all(any(pair == other for other in rest) for pair in read)
-
-
-def _ordered(f: Function, found: Sequence[tuple[Stream, Stream]]) -> tuple[Operation, ...]:
-    """All operations, each stream in one piece, in an order in which everything is made before it is read."""
-    home = {op: n for n, (old, _) in enumerate(found) for op in old.ops}
-    maker = {r: op for op in f.ops for r in op.results}
-    for op in f.ops:  # a view of what a stream makes goes with it
-        if is_free(op):
-            homes = {home[maker[v]] for v in op.inputs if v in maker and maker[v] in home}
-            home.update((op, n) for n in homes)
-    place = {op: n for n, op in enumerate(f.ops)}
-    node = {op: (place[found[home[op]][0].ops[-1]] if op in home else n) for op, n in place.items()}
-    graph: nx.DiGraph = nx.DiGraph()
-    graph.add_nodes_from(node.values())
-    for op in f.ops:
-        graph.add_edges_from((node[maker[v]], node[op]) for v in op.inputs if v in maker and node[maker[v]] != node[op])
-    views: dict[int, list[Operation]] = {}
-    for op, n in home.items():
-        if is_free(op):
-            views.setdefault(n, []).append(op)
-    out: list[Operation] = []
-    for n in nx.lexicographical_topological_sort(graph):
-        op = f.ops[n]
-        if op not in home:
-            out.append(op)
-            continue
-        out.extend(_with_views(found[home[op]][1].ops, views.get(home[op], ())))
-    return tuple(out)
-
-
-def _with_views(ops: Sequence[Operation], views: Sequence[Operation]) -> Iterator[Operation]:
-    """The operations, each view as soon as what it is a view of is there."""
-    waiting = list(views)
-    mine = {r for op in (*ops, *views) for r in op.results}
-    done: set[Value] = set()
-    for op in ops:
-        yield op
-        done.update(op.results)
-        for view in list(waiting):
-            if all(v in done or v not in mine for v in view.inputs):
-                waiting.remove(view)
-                done.add(view.result)
-                yield view

@@ -17,6 +17,8 @@ from tessera.ir.roles import Roles
 from tessera.ir.types import BufferType, ScalarType, TensorType
 from tessera.schedule.across import BLOCK, AcrossLowering, choice, parts_of, sums_across
 from tessera.schedule.cost import region_cost
+from tessera.schedule.crosswise import added_up as rows_added_up
+from tessera.schedule.crosswise import cleared, parts, row_pieces
 from tessera.schedule.nestlower import ATTEMPTS, NestLowering, axis_mark
 from tessera.schedule.nests import Analysis
 from tessera.schedule.pieces import Pieces, added_up, behind, pieces, rows_of
@@ -106,8 +108,11 @@ class RegionLowering:
         ops, axes = self.region.body.ops, self.region.attrs["axes"]
         assert isinstance(axes, tuple)
         self.taken = {v.name: 0 for v in (*self.buffers.values(), *scalars)}
+        roles = Roles.find(ops, int(axes[0]))  # type: ignore[arg-type]
+        crosses, folds = [op for op in ops if roles.crosses(op)], roles.folds(ops)
+        if crosses:
+            return self.crossing(crosses, roles, scalars)
         stream = self.stream(ops, self.region.results, self.buffers, scalars, axes)
-        folds = Roles.find(ops, int(axes[0])).folds(ops)  # type: ignore[arg-type]
         if folds:
             return self.or_apart(stream, folds, scalars)
         first = next(op for op in ops if op.record.kind is Kind.CONTRACT)
@@ -127,6 +132,29 @@ class RegionLowering:
         else:
             return [stream], []
         return [replace(n, attrs={**n.attrs, "when": when}) for nests, when in ranges for n in nests], parts
+
+    def crossing(
+        self, crosses: Sequence[Operation], roles: Roles, scalars: Mapping[Value, Value]
+    ) -> tuple[list[Operation], list[Value]]:
+        """A stream that also sums over its rows: nests that clear the memory for that, the stream, and nests that add
+        up its parts.
+        """
+        assert self.region.body is not None
+        cut = row_pieces(roles.space, roles.axis)
+        found = {op: parts(op, cut) for op in crosses}
+        build = TileBuilder(Container(), self.taken)
+        for part in found.values():
+            kind = BufferType(part.type.dtype, part.type.dims, "temp")
+            self.buffers[part] = self.temps[part] = Value(build.fresh(part.name), kind)
+        before, _ = self.nests([cleared(op, v) for op, v in found.items()], (), scalars, outputs=tuple(found.values()))
+        self.taken = self.names
+        buffers = {**self.buffers, **{op.result: self.buffers[v] for op, v in found.items()}}
+        mark, ops, axes = axis_mark(self.region.body.ops), self.region.body.ops, (roles.axis,)
+        state = (ops, self.region.results, axes, buffers, scalars, self.taken, mark)
+        stream = StreamLowering(*state, rows=cut).run()
+        results = tuple(op.result for op in crosses)
+        after, _ = self.nests([rows_added_up(op, v) for op, v in found.items()], (), scalars, outputs=results)
+        return [*before, stream, *after], [self.buffers[v] for v in found.values()]
 
     def or_apart(
         self, stream: Operation, folds: Sequence[Operation], scalars: Mapping[Value, Value]
@@ -232,9 +260,9 @@ class RegionLowering:
 
     def nests(
         self, ops: Sequence[Operation], forced: Sequence[Value], scalars: Mapping[Value, Value],
-        across: frozenset[Operation] = frozenset(),
+        across: frozenset[Operation] = frozenset(), outputs: Sequence[Value] = (),
     ) -> tuple[list[Operation], list[Value]]:  # fmt: skip
-        analysis = Analysis(ops, self.region.results, across)
+        analysis = Analysis(ops, outputs or self.region.results, across)
         for v in forced:
             analysis.store(v)
         plan = analysis.plan()

@@ -237,15 +237,26 @@ class Puller:
         op: Operation, factor: tuple[Operand, ...] = (),
     ) -> Value:  # fmt: skip
         """Fold products in the innermost open sweep."""
-        names = Namespace(self.build, op)
-        pair = [x if isinstance(x, Value) else names.number(x) for x in (a, b)]
-        pair = [self.build.cast(x, dtype) for x in pair]
+        pair = self.pair(a, b, dtype, op)
         depends = {n for x in pair if isinstance(x.type, TileType) for n in x.type.axes}
         result = Value(self.build.fresh(v.name), TileType(dtype, tuple(n for n in kept if n in depends)))
         attrs: dict[str, Attr] = {"over": over, "dtype": dtype}
         record = OPS["mma"]
         self.build.inner[-1].ops.append(Operation(record, (*pair, *factor), (result,), attrs, op.span, op.origin))
         return result
+
+    def pair(self, a: Operand, b: Operand, dtype: DType, op: Operation) -> list[Operand]:
+        """Two factors as values of ``dtype``."""
+        names = Namespace(self.build, op)
+        return [self.build.cast(x if isinstance(x, Value) else names.number(x), dtype) for x in (a, b)]
+
+    def accumulate(self, buffer: Value, a: Operand, b: Operand, index: Index, over: Dim, op: Operation) -> None:
+        """Add products, summed ``over`` an axis, to memory in the innermost open sweep."""
+        kind = buffer.type
+        assert isinstance(kind, BufferType)
+        attrs: dict[str, Attr] = {"index": self.simple((dense_offset(kind, index),)), "over": (str(over),)}
+        pair = self.pair(a, b, kind.dtype, op)
+        self.build.inner[-1].ops.append(Operation(OPS["accumulate"], (buffer, *pair), (), attrs, op.span, op.origin))
 
     def fold(
         self, op: Operation, x: Value, over: tuple[str, ...], position: Dim, kept: tuple[str, ...],

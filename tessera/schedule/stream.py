@@ -89,7 +89,9 @@ class StreamPuller(Puller):
 
 @dataclass
 class StreamLowering:
-    """Builds the nest of one stream region. With a ``cut``, what is stored are the pieces of its sums of products."""
+    """Builds the nest of one stream region. With a ``cut``, what is stored are the pieces of its sums of products; with
+    sums over ``rows``, these follow each other in as many pieces.
+    """
 
     ops: Sequence[Operation]
     outputs: Sequence[Value]
@@ -99,6 +101,7 @@ class StreamLowering:
     names: dict[str, int]
     mark: str
     cut: Pieces | None = None
+    rows: Pieces | None = None
     free: dict[tuple[Dim, int], str] = field(default_factory=dict)
 
     def run(self) -> Operation:
@@ -146,7 +149,7 @@ class StreamLowering:
 
     @property
     def piece(self) -> str:
-        """The axis that numbers the pieces of sums."""
+        """The axis that numbers the pieces of sums, or of rows."""
         return f"p{self.mark}"
 
     def nest(self, kept: Index) -> Operation:
@@ -160,6 +163,8 @@ class StreamLowering:
             start = Dim.name(self.piece) * self.cut.size
             parallel.insert(0, (self.piece, self.cut.count))
             self.pull.slice = (start, start + self.cut.size)
+        if self.rows is not None:
+            self.pull.ranges[self.piece] = (ZERO, self.rows.count)
         self.pull.ranges.update((n, (ZERO, d)) for n, d in parallel)
         self.pull.ranges[self.name(self.axis)] = bounds
         try:
@@ -167,9 +172,13 @@ class StreamLowering:
             self.finish()
         except Misplaced as e:
             raise Unschedulable(f"%{e.value.name} is read at positions that no loop of the kernel walks") from e
+        attrs: dict[str, Attr] = {}
+        if self.rows is not None:
+            (last, extent), start = parallel.pop(), Dim.name(self.piece) * self.rows.size
+            parallel = [(self.piece, self.rows.count), *parallel, (last, self.rows.size)]
+            attrs = {"walk": (start, dim_min(start + self.rows.size, extent))}
         axes = tuple(n for n, _ in parallel)
-        attrs: dict[str, Attr] = {"axes": axes, "extents": tuple(d for _, d in parallel),
-                                  "vector": axes[-1] if axes else ""}  # fmt: skip
+        attrs = {"axes": axes, "extents": tuple(d for _, d in parallel), "vector": axes[-1] if axes else "", **attrs}
         return Operation(OPS["nest"], (), (), attrs, body=Block(tuple(self.build.top.ops)))
 
     # -- the sweep
@@ -178,14 +187,17 @@ class StreamLowering:
         lo, hi = bounds
         self.build.sweep = Container((self.name(self.axis),), (lo,), (hi,))
         folds = self.roles.folds(self.ops)
+        crosses = [op for op in self.ops if self.roles.crosses(op)]
         if not self.stored():
-            self.gates(folds)
+            self.gates((*folds, *crosses))
         for op in folds:
             self.places.update((r, kept) for r in op.results)
             if op.record.kind is Kind.CONTRACT:
                 self.contraction(op)
             else:
                 self.fold(op)
+        for op in crosses:
+            self.cross(op)
         for v in self.stored():
             self.store(v, self.index)
         self.build.close_sweep()
@@ -225,24 +237,36 @@ class StreamLowering:
 
     def contraction(self, op: Operation) -> None:
         """A contraction over the swept axis: for each block a sweep over the dims that only its other operand has."""
-        left, right, result = letters(op)
-        x = self.pull(op.operands[0], self.index)
-        factor = self.factor(op)
-        at = dict(zip(left, self.index, strict=True))
-        free = {c: d for c, d in zip(right, op.operands[1].type.dims, strict=True) if c not in at and d is not ONE}
-        names = {c: self.free_axis(d, n) for n, (c, d) in enumerate(free.items())}
-        at.update((c, Dim.name(a)) for c, a in names.items())
-        self.places[op.result] = tuple(at[c] for c, d in zip(result, op.result.type.dims, strict=True) if d is not ONE)
-        self.build.inner.append(Container(tuple(names.values()), tuple(ZERO for _ in names), tuple(free.values())))
-        dims = op.operands[1].type.dims
-        where = tuple(ZERO if d is ONE else at[c] for c, d in zip(right, dims, strict=True))
-        y = self.pull(op.operands[1], where)
+        x, factor = self.pull(op.operands[0], self.index), self.factor(op)
+        y, at = self.other(op)
+        dims = zip(letters(op)[2], op.result.type.dims, strict=True)
+        self.places[op.result] = tuple(at[c] for c, d in dims if d is not ONE)
         sweep = self.build.sweep
         assert sweep is not None
         kept = tuple(a for a in self.pull.ranges if a not in sweep.axes)
         dtype = compute_dtype(contracted_dtype(op))
         self.pull.folded[op.result] = self.pull.mma(op.result, x, y, sweep.axes, kept, dtype, op, factor)
         self.build.close_inner()
+
+    def cross(self, op: Operation) -> None:
+        """A contraction over the rows: for each block the same sweep, in which memory is added to."""
+        x = self.pull(op.operands[0], self.index)
+        y, at = self.other(op)
+        dims, buffer = op.result.type.dims, self.buffers[op.result]
+        place = tuple(ZERO if d is ONE else at[c] for c, d in zip(letters(op)[2], dims, strict=True))
+        self.pull.accumulate(buffer, x, y, (Dim.name(self.piece), *place), self.index[self.roles.rows], op)
+        self.build.close_inner()
+
+    def other(self, op: Operation) -> tuple[Operand, dict[str, Dim]]:
+        """The other operand of a contraction, in a new sweep over the dims that only it has; where each letter is."""
+        left, right, _ = letters(op)
+        at, dims = dict(zip(left, self.index, strict=True)), op.operands[1].type.dims
+        free = {c: d for c, d in zip(right, dims, strict=True) if c not in at and d is not ONE}
+        names = {c: self.free_axis(d, n) for n, (c, d) in enumerate(free.items())}
+        at.update((c, Dim.name(a)) for c, a in names.items())
+        self.build.inner.append(Container(tuple(names.values()), tuple(ZERO for _ in names), tuple(free.values())))
+        where = tuple(ZERO if d is ONE else at[c] for c, d in zip(right, dims, strict=True))
+        return self.pull(op.operands[1], where), at
 
     def free_axis(self, extent: Dim, number: int) -> str:
         """The axis for a free dim of the other operand; contractions with equal ones share it, so that what they give

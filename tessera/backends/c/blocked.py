@@ -14,9 +14,10 @@ from dataclasses import replace
 
 from tessera.backends.c import intrinsics as ci
 from tessera.backends.c.body import dtype_of
+from tessera.backends.c.crosswise import Crosswise
 from tessera.backends.c.fold import Fold, plan_fold
 from tessera.backends.c.pairs import BLOCK, mmas
-from tessera.backends.c.products import SHORT_CHAIN, Products
+from tessera.backends.c.products import SHORT_CHAIN
 from tessera.backends.c.source import c_index
 from tessera.backends.c.stages import Block
 from tessera.backends.c.tiles import Loop
@@ -37,7 +38,7 @@ def is_blocked(nest: Operation) -> bool:
     return any(mmas(op) or any(inner.body is not None for inner in op.body.ops) for op in sweeps if op.body is not None)
 
 
-class Blocked(Products):
+class Blocked(Crosswise):
     """Writes the body of such a nest."""
 
     def point(self, nest: Operation) -> None:
@@ -172,6 +173,8 @@ class Blocked(Products):
         self.rows(plan, number, block, sides)
         for sweep in plan.at(number, plan.sums):
             self.sum(sweep, block)
+        for sweep in plan.at(number, plan.crosses):
+            self.cross(sweep, block)
 
     def rows(self, plan: Block, number: int, block: Loop, sides: list[dict[Operation, Fold]]) -> None:
         """The elementwise operations and folds of a stage, point by point."""

@@ -145,6 +145,8 @@ class Emitter(Body):
         if block:
             width = self.width(op)
             extent, counts[-1] = counts[-1], f"x_cdiv({counts[-1]}, {width} * L)"
+            if op.attrs.get("walk"):
+                counts[-1] = "1"
         total = " * ".join(f"({c})" for c in counts) or "1"
         out.open(self.condition(op))
         out.add(f"const i64 total = {total};")
@@ -169,7 +171,8 @@ class Emitter(Body):
             self.start_axes(axes, counts, "p")
         self.block = block
         if block:
-            self.columns(op, extent, width)
+            with self.walked(op, extent, width) as end:
+                self.columns(op, end, width)
         else:
             self.partial = False
             self.point(op)
@@ -209,10 +212,25 @@ class Emitter(Body):
         work = sum(inner.record.flops for inner in walk(nest.body) if inner.body is None)
         return SEVERAL if work <= BRIEF and not self.kept else 1
 
+    @contextmanager
+    def walked(self, op: Operation, extent: str, width: int) -> Iterator[str]:
+        """The first column of one iteration, or a loop over those that it walks; gives where the columns end."""
+        out, axis, walk = self.lines, self.names[self.vector], op.attrs.get("walk")
+        if not walk:
+            out.add(f"i64 {axis} = {axis}_block * ({width} * L);")
+            yield extent
+            return
+        first, stop = (c_index(d, self.names) for d in op.dims("walk"))
+        begin, end = self.fresh(), self.fresh()
+        out.add(f"const i64 {end} = {stop};")
+        out.open(f"for (i64 {begin} = {first}; {begin} < {end}; {begin} += {width} * L)")
+        out.add(f"i64 {axis} = {begin};")
+        yield end
+        out.close()
+
     def columns(self, op: Operation, extent: str, width: int) -> None:
         """The columns of one iteration: ``width`` vectors at once, or what is left of them one after the other."""
         out, axis = self.lines, self.names[self.vector]
-        out.add(f"i64 {axis} = {axis}_block * ({width} * L);")
         if width > 1:
             out.open(f"if ({axis} + {width} * L <= {extent})")
             out.add("t_live = ~(vm){};")

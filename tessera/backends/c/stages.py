@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tessera.ir.dialects.tile import GATE, MMA, RUNNING
+from tessera.ir.dialects.tile import ACCUMULATE, GATE, MMA, RUNNING
 from tessera.ir.graph import Operation, Value
 from tessera.ir.record import Kind
 from tessera.ir.types import TileType
@@ -20,9 +20,9 @@ def varies(v: Value, axes: Sequence[str]) -> bool:
 class Block:
     """The operations of a sweep by stage.
 
-    ``products`` are inner sweeps that sum over axes of their own, ``sums`` those that sum over the swept axis. Within a
-    stage come first the operations that are the same for all points of a block, then products, the others point by
-    point, and sums.
+    ``products`` are inner sweeps that sum over axes of their own, ``sums`` those that sum over the swept axis,
+    ``crosses`` those that add to memory what all lanes add up to. Within a stage come first the operations that are the
+    same for all points of a block, then products, the others point by point, sums, and what is added to memory.
     """
 
     sweep: Operation
@@ -31,6 +31,7 @@ class Block:
     same: set[Value] = field(default_factory=set)
     products: list[Operation] = field(default_factory=list)
     sums: list[Operation] = field(default_factory=list)
+    crosses: list[Operation] = field(default_factory=list)
     folds: list[Operation] = field(default_factory=list)
     gates: list[Operation] = field(default_factory=list)
 
@@ -65,7 +66,8 @@ class Block:
             self.same.update(op.results)
         elif op.body is not None:
             over_own = any(o.record is MMA and o.attrs["over"] == op.words("axes") for o in inside)
-            (self.products if over_own else self.sums).append(op)
+            crosses = any(o.record is ACCUMULATE for o in inside)
+            (self.products if over_own else self.crosses if crosses else self.sums).append(op)
             if over_own and any(self.is_row(v) for v in read):
                 stage += 1  # products come before what is computed point by point
         elif op.record.kind is Kind.REDUCE:
@@ -109,7 +111,8 @@ class Block:
     def kept(self, number: int) -> list[Value]:
         """Values per point that a stage leaves in tiles: for later stages, and for sums."""
         later = {v for n in range(number + 1, self.stages) for op in self.rows(n) for v in op.inputs}
-        later |= {v for sweep in (*self.sums, *self.products) if sweep.body for op in sweep.body.ops for v in op.inputs}
+        inner = (*self.sums, *self.products, *self.crosses)
+        later |= {v for sweep in inner if sweep.body for op in sweep.body.ops for v in op.inputs}
         return [r for op in self.rows(number) for r in op.results if r in later and self.per_point(r)]
 
     def per_point(self, v: Value) -> bool:

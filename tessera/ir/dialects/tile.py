@@ -12,6 +12,9 @@ fold has reached within its own sweep is read with ``running``. A fold may take 
 a factor by which what was folded before a block is multiplied when the block joins it. A scan (a SCAN op) goes along
 the one axis of the sweep it stands in, whose points are then taken in order; its result at a point may be read there.
 
+In a nest that walks its vector axis, the points of that axis follow each other in one iteration over the other axes.
+What they have in common they add up in memory with ``accumulate``.
+
 An ordered sweep takes one point after the other. What a point leaves for the next is in ``local`` memory, of which each
 point of the nest has its own; a sweep inside reads and writes each of its elements at one point only.
 """
@@ -21,9 +24,11 @@ from __future__ import annotations
 from tessera.ir.record import Kind, OpRecord
 
 NEST = OpRecord(
-    "nest", Kind.TILE, "axes: any, extents: sizes, vector: str, when: any = None",
+    "nest", Kind.TILE, "axes: any, extents: sizes, vector: str, when: any = None, walk: any = None",
     "Independent iterations over the parallel axes, in any order; `vector` is the axis whose points share a vector. "
-    "With `when`, a size and its bounds of which one may be none, the nest only runs for sizes within them.",
+    "With `when`, a size and its bounds of which one may be none, the nest only runs for sizes within them. With "
+    "`walk`, two bounds that may depend on the other axes, the points of the vector axis go from the one to the other, "
+    "in their order, within one iteration.",
 )  # fmt: skip
 SWEEP = OpRecord(
     "sweep", Kind.TILE, "axes: any, lo: sizes, hi: sizes, alive: any = None, ordered: bool = False",
@@ -53,6 +58,10 @@ MMA = OpRecord(
     "The sum of the products of two values over the axes of a sweep around it, in `dtype`; for `factor` see above.",
     flops=2,
 )  # fmt: skip
+ACCUMULATE = OpRecord(
+    "accumulate", Kind.TILE, "buffer: tensor, a: tensor, b: tensor, *, index: sizes, over: any",
+    "Add to one element of a buffer the sum of the products of two values over the axis that the nest walks.", flops=2,
+)  # fmt: skip
 RUNNING = OpRecord(
     "running", Kind.TILE, "x: tensor, *, before: bool = False",
     "What a fold has reached inside its own sweep: after the block that is being folded, or `before` it.",
@@ -61,4 +70,4 @@ GATE = OpRecord(
     "gate", Kind.TILE, "alive: tensor",
     "Where this is false, a point of the sweep adds nothing to any fold: a block without a true one may be left out.",
 )  # fmt: skip
-TILE_OPS: tuple[OpRecord, ...] = (NEST, SWEEP, LOCAL, LOAD, STORE, INDEX, LOOKUP, MMA, RUNNING, GATE)
+TILE_OPS: tuple[OpRecord, ...] = (NEST, SWEEP, LOCAL, LOAD, STORE, INDEX, LOOKUP, MMA, ACCUMULATE, RUNNING, GATE)

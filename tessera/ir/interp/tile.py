@@ -112,7 +112,10 @@ class TileMachine:
         assert op.body is not None
         if not applies(op.attrs.get("when"), self.sizes):
             return
-        level = self.deeper(Level((), {}, ()), _names(op.attrs["axes"]), None, op.attrs["extents"])
+        axes, extents, walk = _names(op.attrs["axes"]), _dims(op.attrs["extents"]), _tuple(op.attrs.get("walk"))
+        level = self.deeper(Level((), {}, ()), axes[:-1] if walk else axes, None, extents[:-1] if walk else extents)
+        if walk:
+            level = self.deeper(level, axes[-1:], walk[:1], walk[1:])
         level = Level(level.axes, level.index, level.shape, level.mask, len(level.axes))
         for inner in op.body.ops:
             if inner.body is not None:
@@ -225,6 +228,21 @@ class TileMachine:
         at = tuple(n for n, axis in enumerate(level.axes) if axis in over)
         return [(products.sum(axis=at), tuple(a for a in level.axes if a not in over))]
 
+    def accumulate(self, op: Operation, level: Level) -> list[tuple[Any, tuple[str, ...]]]:
+        """The points that are added up are one point here."""
+        a, b = (self.read(x, level, x.type.dtype) for x in op.operands[1:])
+        at = level.axes.index(*_names(op.attrs["over"]))
+        if not level.shape[at]:
+            return []
+        total = np.where(level.active(None), np.broadcast_to(a * b, level.shape), 0).sum(axis=at, keepdims=True)
+        index = {n: x.take([0], at) for n, x in level.index.items()}
+        mask = None if level.mask is None else np.broadcast_to(level.mask, level.shape).any(axis=at, keepdims=True)
+        one = Level(level.axes, index, total.shape, mask, level.outer, level.sweep)
+        points, active = self.offsets(op, one, ())
+        memory = self.memory(op.operands[0])
+        memory.store(op, points, memory.load(op, points) + total[active])
+        return []
+
     def running(self, op: Operation, level: Level) -> list[tuple[Any, tuple[str, ...]]]:
         """The sweep is one block: before it nothing is folded, after it everything."""
         x = op.operands[0]
@@ -323,6 +341,7 @@ _RUN: Mapping[str | Kind, _Run] = {
     "position": TileMachine.position,
     "lookup": TileMachine.lookup,
     "mma": TileMachine.mma,
+    "accumulate": TileMachine.accumulate,
     "running": TileMachine.running,
     "gate": TileMachine.gate,
 }
