@@ -1,7 +1,7 @@
 """Sums of a derivative that are 0: distances from a mean, times what is the same along its axes, add up to nothing.
 
-The derivative of a variance has such a sum, by which a change of the mean would change the squares. It would cost a sweep
-over each row, and give no more than the rounding errors of the mean.
+The derivative of a variance has such a sum, by which a change of the mean would change the squares. It would cost a
+sweep over each row, and give no more than the rounding errors of the mean.
 """
 
 from __future__ import annotations

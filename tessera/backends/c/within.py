@@ -179,7 +179,7 @@ def _gain(store: Operation, maker: Mapping[Value, Operation], uses: Counter[Valu
         return op if op is not None and op.record is OPS[name] else None
 
     add = made(store.operands[1], "add")
-    load, cast = (made(x, name) for x, name in zip(add.operands, ("load", "cast"), strict=True)) if add else (None, None)
+    load, cast = (made(add.operands[0], "load"), made(add.operands[1], "cast")) if add else (None, None)
     if add is None or load is None or cast is None or load.operands[0] is not store.operands[0]:
         return ()
     same = load.attrs.get("index") == store.attrs.get("index") and not load.attrs.get("guard")
