@@ -179,8 +179,7 @@ class Body:
             text = f"t_load{how}{part}_{kind}({buffer} + {offset}{extra}{count})"
         self.define(op.result, f"(({tests}) ? {text} : ({ci.vector_type(dtype_of(op.result))}){{}})" if tests else text)
         far = op.operands[0].type.role != "local"  # type: ignore[union-attr]
-        wanted = not self.block or (bool(self.row) and (*place(op), self.span) in self.read)
-        if step == "1" and far and not tests and not self.partial and wanted:
+        if step == "1" and far and not tests and not self.partial and (self.row or not self.block):
             self.ask(op, f"{buffer} + {offset}", kind)
 
     def ask(self, op: Operation, pointer: str, kind: str) -> None:
