@@ -21,6 +21,7 @@ from tessera.ir.types import TensorType
 from tessera.passes.autodiff import Joint, is_float, joint
 from tessera.passes.base import apply
 from tessera.passes.canonicalize import Canonicalize
+from tessera.passes.centered import CenteredSums
 from tessera.passes.cse import CommonSubexpressions
 from tessera.passes.dce import DeadCode
 from tessera.passes.products import Products
@@ -75,7 +76,8 @@ class Gradient:
         both = joint(proved, self.wrt, self.same)
         f = both.function
         check_ir(f)
-        for step in (Canonicalize(), CommonSubexpressions(), Products(tuple(self.sizes.items())), DeadCode()):
+        products = Products(tuple(self.sizes.items()))
+        for step in (Canonicalize(), CommonSubexpressions(), CenteredSums(), products, DeadCode()):
             f = apply(step, f, check_ir)
         return replace(both, function=f)
 

@@ -199,6 +199,28 @@ def test_gelu_of_every_number(dtype: torch.dtype) -> None:
     assert float(((got.double() - exact).abs() / step)[finite].max()) < 0.51
 
 
+@pytest.mark.parametrize(("name", "below", "bound"), [("gelu", -14.3, 3.1), ("ndtr", -4.0, 12.0)])
+def test_functions_of_the_normal_tail_keep_their_digits(name: str, below: float, bound: float) -> None:
+    """To the last denormal number; the distribution function loses what rounding the square does to its exponential."""
+
+    @tessera.function
+    def tail(x: Tensor["N"]) -> Tensor["N"]:
+        return F.gelu(x) if name == "gelu" else torch.special.ndtr(x)
+
+    generator = torch.Generator().manual_seed(5)
+    uniform = torch.rand(100_000, generator=generator, dtype=torch.float64) * (9.0 - below) + below
+    tiny = torch.exp2(-60.0 * torch.rand(50_000, generator=generator, dtype=torch.float64))
+    x = torch.cat([uniform, tiny, -tiny]).float()
+    z = x.double()
+    exact = torch.special.erfc(-z * 0.5**0.5) / 2 * (z if name == "gelu" else 1.0)
+    step = torch.exp2(torch.floor(torch.log2(exact.abs().clamp(min=2.0**-126))) - 23)
+    assert float(((tail(x).double() - exact).abs() / step).max()) <= bound
+    edges = tail(torch.tensor([0.0, -0.0, float("inf"), -1e30, float("nan")])).tolist()
+    wanted = [0.0, -0.0, float("inf"), -0.0] if name == "gelu" else [0.5, 0.5, 1.0, 0.0]
+    assert [str(v) for v in edges[:4]] == [str(v) for v in wanted] or (name == "ndtr" and edges[:4] == wanted)
+    assert edges[4] != edges[4]
+
+
 @pytest.mark.parametrize("width", [3, 4])
 @pytest.mark.parametrize("outputs", [1, 6, 19])
 def test_rows_that_are_gathered_for_a_few_outputs(width: int, outputs: int) -> None:

@@ -21,7 +21,7 @@ from tessera.ir.printer import print_function
 from tessera.ir.types import TensorType
 from tessera.ir.verify import verify
 from tessera.schedule.plan import Kernel, Program
-from tests.gradients.compiled import derived, forms, leaves
+from tests.gradients.compiled import check, derived, forms, leaves
 from tests.ops.stream_programs import KS, VS, Q, positions
 
 
@@ -208,3 +208,32 @@ def test_the_text_reads_back_and_the_interpreter_agrees(plain: Callable[..., Any
 def test_the_cut_is_the_same_every_time(plain: Callable[..., Any]) -> None:
     texts = {print_function(build(plain, *SHAPES[plain]).gradient.parts.backward).partition("\n")[2] for _ in range(3)}
     assert len(texts) == 1
+
+
+def variance(x: Tensor["N", "D"]):
+    return torch.var(x, -1)
+
+
+def from_another_mean(x: Tensor["N", "D"], y: Tensor["N", "D"]):
+    return (x - y.mean(-1, keepdim=True)).square().sum(-1)
+
+
+def weighted_distances(x: Tensor["N", "D"], w: Tensor["D"]):
+    return ((x - x.mean(-1, keepdim=True)) * w).square().sum(-1)
+
+
+@pytest.mark.parametrize(
+    ("plain", "shapes", "sums"),
+    [
+        (layer_norm, SHAPES[layer_norm], 2), (variance, ((8, 16),), 0), (from_another_mean, ((8, 16), (8, 16)), 1),
+        (weighted_distances, ((8, 16), (16,)), 1),
+    ],
+    ids=lambda x: getattr(x, "__name__", ""),
+)  # fmt: skip
+def test_distances_from_a_mean_are_not_added_up(
+    plain: Callable[..., Any], shapes: tuple[tuple[int, ...], ...], sums: int
+) -> None:
+    built = build(plain, *shapes)
+    made = [op for op in built.gradient.joint.function.ops if op.name == "sum" and op.origin.endswith(".grad")]
+    assert len([op for op in made if op.axes() == (1,)]) == sums
+    check(tessera.function(plain), built.args)

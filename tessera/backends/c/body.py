@@ -68,6 +68,8 @@ class Body:
     bypass: bool = True
     keeps: bool = False
     together: dict[str, list[str]] | None = None
+    #: The axis along which rows follow each other, if one does.
+    row: str = ""
     span: tuple[Dim, ...] = ()
     read: set[Place] = field(default_factory=set)
     asked: set[Place] = field(default_factory=set)
@@ -177,7 +179,7 @@ class Body:
             text = f"t_load{how}{part}_{kind}({buffer} + {offset}{extra}{count})"
         self.define(op.result, f"(({tests}) ? {text} : ({ci.vector_type(dtype_of(op.result))}){{}})" if tests else text)
         far = op.operands[0].type.role != "local"  # type: ignore[union-attr]
-        if step == "1" and far and not tests and not self.partial and not self.block:
+        if step == "1" and far and not tests and not self.partial and (self.row or not self.block):
             self.ask(op, f"{buffer} + {offset}", kind)
 
     def ask(self, op: Operation, pointer: str, kind: str) -> None:
@@ -188,7 +190,7 @@ class Body:
         """
         ahead = f"t_prefetch({pointer} + {AHEAD} / (i64)sizeof({kind}));"
         here = (*place(op), self.span)
-        step = coefficient(here[1], self.axes[-1]) if here in self.read and self.axes else None
+        step = coefficient(here[1], self.row) if here in self.read and self.row else None
         if step is None:
             self.lines.add(ahead)
         elif here not in self.asked and step != ZERO:
@@ -197,6 +199,13 @@ class Body:
             how = "t_prefetch_far" if self.keeps else "t_prefetch"
             self.lines.add(f"if ({row} * (i64)sizeof({kind}) <= {NEXT_ROW}) {how}({pointer} + {row});")
             self.lines.add(f"else {ahead}")
+
+    def passed(self, sweep: Operation) -> None:
+        """A sweep has been written: what it reads is near."""
+        assert sweep.body is not None
+        found = {(*place(inner), self.span) for inner in sweep.body.ops if inner.record is LOAD}
+        self.asked |= self.read & found
+        self.read |= found
 
     def store(self, op: Operation) -> None:
         buffer, kind = self.buffer(op)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from tessera.backends.c import intrinsics as ci
 from tessera.backends.c.blocked import Blocked, is_blocked
-from tessera.backends.c.body import Body, place
+from tessera.backends.c.body import Body
 from tessera.backends.c.fold import Fold, plan_fold
 from tessera.backends.c.pairs import WIDTH
 from tessera.backends.c.recurrent import SIDE_BY_SIDE, Recurrent, is_ordered
@@ -128,10 +128,11 @@ class Emitter(Body):
     def nest(self, op: Operation) -> None:
         axes, extents = op.words("axes"), op.dims("extents")
         self.axes, self.vector, self.kept, self.streams = axes, str(op.attrs["vector"]), {}, False
-        self.read, self.asked = set(), set()
+        self.read, self.asked, self.keeps = set(), set(), False
         assert op.body is not None
         out = self.lines
         block = self.vector in axes
+        self.row = axes[-1] if axes and not block else ""
         self.blocked, self.bypass = None, not (is_ordered(op) and block)
         if is_ordered(op):
             self.blocked = Recurrent(self, SIDE_BY_SIDE) if block else Within(self, 1)
@@ -343,9 +344,7 @@ class Emitter(Body):
             for fold in sides[n]:
                 if fold.op.record.kind is Kind.REDUCE:
                     self.finish(fold, across=self.vector in axes)
-        found = {(*place(inner), self.span) for inner in op.body.ops if inner.record is LOAD}
-        self.asked |= self.read & found
-        self.read |= found
+        self.passed(op)
 
     @contextmanager
     def pieces(self, op: Operation, at: str, stop: str) -> Iterator[None]:

@@ -6,9 +6,10 @@ declared, and read like any other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tessera.backends.c import intrinsics as ci
 from tessera.backends.c.body import dtype_of
@@ -17,10 +18,12 @@ from tessera.backends.c.products import mmas
 from tessera.backends.c.recurrent import SIDE_BY_SIDE, Recurrent
 from tessera.backends.c.source import c_index
 from tessera.backends.c.tiles import Loop
-from tessera.ir.dialects.tile import LOAD
+from tessera.ir.dialects import OPS
+from tessera.ir.dialects.tile import LOAD, STORE
 from tessera.ir.dim import Dim, ceildiv, product
 from tessera.ir.dim_range import coefficient
-from tessera.ir.graph import Operation, Value, walk
+from tessera.ir.dtype import f32, f64
+from tessera.ir.graph import Operand, Operation, Value, walk
 from tessera.ir.record import Kind
 from tessera.ir.types import BufferType
 from tessera.schedule.plan import ONE
@@ -35,6 +38,9 @@ MOST_SIDE_BY_SIDE = 40
 class Within(Recurrent):
     """Writes the body of such a nest."""
 
+    #: The stores of a sweep that add to what lies in local memory, and what they add.
+    gains: dict[Operation, Operand] = field(default_factory=dict)
+
     def reserve(self, v: Value) -> None:
         e, kind = self.e, v.type
         assert isinstance(kind, BufferType)
@@ -44,11 +50,14 @@ class Within(Recurrent):
         stored = ci.storage(kind.dtype.name)
         for _ in e.each():
             e.values[v] = f"(({stored} *)(mine + {c_index(e.scratch, e.names)}))"
+        e.keeps = True
         e.scratch = e.scratch + ceildiv(product(kind.dims) * kind.dtype.bytes, Dim.const(LINE)) * LINE
 
     def sweep(self, op: Operation) -> None:
         if self.e.vector or op.attrs.get("ordered") or not along_own(op):
+            before, self.e.row = self.e.row, op.words("axes")[-1] if op.attrs.get("ordered") else ""
             super().sweep(op)
+            self.e.row = before
         else:
             self.lanes(op)
 
@@ -56,7 +65,7 @@ class Within(Recurrent):
         """A sweep whose last axis is walked by lanes, several vectors side by side."""
         e = self.e
         assert op.body is not None
-        before = e.sides
+        before, e.span = e.sides, (*op.dims("lo"), *op.dims("hi"))
         inside = list(walk(op.body))
         plain = len(inside) <= MOST_SIDE_BY_SIDE and not any(o.attrs.get("guard") for o in inside)
         e.sides = [dict(before[0]) for _ in range(SIDE_BY_SIDE if plain else 1)]
@@ -70,8 +79,27 @@ class Within(Recurrent):
                 self.body(op, sides, totals)
                 e.sides = whole
         e.sides = before
+        e.passed(op)
         for _ in e.each():
             self.joined(sides, totals, op)
+
+    def needed(self, sweep: Operation) -> list[Operation]:
+        ops = super().needed(sweep)
+        if self.e.vector != sweep.words("axes")[-1]:
+            return ops
+        found = dict(gains(ops, self.e.vector))
+        self.gains = {store: rest[-1].operands[0] for store, rest in found.items()}
+        absorbed = {op for rest in found.values() for op in rest}
+        return [op for op in ops if op not in absorbed]
+
+    def statement(self, op: Operation, side: int) -> None:
+        if op not in self.gains:
+            super().statement(op, side)
+            return
+        e, (buffer, kind) = self.e, self.e.buffer(op)
+        x = e.operand(self.gains[op], f32)
+        part, count = ("_part", "n, ") if e.partial else ("", "")
+        e.lines.add(f"t_add_to{part}_{kind}({buffer} + {e.address(op)[0]}, {count}{x});")
 
     @contextmanager
     def _as_lanes(self, axis: str, name: str, folding: bool) -> Iterator[None]:
@@ -127,6 +155,35 @@ class Within(Recurrent):
         self.e.lines.open()
         self.e.merge(fold, names)
         self.e.lines.close()
+
+
+def gains(ops: Sequence[Operation], axis: str) -> Iterator[tuple[Operation, tuple[Operation, ...]]]:
+    """The stores that put a sum of f64 back to where it came from, with a number of f32 added, neighbours along an axis
+    side by side. With each of them the load, the sum and the cast, which nothing else reads.
+    """
+    maker = {r: op for op in ops for r in op.results}
+    uses = Counter(v for op in ops for v in op.inputs)
+    for op in ops:
+        cell = op.operands[0] if op.record is STORE else None
+        if isinstance(cell, Value) and uses[cell] == 2 and cell.type.dtype is f64 and not op.attrs.get("guard"):
+            found = _gain(op, maker, uses)
+            if found and coefficient(op.dims("index")[0], axis) is ONE:
+                yield op, found
+
+
+def _gain(store: Operation, maker: Mapping[Value, Operation], uses: Counter[Value]) -> tuple[Operation, ...]:
+    """The load, the sum and the cast of such a store; nothing where it is none."""
+
+    def made(x: Operand, name: str) -> Operation | None:
+        op = maker.get(x) if isinstance(x, Value) and uses[x] == 1 else None
+        return op if op is not None and op.record is OPS[name] else None
+
+    add = made(store.operands[1], "add")
+    load, cast = (made(add.operands[0], "load"), made(add.operands[1], "cast")) if add else (None, None)
+    if add is None or load is None or cast is None or load.operands[0] is not store.operands[0]:
+        return ()
+    same = load.attrs.get("index") == store.attrs.get("index") and not load.attrs.get("guard")
+    return (load, add, cast) if same and cast.operands[0].type.dtype is f32 else ()
 
 
 def along_own(op: Operation) -> bool:

@@ -79,30 +79,52 @@ def _gelu(t: Any, x: Any, *, approximate: str) -> Any:
     return _gelu_erf_double(t, x) if double else _gelu_erf(t, x)
 
 
-_HALF_HIGH, _HALF_LOW = _single(SQRT_HALF)
-#: -a Q(a) for the normal tail Q, over the density without its constant, around a = 13.125 (|error| < 5e-9).
-_TAIL = (-0.3966656307575071, -3.4110878895758634e-4, 3.81647469170989e-5, -3.7718082814025434e-6)
+def _polynomial(t: Any, x: Any, coefficients: tuple[float, ...]) -> Any:
+    """The polynomial with these coefficients, the constant first, by Horner's rule."""
+    y: Any = coefficients[-1]
+    for c in reversed(coefficients[:-1]):
+        y = t.fma(x, y, c)
+    return y
+
+
+#: The normal tail Q(m) over exp(-m^2 / 2) is r P(m r - 0.4375) with r = 1 / (m + 3.375): a minimax fit on [0, 14.3] by
+#: the exchange algorithm (2^-28.6), its coefficients rounded to f32 in turn and the later ones fitted again (2^-26.6).
+_TAIL = (
+    0.815013587474823, -1.2630122900009155, 1.3317086696624756, -0.811529278755188, 0.05380498990416527,
+    0.2945546805858612, -0.08911208808422089, -0.13860444724559784, 0.03996870666742325, 0.06887459009885788,
+)  # fmt: skip
+
+
+def _tail(t: Any, m: Any) -> tuple[Any, Any]:
+    """Q(m) over exp(-m^2 / 2) for m from 0 to 20, beyond which the tail is 0 in f32, and what rounding it last lost."""
+    r = 1.0 / (m + 3.375)
+    u = t.fma(m, r, -0.4375)
+    rest = _polynomial(t, u, _TAIL[1:])
+    p = t.fma(u, rest, _TAIL[0])
+    q = r * p
+    return q, t.fma(r, t.fma(u, rest, _TAIL[0] - p), t.fma(r, p, -q))
+
+
+#: exp(-m^2 / 2) = 2^(-_BELL m^2).
+_BELL, _BELL_LOW = _single(0.5 * LOG2E)
 
 
 def _gelu_erf(t: Any, x: Any) -> Any:
-    """x / 2 * erfc(-x / sqrt 2), the argument corrected for its rounding by one Taylor term.
-
-    Where erfc would be a denormal number and the result is not, the tail is the density times a cubic.
-    """
-    z = x * _HALF_HIGH
-    low = t.where(t.abs(x) < 40.0, t.fma(x, _HALF_HIGH, -z) + x * _HALF_LOW, 0.0)
-    half = 0.5 * x
-    square = half * x
-    density = t.exp(-square)
-    body = half * (t.erfc(-z) + low * (_TWO_OVER_SQRT_PI * density))
-    d = -13.125 - x
-    tail = (density - density * t.fma(half, x, -square)) * (((_TAIL[3] * d + _TAIL[2]) * d + _TAIL[1]) * d + _TAIL[0])
-    return t.where(t.logical_and(x < -12.75, x > -13.5), tail, body)
+    """x Q(-x). The power of 2 is a sum of two numbers, and only the last operation rounds into the denormal numbers."""
+    m = t.minimum(t.abs(x), 20.0)
+    square = m * m
+    power = square * -_BELL
+    low = t.fma(t.fma(m, m, -square), -_BELL, t.fma(square, -_BELL_LOW, t.fma(square, -_BELL, -power)))
+    bell = t.exp2_sum(power, low, _UP)
+    high, low = _tail(t, m)
+    tail = t.fma(high, bell, low * bell)
+    below = x < 0.0
+    return t.fma(t.where(below, x, -m) * tail, 1.0 / _SCALE, t.where(below, -0.0, x))
 
 
-#: The normal tail Q(x) over exp(-x^2 / 2) as a polynomial in 1 / (x + 5) from its first power on, up to 14 (2^-19.6).
+#: Q(m) over exp(-m^2 / 2) as a polynomial in 1 / (m + 5) from its first power on, up to 14 (2^-19.6).
 _TAIL_FAR = (
-    0.40175101161003113, 1.777298927307129, 16.567245483398438, -76.99282836914062, 1396.6947021484375,
+    0.0, 0.40175101161003113, 1.777298927307129, 16.567245483398438, -76.99282836914062, 1396.6947021484375,
     -6044.18798828125, 21804.27734375,
 )  # fmt: skip
 
@@ -110,19 +132,24 @@ _TAIL_FAR = (
 def _gelu_erf_narrow(t: Any, x: Any) -> Any:
     """x Q(-x) to 16 bits, which is more than a narrow float keeps of it."""
     m = t.minimum(t.abs(x), 20.0)
-    r = 1.0 / (m + 5.0)
-    p: Any = _TAIL_FAR[-1]
-    for c in reversed(_TAIL_FAR[:-1]):
-        p = t.fma(r, p, c)
-    tail = t.exp(-0.5 * m * m) * (r * p)
+    tail = t.exp(-0.5 * m * m) * _polynomial(t, 1.0 / (m + 5.0), _TAIL_FAR)
     return t.where(x < 0.0, x * tail, x - m * tail)
 
 
 def _gelu_erf_double(t: Any, x: Any) -> Any:
-    """The same, with constants of f64 and no tail of denormal numbers."""
+    """x / 2 * erfc(-x / sqrt 2), the argument corrected for its rounding by one Taylor term."""
     z = x * SQRT_HALF
     low = t.where(t.abs(x) < 80.0, t.fma(x, SQRT_HALF, -z) + x * _SQRT_HALF_LOW, 0.0)
     return 0.5 * x * (t.erfc(-z) + low * (_TWO_OVER_SQRT_PI * t.exp(-z * z)))
+
+
+def normal_cdf(t: Any, x: Any) -> Any:
+    """The normal distribution function. Its exponential is the one of the density."""
+    if t.dtype_of(x) is f64:
+        return 0.5 * t.erfc(-x * SQRT_HALF)
+    m = t.minimum(t.abs(x), 20.0)
+    tail = t.exp(-0.5 * x * x) * _tail(t, m)[0]
+    return t.where(x < 0.0, tail, 1.0 - tail)
 
 
 _SQRT_8_OVER_PI = 2.0 * math.sqrt(2.0 / math.pi)
@@ -216,8 +243,7 @@ def _mish_slope(t: Any, x: Any) -> Any:
 def _gelu_slope(t: Any, x: Any, approximate: str) -> Any:
     """The distribution function plus x times the density, or the same of the tanh form, as x * sigmoid(u)."""
     if approximate == "none":
-        # Far below zero it is nothing beside the slopes of other elements: erf is as good as erfc, and much shorter.
-        return t.fma(x, DENSITY * t.exp(-0.5 * x * x), t.fma(0.5, t.erf(x * SQRT_HALF), 0.5))
+        return t.fma(x, DENSITY * t.exp(-0.5 * x * x), t.ndtr(x))
     u = _SQRT_8_OVER_PI * (x + 0.044715 * (x * x * x))
     s = t.sigmoid(u)
     return t.fma(s, x * ((1.0 - s) * (_SQRT_8_OVER_PI * (1.0 + 3.0 * 0.044715 * (x * x)))), s)

@@ -126,6 +126,23 @@ T_FN f64 t_carry_whole_f32(t_carry_f32 s) {
 }
 #endif
 
+// Adds f32 to sums of f64 in memory, part by part: a vector wider than a register would go over the stack.
+T_FN void t_add_to_f64(f64 *p, vf32 x) {
+    pf64 s;
+    __builtin_memcpy(&s, p, sizeof s);
+    s += t_up(T_PART0(x));
+    __builtin_memcpy(p, &s, sizeof s);
+#if 8 * L > T_WIDTH
+    __builtin_memcpy(&s, p + T_PART, sizeof s);
+    s += t_up(T_PART1(x));
+    __builtin_memcpy(p + T_PART, &s, sizeof s);
+#endif
+}
+
+T_FN void t_add_to_part_f64(f64 *p, i64 n, vf32 x) {
+    t_store_part_f64(p, n, t_load_part_f64(p, n) + t_f64_of_f32(x));
+}
+
 T_FN vf32 t_carry_total_f32_f32(t_carry_f32 s) { return (vf32){} + (f32)t_carry_whole_f32(s); }
 
 T_FN vf64 t_carry_total_f32_f64(t_carry_f32 s) { return (vf64){} + t_carry_whole_f32(s); }
