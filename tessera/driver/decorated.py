@@ -61,8 +61,8 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class CacheInfo:
-    """What a function has compiled so far. ``variants`` counts what was traced for calls, ``hits`` calls served by one, ``eager``
-    calls run eagerly.
+    """What a function has compiled so far. ``variants`` counts what was traced for calls, ``hits`` calls served by
+    one, ``eager`` calls run eagerly.
     """
 
     variants: int

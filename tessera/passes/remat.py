@@ -175,8 +175,8 @@ def _cut(
 
 
 def _compared(ops: Sequence[Operation]) -> dict[Operation, set[Value]]:
-    """The comparisons of values that are made of the same products, such as of all with the largest, and these products:
-    computed once more by another kernel a product has other last digits, and equal ones are equal no more.
+    """The comparisons of values that are made of the same products, such as of all with the largest, with these
+    products: computed once more by another kernel one has other last digits, and what was equal is equal no more.
     """
     made: dict[Value, set[Value]] = {}
     found: dict[Operation, set[Value]] = {}

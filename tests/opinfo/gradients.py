@@ -79,7 +79,8 @@ def _run(entry: Entry, dtype: torch.dtype, sample: SampleInput) -> Found | None:
     judge = _judged_wide if dtype is torch.float64 else _judged
     verdict = judge(found, eager, exact)
     if verdict["kind"] == "value" and verdict["error"] <= DRAWN.get(dtype, 0.0):
-        verdict = _drawn(function, entry, dtype, sample) or verdict
+        drawn = _drawn(function, entry, dtype, sample)
+        verdict = verdict if drawn is None else {"error": verdict["error"]} | drawn
     return verdict | {"kernels": kernels(function)}
 
 
