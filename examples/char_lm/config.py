@@ -148,7 +148,7 @@ def parser(program: str, doc: str) -> argparse.ArgumentParser:
     found.add_argument("--config", type=Path, metavar="FILE", help="options as JSON; those given here come first")
     found.add_argument("--resume", action="store_true", help="go on from the checkpoint in the folder of the results")
     for field in FIELDS.values():
-        shown = f"{field.metadata['doc']} (default: {field.default or '—'})"
+        shown = f"{field.metadata['doc']} (default: {'—' if field.default == '' else field.default})"
         found.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), help=shown)
     return found
 

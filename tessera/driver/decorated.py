@@ -61,8 +61,8 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class CacheInfo:
-    """What a function has compiled so far. ``variants`` counts what there is, ``hits`` calls served by one, ``eager``
-    calls run eagerly.
+    """What a function has compiled so far. ``variants`` counts what was traced for calls, ``hits`` calls served by
+    one, ``eager`` calls run eagerly.
     """
 
     variants: int
@@ -380,17 +380,21 @@ class Function(Generic[P, R]):
         """Match a call with its variant, compiling when needed, without running it. Raises what the call
         would.
         """
+        return self._resolve(args, kwargs)
+
+    def _resolve(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], shown: bool = False) -> Resolved:
+        """The same; what is only ``shown`` is not compiled."""
         bound = bind_arguments(self.spec, *in_pieces(self.spec, self._forms, args, kwargs))
         tensors = [leaf.value for leaf in bound.tensors]
         check_kinds(bound)
         check_devices(bound)
         sizes = check_call(self.spec, bound, [t.shape for t in tensors], [TABLE.tensor_type(t).dtype for t in tensors])
-        return self.compiled.find(bound, sizes, tensors)
+        return self.compiled.find(bound, sizes, tensors, shown)
 
     def _variant(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Variant:
         """The variant for given arguments; without any, the last one used, or one for the declared shapes."""
         if args or kwargs:
-            return self.resolve(*args, **kwargs).variant
+            return self._resolve(args, kwargs, shown=True).variant
         known = self.compiled.all()
         if known:
             return next((v for v in reversed(known) if v.outside() is not None), known[-1])
@@ -423,7 +427,7 @@ class Function(Generic[P, R]):
         wanted = parse_target(target)
         if not (args or kwargs):
             return inspect.lower(self._variant((), {}), backend, wanted)
-        resolved = self.resolve(*args, **kwargs)
+        resolved = self._resolve(args, kwargs, shown=True)
         return inspect.lower(resolved.variant, backend, wanted, resolved.types.hints)
 
     @user_frames
@@ -439,7 +443,8 @@ class Function(Generic[P, R]):
     @user_frames
     def variants(self) -> inspect.VariantList:
         """The classes by which variants of this function differ, before anything runs."""
-        return inspect.VariantList(tuple(variant_classes(self.spec, self.check())), len(self.compiled.all()))
+        compiled = sum(v.compiled or any(g.compiled for g in v.gradients.values()) for v in self.compiled.all())
+        return inspect.VariantList(tuple(variant_classes(self.spec, self.check())), compiled)
 
     def cache_info(self) -> CacheInfo:
         """Counts of variants and of calls."""

@@ -54,6 +54,11 @@ class Gradient:
         names = {n for p in f.params for d in p.type.dims for n in d.names()}
         return Gradient(variant, tuple(p.name for p in f.params if is_float(p)), dict.fromkeys(names, SHOWN))
 
+    @property
+    def compiled(self) -> bool:
+        """Is there a plan already?"""
+        return "forward" in self.__dict__ and self.forward.compiled
+
     @Lazy
     def same(self) -> Mapping[int, int]:
         """The results that are arguments, not copies, with their numbers among the tensors: callers get those

@@ -22,6 +22,7 @@ import torch.autograd.forward_ad as fwd
 
 from tessera.backends.eager import from_torch_dtype, to_torch_dtype
 from tessera.backends.eager.autocast import State, state, under
+from tessera.driver import devices
 from tessera.driver.layout import TABLE
 from tessera.frontend.binding import bind_arguments
 from tessera.frontend.trace import Run, Traced
@@ -31,6 +32,7 @@ from tessera.ir.dtype import f32, f64
 from tessera.ir.graph import Value
 from tessera.ir.types import TensorType
 from tessera.passes.autodiff import is_float, reached
+from tessera.runtime import dispatch
 
 #: How arguments are given: a tensor, a number, or a constant in a tuple.
 TENSOR, NUMBER = "tensor", "number"
@@ -260,11 +262,19 @@ def _call_backward(
     tensors: list[torch.Tensor], numbers: list[float], site: str, cotangents: list[torch.Tensor], needs: list[bool]
 ) -> list[torch.Tensor]:
     leaves = [t.detach().requires_grad_(need) for t, need in zip(tensors, needs, strict=True)]
+    return [g.contiguous() for g in _slopes(leaves, numbers, site, cotangents, needs)]
+
+
+def _slopes(
+    leaves: list[torch.Tensor], numbers: list[float], site: str, cotangents: list[torch.Tensor], needs: list[bool],
+    again: bool = False,
+) -> Sequence[torch.Tensor]:  # fmt: skip
+    """The cotangents of those of the arguments that need one; ``again`` where they are differentiated in turn."""
     wanted = [t for t, need in zip(leaves, needs, strict=True) if need]
     with torch.enable_grad():
         pairs = [(y, g) for y, g in zip(_sites[site].run(leaves, numbers), cotangents, strict=True) if y.requires_grad]
-    found = torch.autograd.grad([y for y, _ in pairs], wanted, [g for _, g in pairs], materialize_grads=True)
-    return [g.contiguous() for g in found]
+    results, given = [y for y, _ in pairs], [g for _, g in pairs]
+    return torch.autograd.grad(results, wanted, given, materialize_grads=True, create_graph=again)
 
 
 def _call_backward_fake(
@@ -284,9 +294,14 @@ def _backward(ctx: Any, cotangents: Sequence[torch.Tensor | None]) -> tuple[Any,
         torch.zeros(shape, dtype=dtype, device=device) if g is None else g
         for g, (shape, dtype, device) in zip(cotangents, ctx.like, strict=True)
     ]
-    tensors = ctx.saved_tensors
-    needs = list(ctx.needs_input_grad[0])
-    found = iter(torch.ops.tessera.call_backward(list(tensors), ctx.numbers, ctx.site, given, needs))
+    tensors, needs = list(ctx.saved_tensors), list(ctx.needs_input_grad[0])
+    if torch.is_grad_enabled() and not dispatch.intercepted(devices.device_of(tensors)):
+        # Outside of a graph the derivative is no operation of torch's: it has a derivative itself. Each argument is a
+        # tensor of its own there, also one that was computed from another.
+        apart = [t.view_as(t) if need else t.detach() for t, need in zip(tensors, needs, strict=True)]
+        found = iter(_slopes(apart, ctx.numbers, ctx.site, given, needs, again=True))
+    else:
+        found = iter(torch.ops.tessera.call_backward(tensors, ctx.numbers, ctx.site, given, needs))
     # To torch an empty list is one of tensors, and one of numbers is no list.
     return [next(found) if need else None for need in needs], None if ctx.numbers else [], None
 

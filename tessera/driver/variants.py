@@ -52,8 +52,10 @@ class Variants:
         """Every variant there is; other threads may be making more."""
         return [v for group in list(self.variants.values()) for v in list(group)]
 
-    def find(self, bound: Bound, sizes: Any, tensors: list[torch.Tensor]) -> Resolved:
-        """The variant for a call; traced and compiled when there is none yet. Raises what the call would."""
+    def find(self, bound: Bound, sizes: Any, tensors: list[torch.Tensor], shown: bool = False) -> Resolved:
+        """The variant for a call; traced when there is none yet, and compiled unless it is only ``shown``. Raises what
+        the call would, or what tracing it would.
+        """
         dtypes = [TABLE.tensor_type(t).dtype for t in tensors]
         types = call_types(bound, sizes, [t.shape for t in tensors], dtypes, f64 if f64 in dtypes else f32)
         dense = tuple((isinstance(t, Pieces), t.is_contiguous()) for t in tensors)
@@ -69,20 +71,24 @@ class Variants:
             for variant in reversed(alike):
                 links = variant.outside() if variant.held == held else None
                 if links is not None:
-                    return self._ready((key, held), Resolved(bound, types, variant, tensors, links))
+                    return self._ready((key, held), Resolved(bound, types, variant, tensors, links), shown)
             if len(alike) >= MOST_VALUES:
                 raise _too_many(alike)
             variant = self._make((key, held), bound, types, device)
-            made = self._ready((key, held), Resolved(bound, types, variant, tensors, variant.watch.links))
+            made = self._ready((key, held), Resolved(bound, types, variant, tensors, variant.watch.links), shown)
             known.append(variant)
             return made
 
-    def _ready(self, key: tuple[Any, Any], resolved: Resolved) -> Resolved:
+    def _ready(self, key: tuple[Any, Any], resolved: Resolved, shown: bool) -> Resolved:
         """A call with what it runs compiled: the variant, or the variant with its derivative."""
-        variant = resolved.variant
+        variant, refusals = resolved.variant, self._refusals(key, resolved.bound)
+        resolved.gradient = gradient = learning(variant, resolved.given(), resolved.types.hints, self.spec.max_saved)
+        if shown:
+            return resolved
+        if refusals and not (variant if gradient is None else gradient).compiled:
+            _again(refusals, resolved.types)
         try:
-            resolved.gradient = learning(variant, resolved.given(), resolved.types.hints, self.spec.max_saved)
-            made = variant if resolved.gradient is None else resolved.gradient.forward
+            made = variant if gradient is None else gradient.forward
             if not made.compiled:
                 made.plan()
                 self.compiles += not made.from_cache
@@ -90,13 +96,15 @@ class Variants:
         except ConfigError:  # an option that can be set right
             raise
         except (TraceError, ResourceError) as error:
-            self._refuse(self._refusals(key, resolved.bound), resolved.types, error, variant.traced, variant.watch)
+            self._refuse(refusals, resolved.types, error, variant.traced, variant.watch)
             raise
         return resolved
 
     def _refusals(self, key: tuple[Any, Any], bound: Bound) -> list[Refusal]:
-        """Those of calls of one kind: another compiler may do better, and some only have no derivative."""
-        asks = torch.is_grad_enabled() and any(leaf.value.requires_grad for leaf in bound.tensors)
+        """Those of calls of one kind: another compiler may do better, and some only have no derivative by some of the
+        arguments.
+        """
+        asks = torch.is_grad_enabled() and tuple(leaf.value.requires_grad for leaf in bound.tensors)
         return self.refused.setdefault((key, config.current(), asks), [])
 
     def _refuse(
@@ -122,9 +130,7 @@ class Variants:
     def _make(self, key: tuple[Any, Any], bound: Bound, types: CallTypes, device: torch.device) -> Variant:
         """A new variant; or the error of an earlier call that failed as this one would."""
         refusals = self._refusals(key, bound)
-        for refusal in refusals:
-            if refusal.covers(types):
-                raise refusal.again()
+        _again(refusals, types)
         traced, watch = self._trace(bound, types, device)
         try:
             if isinstance(traced, TesseraError):
@@ -170,6 +176,13 @@ class Variants:
                 return traced, reader.watch()
         name = "a value" if changed is None else changed.name
         raise TraceError(f"{name} changes while the function is traced", code="TSR0406")
+
+
+def _again(refusals: Sequence[Refusal], types: CallTypes) -> None:
+    """Raise the error of an earlier call that failed as this one would."""
+    for refusal in refusals:
+        if refusal.covers(types):
+            raise refusal.again()
 
 
 def _forget(whose: weakref.ref[Variants], key: Any) -> None:

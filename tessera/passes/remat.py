@@ -9,7 +9,7 @@ would be kept than there is room for, first sums are repeated as well, then all 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
@@ -86,9 +86,9 @@ def _split(joint: Joint, sizes: Mapping[str, int], effort: Effort) -> Split:
     ordered = tuple(sorted(saved, key=order.__getitem__))
     kept = tuple(v for v in ordered if v not in there)
     forward = _needed(f.ops, (*outputs, *kept), frozenset(params))
-    backward = unshared(
-        _needed(f.ops, grads, frozenset((*ordered, *cotangents))), lambda op: _repeatable(op, sizes)
-    )
+    later = _needed(f.ops, grads, frozenset((*ordered, *cotangents)))
+    compared = {v for products in _compared(later).values() for v in products}
+    backward = unshared(later, lambda op: _repeatable(op, sizes) and not compared.intersection(op.results))
     scalars = tuple(p for p in params if not isinstance(p.type, TensorType))
     size = sum(nbytes(v.type).evaluate(sizes) for v in kept)
     note = Note("remat", 0.0, f"{len(kept)} values of {size} bytes kept: {', '.join(v.name for v in kept) or 'none'}")
@@ -151,8 +151,14 @@ def _cut(
             graph.add_edge(source, (p, "in"))
     # What is kept of a view is what it is a view of, which would stay in memory anyway.
     inner.update(op.result for op in ops if op.record.kind is Kind.VIEW and is_free(op))
+    compared = _compared(ops)
     for op in ops:
         free = bool(region_of(op)) or _repeatable(op, sizes, effort)
+        if op in compared and not region_of(op) and effort is Effort.CHEAP:
+            free = False
+        elif op in compared:
+            for v, p in _between(op, compared[op], ops):  # what is computed again is compared with nothing kept
+                graph.add_edge((v, "in"), (p, "in"))
         for r in op.results:
             node(r)
             if not free:
@@ -166,6 +172,39 @@ def _cut(
         return set()
     _, (near, _) = nx.minimum_cut(graph, source, sink)
     return {v for v, side in (n for n in near if isinstance(n, tuple)) if side == "in" and (v, "out") not in near}
+
+
+def _compared(ops: Sequence[Operation]) -> dict[Operation, set[Value]]:
+    """The comparisons of values that are made of the same products, such as of all with the largest, with these
+    products: computed once more by another kernel one has other last digits, and what was equal is equal no more.
+    """
+    made: dict[Value, set[Value]] = {}
+    found: dict[Operation, set[Value]] = {}
+    for op in ops:
+        behind = [made.get(v, set()) for v in op.inputs]
+        if op.record.kind is Kind.MAP and len(behind) > 1 and op.results[0].type.dtype.is_bool:
+            common = set.intersection(*behind)
+            if common:
+                found[op] = common
+        products = set(op.results) if op.record.kind is Kind.CONTRACT else set()
+        whole = set().union(products, *behind)
+        made.update((r, whole) for r in op.results)
+    return found
+
+
+def _between(op: Operation, products: set[Value], ops: Sequence[Operation]) -> Iterator[tuple[Value, Value]]:
+    """What stands between a comparison and each of the products behind it."""
+    maker = {r: o for o in ops for r in o.results}
+    behind: set[Value] = set()
+    pending = list(op.inputs)
+    while pending:
+        v = pending.pop()
+        if v not in behind:
+            behind.add(v)
+            pending.extend(maker[v].inputs if v in maker else ())
+    for p in products:
+        ahead = _depending(ops, [p])
+        yield from ((v, p) for v in behind & ahead - {p} if isinstance(v.type, TensorType))
 
 
 def _inner(ops: Sequence[Operation], there: set[Value]) -> set[Value]:

@@ -191,7 +191,8 @@ class AcrossLowering(NestLowering):
         """The sums of a block become its row of the parts."""
         with self.along(pull, loops):
             for op, cell in self.cells.items():
-                index = (Dim.name(block), loops.index[-1])
+                ones = (ZERO,) * (op.result.type.rank - 2)  # axes of one row that are not summed
+                index = (Dim.name(block), *ones, loops.index[-1])
                 pull.store(self.buffers[op.result], self.get(pull, loops, cell), index, op.span)
 
     @contextmanager

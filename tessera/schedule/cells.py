@@ -55,7 +55,7 @@ class StepPuller(Puller):
         inside = (at, ZERO, loop.size)
         known = self.within(*inside) is True
         found = yield (part.whole, (*index[:axis], at, *index[axis + 1 :]), partly or not known)
-        if known or (part.whole in self.buffers and part.whole not in self.own):
+        if known or self.stored(part.whole):
             return found
         # What is computed has values beyond the end as well.
         names, dtype = Namespace(self.build), part.whole.type.dtype

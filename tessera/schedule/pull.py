@@ -98,11 +98,13 @@ class Puller:
         if found is not None:
             return found
         op = self.maker.get(v)
-        if v in self.buffers and v not in self.own:
+        if self.stored(v):
             result: Operand = self.load(v, index, partly)
         else:
             assert op is not None, f"{v!r} is neither stored nor computed here"
             result = yield from self.compute(op, v, index, partly)
+            if v in self.own:  # to everyone it is what stands in memory
+                result = self.rounded(result, v.type.dtype)
         if isinstance(result, Value) and not isinstance(result.type, ScalarType):
             # A constant piece of a concatenation has no axes, yet holds only in the sweep over that piece.
             named = (n for e in index for n in e.names())
@@ -140,7 +142,7 @@ class Puller:
                 continue
             seen.add(u)
             op = self.maker.get(u)
-            if op is None or (u in self.buffers and u not in self.own):
+            if op is None or self.stored(u):
                 loads += 1
                 total += 2 if loads > 1 and u.type.rank >= v.type.rank else 0
             elif op.record.kind is Kind.SCAN:
@@ -201,7 +203,19 @@ class Puller:
             made = op.record.define(names, at, op.result.type, *(Expr(names, x) for x in xs), **op.attrs)
             return self.named(unwrap(made), op)
         assert kind is Kind.MAP, f"{op.name} cannot be part of a kernel"
+        if v.type.dtype.is_bool and len(tuple(op.inputs)) > 1:
+            # Whether two numbers are equal must not depend on which of them came from memory.
+            xs = [x if self.stored(o) else self.rounded(x, o.type.dtype) for x, o in zip(xs, op.operands, strict=True)]
         return self.named(names.apply(op.record, tuple(xs), op.attrs), op)
+
+    def stored(self, v: Operand) -> bool:
+        """Is a value read from memory?"""
+        return v in self.buffers and v not in self.own
+
+    def rounded(self, x: Operand, dtype: DType) -> Operand:
+        """A value as its dtype has it; a narrow float is computed with more digits."""
+        narrow = isinstance(x, Value) and dtype.is_float and compute_dtype(dtype) is not dtype
+        return Namespace(self.build).convert(x, dtype) if narrow and x not in self.build.numbers else x
 
     def contracted(self, op: Operation, v: Value, index: Index, partly: bool) -> Pull:
         """A sum of products, in a sweep of its own over what is summed."""

@@ -73,6 +73,31 @@ def test_gradients(dynamic: bool) -> None:
     assert eager == 0
 
 
+@tessera.function
+def bent(x: Tensor["N"], w: Tensor["N"]) -> Tensor["N"]:
+    return torch.tanh(x * w) * x
+
+
+def test_derivatives_of_derivatives() -> None:
+    """Where torch records the graph itself; compiled together with its derivative it has no second one, of no code."""
+
+    def curved(x: Any, w: Any) -> Any:
+        return bent(x, w * x).sum() + bent(w, x).square().sum()
+
+    def thrice(f: Callable[..., Any], x: torch.Tensor, w: torch.Tensor) -> list[torch.Tensor]:
+        found = [f(x, w)]
+        for _ in range(3):
+            found.append(torch.autograd.grad(found[-1].sum(), x, create_graph=True)[0])
+        return [*found, *torch.autograd.grad(found[-1].sum(), (x, w))]
+
+    given = [torch.randn(5, dtype=torch.float64).requires_grad_() for _ in range(2)]
+    compiled = torch.compile(curved, backend="eager", fullgraph=True)
+    torch.testing.assert_close(thrice(compiled, *given), thrice(curved, *given))
+    joint = torch.compile(curved, backend="aot_eager", fullgraph=True)
+    with pytest.raises(RuntimeError, match="does not currently support double backward"):
+        thrice(joint, *given)
+
+
 def test_sizes_stay_open() -> None:
     counter = CompileCounter()
     compiled = torch.compile(program, backend=counter, fullgraph=True, dynamic=True)

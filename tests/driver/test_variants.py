@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 
 import tessera
 from tessera import Tensor, f32
+from tessera.diag import TraceError
 
 
 def classes(f: Any) -> list[str]:
@@ -71,3 +74,34 @@ def test_structures_and_questions_about_sizes() -> None:
     big = torch.randn(20)
     total([big, big])
     assert total.cache_info().variants == 3
+
+
+def test_what_is_only_shown_is_not_compiled() -> None:
+    @tessera.function(strict=True)
+    def scaled(x, w):
+        return torch.tanh(x * w).sum(-1)
+
+    x, w = torch.randn(3, 4, requires_grad=True), torch.randn(4)
+    shows: tuple[Callable[..., object], ...] = (
+        *(lambda *a, s=stage: scaled.ir(s, *a) for stage in ("traced", "fused", "tile", "autodiff", "backward")),
+        scaled.cost, scaled.lower, scaled.explain,
+    )  # fmt: skip
+    before = [str(show(x, w)) for show in shows]
+    info = scaled.cache_info()
+    assert (info.variants, info.compiles, info.from_cache) == (1, 0, 0) and scaled.variants().compiled == 0
+    scaled(x, w)
+    assert scaled.cache_info().variants == 1 and scaled.variants().compiled == 1
+    assert [str(show(x, w)) for show in shows] == before
+
+
+def test_a_refusal_holds_for_the_arguments_that_ask_for_gradients() -> None:
+    @tessera.function(strict=True)
+    def stepped(x, w):
+        return torch.nextafter(x, x) * w
+
+    x, w = torch.randn(3), torch.randn(3)
+    for _ in range(2):
+        stepped(x, w)
+        with pytest.raises(TraceError, match="has no derivative"):
+            stepped(x.clone().requires_grad_(), w)
+        assert torch.equal(torch.autograd.grad(stepped(x, v := w.clone().requires_grad_()).sum(), v)[0], x)

@@ -53,22 +53,29 @@ def _floats(got: torch.Tensor, eager: torch.Tensor | None, exact: torch.Tensor, 
         return f"{float(got[at])} where float64 has {float(exact[at])}" + (
             f" and eager {float(eager[at])}" if eager is not None else ""
         )
-    here = got.isfinite() & exact.isfinite() & rounded.isfinite()
-    error = _norm(got, exact, here)
-    floor = _norm(rounded, exact, here)
-    once = _half_ulps(exact, got.dtype, here)
-    floor = max(floor, once * 3**-0.5)  # what rounding makes on average, also where `exact` needs none
-    if got.numel() < FEW or got.dtype == torch.float64:  # float64 is no judge of itself
-        floor, ratio = max(floor, once), max(ratio, FEW_RATIO)
-    allowed = floor
-    if eager is not None:
-        allowed = max(allowed, _norm(eager, exact, here))
+    error, allowed = errors(got, eager, exact)
+    ratio = max(ratio, FEW_RATIO) if _is_few(got) else ratio
     if error <= ratio * allowed or error == 0.0:
         return None
-    scale = _norm(exact, torch.zeros_like(exact), here)
+    scale = _norm(exact, torch.zeros_like(exact), exact.isfinite())
     return (
         f"relative error {error / scale if scale else error:.3g}, allowed {allowed / scale if scale else allowed:.3g}"
     )
+
+
+def errors(got: torch.Tensor, eager: torch.Tensor | None, exact: torch.Tensor) -> tuple[float, float]:
+    """The norm of the error where all is finite, and that of eager, or of rounding once where that is more."""
+    rounded = exact.to(got.dtype)
+    here = got.isfinite() & exact.isfinite() & rounded.isfinite()
+    once = _half_ulps(exact, got.dtype, here)
+    floor = max(_norm(rounded, exact, here), once * 3**-0.5)  # what rounding makes on average
+    if _is_few(got):
+        floor = max(floor, once)
+    return _norm(got, exact, here), floor if eager is None else max(floor, _norm(eager, exact, here))
+
+
+def _is_few(x: torch.Tensor) -> bool:
+    return x.numel() < FEW or x.dtype == torch.float64  # float64 is no judge of itself
 
 
 def _is_lost(eager: torch.Tensor, exact: torch.Tensor) -> bool:

@@ -41,7 +41,7 @@ class Block:
         assert sweep.body is not None
         for op in sweep.body.ops:
             block.add(op)
-        block.gates = [g for g in block.gates if all(block.stage_of[o] == 0 for o in block.behind(next(g.inputs)))]
+        block.gates = [g for g in block.gates if block.is_early(next(g.inputs))]
         return block
 
     @property
@@ -117,6 +117,12 @@ class Block:
 
     def per_point(self, v: Value) -> bool:
         return varies(v, self.axes) and v not in self.same
+
+    def is_early(self, v: Value) -> bool:
+        """Can ``v`` be computed before anything else of a block, its products included?"""
+        made = self.behind(v)
+        products = any(self.home[x].body is not None for op in made for x in op.inputs if x in self.home)
+        return not products and all(self.stage_of[op] == 0 for op in made)
 
     def behind(self, v: Value) -> list[Operation]:
         """The operations of the sweep that ``v`` is made by, in order."""

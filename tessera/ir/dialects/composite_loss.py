@@ -188,6 +188,15 @@ def _huber(t: Any, x: Any, target: Any, reduction: str = "mean", delta: Any = 1.
     return reduced(t, each, reduction_of(t, reduction))
 
 
+#: What x (1 - x) is at least, in the slope of a binary cross-entropy.
+_END = 1e-12
+
+
+def _two_logarithms(t: Any, x: Any, target: Any) -> Any:
+    yes, no = t.maximum(t.log(x), -100.0), t.maximum(t.log1p(t.neg(x)), -100.0)
+    return t.sub(t.mul(t.sub(target, 1.0), no), t.mul(target, yes))
+
+
 def _bce(
     t: Any,
     x: Any,
@@ -197,10 +206,16 @@ def _bce(
     reduce: Any = None,
     reduction: str = "mean",
 ) -> Any:
-    """Logarithms are held above -100, as in torch."""
+    """Logarithms are held above -100, as in torch, and the slope (x - target) / (x (1 - x)) is not more than it is
+    where x (1 - x) is 1e-12: a sigmoid is often exactly 0 or 1.
+    """
     alike(t, x, target)
-    yes, no = t.maximum(t.log(x), -100.0), t.maximum(t.log1p(t.neg(x)), -100.0)
-    each = t.sub(t.mul(t.sub(target, 1.0), no), t.mul(target, yes))
+    end = t.lt(t.mul(x, t.sub(1.0, x)), _END)
+    inside, at, given = t.where(end, 0.5, x), t.detach(x), t.detach(target)
+    # At an end a parabola of that slope, which is added to what the loss is there.
+    half = t.sub(t.mul(t.add(x, at), 0.5), given)
+    bent = t.mul(t.sub(x, at), t.mul(half, 1.0 / _END))
+    each = t.where(end, t.add(_two_logarithms(t, at, target), bent), _two_logarithms(t, inside, target))
     each = each if weight is None else t.mul(each, weight)
     return reduced(t, each, reduction_of(t, reduction, size_average, reduce))
 

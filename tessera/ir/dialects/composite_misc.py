@@ -38,8 +38,17 @@ def _clamp(t: Any, x: Any, min: Any = None, max: Any = None) -> Any:
     """Bounds are numbers or tensors; where they cross, the upper one wins."""
     if min is None and max is None:
         t.fail("TSR0301", "clamp without bounds", Blame(0), helps=["give `min`, `max` or both"])
-    x = x if min is None else t.maximum(x, min)
-    return x if max is None else t.minimum(x, max)
+    x = x if min is None else _above(t, x, min)
+    return x if max is None else _below(t, x, max)
+
+
+def _above(t: Any, x: Any, min: Any) -> Any:
+    """Not less than a bound, also one that is NaN. What stands on it has the slope of what stands above."""
+    return t.where(t.logical_or(t.lt(x, min), t.isnan(min)), min, x) if t.is_tensor(min) else t.maximum(x, min)
+
+
+def _below(t: Any, x: Any, max: Any) -> Any:
+    return t.where(t.logical_or(t.gt(x, max), t.isnan(max)), max, x) if t.is_tensor(max) else t.minimum(x, max)
 
 
 def _positive(t: Any, x: Any) -> Any:
@@ -160,9 +169,9 @@ OPS: tuple[OpRecord, ...] = (
        samples(call(_X, -1.0, 1.0), call(_X, min=0.5), call(_X, T(("D",)), T(("D",))), call(_I, 3, 20),
                call(T(("B", "D"), "bf16"), max=1.0)),
        ("clamp", "clip")),
-    composite("clamp_min", "x: tensor, min: tensor", "Values held above a bound.", lambda t, x, min: t.maximum(x, min),
+    composite("clamp_min", "x: tensor, min: tensor", "Values held above a bound.", _above,
        function_and_method("clamp_min"), samples(call(_X, 0.0))),
-    composite("clamp_max", "x: tensor, max: tensor", "Values held below a bound.", lambda t, x, max: t.minimum(x, max),
+    composite("clamp_max", "x: tensor, max: tensor", "Values held below a bound.", _below,
        function_and_method("clamp_max"), samples(call(_X, 0.0))),
     composite("positive", "x: tensor float int", "The tensor itself.", _positive,
               (*function_and_method("positive"), "torch.Tensor.__pos__"), samples(call(_X))),

@@ -211,16 +211,27 @@ def _pow_exponent(t: Any, g: Any, y: Any, x: Any, exponent: Any) -> Any:
 
 
 def _winner(second: bool, smaller: bool) -> Part:
-    """Of two tensors that are equal each gets half. A number is a bound: what stands on it still moves freely, and
-    where one operand is NaN the other gets nothing, unless that is the result.
+    """Of two tensors that are equal each gets half. A number is a bound: what stands on it still moves freely, and a
+    NaN does not. Where one operand is NaN the other gets nothing, unless that is the result.
     """
 
     def part(t: Any, g: Any, y: Any, x: Any, other: Any) -> Any:
         mine, its = (other, x) if second else (x, other)
         if not t.is_tensor(its):
-            return t.where(t.gt(mine, its) if smaller else t.lt(mine, its), 0.0, g)
+            return t.where(t.le(mine, its) if smaller else t.ge(mine, its), g, 0.0)
         level = t.where(t.eq(mine, its), 0.5 * g, g)
         return t.where(t.logical_or(t.eq(mine, y), t.isnan(mine)), level, 0.0)
+
+    return part
+
+
+def _first_winner(second: bool, smaller: bool) -> Part:
+    """Of two that are equal the first gets all, and so it does where the second is NaN."""
+
+    def part(t: Any, g: Any, y: Any, x: Any, other: Any) -> Any:
+        first = t.le(x, other) if smaller else t.ge(x, other)
+        first = t.logical_or(first, t.isnan(other)) if t.is_tensor(other) else first
+        return t.where(first, 0.0, g) if second else t.where(first, g, 0.0)
 
     return part
 
@@ -270,9 +281,9 @@ ARITHMETIC_OPS: tuple[OpRecord, ...] = (
     _binary("maximum", "The larger value; NaN propagates.", call=_either_way("maximum", "logical_or"),
             dtypes="f32 bf16 int32 bool", d=parts(_winner(False, False), _winner(True, False))),
     _binary("fmin", "The smaller value; a NaN loses.", call=_either_way("fmin", "logical_and"),
-            dtypes="f32 int32 bool", d=parts(_winner(False, True), _winner(True, True))),
+            dtypes="f32 int32 bool", d=parts(_first_winner(False, True), _first_winner(True, True))),
     _binary("fmax", "The larger value; a NaN loses.", call=_either_way("fmax", "logical_or"), dtypes="f32 int32 bool",
-            d=parts(_winner(False, False), _winner(True, False))),
+            d=parts(_first_winner(False, False), _first_winner(True, False))),
     _binary("atan2", "Angle of the point (other, x).", FLOATING, also="arctan2", flops=20,
             d=parts(lambda t, g, y, x, o: g * _turn(t, x, o, o), lambda t, g, y, x, o: -g * _turn(t, x, o, x))),
     _binary("copysign", "Magnitude of x with the sign of other.", FLOATING,
