@@ -178,17 +178,29 @@ def _compared(ops: Sequence[Operation]) -> dict[Operation, set[Value]]:
     """The comparisons of values that are made of the same products, such as of all with the largest, with these
     products: computed once more by another kernel one has other last digits, and what was equal is equal no more.
     """
-    made: dict[Value, set[Value]] = {}
+    maker = {r: op for op in ops for r in op.results}
     found: dict[Operation, set[Value]] = {}
     for op in ops:
-        behind = [made.get(v, set()) for v in op.inputs]
-        if op.record.kind is Kind.MAP and len(behind) > 1 and op.results[0].type.dtype.is_bool:
-            common = set.intersection(*behind)
+        if op.record.kind is Kind.MAP and op.results[0].type.dtype.is_bool:
+            behind = [_products(v, maker) for v in op.inputs]
+            common = set.intersection(*behind) if len(behind) > 1 else None
             if common:
                 found[op] = common
-        products = set(op.results) if op.record.kind is Kind.CONTRACT else set()
-        whole = set().union(products, *behind)
-        made.update((r, whole) for r in op.results)
+    return found
+
+
+def _products(v: Value, maker: Mapping[Value, Operation]) -> set[Value]:
+    """The products that a value is made of, those behind other products left out."""
+    found: set[Value] = set()
+    pending, seen = [v], {v}
+    while pending:
+        op = maker.get(u := pending.pop())
+        if op is None or op.record.kind is Kind.CONTRACT:
+            found.update((u,) if op is not None else ())
+            continue
+        new = [x for x in op.inputs if x not in seen]
+        seen.update(new)
+        pending.extend(new)
     return found
 
 
