@@ -58,7 +58,8 @@ def by_hand(q: Any, k: Any, v: Any) -> Any:
 def test_products_that_are_compared_with_their_extreme(dtype: torch.dtype) -> None:
     """Computed again they would differ in their last digits: the comparison is kept, a byte for each element."""
     generator = torch.Generator().manual_seed(3)
-    q, k, v = (torch.randn(n, d, generator=generator).to(dtype).requires_grad_() for n, d in ((65, 6), (33, 6), (33, 9)))
+    sizes = ((65, 6), (33, 6), (33, 9))
+    q, k, v = (torch.randn(s, generator=generator).to(dtype).requires_grad_() for s in sizes)
     function = tessera.function(strict=True)(by_hand)
     with tessera.backend("c"):
         found = gradients(function, [q, k, v])
