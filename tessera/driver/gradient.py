@@ -13,6 +13,7 @@ import torch
 from tessera.backends.eager.function import run_function
 from tessera.diag import TraceError
 from tessera.driver import devices
+from tessera.driver.devices import ACCELERATORS
 from tessera.driver.variant import Layout, Lazy, Variant, check_ir
 from tessera.frontend.trace import Input, Output
 from tessera.frontend.tree import LEAF
@@ -23,6 +24,7 @@ from tessera.passes.base import apply
 from tessera.passes.canonicalize import Canonicalize
 from tessera.passes.cse import CommonSubexpressions
 from tessera.passes.dce import DeadCode
+from tessera.passes.factor import early
 from tessera.passes.products import Products
 from tessera.passes.remat import Split, split
 from tessera.passes.shapes import Shapes
@@ -81,10 +83,24 @@ class Gradient:
 
     @Lazy
     def parts(self) -> Split:
-        found = split(self.joint, self.sizes, self.limit)
+        found = self._early() or split(self.joint, self.sizes, self.limit)
         check_ir(found.forward)
         check_ir(found.backward)
         return found
+
+    def _early(self) -> Split | None:
+        """The two with cotangents that a call computes before it is asked for them, where that pays and the gradients
+        that it keeps are within the limit.
+        """
+        host = self.variant.device.type not in ACCELERATORS
+        both = early(self.joint, self.sizes) if host else None
+        if both is None:
+            return None
+        f = both.function
+        for step in (Canonicalize(), CommonSubexpressions(), DeadCode()):
+            f = apply(step, f, check_ir)
+        found = split(replace(both, function=f), self.sizes)
+        return found if self.limit is None or found.bytes().evaluate(self.sizes) <= self.limit else None
 
     @Lazy
     def forward(self) -> Variant:
@@ -93,13 +109,13 @@ class Gradient:
         first = 1 + max((o.memory for o in traced.outputs), default=-1) + len(traced.inputs)
         more = tuple(Output("tensor", self.joint.outputs + n, memory=first + n) for n in range(len(self.parts.kept)))
         made = replace(traced, function=self.parts.forward, outputs=(*traced.outputs, *more))
-        return Variant(made, self.variant.layout, self.variant.device, watch=self.variant.watch, simple=True)
+        return Variant(made, self.variant.layout, self.variant.device, watch=self.variant.watch, cut=self.sizes)
 
     @Lazy
     def backward(self) -> Variant:
         """From saved values and cotangents to the cotangents of the parameters."""
         strided = frozenset(v.name for v in self.parts.saved if v.name in self.variant.layout.strided)
-        return self._plain(self.parts.backward, strided, simple=True)
+        return self._plain(self.parts.backward, strided, self.sizes)
 
     @Lazy
     def alone(self) -> Function:
@@ -116,7 +132,7 @@ class Gradient:
         variant = self._plain(self.alone, self.variant.layout.strided)
         return Gradient(variant, tuple(p.name for p in self.alone.params if is_float(p)), self.sizes)
 
-    def _plain(self, f: Function, strided: frozenset[str], simple: bool = False) -> Variant:
+    def _plain(self, f: Function, strided: frozenset[str], cut: Sizes | None = None) -> Variant:
         inputs = tuple(Input("leaf", n) for n in range(len(f.params)))
         # One cotangent may stand for several arguments, or be the one that came: torch's own share them, too.
         memory: dict[object, int] = {p: n for n, p in enumerate(f.params)}
@@ -124,7 +140,7 @@ class Gradient:
         shared = [memory.setdefault(key, len(inputs) + n) for n, key in enumerate(keys)]
         outputs = tuple(Output("tensor", n, memory=m, dense=True) for n, m in enumerate(shared))
         traced = replace(self.variant.traced, function=f, inputs=inputs, outputs=outputs, out_tree=LEAF)
-        return Variant(traced, Layout(strided), self.variant.device, simple=simple)
+        return Variant(traced, Layout(strided), self.variant.device, cut=cut)
 
     def bind(self, named: Sizes, tensors: Sequence[torch.Tensor]) -> Runner:
         """What a call with these sizes runs."""

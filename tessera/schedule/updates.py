@@ -46,7 +46,7 @@ def scattered(steps: Sequence[Step], f: Function, pieces: frozenset[str]) -> fro
     """The parameters in pieces that somebody reads otherwise than by walking them: a kernel, a library, the caller."""
     found: set[str] = set()
     for step in steps:
-        if isinstance(step, Call):
+        if not isinstance(step, Kernel):
             found.update(v.name for v in step.inputs)
             continue
         params = dict(zip(step.function.params, _stands_for(step), strict=False))
