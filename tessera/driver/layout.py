@@ -96,12 +96,11 @@ class Places(Generic[S]):
             self.allocate(v)
         at = {v: n for n, v in enumerate(step.program.outputs)}
         parts = tuple((tuple(at[v] for v in part_values(part)), _adder(part, inside)) for part in step.parts)
-        tensors = [v for v in step.inputs if isinstance(v.type, TensorType)]
-        self.steps.append(dispatch.BlockStep(
-            plan, tuple(self.slots[v] for v in tensors), frozenset(self.slots[v] for v in step.cut),
-            tuple(self.scalars[v] for v in step.inputs if isinstance(v.type, ScalarType)),
-            tuple(self.slots[v] for v in step.outputs), parts, step.block, step.along.evaluator(), step.rows.evaluator(),
-        ))  # fmt: skip
+        reads = tuple(self.slots[v] for v in step.inputs if isinstance(v.type, TensorType))
+        numbers = tuple(self.scalars[v] for v in step.inputs if isinstance(v.type, ScalarType))
+        writes, cut = tuple(self.slots[v] for v in step.outputs), frozenset(self.slots[v] for v in step.cut)
+        along, rows = step.along.evaluator(), step.rows.evaluator()
+        self.steps.append(dispatch.BlockStep(plan, reads, cut, numbers, writes, parts, step.block, along, rows))
 
     def give(self, x: Operand) -> None:
         """One output: a tensor that has a slot, or a number that becomes a tensor of rank 0."""

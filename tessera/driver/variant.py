@@ -82,8 +82,8 @@ class Layout:
 @dataclass
 class Variant:
     """A function compiled for one kind of call. The stages are made when first asked for, so that inspecting one costs
-    no compilation. ``held`` is what objects among the arguments held; ``cut`` are the sizes for which a function and its
-    derivative were cut in two: of the passes only those that make kernels are left to do then.
+    no compilation. ``held`` is what objects among the arguments held; ``cut`` are the sizes for which a function and
+    its derivative were cut in two: of the passes only those that make kernels are left to do then.
     """
 
     traced: Traced
@@ -119,7 +119,7 @@ class Variant:
         rows = (
             pipeline(library_dtypes(), sizes=sizes) if host else pipeline(lookups=False, across=False, speeds=GPU)
         )  # fmt: skip
-        rows = rows if self.cut is None else rows[-2:]
+        rows = rows if self.cut is None else tuple(r for r in rows if r.step.name in ("blocks", "fuse"))
         return run_pipeline(self.traced.function, rows, check_ir)
 
     @Lazy
@@ -199,7 +199,7 @@ class Variant:
 
         laid = Places(self.program, self.device, kernel, self.copied)
         return gpu.DevicePlan(
-            self.device, there.platform, laid.inputs, len(laid.slots), tuple(laid.allocs), tuple(laid.steps),
+            self.device, there.platform, laid.inputs, len(laid.slots), tuple(laid.allocs), tuple(laid.steps),  # type: ignore[arg-type]
             tuple(laid.outputs), laid.updates,
         )  # fmt: skip
 

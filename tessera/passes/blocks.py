@@ -8,7 +8,7 @@ rows are added up in the order of the blocks. Each product is still computed onc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from tessera.ir.build import numbered
@@ -18,13 +18,14 @@ from tessera.ir.dim import Dim, ceildiv, dim_max, product
 from tessera.ir.flops import nbytes
 from tessera.ir.folds import FOLDS, folded_axes
 from tessera.ir.graph import Block, Function, Note, Operand, Operation, Value, users
-from tessera.ir.infer import ONE
 from tessera.ir.record import Kind, Lookup
 from tessera.ir.types import TensorType
 from tessera.passes.grouping import POINTWISE, is_free
 
 #: A value of at least so many bytes is worth the trouble, where blocks have so many rows at least.
-LARGE, FEWEST = 16 << 20, 128
+LARGE, FEWEST = 16 << 20, 256
+#: Beside the largest value those count as large that have this part of its bytes: a byte where that has a double.
+SHARE = 8
 #: There are at most so many blocks: the sums over the rows are read and written once for each.
 MOST = 8
 #: What no longer exists as a whole is so many times what the blocks are cut from and put together to.
@@ -93,10 +94,9 @@ class _Along:
         self.maker = {r: op for op in self.f.ops for r in op.results}
 
     def run(self) -> Run | None:
-        large = {
-            r for op in self.f.ops for r in op.results
-            if self.along in r.type.dims and _bytes(r, self.sizes) >= LARGE
-        }  # fmt: skip
+        made = {r: _bytes(r, self.sizes) for op in self.f.ops for r in op.results if self.along in r.type.dims}
+        least = max(LARGE, max(made.values()) // SHARE)
+        large = {r for r, size in made.items() if size >= least}
         core = {op for op in self.f.ops if any(v in large for v in (*op.inputs, *op.results))}
         inside = self.closed(core)
         if not inside or not all(map(self.fits, inside)):
@@ -173,11 +173,12 @@ class _Along:
                     pending.append(op.result)
         return False
 
-    def stored(self, inside: Iterable[Operation]) -> set[Value]:
+    def stored(self, inside: Collection[Operation]) -> set[Value]:
         """What products take and give."""
         products = (op for op in inside if op.record.kind is Kind.CONTRACT)
         found = {v for op in products for v in (*op.inputs, *op.results) if self.along in v.type.dims}
-        return {v for v in found if self.maker.get(v) in inside}
+        made = {r for op in inside for r in op.results}
+        return found & made
 
     def length(self, op: Operation) -> int:
         left, right, result = letters(op)
@@ -208,9 +209,9 @@ class _Along:
             if self.axis(op.operands[0]) not in folded_axes(op):
                 return True
             reduction = op.record.reduction
-            return kind is Kind.REDUCE and reduction is not None and reduction.adds_up and len(op.results) == 1 and not (
-                op.attrs.get("keepdim")
-            ) and op.result.type.dtype.is_float
+            if kind is not Kind.REDUCE or reduction is None or len(op.results) > 1 or op.attrs.get("keepdim"):
+                return False
+            return reduction.adds_up and op.result.type.dtype.is_float
         if kind is Kind.CONTRACT:
             return self.alike(op)
         if kind in (Kind.VIEW, Kind.INDEX):

@@ -15,8 +15,7 @@ from dataclasses import dataclass, replace
 from tessera.ir.build import numbered
 from tessera.ir.dialects import OPS
 from tessera.ir.flops import nbytes
-from tessera.ir.graph import Function, Literal, Note, Operand, Operation, Value
-from tessera.ir.infer import InferContext
+from tessera.ir.graph import Attr, Function, Literal, Note, Operand, Operation, Value
 from tessera.ir.origin import GRAD, region_of
 from tessera.passes.autodiff import Joint, is_float
 from tessera.passes.blocks import Run, largest
@@ -71,7 +70,7 @@ def _at_one(late: _Late, ops: frozenset[Operation] | set[Operation]) -> Function
     """The function with 1 for the cotangent in some of its operations."""
     names = {p.name for p in late.f.params} | {r.name for op in late.f.ops for r in op.results}
     one = Value(numbered("one_", names), late.cotangent.type)
-    attrs = {"shape": (), "dtype": one.type.dtype}
+    attrs: dict[str, Attr] = {"shape": (), "dtype": one.type.dtype}
     first = Operation(OPS["full"], (Literal(1.0),), (one,), attrs, origin=f"one{GRAD}")
     swaps: dict[Operand, Operand] = {late.cotangent: one}
     made = (
@@ -100,27 +99,22 @@ def _scaled(late: _Late, behind: set[Operation], outputs: int) -> tuple[Function
     """
     f = _at_one(late, behind)
     names = {p.name for p in f.params} | {r.name for op in f.ops for r in op.results}
-    ours = {r for op in behind for r in op.results}
     own = {r for op in behind for r in op.results}
     others = [op for op in f.ops if not any(r in own for r in op.results)]
     read = {v for op in others for v in op.inputs} | {v for v in f.outputs[outputs:] if isinstance(v, Value)}
-    kept = [r for op in f.ops for r in op.results if r in ours and r in read]
-    context = InferContext()
-    times: dict[Operand, Operand] = {}
-    products: dict[Value, Operation] = {}
-    for v in kept:
-        record, operands = OPS["mul"], (v, late.cotangent)
-        assert record.infer is not None
-        (kind,) = record.infer(context, tuple(x.type for x in operands), {})
-        product = Value(numbered(f"{v.name}_g", names), kind)
-        products[v] = Operation(record, operands, (product,), origin=f"mul{GRAD}")
-        times[v] = product
+    kept = [r for op in f.ops for r in op.results if r in own and r in read]
+    times = {v: Value(numbered(f"{v.name}_g", names), v.type) for v in kept}
+
+    def now(x: Operand) -> Operand:
+        return times.get(x, x) if isinstance(x, Value) else x
+
     ops: list[Operation] = []
     for op in f.ops:
         mine = any(r in own for r in op.results)
-        ops.append(op if mine else op.with_operands(tuple(times.get(x, x) for x in op.operands)))
-        ops.extend(products[r] for r in op.results if r in products)
-    given = tuple(times.get(x, x) if n >= outputs else x for n, x in enumerate(f.outputs))
+        ops.append(op if mine else op.with_operands(tuple(map(now, op.operands))))
+        for r in (r for r in op.results if r in times):
+            ops.append(Operation(OPS["mul"], (r, late.cotangent), (times[r],), origin=f"mul{GRAD}"))
+    given = tuple(now(x) if n >= outputs else x for n, x in enumerate(f.outputs))
     return f.with_ops(tuple(ops), given), kept
 
 

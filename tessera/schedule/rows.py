@@ -1,4 +1,4 @@
-"""A run by blocks as a program of its own: what is a size of the whole outside is the number of rows of a block inside."""
+"""A run by blocks as a program of its own: a size of the whole is the number of rows of a block inside."""
 
 from __future__ import annotations
 

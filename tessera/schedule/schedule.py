@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tessera.ir.dialects.region import BLOCKS, EXTERN, MAP, ROW
 from tessera.ir.dim import Dim
 from tessera.ir.folds import FOLDS
@@ -10,7 +12,7 @@ from tessera.ir.record import Kind
 from tessera.schedule.lower import RegionLowering
 from tessera.schedule.plan import Added, Blocks, Call, Cut, Kernel, Layouts, Program, Step, Unschedulable, part_values
 from tessera.schedule.rows import added_products, block_name, one_block
-from tessera.schedule.updates import in_place, scattered
+from tessera.schedule.updates import in_place, reused, scattered
 
 
 def schedule(
@@ -43,8 +45,9 @@ def _steps(f: Function, layouts: Layouts, programs: int) -> tuple[list[Step], li
             steps.extend(Call(inner) for inner in op.body.ops)
             continue
         if op.record is BLOCKS:
-            steps.append(_blocks(op, f, f"{f.name}_{len(steps)}", layouts, programs))
-            cuts.extend(steps[-1].program.cuts)
+            found = _blocks(op, f, f"{f.name}_{len(steps)}", layouts, programs)
+            cuts.extend(found.program.cuts)
+            steps.append(found)
             continue
         if op.record.kind is not Kind.REGION:
             steps.append(Call(op))
@@ -66,6 +69,7 @@ def _blocks(op: Operation, f: Function, name: str, layouts: Layouts, programs: i
     ops = tuple(o for o in one.ops if not any(r in products for r in o.results))
     needed = dict.fromkeys(v for part in parts for v in part_values(part))
     program = schedule(one.with_ops(ops, tuple(needed)), layouts.strided, programs=programs)
+    program = replace(program, steps=tuple(reused(program.steps, program.outputs)))
     cut = frozenset(v for v in op.inputs if along in v.type.dims)
     return Blocks(op, program, tuple(op.inputs), cut, op.results, parts, block, along, rows)
 
