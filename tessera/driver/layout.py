@@ -274,6 +274,7 @@ def _adder(part: Value | Added, inside: Places[Any]) -> dispatch.Add | None:
     call = product_into(part.product, inside.device.type)
     if call is not None:
         return call
+    inside.slots.setdefault(part.value, len(inside.slots))  # which the plan of a block does not have
     step = inside.call(Call(part.product))
     order = [next(n for n, v in enumerate(part_values(part)) if inside.slots[v] == slot) for slot in step.reads]
 

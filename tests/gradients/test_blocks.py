@@ -248,6 +248,18 @@ def test_more_of_a_model_around_it() -> None:
     assert "gelu" not in f.ir("forward").split("blocks(")[1].split("matmul")[0]
 
 
+def test_sums_of_several_products_are_added_up() -> None:
+    def heads(x: Tensor["N", "H", "D"], w: Tensor["H", "V", "D"]) -> Tensor[()]:
+        return torch.logsumexp(torch.einsum("nhd,hvd->nhv", x, w), -1).square().mean()
+
+    f = tessera.function(heads)
+    torch.manual_seed(0)
+    given = [torch.randn(N, 2, D, requires_grad=True), (torch.randn(2, V // 2, D) / 4).requires_grad_()]
+    exact = gradients(heads, [v.detach().double().requires_grad_() for v in given])
+    assert off(gradients(f, given), exact) <= 1.2 * off(gradients(heads, given), exact)
+    assert by_blocks(f)
+
+
 def test_the_loop_can_be_seen() -> None:
     f, given = compiled(mean), arguments()
     gradients(f, given)
