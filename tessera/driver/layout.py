@@ -100,7 +100,9 @@ class Places(Generic[S]):
         numbers = tuple(self.scalars[v] for v in step.inputs if isinstance(v.type, ScalarType))
         writes, cut = tuple(self.slots[v] for v in step.outputs), frozenset(self.slots[v] for v in step.cut)
         along, rows = step.along.evaluator(), step.rows.evaluator()
-        self.steps.append(dispatch.BlockStep(plan, reads, cut, numbers, writes, parts, step.block, along, rows))
+        strided = {self.slots[v] for v in step.inputs if v.name in self.program.strided}
+        dense = frozenset(reads) - strided
+        self.steps.append(dispatch.BlockStep(plan, reads, dense, cut, numbers, writes, parts, step.block, along, rows))
 
     def give(self, x: Operand) -> None:
         """One output: a tensor that has a slot, or a number that becomes a tensor of rank 0."""

@@ -24,8 +24,8 @@ from tessera.passes.grouping import POINTWISE, is_free
 
 #: A value of at least so many bytes is worth the trouble, where blocks have so many rows at least.
 LARGE, FEWEST = 16 << 20, 256
-#: Beside the largest value those count as large that have this part of its bytes: a byte where that has a double.
-SHARE = 8
+#: Beside the largest value those count as large that have this part of its bytes, such as a mask of it.
+SHARE = 4
 #: There are at most so many blocks: the sums over the rows are read and written once for each.
 MOST = 8
 #: What no longer exists as a whole is so many times what the blocks are cut from and put together to.
@@ -109,8 +109,6 @@ class _Along:
         if any(v in sums for op in inside for v in op.inputs):
             return None
         ops = self.with_views(inside)
-        if ops is None:
-            return None
         given = dict.fromkeys(v for op in ops for v in op.inputs if self.maker.get(v) not in ops)
         left = [r for op in inside for r in op.results if self.is_left(r, inside)]
         edges = [v for v in (*given, *left) if self.along in v.type.dims]
@@ -146,15 +144,13 @@ class _Along:
             if self.fits(op):
                 inside.add(op)
 
-    def with_views(self, inside: set[Operation]) -> set[Operation] | None:
-        """The operations with the free ones behind them, which are repeated; None where one is not of single rows."""
+    def with_views(self, inside: set[Operation]) -> set[Operation]:
+        """The operations with the free ones of single rows behind them, which are repeated."""
         found, pending = set(inside), [v for op in inside for v in op.inputs]
         while pending:
             op = self.maker.get(pending.pop())
-            if op is None or op in found or not is_free(op):
+            if op is None or op in found or not is_free(op) or not self.fits(op):
                 continue
-            if not self.fits(op):
-                return None
             found.add(op)
             pending.extend(op.inputs)
         return found

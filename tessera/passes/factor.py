@@ -19,6 +19,7 @@ from tessera.ir.graph import Attr, Function, Literal, Note, Operand, Operation, 
 from tessera.ir.origin import GRAD, region_of
 from tessera.passes.autodiff import Joint, is_float
 from tessera.passes.blocks import Run, largest
+from tessera.passes.merge import merged
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ def early(joint: Joint, sizes: Mapping[str, int]) -> Joint | None:
     """The function with those cotangents for g = 1 that belong to a run by blocks, and their products with g where
     others read them; None where there is no such run, or where what is kept for it is larger than what it saves.
     """
-    late = _late(joint)
+    late = _late(replace(joint, function=merged(joint.function)))
     found = None if late is None else largest(_at_one(late, late.ops), sizes)
     if late is None or found is None:
         return None

@@ -82,13 +82,14 @@ Add = Callable[[torch.Tensor, Sequence[torch.Tensor], Sequence[float], Sizes, bo
 @dataclass(frozen=True, slots=True)
 class BlockStep:
     """A plan that is carried out for one block of rows after the other, ``rows`` of ``along`` at a time. It reads
-    ``reads``, of those in ``cut`` the rows of the block, and the scalars with the numbers ``scalars``; ``block`` is its
-    name for the number of its rows. For each of ``writes`` there are the numbers of outputs, and what adds them to a
-    sum; or None, where the only one is the block of a result.
+    ``reads``, those in ``dense`` row by row, of those in ``cut`` the rows of the block, and the scalars with the
+    numbers ``scalars``; ``block`` is its name for the number of its rows. For each of ``writes`` there are the numbers
+    of outputs, and what adds them to a sum; or None, where the only one is the block of a result.
     """
 
     plan: Plan
     reads: tuple[int, ...]
+    dense: frozenset[int]
     cut: frozenset[int]
     scalars: tuple[int, ...]
     writes: tuple[int, ...]
@@ -251,9 +252,10 @@ class _BoundBlocks:
     def __call__(self, slots: list[Any], scalars: Sequence[float]) -> None:
         step = self.step
         numbers = [scalars[n] for n in step.scalars]
+        whole = {s: slots[s].contiguous() if s in step.dense else slots[s] for s in step.reads}
         for start in range(0, self.count, self.rows):
             rows = min(self.rows, self.count - start)
-            given = [slots[s].narrow(0, start, rows) if s in step.cut else slots[s] for s in step.reads]
+            given = [whole[s].narrow(0, start, rows) if s in step.cut else whole[s] for s in step.reads]
             made = self.runs[rows](given, numbers)
             for slot, (places, add) in zip(step.writes, step.parts, strict=True):
                 if add is None:

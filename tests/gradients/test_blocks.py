@@ -248,6 +248,23 @@ def test_more_of_a_model_around_it() -> None:
     assert "gelu" not in f.ir("forward").split("blocks(")[1].split("matmul")[0]
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_rows_may_lie_along_two_axes(turned: bool) -> None:
+    def head(x: Tensor["B", "S", "D"], w: Tensor["V", "D"], t: Tensor["B", "S"]) -> Tensor[()]:
+        logits = x @ w.mT
+        return F.cross_entropy(logits.view(-1, logits.shape[-1]), t.reshape(-1))
+
+    f, (x, w, t) = compiled(head), arguments(330)
+    x, t = x.detach().view(6, 55, D), t.view(6, 55)
+    if turned:
+        x, t = x.transpose(0, 1).contiguous().transpose(0, 1), t.mT.contiguous().mT
+    given = [x.requires_grad_(), w, t]
+    wide = [x.detach().double().requires_grad_(), w.detach().double().requires_grad_(), t]
+    exact = gradients(head, wide)
+    assert off(gradients(f, given, 0.5), [g * 0.5 for g in exact]) <= 1.2 * off(gradients(head, given), exact)
+    assert by_blocks(f)
+
+
 def test_sums_of_several_products_are_added_up() -> None:
     def heads(x: Tensor["N", "H", "D"], w: Tensor["H", "V", "D"]) -> Tensor[()]:
         return torch.logsumexp(torch.einsum("nhd,hvd->nhv", x, w), -1).square().mean()

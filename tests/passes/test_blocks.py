@@ -11,6 +11,7 @@ from tessera.ir.printer import print_function
 from tessera.ir.verify import verify
 from tessera.passes.blocks import Blocks
 from tessera.passes.fuse import Fuse
+from tessera.passes.merge import merged
 
 SIZES = (("N", 512), ("D", 768), ("V", 32000), ("H", 4))
 HEAD = """fn head(x: f32[N, D], w: f32[D, V], b: f32[V], t: int64[N]) -> (f32[N], f32[N, D], f32[D, V], f32[V]) {
@@ -66,22 +67,41 @@ def by_blocks_of_last(change: str) -> str:
     [
         "cumsum(%l, dim=0) : f32[N, V]",
         "flip(%l, dims=(0,)) : f32[N, V]",
-        "add(%l, %k) : f32[N, V]",
         "sub(%l, %a) : f32[N, V]",
     ],
 )
-def test_what_looks_at_other_rows_or_at_positions_stays_whole(change: str) -> None:
-    more = {
-        "%k": "  %i = iota(0, 1, size=`N`, dtype=int64) : int64[N]\n  %j = unsqueeze(%i, dim=1) : int64[N, 1]\n"
-        "  %k = cast(%j, dtype=f32) : f32[N, 1]\n",
-        "%a": "  %a = amax(%l) over [N] keepdim : f32[1, V]\n",
-    }
+def test_what_looks_at_other_rows_stays_whole(change: str) -> None:
     source = HEAD
-    for name, lines in more.items():
-        if name in change:
-            source = source.replace("  %c =", lines + "  %c =")
+    if "%a" in change:
+        source = source.replace("  %c =", "  %a = amax(%l) over [N] keepdim : f32[1, V]\n  %c =")
     f = verify(parse(source.replace("{change}", change)))
     assert Blocks(SIZES).run(f) is f
+
+
+def test_positions_of_rows_are_made_outside() -> None:
+    lines = ("%i = iota(0, 1, size=`N`, dtype=int64) : int64[N]", "%j = unsqueeze(%i, dim=1) : int64[N, 1]",
+             "%k = cast(%j, dtype=f32) : f32[N, 1]", "%c = add(%l, %k) : f32[N, V]")  # fmt: skip
+    f = verify(parse(HEAD.replace("%c = {change}", "\n  ".join(lines))))
+    before, inside = print_function(Fuse().run(Blocks(SIZES).run(f))).split("blocks(")
+    assert "iota" in before and "iota" not in inside and "along=`N`" in inside
+
+
+def test_leading_axes_are_merged_where_they_are_seen_as_one() -> None:
+    f = verify(parse("""fn head(x: f32[B, S, D], w: f32[D, V]) -> (f32[B*S], f32[B, S, D]) {
+  %l = matmul(x, w, accumulate_dtype=none)                                   : f32[B, S, V]
+  %f = reshape(%l, shape=[B*S, V])                                           : f32[B*S, V]
+  %m = amax(%f) over [V]                                                     : f32[B*S]
+  %g = reshape(%f, shape=[B, S, V])                                          : f32[B, S, V]
+  %dx = contract(%g, w, equation="Aij,kj->Aik", accumulate_dtype=none)       : f32[B, S, D]
+  return %m, %dx
+}"""))
+    g = verify(merged(f))
+    assert [op.name for op in g.ops] == ["reshape", "contract", "amax", "contract", "reshape"]
+    random = np.random.default_rng(0)
+    given = [random.normal(size=(2, 3, 4)), random.normal(size=(4, 5))]
+    for a, b in zip(interpret(f, given), interpret(g, given), strict=True):
+        np.testing.assert_allclose(a, b)
+    assert merged(g) is g
 
 
 def test_what_waits_for_a_sum_over_all_rows_stays_whole() -> None:
