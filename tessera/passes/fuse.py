@@ -40,15 +40,26 @@ class Fuse:
     def run(self, f: Function) -> Function:
         if any(op.record.kind is Kind.REGION and op.record is not BLOCKS for op in f.ops):
             return f
-        whole = self.fused(f)
-        return whole.with_ops(tuple(self.inside(op, whole) if op.record is BLOCKS else op for op in whole.ops))
+        runs = {op.results: op for op in f.ops if op.record is BLOCKS}
+        if not runs:
+            return self.fused(f)
+        whole = self.fused(f.with_ops(tuple(replace(op, body=None) if op.record is BLOCKS else op for op in f.ops)))
+        ops = (self.inside(runs[op.results], op.operands, whole) if op.record is BLOCKS else op for op in whole.ops)
+        return whole.with_ops(tuple(ops))
 
-    def inside(self, op: Operation, f: Function) -> Operation:
-        """A run by blocks with its operations in regions, their names apart from all others."""
-        assert op.body is not None
+    def inside(self, op: Operation, operands: tuple[Operand, ...], f: Function) -> Operation:
+        """A run by blocks, which reads these operands, with its operations in regions, their names apart from all
+        others.
+        """
+        body = op.body
+        assert body is not None
+        pairs = zip(op.operands, operands, strict=True)
+        swaps = {a: b for a, b in pairs if isinstance(a, Value) and isinstance(b, Value)}
+        op = replace(op, operands=operands)
+        steps = tuple(_swapped(o, swaps) for o in body.ops)
         known = {*f.params, *(r for o in walk(f.body) for r in o.results)}
         names = {v.name for v in known}
-        made = self.fused(Function(f.name, Block(op.body.ops, tuple(op.inputs), op.results), obligations=f.obligations))
+        made = self.fused(Function(f.name, Block(steps, tuple(op.inputs), op.results), obligations=f.obligations))
         for v in dict.fromkeys(r for o in walk(made.body) for r in o.results):
             if v not in known and v.name in names:
                 v.name = numbered(v.name, names)
