@@ -2,7 +2,8 @@
 
 Each case is called, and the derivative of its result by all its float arguments is taken for a given cotangent. Who
 takes part takes turns in one process, with freed pages reused; a ratio is the median of the ratios of its rounds. The
-error is the relative L2 distance of all gradients from those of float64, over that of eager torch.
+error is the relative L2 distance of all gradients from those of float64, over that of eager torch. Kept is what stays
+for the backward pass, the peak the most that is allocated at once, the gradients among it.
 """
 
 from __future__ import annotations
@@ -13,18 +14,20 @@ import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.profiler import ProfilerActivity, profile
 
 import tessera
 from benchmarks import job, machine, peers
 from benchmarks.progress import Progress
 from benchmarks.speed import interleave
 from benchmarks.stats import geometric_mean, paired
-from tessera import Tensor
+from tessera import Tensor, config
 
 Function = Callable[..., torch.Tensor]
 #: The cases whose geometric mean is a bar of its own.
@@ -178,11 +181,21 @@ def kept(function: Function, arguments: Sequence[torch.Tensor]) -> int:
     return sum(found.values())
 
 
+def peak(call: Callable[[], object]) -> int:
+    """The most bytes that a call has allocated at once, the gradients that it gives among them."""
+    with config.override(pool=False), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        held = call()
+    del held
+    assert seen.profiler is not None and seen.profiler.kineto_results is not None
+    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return max(accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())), default=0)
+
+
 # -- measuring ---------------------------------------------------------------------------------------------------------
 
 
 def measure(name: str, quick: bool, rounds: int, compiled: bool) -> dict[str, Any]:
-    """Milliseconds, errors and kept bytes of everyone for one case."""
+    """Milliseconds, errors, and bytes kept and at the peak, of everyone for one case."""
     case = CASES[name]
     arguments = case.arguments(quick)
     ours = tessera.function(case.function)
@@ -202,13 +215,14 @@ def measure(name: str, quick: bool, rounds: int, compiled: bool) -> dict[str, An
     if ours.cache_info().eager:
         raise RuntimeError(f"{name} ran eagerly, not compiled")
     saved = {who: kept(function, arguments) for who, function in functions.items()}
+    most = {who: peak(call) for who, call in calls.items()}
     with Progress(name, rounds) as progress:
         seconds = interleave(calls, rounds, progress)
     ratios = {who: paired(seconds[who], seconds["tessera"]) for who in calls if who != "tessera"}
     return {
         "ms": {who: 1e3 * statistics.median(times) for who, times in seconds.items()},
         "ratios": {who: [r.median, r.low, r.high] for who, r in ratios.items()},
-        "error": errors, "error_ratio": errors["tessera"] / max(errors["eager"], 1e-30), "kept": saved,
+        "error": errors, "error_ratio": errors["tessera"] / max(errors["eager"], 1e-30), "kept": saved, "peak": most,
     }  # fmt: skip
 
 
@@ -219,13 +233,15 @@ def best(row: Mapping[str, Any]) -> float:
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """The results as lines of text."""
-    lines = [f"{'forward + backward':<16} {'ms':>9}  {'times of others over ours':<40} {'error':>6}  kept MB, others"]
+    heads = f"{'forward + backward':<16} {'ms':>9}  {'times of others over ours':<40} {'error':>6}"
+    lines = [f"{heads}  MB kept and at the peak, others"]
     for name, row in rows.items():
         ratios = "  ".join(f"{who} {r[0]:.2f}×" for who, r in row["ratios"].items())
-        others = ", ".join(f"{who} {n / 1e6:.1f}" for who, n in row["kept"].items() if who != "tessera")
+        memory = {who: f"{n / 1e6:.1f} {row['peak'][who] / 1e6:.1f}" for who, n in row["kept"].items()}
+        others = ", ".join(f"{who} {text}" for who, text in memory.items() if who != "tessera")
         lines.append(
             f"{name:<16} {row['ms']['tessera']:9.2f}  {ratios:<40} {row['error_ratio']:6.2f}  "
-            f"{row['kept']['tessera'] / 1e6:.1f}, {others}"
+            f"{memory['tessera']}, {others}"
         )
     small = [best(rows[name]) for name in SMALL if name in rows]
     if small:

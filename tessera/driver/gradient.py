@@ -13,10 +13,12 @@ import torch
 from tessera.backends.eager.function import run_function
 from tessera.diag import TraceError
 from tessera.driver import devices
+from tessera.driver.devices import ACCELERATORS
 from tessera.driver.variant import Layout, Lazy, Variant, check_ir
 from tessera.frontend.trace import Input, Output
 from tessera.frontend.tree import LEAF
 from tessera.ir.graph import Block, Function, Value
+from tessera.ir.record import Law
 from tessera.ir.types import TensorType
 from tessera.passes.autodiff import Joint, is_float, joint
 from tessera.passes.base import apply
@@ -24,6 +26,7 @@ from tessera.passes.canonicalize import Canonicalize
 from tessera.passes.centered import CenteredSums
 from tessera.passes.cse import CommonSubexpressions
 from tessera.passes.dce import DeadCode
+from tessera.passes.factor import early
 from tessera.passes.products import Products
 from tessera.passes.remat import Split, split
 from tessera.passes.shapes import Shapes
@@ -88,10 +91,24 @@ class Gradient:
 
     @Lazy
     def parts(self) -> Split:
-        found = split(self.joint, self.sizes, self.limit)
+        found = self._early() or split(self.joint, self.sizes, self.limit)
         check_ir(found.forward)
         check_ir(found.backward)
         return found
+
+    def _early(self) -> Split | None:
+        """The two with cotangents that a call computes before it is asked for them, where that pays and the gradients
+        that it keeps are within the limit.
+        """
+        host = self.variant.device.type not in ACCELERATORS
+        both = early(self.joint, self.sizes) if host else None
+        if both is None:
+            return None
+        f = both.function
+        for step in (Canonicalize(), CommonSubexpressions(), DeadCode()):
+            f = apply(step, f, check_ir)
+        found = split(replace(both, function=f), self.sizes)
+        return found if self.limit is None or found.bytes().evaluate(self.sizes) <= self.limit else None
 
     @Lazy
     def forward(self) -> Variant:
@@ -100,13 +117,40 @@ class Gradient:
         first = 1 + max((o.memory for o in traced.outputs), default=-1) + len(traced.inputs)
         more = tuple(Output("tensor", self.joint.outputs + n, memory=first + n) for n in range(len(self.parts.kept)))
         made = replace(traced, function=self.parts.forward, outputs=(*traced.outputs, *more))
-        return Variant(made, self.variant.layout, self.variant.device, watch=self.variant.watch, simple=True)
+        return Variant(made, self.variant.layout, self.variant.device, watch=self.variant.watch, cut=self.sizes)
 
     @Lazy
     def backward(self) -> Variant:
         """From saved values and cotangents to the cotangents of the parameters."""
         strided = frozenset(v.name for v in self.parts.saved if v.name in self.variant.layout.strided)
-        return self._plain(self.parts.backward, strided, simple=True)
+        return self._plain(self.parts.backward, strided, self.sizes)
+
+    @Lazy
+    def last(self) -> Variant | None:
+        """The same for the last time, which turns kept values into cotangents where they are; None where there are no
+        such.
+        """
+        f = self.parts.consuming()
+        strided = self.backward.layout.strided
+        return self._plain(f, strided, self.sizes) if f.updates else None
+
+    @Lazy
+    def scaled(self) -> tuple[int, ...] | None:
+        """For each cotangent that the backward pass gives the number of the saved value that it is for a cotangent of
+        1; None where it gives anything else.
+        """
+        parts, f = self.parts, self.parts.backward
+        maker = {r: op for op in f.ops for r in op.results}
+        found: list[int] = []
+        for y in f.outputs:
+            op = maker.get(y) if isinstance(y, Value) else None
+            if op is None or op.record.law is not Law.PRODUCT or len(f.params) != len(parts.saved) + 1:
+                return None
+            p, g = op.operands
+            if g is not f.params[-1] or p not in parts.kept or p.type != op.result.type or p not in parts.saved:
+                return None
+            found.append(parts.saved.index(p))
+        return tuple(found) if found and len(set(found)) == len(found) else None
 
     @Lazy
     def alone(self) -> Function:
@@ -123,15 +167,16 @@ class Gradient:
         variant = self._plain(self.alone, self.variant.layout.strided)
         return Gradient(variant, tuple(p.name for p in self.alone.params if is_float(p)), self.sizes)
 
-    def _plain(self, f: Function, strided: frozenset[str], simple: bool = False) -> Variant:
+    def _plain(self, f: Function, strided: frozenset[str], cut: Sizes | None = None) -> Variant:
         inputs = tuple(Input("leaf", n) for n in range(len(f.params)))
         # One cotangent may stand for several arguments, or be the one that came: torch's own share them, too.
         memory: dict[object, int] = {p: n for n, p in enumerate(f.params)}
-        keys = (x if isinstance(x, Value) else n for n, x in enumerate(f.outputs))
+        memory.update((x, memory[p]) for p, x in f.written)
+        keys = (x if isinstance(x, Value) else n for n, x in enumerate(f.returned))
         shared = [memory.setdefault(key, len(inputs) + n) for n, key in enumerate(keys)]
-        outputs = tuple(Output("tensor", n, memory=m, dense=True) for n, m in enumerate(shared))
+        outputs = tuple(Output("tensor", n, memory=m, dense=not f.updates) for n, m in enumerate(shared))
         traced = replace(self.variant.traced, function=f, inputs=inputs, outputs=outputs, out_tree=LEAF)
-        return Variant(traced, Layout(strided), self.variant.device, simple=simple)
+        return Variant(traced, Layout(strided), self.variant.device, cut=cut)
 
     def bind(self, named: Sizes, tensors: Sequence[torch.Tensor]) -> Runner:
         """What a call with these sizes runs."""
@@ -155,7 +200,7 @@ class Call:
     """A function with its derivative, bound to sizes. ``results`` says how many there are before the kept values,
     ``smooth`` which of them have cotangents, ``again`` which of them are an earlier one once more; ``saved`` are the
     numbers of what the backward pass reads among the tensors given and made, ``scalars`` which numbers it reads.
-    ``kinds`` are their dtypes and sizes, ``backs`` what runs, by their strides.
+    ``kinds`` are their dtypes and sizes, ``backs`` what runs, by whether it leaves them as they are, and their strides.
     """
 
     gradient: Gradient
@@ -168,7 +213,7 @@ class Call:
     scalars: tuple[int, ...]
     again: tuple[int, ...]
     kinds: list[tuple[torch.dtype, torch.Size]] = field(default_factory=list)
-    backs: dict[tuple[tuple[int, ...], ...], Runner] = field(default_factory=dict)
+    backs: dict[tuple[bool, tuple[tuple[int, ...], ...]], Runner] = field(default_factory=dict)
 
     @staticmethod
     def of(gradient: Gradient, named: Sizes, run: Runner) -> Call:
@@ -191,22 +236,29 @@ class Call:
         )  # fmt: skip
 
     def backward(
-        self, saved: Sequence[torch.Tensor], cotangents: Sequence[torch.Tensor], numbers: Sequence[float]
+        self, saved: Sequence[torch.Tensor], cotangents: Sequence[torch.Tensor], numbers: Sequence[float],
+        last: bool = False,
     ) -> Sequence[torch.Tensor]:
-        """The cotangents of the parameters, compiled when they are first asked for."""
+        """The cotangents of the parameters, compiled when they are first asked for; for the ``last`` time in the memory
+        of what was saved, which nobody else has.
+        """
         read = [numbers[n] for n in self.scalars]
         given = [*map(self._restored, saved, self.kinds), *cotangents]
         if _elsewhere(cotangents):
             return run_function(self.gradient.parts.backward, [*given, *read], sizes=self.named)
-        variant = self.gradient.backward
+        scaled = self.gradient.scaled if last else None
+        if scaled is not None and cotangents[0].item() == 1:
+            return [given[n] for n in scaled]
+        variant = (self.gradient.last if last else None) or self.gradient.backward
         strided = variant.layout.strided
         dense = [x if p.name in strided else x.contiguous().resolve_neg()
                  for p, x in zip(variant.tensor_params, given, strict=True)]  # fmt: skip
         strides = tuple(x.stride() for p, x in zip(variant.tensor_params, dense, strict=True) if p.name in strided)
-        run = self.backs.get(strides)
+        key = (variant is self.gradient.backward, strides)
+        run = self.backs.get(key)
         if run is None:
             with self.gradient.lock:
-                run = self.backs[strides] = variant.plan().bind(variant.sizes(self.named, dense))
+                run = self.backs[key] = variant.plan().bind(variant.sizes(self.named, dense))
         return run(dense, read)
 
     def _restored(self, x: torch.Tensor, kind: tuple[torch.dtype, torch.Size]) -> torch.Tensor:
@@ -250,6 +302,8 @@ class _Compiled(torch.autograd.Function):
         ctx.save_for_backward(*saved)
         if not call.kinds:
             call.kinds = [(x.dtype, x.shape) for x in saved]
+        # Hooks may hand what they were given to others.
+        ctx.own = torch._C._autograd._top_saved_tensors_default_hooks(True) is None
         # What the derivative alone does not need is read only by the derivative of the derivative.
         ctx.given = list(map(_reference, tensors))
         if len(call.smooth) < len(results):
@@ -261,7 +315,8 @@ class _Compiled(torch.autograd.Function):
         call: Call = ctx.call
         given = [cotangents[n] for n in call.smooth]
         again = torch.is_grad_enabled()
-        found = _again(ctx, given) if again else call.backward(ctx.saved_tensors, given, ctx.numbers)
+        last = not again and ctx.own and not torch._C._autograd._get_current_graph_task_keep_graph()
+        found = _again(ctx, given) if again else call.backward(ctx.saved_tensors, given, ctx.numbers, last)
         return None, None, *(None if n is None else found[n] for n in call.grads)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
@@ -19,14 +19,14 @@ from tessera.diag import ConfigError, ResourceError, ShapeError
 from tessera.driver.devices import ACCELERATORS
 from tessera.driver.gradient import Gradient, latest
 from tessera.driver.variant import Variant
-from tessera.ir.dim import Dim
+from tessera.ir.dim import Dim, ceildiv, dim_min
 from tessera.ir.flops import nbytes, op_flops
-from tessera.ir.graph import Function, Note, Operation
+from tessera.ir.graph import Function, Note, Operation, Value
 from tessera.ir.loop import Loop
 from tessera.ir.printer import print_function
 from tessera.ir.record import Kind
 from tessera.ir.types import TensorType
-from tessera.schedule.plan import ZERO, Call, Kernel, Program, Unschedulable
+from tessera.schedule.plan import ZERO, Added, Blocks, Call, Kernel, Program, Step, Unschedulable
 
 Json = Any
 
@@ -136,14 +136,40 @@ def cost(variant: Variant, name: str) -> CostReport:
 def part_cost(program: Program) -> PartCost:
     """What the kernels and library calls of a program cost together."""
     inputs = [p for p in program.function.params if isinstance(p.type, TensorType)]
-    kernels = program.kernels
-    others = _tally([s.op for s in program.steps if isinstance(s, Call) and not _is_view(s)])
-    moved = sum((k.cost.moved for k in kernels), others.moved)
-    flops = sum((k.cost.flops for k in kernels), others.flops)
     resident = sum((nbytes(v.type) for v in inputs), ZERO)
-    own = ((*(v for v in k.outputs if v not in dict(k.updates)), *k.temps) for k in kernels)
-    made = sum((nbytes(t.type) for values in own for t in values), others.made)
-    return PartCost(moved, flops, resident + made, len(kernels) + others.count)
+    total = _of_steps(program)
+    return PartCost(total.moved, total.flops, resident + total.made, total.count)
+
+
+def _of_steps(program: Program) -> _Tally:
+    """What the steps of a program cost, those of blocks as often as there are blocks."""
+    total = _tally([s.op for s in program.steps if isinstance(s, Call) and not _is_view(s)])
+    for step in program.steps:
+        if isinstance(step, Kernel):
+            own = (*(v for v in step.outputs if v not in dict(step.updates)), *step.temps)
+            made = sum((nbytes(t.type) for t in own), ZERO)
+            part = _Tally(step.cost.moved, step.cost.flops, made, 1)
+        elif isinstance(step, Blocks):
+            part = _of_blocks(step)
+        else:
+            continue
+        total = total.plus(part)
+    return total
+
+
+def _of_blocks(step: Blocks) -> _Tally:
+    """As many times what one block costs, and what it leaves of that: what is added up is read and written each time.
+    """
+    rows = dim_min(step.rows, step.along)
+    count = ceildiv(step.along, rows)
+    one = _of_steps(step.program)
+    for part in step.parts:
+        if isinstance(part, Added):
+            last = _tally([part.product] if part.product is not None else [])
+            one = one.plus(replace(last, moved=last.moved + nbytes(part.value.type), made=ZERO))
+    moved, flops, made = (d.substitute({step.block: rows}) for d in (one.moved, one.flops, one.made))
+    left = sum((nbytes(v.type) for v in step.outputs), ZERO)
+    return _Tally(count * moved, count * flops, made + left, one.count)
 
 
 @dataclass(frozen=True)
@@ -154,6 +180,12 @@ class _Tally:
     flops: Dim = ZERO
     made: Dim = ZERO
     count: int = 0
+
+    def plus(self, other: _Tally) -> _Tally:
+        """Both together."""
+        return _Tally(
+            self.moved + other.moved, self.flops + other.flops, self.made + other.made, self.count + other.count
+        )
 
 
 def _tally(ops: Sequence[Operation]) -> _Tally:
@@ -173,7 +205,7 @@ def _tally(ops: Sequence[Operation]) -> _Tally:
         else:
             read = sum((nbytes(v.type) for v in op.inputs if isinstance(v.type, TensorType)), ZERO)
             moved, made, count = out + read, out, 1
-        total = _Tally(total.moved + moved, total.flops, total.made + made, total.count + count)
+        total = total.plus(_Tally(moved, ZERO, made, count))
     return total
 
 
@@ -233,7 +265,7 @@ def lower(
     if backend == "triton" and there is None:
         variant = variant.on(torch.device("cuda"))
     program = variant.program
-    calls = tuple(s.op.name for s in program.steps if isinstance(s, Call))
+    calls = tuple(s.op.name for s in program.calls)
     if backend == "eager":
         return Lowered(target or host_target(), backend, (), tuple(op.name for op in variant.traced.function.ops))
     if backend == "c":
@@ -324,16 +356,31 @@ def _steps(program: Program) -> Iterator[str]:
     if program.joined:
         yield f"  join   {', '.join(sorted(program.joined))}, which no kernel walks piece by piece"
     for step in program.steps:
-        if isinstance(step, Kernel):
-            c = step.cost
-            temps = f", {len(step.temps)} temporaries" if step.temps else ""
-            yield (f"  kernel {step.name} ({step.form}, {len(step.function.ops)} nests{temps}): "
-                   f"{c.moved} bytes of at least {c.least}, {c.flops} flops")  # fmt: skip
-            yield from (f"    nest {n} where {text}" for n, text in _conditions(step))
-        else:
-            yield f"  call   {step.op.name} -> {', '.join('%' + r.name for r in step.outputs)}"
+        yield from _step(step)
     if program.copied:
         yield f"  copy   to {', '.join(p.name for p, _ in program.copied)}, not written in place"
+
+
+def _step(step: Step) -> Iterator[str]:
+    if isinstance(step, Kernel):
+        c = step.cost
+        temps = f", {len(step.temps)} temporaries" if step.temps else ""
+        yield (f"  kernel {step.name} ({step.form}, {len(step.function.ops)} nests{temps}): "
+               f"{c.moved} bytes of at least {c.least}, {c.flops} flops")  # fmt: skip
+        yield from (f"    nest {n} where {text}" for n, text in _conditions(step))
+    elif isinstance(step, Blocks):
+        yield f"  blocks of {step.block} = {step.rows} along {step.along} -> {_listed(step.outputs)}"
+        yield from (f"  {line}" for line in _steps(step.program))
+        for v, part in zip(step.outputs, step.parts, strict=True):
+            if isinstance(part, Added):
+                name = "the block" if part.product is None else part.product.name
+                yield f"    add    {name} to %{v.name}"
+    else:
+        yield f"  call   {step.op.name} -> {_listed(step.outputs)}"
+
+
+def _listed(values: Iterable[Value]) -> str:
+    return ", ".join(f"%{v.name}" for v in values)
 
 
 def _explained(gradient: Gradient) -> Iterator[str]:
@@ -345,6 +392,9 @@ def _explained(gradient: Gradient) -> Iterator[str]:
     yield from _steps(gradient.forward.program)
     yield "steps of the derivative:"
     yield from _steps(gradient.backward.program)
+    if gradient.last is not None:
+        names = _listed(gradient.last.traced.function.updates)
+        yield f"unless the graph is retained, these become cotangents where they are: {names}"
 
 
 def _conditions(kernel: Kernel) -> Iterator[tuple[int, str]]:

@@ -13,6 +13,7 @@ from tessera.backends.eager.table import TorchTable
 from tessera.driver import bounds
 from tessera.driver.devices import CPU
 from tessera.frontend.trace import Traced
+from tessera.ir.dialects.contract import letters
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import bool_
 from tessera.ir.graph import Literal, Operand, Operation, Value
@@ -21,7 +22,7 @@ from tessera.ir.types import ScalarType, TensorType
 from tessera.runtime import dispatch
 from tessera.runtime.dispatch import Sizes
 from tessera.runtime.pieces import Pieces
-from tessera.schedule.plan import Call, Kernel, Program
+from tessera.schedule.plan import Added, Blocks, Call, Kernel, Program, part_values
 
 TABLE = TorchTable()
 S = TypeVar("S")
@@ -41,7 +42,7 @@ class Places(Generic[S]):
     slots: dict[Value, int] = field(default_factory=dict)
     scalars: dict[Value, int] = field(default_factory=dict)
     allocs: list[dispatch.Alloc] = field(default_factory=list)
-    steps: list[S | dispatch.CallStep] = field(default_factory=list)
+    steps: list[S | dispatch.CallStep | dispatch.BlockStep] = field(default_factory=list)
     outputs: list[int] = field(default_factory=list)
     updates: tuple[int, ...] = ()
     inputs: int = 0
@@ -63,7 +64,10 @@ class Places(Generic[S]):
                 self.outputs[-1] = self.make(self.copied[number], self.outputs[-1])
         self.write(arguments)
 
-    def add(self, step: Kernel | Call) -> None:
+    def add(self, step: Kernel | Call | Blocks) -> None:
+        if isinstance(step, Blocks):
+            self.blocks(step)
+            return
         if isinstance(step, Call):
             for v in step.outputs:
                 self.slots[v] = len(self.slots)
@@ -74,10 +78,31 @@ class Places(Generic[S]):
             if v in updated:
                 self.slots[v] = self.slots[updated[v]]
                 continue
-            self.slots[v] = len(self.slots)
-            shape = tuple(d.evaluator() for d in v.type.dims)
-            self.allocs.append(dispatch.Alloc(self.slots[v], shape, torch_dtype(v)))
+            self.allocate(v)
         self.steps.append(self.kernel(step, self))
+
+    def allocate(self, v: Value) -> None:
+        """A slot for a value, with memory."""
+        self.slots[v] = len(self.slots)
+        shape = tuple(d.evaluator() for d in v.type.dims)
+        self.allocs.append(dispatch.Alloc(self.slots[v], shape, torch_dtype(v)))
+
+    def blocks(self, step: Blocks) -> None:
+        """Steps that are laid out for themselves, and where what they make of a block goes."""
+        inside = Places(step.program, self.device, self.kernel)
+        plan = dispatch.Plan(inside.inputs, len(inside.slots), tuple(inside.allocs), tuple(inside.steps),  # type: ignore[arg-type]
+                             tuple(inside.outputs))  # fmt: skip
+        for v in step.outputs:
+            self.allocate(v)
+        at = {v: n for n, v in enumerate(step.program.outputs)}
+        parts = tuple((tuple(at[v] for v in part_values(part)), _adder(part, inside)) for part in step.parts)
+        reads = tuple(self.slots[v] for v in step.inputs if isinstance(v.type, TensorType))
+        numbers = tuple(self.scalars[v] for v in step.inputs if isinstance(v.type, ScalarType))
+        writes, cut = tuple(self.slots[v] for v in step.outputs), frozenset(self.slots[v] for v in step.cut)
+        along, rows = step.along.evaluator(), step.rows.evaluator()
+        strided = {self.slots[v] for v in step.inputs if v.name in self.program.strided}
+        dense = frozenset(reads) - strided
+        self.steps.append(dispatch.BlockStep(plan, reads, dense, cut, numbers, writes, parts, step.block, along, rows))
 
     def give(self, x: Operand) -> None:
         """One output: a tensor that has a slot, or a number that becomes a tensor of rank 0."""
@@ -240,6 +265,54 @@ def lay_out(
     return dispatch.Plan(
         laid.inputs, len(laid.slots), tuple(laid.allocs), tuple(laid.steps), tuple(laid.outputs), laid.updates
     )
+
+
+def _adder(part: Value | Added, inside: Places[Any]) -> dispatch.Add | None:
+    """What adds a part of a block to a sum; None for what is no sum."""
+    if not isinstance(part, Added):
+        return None
+    if part.product is None:
+        return lambda total, given, numbers, sizes, first: _add(total, given[0], first)
+    call = product_into(part.product, inside.device.type)
+    if call is not None:
+        return call
+    inside.slots.setdefault(part.value, len(inside.slots))  # which the plan of a block does not have
+    step = inside.call(Call(part.product))
+    order = [next(n for n, v in enumerate(part_values(part)) if inside.slots[v] == slot) for slot in step.reads]
+
+    def product(
+        total: torch.Tensor, given: Sequence[torch.Tensor], numbers: Sequence[float], sizes: Sizes, first: bool
+    ) -> None:
+        _add(total, step.run([given[n] for n in order], numbers, sizes)[0], first)
+
+    return product
+
+
+def _add(total: torch.Tensor, x: torch.Tensor, first: bool) -> None:
+    total.copy_(x) if first else total.add_(x)
+
+
+def product_into(op: Operation, device: str) -> dispatch.Add | None:
+    """What adds a product of two matrices to a sum without memory of its own; None for any other contraction."""
+    left, right, result = letters(op)
+    summed = [c for c in left if c not in result]
+    if not len(left) == len(right) == len(result) == 2 or len(summed) != 1 or op.attrs.get("accumulate_dtype"):
+        return None
+    (k,), swapped = summed, result[0] in right
+    if k not in right or {*left, *right} != {k, *result} or left == right:
+        return None
+    turned = left[1 if swapped else 0] == k, right[0 if swapped else 1] == k
+    same = op.operands[0] is op.operands[1]
+
+    def add(
+        total: torch.Tensor, given: Sequence[torch.Tensor], numbers: Sequence[float], sizes: Sizes, first: bool
+    ) -> None:
+        a, b = (x.t() if turn else x for x, turn in zip((given[0], given[0 if same else 1]), turned, strict=True))
+        a, b = (b, a) if swapped else (a, b)
+        with torch.autocast(device, enabled=False):
+            torch.mm(a, b, out=total) if first else total.addmm_(a, b)
+
+    return add
 
 
 def _operand(x: Operand, slots: Mapping[Value, int], scalars: Mapping[Value, int]) -> Callable[..., Any]:

@@ -82,8 +82,8 @@ class Layout:
 @dataclass
 class Variant:
     """A function compiled for one kind of call. The stages are made when first asked for, so that inspecting one costs
-    no compilation. ``held`` is what objects among the arguments held; ``simple`` says that of the passes only the
-    fusion is left to do.
+    no compilation. ``held`` is what objects among the arguments held; ``cut`` are the sizes for which a function and
+    its derivative were cut in two: of the passes only those that make kernels are left to do then.
     """
 
     traced: Traced
@@ -92,7 +92,7 @@ class Variant:
     from_cache: bool = False
     watch: Watch = field(default_factory=Watch, repr=False)
     held: tuple[Any, ...] = field(default=(), repr=False)
-    simple: bool = False
+    cut: Sizes | None = None
     gradients: dict[Any, Any] = field(default_factory=dict, repr=False)
     _plan: dispatch.Plan | gpu.DevicePlan | None = field(default=None, repr=False)
 
@@ -115,8 +115,11 @@ class Variant:
         """The function after each pass, by name, in order."""
         check_ir(self.traced.function)
         host = self.device.type not in ACCELERATORS
-        rows = pipeline(library_dtypes()) if host else pipeline(lookups=False, across=False, speeds=GPU)
-        rows = rows[-1:] if self.simple else rows
+        sizes = tuple((self.cut or {}).items())
+        rows = (
+            pipeline(library_dtypes(), sizes=sizes) if host else pipeline(lookups=False, across=False, speeds=GPU)
+        )  # fmt: skip
+        rows = rows if self.cut is None else tuple(r for r in rows if r.step.name in ("blocks", "fuse"))
         return run_pipeline(self.traced.function, rows, check_ir)
 
     @Lazy
@@ -196,7 +199,7 @@ class Variant:
 
         laid = Places(self.program, self.device, kernel, self.copied)
         return gpu.DevicePlan(
-            self.device, there.platform, laid.inputs, len(laid.slots), tuple(laid.allocs), tuple(laid.steps),
+            self.device, there.platform, laid.inputs, len(laid.slots), tuple(laid.allocs), tuple(laid.steps),  # type: ignore[arg-type]
             tuple(laid.outputs), laid.updates,
         )  # fmt: skip
 

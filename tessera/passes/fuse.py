@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 import networkx as nx
 
 from tessera.ir.build import numbered
-from tessera.ir.dialects.region import COLUMN, EXTERN, MAP, RECURRENCE, ROW, STREAM
-from tessera.ir.graph import Block, Function, Note, Operand, Operation, Value
+from tessera.ir.dialects.region import BLOCKS, COLUMN, EXTERN, MAP, RECURRENCE, ROW, STREAM
+from tessera.ir.graph import Block, Function, Note, Operand, Operation, Value, walk
 from tessera.ir.loop import with_body
 from tessera.ir.record import Kind
 from tessera.passes.apart import Apart, Cause, Obstacle
@@ -38,8 +38,36 @@ class Fuse:
     across: bool = True
 
     def run(self, f: Function) -> Function:
-        if any(op.record.kind is Kind.REGION for op in f.ops):
+        if any(op.record.kind is Kind.REGION and op.record is not BLOCKS for op in f.ops):
             return f
+        runs = {op.results: op for op in f.ops if op.record is BLOCKS}
+        if not runs:
+            return self.fused(f)
+        whole = self.fused(f.with_ops(tuple(replace(op, body=None) if op.record is BLOCKS else op for op in f.ops)))
+        ops = (self.inside(runs[op.results], op.operands, whole) if op.record is BLOCKS else op for op in whole.ops)
+        return whole.with_ops(tuple(ops))
+
+    def inside(self, op: Operation, operands: tuple[Operand, ...], f: Function) -> Operation:
+        """A run by blocks, which reads these operands, with its operations in regions, their names apart from all
+        others.
+        """
+        body = op.body
+        assert body is not None
+        pairs = zip(op.operands, operands, strict=True)
+        swaps = {a: b for a, b in pairs if isinstance(a, Value) and isinstance(b, Value)}
+        op = replace(op, operands=operands)
+        steps = tuple(_swapped(o, swaps) for o in body.ops)
+        known = {*f.params, *(r for o in walk(f.body) for r in o.results)}
+        names = {v.name for v in known}
+        made = self.fused(Function(f.name, Block(steps, tuple(op.inputs), op.results), obligations=f.obligations))
+        for v in dict.fromkeys(r for o in walk(made.body) for r in o.results):
+            if v not in known and v.name in names:
+                v.name = numbered(v.name, names)
+            names.add(v.name)
+        return replace(op, body=Block(made.ops))
+
+    def fused(self, f: Function) -> Function:
+        """The function with its operations in regions; what is a region already stays one."""
         f, streams = gather_streams(own_positions(f), self.library, self.lookups, self.across)
         f, recurrences = gather_recurrences(f, streams)
         gathered: dict[Operation, Gathered] = {**streams, **recurrences}
@@ -67,13 +95,13 @@ class _Writer:
     apart: list[Apart] = field(default_factory=list)
 
     def write(self) -> list[Operation]:
-        self.names = {v.name for v in self.f.params} | {r.name for op in self.f.ops for r in op.results}
+        self.names = {v.name for v in self.f.params} | {r.name for op in walk(self.f.body) for r in op.results}
         self.maker = {r: op for op in self.f.ops for r in op.results}
         needed = self.stored()
         regions: dict[int, Operation] = {}
         for number, group in self.grouping.groups.items():
-            record = _RECORDS[group.form]
-            regions[number] = self.region(record, [self.f.ops[n] for n in group.ops], needed)
+            record, ops = _RECORDS[group.form], [self.f.ops[n] for n in group.ops]
+            regions[number] = ops[0] if ops[0].record is BLOCKS else self.region(record, ops, needed)
         for op in self.f.ops:
             if is_free(op) and op.result in needed:
                 kind = EXTERN if op.record.kind is Kind.VIEW else MAP

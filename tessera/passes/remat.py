@@ -18,7 +18,7 @@ import networkx as nx
 from tessera.ir.dialects.contract import letters
 from tessera.ir.dim import Dim, product
 from tessera.ir.flops import nbytes
-from tessera.ir.graph import Block, Function, Note, Operation, Value
+from tessera.ir.graph import Block, Function, Note, Operation, Value, users
 from tessera.ir.origin import region_of
 from tessera.ir.record import Kind
 from tessera.ir.types import TensorType
@@ -45,6 +45,23 @@ class Split:
     backward: Function
     saved: tuple[Value, ...]
     kept: tuple[Value, ...]
+
+    def consuming(self) -> Function:
+        """The backward pass for the last time that it runs: what is kept for a cotangent of the same type alone becomes
+        that cotangent, in the same memory.
+        """
+        f, readers = self.backward, users(self.backward.body)
+        pairs: dict[Value, Value] = {}
+        for p in self.kept:
+            y = p
+            while y not in f.outputs and len(readers.get(y, ())) == 1:
+                (op,) = readers[y]
+                if op.record.kind is not Kind.MAP or op.result.type != p.type or op.operands.count(y) > 1:
+                    break
+                y = op.result
+            if y is not p and y in f.outputs and y not in pairs.values():
+                pairs[p] = y
+        return replace(f, body=replace(f.body, yields=(*f.outputs, *pairs.values())), updates=tuple(pairs))
 
     def bytes(self) -> Dim:
         """What is kept for the backward pass beside parameters and results."""

@@ -75,6 +75,30 @@ class CallStep:
     writes: tuple[int, ...]
 
 
+#: Adds what operands give to a sum: ``add(sum, operands, scalars, sizes, first)``, where the sum begins with the first.
+Add = Callable[[torch.Tensor, Sequence[torch.Tensor], Sequence[float], Sizes, bool], None]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockStep:
+    """A plan that is carried out for one block of rows after the other, ``rows`` of ``along`` at a time. It reads
+    ``reads``, those in ``dense`` row by row, of those in ``cut`` the rows of the block, and the scalars with the
+    numbers ``scalars``; ``block`` is its name for the number of its rows. For each of ``writes`` there are the numbers
+    of outputs, and what adds them to a sum; or None, where the only one is the block of a result.
+    """
+
+    plan: Plan
+    reads: tuple[int, ...]
+    dense: frozenset[int]
+    cut: frozenset[int]
+    scalars: tuple[int, ...]
+    writes: tuple[int, ...]
+    parts: tuple[tuple[tuple[int, ...], Add | None], ...]
+    block: str
+    along: Size
+    rows: Size
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A compiled function for all sizes. Slots 0 … ``inputs`` - 1 are its tensor arguments; to those in ``updates`` its
@@ -84,7 +108,7 @@ class Plan:
     inputs: int
     slots: int
     allocs: tuple[Alloc, ...]
-    steps: tuple[KernelStep | CallStep, ...]
+    steps: tuple[KernelStep | CallStep | BlockStep, ...]
     outputs: tuple[int, ...]
     updates: tuple[int, ...] = ()
 
@@ -122,7 +146,7 @@ def bind(plan: Plan, sizes: Sizes, alone: bool = False) -> Runner:
     inputs, count, outputs = plan.inputs, plan.slots, plan.outputs
     makers = {slot: _maker(shape, dtype) for slot, shape, dtype in allocs}
     lives = [([(slot, makers[slot]) for slot in born], dead) for born, dead in lifetimes(plan)]
-    large = any(isinstance(step, _BoundKernel) and step.threads for step in steps)
+    large = any(step.threads for step in steps)
     needs: list[int] = []
 
     def run(tensors: Sequence[torch.Tensor], scalars: Sequence[float]) -> Any:
@@ -182,6 +206,7 @@ class _BoundCall:
     step: CallStep
     sizes: Sizes
     simple: bool = False
+    threads: bool = False
 
     def __call__(self, slots: list[Any], scalars: Sequence[float]) -> None:
         results = self.step.run([slots[s] for s in self.step.reads], scalars, self.sizes)
@@ -212,11 +237,44 @@ class _BoundKernel:
             raise failed(code, step.name)
 
 
+class _BoundBlocks:
+    """The plan of a block is bound once for whole blocks, and once more for a last one that has fewer rows."""
+
+    simple = False
+    threads = True
+
+    def __init__(self, step: BlockStep, sizes: Sizes) -> None:
+        self.step, self.sizes = step, sizes
+        self.count, self.rows = step.along(sizes), max(step.rows(sizes), 1)
+        lengths = {min(self.rows, self.count), self.count % self.rows} - {0}
+        self.runs = {n: bind(step.plan, {**sizes, step.block: n}) for n in lengths}
+
+    def __call__(self, slots: list[Any], scalars: Sequence[float]) -> None:
+        step = self.step
+        numbers = [scalars[n] for n in step.scalars]
+        whole = {s: slots[s].contiguous() if s in step.dense else slots[s] for s in step.reads}
+        for start in range(0, self.count, self.rows):
+            rows = min(self.rows, self.count - start)
+            given = [whole[s].narrow(0, start, rows) if s in step.cut else whole[s] for s in step.reads]
+            made = self.runs[rows](given, numbers)
+            for slot, (places, add) in zip(step.writes, step.parts, strict=True):
+                if add is None:
+                    slots[slot].narrow(0, start, rows).copy_(made[places[0]])
+                else:
+                    add(slots[slot], [made[n] for n in places], numbers, self.sizes, not start)
+            del given, made  # before the next block takes its memory
+        if not self.count:
+            for slot in step.writes:
+                slots[slot].zero_()
+
+
 _DOUBLE = struct.Struct("=d").pack
 _LONG = struct.Struct("=q").pack
 
 
-def _bound(step: KernelStep | CallStep, sizes: Sizes) -> _BoundKernel | _BoundCall:
+def _bound(step: KernelStep | CallStep | BlockStep, sizes: Sizes) -> _BoundKernel | _BoundCall | _BoundBlocks:
+    if isinstance(step, BlockStep):
+        return _BoundBlocks(step, sizes)
     if isinstance(step, CallStep):
         return _BoundCall(step, sizes)
     written = step.written(sizes)

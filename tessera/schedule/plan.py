@@ -62,7 +62,43 @@ class Call:
         return self.op.results
 
 
-Step = Kernel | Call
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What a block gives for a result that is summed up over the blocks: a value, or the operands of a contraction that
+    is added to the sum at once. A result that is put together from its blocks is no such.
+    """
+
+    value: Value
+    product: Operation | None = None
+
+
+def part_values(part: Value | Added) -> tuple[Value, ...]:
+    """What one block must compute for a part."""
+    if not isinstance(part, Added):
+        return (part,)
+    return (part.value,) if part.product is None else tuple(part.product.inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Steps that are carried out for one block of rows after the other: ``rows`` of ``along`` at a time, the last time
+    what is left. ``program`` are those of one block, in which ``block`` is the name of the number of its rows. Its
+    parameters stand for ``inputs``; of those in ``cut`` it gets the rows of the block. Its outputs are for each of
+    ``outputs`` the block, or what is added up.
+    """
+
+    op: Operation
+    program: Program
+    inputs: tuple[Value, ...]
+    cut: frozenset[Value]
+    outputs: tuple[Value, ...]
+    parts: tuple[Value | Added, ...]
+    block: str
+    along: Dim
+    rows: Dim
+
+
+Step = Kernel | Call | Blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +139,20 @@ class Program:
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:
-        return tuple(s for s in self.steps if isinstance(s, Kernel))
+        """All kernels in order, those of blocks included."""
+        inside = ((s,) if isinstance(s, Kernel) else s.program.kernels for s in self.steps if not isinstance(s, Call))
+        return tuple(k for kernels in inside for k in kernels)
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """All library calls in order, those of blocks included."""
+        inside = ((s,) if isinstance(s, Call) else s.program.calls for s in self.steps if not isinstance(s, Kernel))
+        return tuple(c for calls in inside for c in calls)
 
     @property
     def copied(self) -> tuple[tuple[Value, Operand], ...]:
         """The parameters to be updated with what no kernel writes to their memory, each with that."""
-        direct = {p for k in self.kernels for _, p in k.updates}
+        direct = {p for k in self.steps if isinstance(k, Kernel) for _, p in k.updates}
         return tuple((p, x) for p, x in self.function.written if p not in direct)
 
 
@@ -117,4 +161,7 @@ class Unschedulable(Exception):
 
 
 ZERO = Dim.const(0)
-__all__ = ["ONE", "ZERO", "Call", "Cost", "Cut", "Kernel", "Layouts", "Program", "Step", "Unschedulable"]
+__all__ = [
+    "ONE", "ZERO", "Added", "Blocks", "Call", "Cost", "Cut", "Kernel", "Layouts", "Program", "Step", "Unschedulable",
+    "part_values",
+]  # fmt: skip

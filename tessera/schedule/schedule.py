@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from tessera.ir.dialects.region import EXTERN, MAP, ROW
+from dataclasses import replace
+
+from tessera.ir.dialects.region import BLOCKS, EXTERN, MAP, ROW
+from tessera.ir.dim import Dim
 from tessera.ir.folds import FOLDS
-from tessera.ir.graph import Block, Function, Operation, Value
+from tessera.ir.graph import Block, Function, Operation, Value, walk
 from tessera.ir.record import Kind
 from tessera.schedule.lower import RegionLowering
-from tessera.schedule.plan import Call, Cut, Kernel, Layouts, Program, Step, Unschedulable
-from tessera.schedule.updates import in_place, scattered
+from tessera.schedule.plan import Added, Blocks, Call, Cut, Kernel, Layouts, Program, Step, Unschedulable, part_values
+from tessera.schedule.rows import added_products, block_name, one_block
+from tessera.schedule.updates import in_place, reused, scattered
 
 
 def schedule(
@@ -40,11 +44,34 @@ def _steps(f: Function, layouts: Layouts, programs: int) -> tuple[list[Step], li
             assert op.body is not None
             steps.extend(Call(inner) for inner in op.body.ops)
             continue
+        if op.record is BLOCKS:
+            found = _blocks(op, f, f"{f.name}_{len(steps)}", layouts, programs)
+            cuts.extend(found.program.cuts)
+            steps.append(found)
+            continue
         if op.record.kind is not Kind.REGION:
             steps.append(Call(op))
             continue
         steps.extend(_lower(op, f"{f.name}_{len(steps)}", layouts, cuts, programs))
     return steps, cuts
+
+
+def _blocks(op: Operation, f: Function, name: str, layouts: Layouts, programs: int) -> Blocks:
+    """A run by blocks. Products that are added up are left to its end, which adds them to the sum without a copy."""
+    along, rows, block = op.attrs["along"], op.attrs["rows"], block_name(f)
+    assert isinstance(along, Dim) and isinstance(rows, Dim)
+    one, made = one_block(op, f, name, block)
+    last = {made[v] for v in added_products(op)}
+    products = {o.result: o for o in walk(one.body) if o.body is None and o.results[0] in last}
+    parts = tuple(
+        made[v] if along in v.type.dims else Added(made[v], products.get(made[v])) for v in op.results
+    )  # fmt: skip
+    ops = tuple(o for o in one.ops if not any(r in products for r in o.results))
+    needed = dict.fromkeys(v for part in parts for v in part_values(part))
+    program = schedule(one.with_ops(ops, tuple(needed)), layouts.strided, programs=programs)
+    program = replace(program, steps=tuple(reused(program.steps, program.outputs)))
+    cut = frozenset(v for v in op.inputs if along in v.type.dims)
+    return Blocks(op, program, tuple(op.inputs), cut, op.results, parts, block, along, rows)
 
 
 def _lower(op: Operation, name: str, layouts: Layouts, cuts: list[Cut], programs: int) -> list[Step]:

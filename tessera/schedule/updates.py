@@ -42,11 +42,31 @@ def in_place(f: Function, steps: Sequence[Step], layouts: Layouts) -> list[Step]
     return out
 
 
+def reused(steps: Sequence[Step], outputs: Sequence[Operand]) -> list[Step]:
+    """The steps of a program, with kernels that write a result to the memory of what they are the last to read."""
+    out = list(steps)
+    views = _views(steps)
+    fresh: set[Value] = set()
+    left = {_root(x, views) for x in outputs}
+    for n, step in enumerate(steps):
+        later = {_root(v, views) for other in out[n + 1 :] for v in other.inputs} | left
+        for p in (v for v in step.inputs if v in fresh and v not in later):
+            kernel = out[n]
+            if not isinstance(kernel, Kernel) or p not in kernel.inputs:
+                continue
+            alike = (v for v in kernel.outputs if v.type == p.type and v not in dict(kernel.updates))
+            merged = next((m for v in alike if (m := _merged(kernel, p, v, False)) is not None), None)
+            out[n] = kernel if merged is None else merged
+        if isinstance(step, Kernel) or (isinstance(step, Call) and step.op.record.kind is Kind.CONTRACT):
+            fresh.update(step.outputs)
+    return out
+
+
 def scattered(steps: Sequence[Step], f: Function, pieces: frozenset[str]) -> frozenset[str]:
     """The parameters in pieces that somebody reads otherwise than by walking them: a kernel, a library, the caller."""
     found: set[str] = set()
     for step in steps:
-        if isinstance(step, Call):
+        if not isinstance(step, Kernel):
             found.update(v.name for v in step.inputs)
             continue
         params = dict(zip(step.function.params, _stands_for(step), strict=False))
@@ -75,17 +95,46 @@ def _merged(kernel: Kernel, p: Value, new: Value, pieces: bool) -> Kernel | None
     params = kernel.function.params
     made = params[len(kernel.inputs) + kernel.outputs.index(new)]
     read = params[kernel.inputs.index(p)] if p in kernel.inputs else None
-    if not _before(kernel.function, read, made):
+    f = kernel.function if read is None else _readers_first(kernel.function, read, made)
+    if not _before(f, read, made):
         return None
     assert isinstance(made.type, BufferType)
     buffer = Value(p.name if read is not None else made.name, replace(made.type, role="update", pieces=pieces))
     swaps = {made: buffer} if read is None else {made: buffer, read: buffer}
     kept = tuple(buffer if x is made else x for x in params if x is not read)
-    body = Block(tuple(_swapped(op, swaps) for op in kernel.function.ops), kept)
+    body = Block(tuple(_swapped(op, swaps) for op in f.ops), kept)
     return replace(
         kernel, function=replace(kernel.function, body=body), inputs=tuple(v for v in kernel.inputs if v is not p),
         updates=(*kernel.updates, (new, p)),
     )  # fmt: skip
+
+
+def _readers_first(f: Function, read: Value, made: Value) -> Function:
+    """A kernel with the nests that read one buffer in front of those that write another, where they may stand there."""
+    first: list[Operation] = []
+    writing: list[Operation] = []
+    for nest in f.ops:
+        reads, writes = _touched(nest)
+        if not writing and made not in writes:
+            first.append(nest)
+            continue
+        others = [_touched(other) for other in writing]
+        if read in reads and made not in writes and not any(
+            writes & (its_reads | its_writes) or reads & its_writes for its_reads, its_writes in others
+        ):
+            first.append(nest)
+        else:
+            writing.append(nest)
+    return replace(f, body=replace(f.body, ops=(*first, *writing)))
+
+
+def _touched(nest: Operation) -> tuple[set[Value], set[Value]]:
+    """The buffers that a nest reads and writes."""
+    inner = [] if nest.body is None else list(walk(nest.body))
+    writes = {op.operands[0] for op in inner if op.record is STORE}
+    reads = {v for op in inner if op.record is not STORE for v in op.inputs}
+    reads |= {v for op in inner if op.record is STORE for v in op.operands[1:] if isinstance(v, Value)}
+    return reads, {v for v in writes if isinstance(v, Value)}
 
 
 def _before(f: Function, read: Value | None, made: Value) -> bool:

@@ -18,6 +18,7 @@ def test_a_quick_run_measures_and_writes(tmp_path: Path, capsys: pytest.CaptureF
     assert list(rows) == names.split(",")
     assert all(row["error_ratio"] < 4 and row["ms"]["tessera"] > 0 for row in rows.values())
     assert rows["cross_entropy"]["kept"]["tessera"] < rows["cross_entropy"]["kept"]["eager"]
+    assert rows["cross_entropy"]["peak"]["tessera"] < rows["cross_entropy"]["peak"]["eager"]
     assert set(rows["attention"]["ratios"]) == {"eager", "sdpa"}
     assert "geometric mean" in capsys.readouterr().out
 

@@ -21,6 +21,10 @@ REGION_OPS: tuple[OpRecord, ...] = (
     OpRecord("recurrence", Kind.REGION, "xs: tensors",
              "One kernel that takes an axis point by point, and holds what one step leaves for the next."),
     OpRecord("extern", Kind.REGION, "xs: tensors", "One library call, or one view of a tensor that costs nothing."),
+    OpRecord("blocks", Kind.REGION, "xs: tensors, *, along: size, rows: size",
+             "Regions carried out one after the other for `rows` rows at a time of all that has the size `along`, so "
+             "that only so many rows of what is read inside alone exist at once. What leaves that axis is a sum over "
+             "it, and added up block by block."),
 )  # fmt: skip
 
-MAP, ROW, COLUMN, STREAM, RECURRENCE, EXTERN = REGION_OPS
+MAP, ROW, COLUMN, STREAM, RECURRENCE, EXTERN, BLOCKS = REGION_OPS
