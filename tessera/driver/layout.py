@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import torch
 
+from tessera.backends.c import runner
 from tessera.backends.c.emit import CSource
+from tessera.backends.c.load import SharedObject
+from tessera.backends.eager.run import ORDERED
 from tessera.backends.eager.table import TorchTable
 from tessera.driver import bounds
 from tessera.driver.devices import CPU
 from tessera.frontend.trace import Traced
+from tessera.ir.dialects.contract import contracted_dtype, letters
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import bool_
 from tessera.ir.graph import Literal, Operand, Operation, Value
@@ -21,6 +25,8 @@ from tessera.ir.types import ScalarType, TensorType
 from tessera.runtime import dispatch
 from tessera.runtime.dispatch import Sizes
 from tessera.runtime.pieces import Pieces
+from tessera.runtime.steps import Routine
+from tessera.schedule.lower import stride_name
 from tessera.schedule.plan import Call, Kernel, Program
 
 TABLE = TorchTable()
@@ -101,7 +107,7 @@ class Places(Generic[S]):
                 new = self.make(torch.clone, new)
             pending.append((arguments[p], new))
         for place, new in pending:
-            self.steps.append(dispatch.CallStep(_written, (place, new), ()))
+            self.steps.append(_step(_written, (place, new), ()))
             if place in self.whole:
                 self.outputs = [place if o == new else o for o in self.outputs]
 
@@ -115,7 +121,7 @@ class Places(Generic[S]):
         """The slot of what ``make`` makes of a tensor."""
         new = len(self.slots)
         self.slots[Value("copy", ScalarType(bool_))] = new
-        self.steps.append(dispatch.CallStep(lambda tensors, numbers, sizes: (make(tensors[0]),), (slot,), (new,)))
+        self.steps.append(_step(lambda tensors, numbers, sizes: (make(tensors[0]),), (slot,), (new,)))
         return new
 
     def buffers(self, step: Kernel) -> tuple[int, ...]:
@@ -131,33 +137,60 @@ class Places(Generic[S]):
         reads = tuple(dict.fromkeys(self.slots[v] for v in op.inputs if v in self.slots))
         local = {v: reads.index(self.slots[v]) for v in op.inputs if v in self.slots}
         getters = [_operand(x, local, self.scalars) for x in op.operands]
-
         kind = self.device.type
 
-        def run(tensors: Sequence[torch.Tensor], numbers: Sequence[float], sizes: Sizes) -> Sequence[torch.Tensor]:
-            operands = [g(tensors, numbers, sizes) for g in getters]
-            if torch.is_autocast_enabled(kind):  # the dtypes in the graph are settled
-                with torch.autocast(kind, enabled=False):
-                    return bounds.run_checked(op, operands, sizes)
-            return bounds.run_checked(op, operands, sizes)
+        def at(sizes: Sizes) -> Routine:
+            go = bounds.checked(op, sizes)
 
-        def make(tensors: Sequence[torch.Tensor], numbers: Sequence[float], sizes: Sizes) -> Sequence[torch.Tensor]:
-            with self.device:
-                return run(tensors, numbers, sizes)
+            def run(tensors: Sequence[torch.Tensor], numbers: Sequence[float]) -> Sequence[torch.Tensor]:
+                operands = [g(tensors, numbers, sizes) for g in getters]
+                if torch.is_autocast_enabled(kind):  # the dtypes in the graph are settled
+                    with torch.autocast(kind, enabled=False):
+                        return go(operands)
+                return go(operands)
+
+            return run
+
+        def elsewhere(sizes: Sizes) -> Routine:
+            run = at(sizes)
+
+            def make(tensors: Sequence[torch.Tensor], numbers: Sequence[float]) -> Sequence[torch.Tensor]:
+                with self.device:
+                    return run(tensors, numbers)
+
+            return make
 
         # With a tensor among the operands torch knows the device by itself; a step may make tensors of none.
-        elsewhere = self.device != CPU and (not reads or op.body is not None)
-        return dispatch.CallStep(make if elsewhere else run, reads, tuple(self.slots[v] for v in op.results))
+        anew = self.device != CPU and (not reads or op.body is not None)
+        view = op.record.kind is Kind.VIEW and not any(v in self.scalars for v in op.inputs)
+        dense = tuple(_dense(v) for v in op.results) if op.record.kind in ORDERED else ()
+        writes = tuple(self.slots[v] for v in op.results)
+        return dispatch.CallStep(elsewhere if anew else at, reads, writes, op.name, view, _letters(op), dense)
 
     def constant(self, x: Operand, slot: int) -> dispatch.CallStep:
         getter = _operand(x, {}, self.scalars)
         dtype = torch_dtype(x)
         if self.device == CPU:
-            return dispatch.CallStep(lambda t, n, s: (torch.tensor(getter(t, n, s), dtype=dtype),), (), (slot,))
+            return _step(lambda t, n, s: (torch.tensor(getter(t, n, s), dtype=dtype),), (), (slot,))
         # Filled there: a copy from the CPU would wait for the device.
-        return dispatch.CallStep(
+        return _step(
             lambda t, n, s: (torch.full((), getter(t, n, s), dtype=dtype, device=self.device),), (), (slot,)
         )
+
+
+def _step(
+    run: Callable[[Sequence[Any], Sequence[float], Sizes], Sequence[torch.Tensor]], reads: tuple[int, ...],
+    writes: tuple[int, ...],
+) -> dispatch.CallStep:  # fmt: skip
+    """A step that has nothing to prepare."""
+    return dispatch.CallStep(lambda sizes: lambda tensors, numbers: run(tensors, numbers, sizes), reads, writes)
+
+
+def _letters(op: Operation) -> tuple[str, str, str] | None:
+    """The axes of a sum of products that is summed in its own dtype; None for what is none."""
+    if op.record.kind is not Kind.CONTRACT or contracted_dtype(op) is not op.results[0].type.dtype:
+        return None
+    return letters(op)
 
 
 def copies(traced: Traced, program: Program) -> dict[int, Copy]:
@@ -217,16 +250,17 @@ def torch_dtype(x: Operand) -> torch.dtype:
 def lay_out(
     program: Program,
     sources: Sequence[CSource],
-    entries: Sequence[Callable[[bytes], int]],
+    library: SharedObject | None,
     copied: Mapping[int, Copy] | None = None,
 ) -> dispatch.Plan:
-    """The plan of a program on the CPU, from the C text of its kernels and their loaded entries, in order."""
-    native = iter(zip(sources, entries, strict=True))
+    """The plan of a program on the CPU, from the C text of its kernels and the library that they are in."""
+    natives = iter(sources)
 
     def kernel(step: Kernel, places: Places[dispatch.KernelStep]) -> dispatch.KernelStep:
-        source, entry = next(native)
+        source = next(natives)
+        assert library is not None
         return dispatch.KernelStep(
-            entry,
+            dispatch.Native.at(library.address(source.entry)),
             places.buffers(step),
             tuple(Dim.name(n).evaluator(signed=True) for n in source.sizes),
             places.numbers(step),
@@ -238,8 +272,29 @@ def lay_out(
 
     laid = Places(program, CPU, kernel, copied or {})
     return dispatch.Plan(
-        laid.inputs, len(laid.slots), tuple(laid.allocs), tuple(laid.steps), tuple(laid.outputs), laid.updates
-    )
+        laid.inputs, len(laid.slots), tuple(laid.allocs), tuple(laid.steps), tuple(laid.outputs), laid.updates,
+        tuple(_given(p, program) for p in program.function.params if isinstance(p.type, TensorType)),
+        None if library is None else _shared(library),
+    )  # fmt: skip
+
+
+def _given(p: Value, program: Program) -> dispatch.Given | None:
+    """How an argument lies; None for one in pieces."""
+    if p.name in program.pieces:
+        return None
+    if p.name not in program.strided:
+        return _dense(p)
+    strides = tuple(Dim.name(stride_name(p.name, n)).evaluator(signed=True) for n in range(p.type.rank))
+    return replace(_dense(p), strides=strides)
+
+
+def _dense(v: Value) -> dispatch.Given:
+    return dispatch.Given(tuple(d.evaluator() for d in v.type.dims), torch_dtype(v))
+
+
+def _shared(library: SharedObject) -> dispatch.Library:
+    blas = {torch.float32: runner.blas("sgemm_"), torch.float64: runner.blas("dgemm_")}
+    return dispatch.Library.at(*map(library.address, (runner.RUN, runner.PRODUCT, runner.COPY)), blas)
 
 
 def _operand(x: Operand, slots: Mapping[Value, int], scalars: Mapping[Value, int]) -> Callable[..., Any]:
