@@ -18,6 +18,7 @@ from tessera.backends.triton.emit import emit as triton_emit
 from tessera.diag import ConfigError, ResourceError, ShapeError
 from tessera.driver.devices import ACCELERATORS
 from tessera.driver.gradient import Gradient, latest
+from tessera.driver.peak import peak
 from tessera.driver.variant import Variant
 from tessera.ir.dim import Dim
 from tessera.ir.flops import nbytes, op_flops
@@ -141,9 +142,7 @@ def part_cost(program: Program) -> PartCost:
     moved = sum((k.cost.moved for k in kernels), others.moved)
     flops = sum((k.cost.flops for k in kernels), others.flops)
     resident = sum((nbytes(v.type) for v in inputs), ZERO)
-    own = ((*(v for v in k.outputs if v not in dict(k.updates)), *k.temps) for k in kernels)
-    made = sum((nbytes(t.type) for values in own for t in values), others.made)
-    return PartCost(moved, flops, resident + made, len(kernels) + others.count)
+    return PartCost(moved, flops, resident + peak(program), len(kernels) + others.count)
 
 
 @dataclass(frozen=True)

@@ -173,9 +173,7 @@ class Places(Generic[S]):
         if self.device == CPU:
             return _step(lambda t, n, s: (torch.tensor(getter(t, n, s), dtype=dtype),), (), (slot,))
         # Filled there: a copy from the CPU would wait for the device.
-        return _step(
-            lambda t, n, s: (torch.full((), getter(t, n, s), dtype=dtype, device=self.device),), (), (slot,)
-        )
+        return _step(lambda t, n, s: (torch.full((), getter(t, n, s), dtype=dtype, device=self.device),), (), (slot,))
 
 
 def _step(
@@ -294,7 +292,8 @@ def _dense(v: Value) -> dispatch.Given:
 
 def _shared(library: SharedObject) -> dispatch.Library:
     blas = {torch.float32: runner.blas("sgemm_"), torch.float64: runner.blas("dgemm_")}
-    return dispatch.Library.at(*map(library.address, (runner.RUN, runner.PRODUCT, runner.COPY)), blas)
+    run, product, copy = map(library.address, (runner.RUN, runner.PRODUCT, runner.COPY))
+    return dispatch.Library.at(run, product, copy, blas)
 
 
 def _operand(x: Operand, slots: Mapping[Value, int], scalars: Mapping[Value, int]) -> Callable[..., Any]:

@@ -77,7 +77,8 @@ class Place:
             return None
         if y.dtype is not self.dtype or y.is_neg() or y.is_conj() or _block(x) != _block(y):
             return None
-        return Place(self.root, self.offset + y.storage_offset() * y.itemsize, tuple(y.shape), y.stride(), y.dtype)
+        at = self.offset + int(y.storage_offset()) * y.itemsize
+        return Place(self.root, at, tuple(y.shape), y.stride(), y.dtype)
 
 
 def _block(x: torch.Tensor) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import weakref
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ def test_results_and_arguments_stay_and_what_is_between_goes() -> None:
 
     def first(x: torch.Tensor) -> torch.Tensor:
         made = x + 1
-        kept.append(torch.utils.weak.WeakTensorRefKey(made).ref)
+        kept.append(weakref.ref(made))
         return made
 
     def last(b: torch.Tensor, made: torch.Tensor) -> torch.Tensor:

@@ -59,10 +59,10 @@ static void x_product_f64(const i64 *args, const i64 *apart) {{
         (char *)args[1] + apart[1], &lb, &zero, (char *)args[2] + apart[2], &lc);
 }}
 
-/* A batch of products of column-major matrices. The arguments: three addresses, the BLAS function, whether it takes f64,
-   whether each operand is transposed, m, n and k, three leading sizes, the number of axes of the batch, for each axis
-   its size and the bytes from one product to the next in the operands and in the result. Many small products are shared
-   out to the threads, where the library uses one for each; of few it is the library that shares each out. */
+/* A batch of products of column-major matrices. The arguments: three addresses, the BLAS function, whether it takes
+   f64, whether each operand is transposed, m, n and k, three leading sizes, the number of axes of the batch, for each
+   axis its size and the bytes from one product to the next in the operands and in the result. Many small products are
+   shared out to the threads, where the library uses one for each; of few it is the library that shares each out. */
 {VISIBLE} int {PRODUCT}(const i64 *args) {{
     const i64 rank = args[13], *const axes = args + 14;
     i64 count = 1;
