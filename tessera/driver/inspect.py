@@ -27,6 +27,8 @@ from tessera.ir.loop import Loop
 from tessera.ir.printer import print_function
 from tessera.ir.record import Kind
 from tessera.ir.types import TensorType
+from tessera.runtime import dispatch
+from tessera.runtime.report import described
 from tessera.schedule.plan import ZERO, Call, Kernel, Program, Unschedulable
 
 Json = Any
@@ -61,12 +63,16 @@ class LoweredKernel:
 
 @dataclass(frozen=True)
 class Lowered:
-    """A function lowered for a target: kernels in order, and the library calls between them by name."""
+    """A function lowered for a target: kernels in order, and the library calls between them by name. ``runs`` are what
+    a call with the given arguments does on this machine: the tables of kernels and matrix products that are entered at
+    once, what libraries do between them, and the block of memory that they share.
+    """
 
     target: Target
     backend: str
     kernels: tuple[LoweredKernel, ...]
     calls: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         head = f"# {self.backend} for {self.target.name}: {len(self.kernels)} kernels, {len(self.calls)} library calls"
@@ -236,10 +242,17 @@ def lower(
     if backend == "eager":
         return Lowered(target or host_target(), backend, (), tuple(op.name for op in variant.traced.function.ops))
     if backend == "c":
-        return _lower_c(program.kernels, target or host_target(), calls)
+        found = _lower_c(program.kernels, target or host_target(), calls)
+        here = target is None and there is None and sizes is not None and not variant.layout.strided
+        return replace(found, runs=_runs(variant, sizes)) if here and sizes is not None else found
     if backend == "triton":
         return _lower_triton(program.kernels, target or Target("cuda", "90"), calls, sizes)
     raise ResourceError(f"no backend `{backend}`", code="TSR0607", helps=["there are c, triton and eager"])
+
+
+def _runs(variant: Variant, sizes: Mapping[str, int]) -> tuple[str, ...]:
+    plan = variant.plan()
+    return described(plan, sizes) if isinstance(plan, dispatch.Plan) else ()
 
 
 def _lower_c(kernels: Sequence[Kernel], target: Target, calls: tuple[str, ...]) -> Lowered:

@@ -44,8 +44,14 @@ def bound(f: Any, *args: Any) -> Bound:
 
 
 def test_products_and_kernels_are_rows_of_one_table() -> None:
-    found = bound(mlp, *arguments(2, 3, 0))
-    assert found.steps and all(isinstance(step, Row) for step in found.steps)
+    found = bound(heads, torch.randn(2, 3, 4, 5), torch.randn(20, 6))
+    assert len(found.steps) > 3 and all(isinstance(step, Row) for step in found.steps)
+
+
+def test_lowering_says_what_is_entered_at_once() -> None:
+    runs = heads.lower(torch.randn(2, 3, 4, 5), torch.randn(20, 6)).runs
+    assert runs[0].startswith("table: ") and "matmul" in runs[0]
+    assert runs[-1].startswith("block: ") and len(runs) == 2
 
 
 def test_two_threads_in_one_function() -> None:
