@@ -393,10 +393,11 @@ class Writer:
 
     def tensor(self, slot: int) -> Callable[[Call], Any]:
         """What gives the tensor of a slot."""
-        place = self.bound.places.get(slot)
+        blocks, places = self.bound.blocks, self.bound.places
+        place = places.get(slot)
         root = slot if place is None else place.root
         offset = self.memory.offsets.get(root)
-        if place is None or (offset is None and place is self.bound.places.get(root)):
+        if place is None or (offset is None and place is (blocks.get(root) or places.get(root))):
             return lambda call: call.slots[root]
         if offset is None:
             return lambda call: place.of(call.slots[root])

@@ -137,6 +137,16 @@ def test_views_are_no_steps_and_those_that_copy_are_rows() -> None:
     assert torch.allclose(heads(*args), heads.eager(*args), atol=1e-4)
 
 
+def test_a_view_that_copies_has_its_own_shape() -> None:
+    step = CallStep(lambda _: lambda xs, numbers: (xs[0].reshape(3, 8),), (0,), (1,), view=True)
+    given = Given((lambda _: 4, lambda _: 3, lambda _: 2), F32, (lambda _: 2, lambda _: 8, lambda _: 1))
+    plan = Plan(1, 2, (), (step,), (1,), given=(given,), library=bound(mlp, *arguments(2, 3, 0)).plan.library)
+    x = torch.randn(3, 4, 2).transpose(0, 1)
+    assert isinstance(Bound(plan, {}).steps[0], Row)
+    (found,) = bind(plan, {})([x], ())
+    assert torch.equal(found, x.reshape(3, 8))
+
+
 def test_what_one_block_would_take_more_memory_for_is_allocated_step_by_step() -> None:
     @tessera.function
     def chain(x: Tensor["S", "S"]) -> tuple[Tensor["S", "S"], Tensor["S", "S"]]:
