@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tessera.backends.eager.run import run_op
+from tessera.backends.eager.run import Run, ready
 from tessera.diag import BoundsError, Label, TesseraError
 from tessera.ir.access import accesses
 from tessera.ir.dim import Dim
@@ -47,13 +47,23 @@ def located(f: Function, inputs: Sequence[Any], sizes: Sizes) -> BoundsError | N
 
 
 def run_checked(op: Operation, operands: Sequence[Any], sizes: Sizes) -> tuple[torch.Tensor, ...]:
-    """The results of an operation. Raises BoundsError for an index of it, or of what its steps do, that is out of
-    range.
+    """The results of an operation; as what ``checked`` gives."""
+    return checked(op, sizes)(operands)
+
+
+def checked(op: Operation, sizes: Sizes) -> Run:
+    """An operation at given sizes, to be run many times. It raises BoundsError for an index of it, or of what its steps
+    do, that is out of range.
     """
-    try:
-        return run_op(op, operands, sizes, refused)
-    except (IndexError, RuntimeError) as error:
-        raise refused(op, operands, sizes) or error from None
+    run = ready(op, sizes, refused)
+
+    def execute(operands: Sequence[Any]) -> tuple[torch.Tensor, ...]:
+        try:
+            return run(operands)
+        except (IndexError, RuntimeError) as error:
+            raise refused(op, operands, sizes) or error from None
+
+    return execute
 
 
 def refused(op: Operation, operands: Sequence[Any], sizes: Sizes) -> BoundsError | None:

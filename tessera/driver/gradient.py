@@ -6,6 +6,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import is_
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ from tessera.passes.products import Products
 from tessera.passes.remat import Split, split
 from tessera.passes.shapes import Shapes
 from tessera.runtime import dispatch
+from tessera.runtime.recent import tensor_check
 
 #: The size of every dimension for which a derivative is cut that is only looked at.
 SHOWN = 256
@@ -201,6 +203,7 @@ class Call:
     ``smooth`` which of them have cotangents, ``again`` which of them are an earlier one once more; ``saved`` are the
     numbers of what the backward pass reads among the tensors given and made, ``scalars`` which numbers it reads.
     ``kinds`` are their dtypes and sizes, ``backs`` what runs, by whether it leaves them as they are, and their strides.
+    ``latest`` recognises tensors that need nothing done to them, with what runs on those, by the same.
     """
 
     gradient: Gradient
@@ -214,6 +217,7 @@ class Call:
     again: tuple[int, ...]
     kinds: list[tuple[torch.dtype, torch.Size]] = field(default_factory=list)
     backs: dict[tuple[bool, tuple[tuple[int, ...], ...]], Runner] = field(default_factory=dict)
+    latest: dict[bool, tuple[Callable[..., bool], Runner]] = field(default_factory=dict)
 
     @staticmethod
     def of(gradient: Gradient, named: Sizes, run: Runner) -> Call:
@@ -243,22 +247,28 @@ class Call:
         of what was saved, which nobody else has.
         """
         read = [numbers[n] for n in self.scalars]
+        elsewhere, variant = _elsewhere(cotangents), (self.gradient.last if last else None) or self.gradient.backward
+        scaled, keeps = self.gradient.scaled if last else None, variant is self.gradient.backward
+        if scaled is not None and not elsewhere and cotangents[0].item() == 1:
+            return [self._restored(saved[n], self.kinds[n]) for n in scaled]
+        latest = self.latest.get(keeps)
+        if latest is not None and not elsewhere and latest[0](*saved, *cotangents):
+            return latest[1]([*saved, *cotangents], read)
         given = [*map(self._restored, saved, self.kinds), *cotangents]
-        if _elsewhere(cotangents):
+        if elsewhere:
             return run_function(self.gradient.parts.backward, [*given, *read], sizes=self.named)
-        scaled = self.gradient.scaled if last else None
-        if scaled is not None and cotangents[0].item() == 1:
-            return [given[n] for n in scaled]
-        variant = (self.gradient.last if last else None) or self.gradient.backward
         strided = variant.layout.strided
         dense = [x if p.name in strided else x.contiguous().resolve_neg()
                  for p, x in zip(variant.tensor_params, given, strict=True)]  # fmt: skip
         strides = tuple(x.stride() for p, x in zip(variant.tensor_params, dense, strict=True) if p.name in strided)
-        key = (variant is self.gradient.backward, strides)
-        run = self.backs.get(key)
+        run = self.backs.get((keeps, strides))
         if run is None:
             with self.gradient.lock:
-                run = self.backs[key] = variant.plan().bind(variant.sizes(self.named, dense))
+                run = self.backs[keeps, strides] = variant.plan().bind(variant.sizes(self.named, dense))
+        if all(map(is_, dense, given)) and all(map(dispatch.plain, dense)):
+            alike = tensor_check(dense)
+            if alike is not None:
+                self.latest[keeps] = (alike, run)
         return run(dense, read)
 
     def _restored(self, x: torch.Tensor, kind: tuple[torch.dtype, torch.Size]) -> torch.Tensor:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import enum
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import lru_cache, partial
+from itertools import chain
 from operator import is_
 from types import BuiltinFunctionType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
@@ -153,13 +154,15 @@ class Snapshot:
     It keeps alive what the object holds, but not the object.
     """
 
-    __slots__ = ("classes", "empty", "maps", "rows", "sets")
+    __slots__ = ("classes", "counts", "empty", "held", "rows", "sets")
 
     def __init__(self) -> None:
         self.classes: set[type] = set()
         self.empty: list[object] = []
-        self.maps: list[tuple[Mapping[Any, Any], tuple[Any, ...], tuple[Any, ...]]] = []
-        self.rows: list[tuple[list[Any], tuple[Any, ...]]] = []
+        #: Containers that are looked at in one go, one behind the other: how many members each had, and all of those.
+        self.rows: list[Collection[Any]] = []
+        self.counts: list[int] = []
+        self.held: list[Any] = []
         self.sets: list[tuple[set[Any], frozenset[Any]]] = []
 
     def holds(self) -> bool:
@@ -167,15 +170,23 @@ class Snapshot:
         if any(self.empty):
             return False
         try:
-            for map_, keys, values in self.maps:
-                if len(map_) != len(keys) or not all(map(is_, map_, keys)) or not all(map(is_, map_.values(), values)):
-                    return False
-            for row, members in self.rows:
-                if len(row) != len(members) or not all(map(is_, row, members)):
-                    return False
+            if list(map(len, self.rows)) != self.counts or not all(map(is_, chain.from_iterable(self.rows), self.held)):
+                return False
             return all(members == was for members, was in self.sets)
         except RuntimeError:  # changed by another thread while it is read
             return False
+
+    def note(self, members: Collection[Any]) -> None:
+        """Members, in order, each of which has to stay."""
+        taken = list(members)
+        self.rows.append(members)
+        self.counts.append(len(taken))
+        self.held += taken
+
+    def note_map(self, x: Mapping[Any, Any]) -> None:
+        """Keys and values, through views that follow what happens to the mapping."""
+        self.note(x.keys())
+        self.note(x.values())
 
     def add(self, x: Any, outermost: bool) -> list[Any] | None:
         """Note what an object holds and give it; None where comparing identities would miss a change."""
@@ -189,10 +200,10 @@ class Snapshot:
             self.empty.append(x)
             return None if x else []
         if isinstance(x, dict):
-            self.maps.append((x, tuple(x), tuple(x.values())))
+            self.note_map(x)
             return list(x.values())
         if isinstance(x, list):
-            self.rows.append((x, tuple(x)))
+            self.note(x)
         if isinstance(x, list | tuple | frozenset):
             return list(x)
         if isinstance(x, set) and all(type(member) in _PLAIN for member in x):
@@ -209,7 +220,8 @@ class Snapshot:
         classes = [cls for cls in _own(kind) if cls not in self.classes]
         self.classes.update(classes)
         own: dict[str, Any] = getattr(x, "__dict__", {})
-        self.maps += [(held, tuple(held), tuple(held.values())) for held in (own, *map(vars, classes))]
+        for held in (own, *map(vars, classes)):
+            self.note_map(held)
         return [*own.values(), *(member for _, member in members if not hasattr(member, "__get__"))]
 
 

@@ -18,6 +18,7 @@ from tessera.backends.triton.emit import emit as triton_emit
 from tessera.diag import ConfigError, ResourceError, ShapeError
 from tessera.driver.devices import ACCELERATORS
 from tessera.driver.gradient import Gradient, latest
+from tessera.driver.peak import peak
 from tessera.driver.variant import Variant
 from tessera.ir.dim import Dim, ceildiv, dim_min
 from tessera.ir.flops import nbytes, op_flops
@@ -26,6 +27,8 @@ from tessera.ir.loop import Loop
 from tessera.ir.printer import print_function
 from tessera.ir.record import Kind
 from tessera.ir.types import TensorType
+from tessera.runtime import dispatch
+from tessera.runtime.report import described
 from tessera.schedule.plan import ZERO, Added, Blocks, Call, Kernel, Program, Step, Unschedulable
 
 Json = Any
@@ -60,12 +63,16 @@ class LoweredKernel:
 
 @dataclass(frozen=True)
 class Lowered:
-    """A function lowered for a target: kernels in order, and the library calls between them by name."""
+    """A function lowered for a target: kernels in order, and the library calls between them by name. ``runs`` are what
+    a call with the given arguments does on this machine: the tables of kernels and matrix products that are entered at
+    once, what libraries do between them, and the block of memory that they share.
+    """
 
     target: Target
     backend: str
     kernels: tuple[LoweredKernel, ...]
     calls: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         head = f"# {self.backend} for {self.target.name}: {len(self.kernels)} kernels, {len(self.calls)} library calls"
@@ -138,7 +145,7 @@ def part_cost(program: Program) -> PartCost:
     inputs = [p for p in program.function.params if isinstance(p.type, TensorType)]
     resident = sum((nbytes(v.type) for v in inputs), ZERO)
     total = _of_steps(program)
-    return PartCost(total.moved, total.flops, resident + total.made, total.count)
+    return PartCost(total.moved, total.flops, resident + peak(program), total.count)
 
 
 def _of_steps(program: Program) -> _Tally:
@@ -146,9 +153,7 @@ def _of_steps(program: Program) -> _Tally:
     total = _tally([s.op for s in program.steps if isinstance(s, Call) and not _is_view(s)])
     for step in program.steps:
         if isinstance(step, Kernel):
-            own = (*(v for v in step.outputs if v not in dict(step.updates)), *step.temps)
-            made = sum((nbytes(t.type) for t in own), ZERO)
-            part = _Tally(step.cost.moved, step.cost.flops, made, 1)
+            part = _Tally(step.cost.moved, step.cost.flops, count=1)
         elif isinstance(step, Blocks):
             part = _of_blocks(step)
         else:
@@ -166,10 +171,9 @@ def _of_blocks(step: Blocks) -> _Tally:
     for part in step.parts:
         if isinstance(part, Added):
             last = _tally([part.product] if part.product is not None else [])
-            one = one.plus(replace(last, moved=last.moved + nbytes(part.value.type), made=ZERO))
-    moved, flops, made = (d.substitute({step.block: rows}) for d in (one.moved, one.flops, one.made))
-    left = sum((nbytes(v.type) for v in step.outputs), ZERO)
-    return _Tally(count * moved, count * flops, made + left, one.count)
+            one = one.plus(replace(last, moved=last.moved + nbytes(part.value.type)))
+    moved, flops = (d.substitute({step.block: rows}) for d in (one.moved, one.flops))
+    return _Tally(count * moved, count * flops, count=one.count)
 
 
 @dataclass(frozen=True)
@@ -269,10 +273,17 @@ def lower(
     if backend == "eager":
         return Lowered(target or host_target(), backend, (), tuple(op.name for op in variant.traced.function.ops))
     if backend == "c":
-        return _lower_c(program.kernels, target or host_target(), calls)
+        found = _lower_c(program.kernels, target or host_target(), calls)
+        here = target is None and there is None and sizes is not None and not variant.layout.strided
+        return replace(found, runs=_runs(variant, sizes)) if here and sizes is not None else found
     if backend == "triton":
         return _lower_triton(program.kernels, target or Target("cuda", "90"), calls, sizes)
     raise ResourceError(f"no backend `{backend}`", code="TSR0607", helps=["there are c, triton and eager"])
+
+
+def _runs(variant: Variant, sizes: Mapping[str, int]) -> tuple[str, ...]:
+    plan = variant.plan()
+    return described(plan, sizes) if isinstance(plan, dispatch.Plan) else ()
 
 
 def _lower_c(kernels: Sequence[Kernel], target: Target, calls: tuple[str, ...]) -> Lowered:

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import torch
 
+from tessera.backends.c import runner
 from tessera.backends.c.emit import CSource
+from tessera.backends.c.load import SharedObject
+from tessera.backends.eager.run import ORDERED
 from tessera.backends.eager.table import TorchTable
 from tessera.driver import bounds
 from tessera.driver.devices import CPU
 from tessera.frontend.trace import Traced
-from tessera.ir.dialects.contract import letters
+from tessera.ir.dialects.contract import contracted_dtype, letters
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import bool_
 from tessera.ir.graph import Literal, Operand, Operation, Value
 from tessera.ir.record import Kind
 from tessera.ir.types import ScalarType, TensorType
 from tessera.runtime import dispatch
+from tessera.runtime.blocks import Add, ByBlocks
 from tessera.runtime.dispatch import Sizes
 from tessera.runtime.pieces import Pieces
+from tessera.runtime.steps import Routine
+from tessera.schedule.lower import stride_name
 from tessera.schedule.plan import Added, Blocks, Call, Kernel, Program, part_values
 
 TABLE = TorchTable()
@@ -39,10 +45,11 @@ class Places(Generic[S]):
     device: torch.device
     kernel: Callable[[Kernel, Places[S]], S]
     copied: Mapping[int, Copy] = field(default_factory=dict)
+    library: dispatch.Library | None = None
     slots: dict[Value, int] = field(default_factory=dict)
     scalars: dict[Value, int] = field(default_factory=dict)
     allocs: list[dispatch.Alloc] = field(default_factory=list)
-    steps: list[S | dispatch.CallStep | dispatch.BlockStep] = field(default_factory=list)
+    steps: list[S | dispatch.CallStep] = field(default_factory=list)
     outputs: list[int] = field(default_factory=list)
     updates: tuple[int, ...] = ()
     inputs: int = 0
@@ -89,20 +96,24 @@ class Places(Generic[S]):
 
     def blocks(self, step: Blocks) -> None:
         """Steps that are laid out for themselves, and where what they make of a block goes."""
-        inside = Places(step.program, self.device, self.kernel)
+        inside = Places(step.program, self.device, self.kernel, library=self.library)
+        tensors = [v for v in step.inputs if isinstance(v.type, TensorType)]
+        params = [p for p in step.program.function.params if isinstance(p.type, TensorType)]
+        given = tuple(_given(p, v.name, self.program) for p, v in zip(params, tensors, strict=True))
         plan = dispatch.Plan(inside.inputs, len(inside.slots), tuple(inside.allocs), tuple(inside.steps),  # type: ignore[arg-type]
-                             tuple(inside.outputs))  # fmt: skip
-        for v in step.outputs:
-            self.allocate(v)
+                             tuple(inside.outputs), (), given, self.library)  # fmt: skip
         at = {v: n for n, v in enumerate(step.program.outputs)}
         parts = tuple((tuple(at[v] for v in part_values(part)), _adder(part, inside)) for part in step.parts)
-        reads = tuple(self.slots[v] for v in step.inputs if isinstance(v.type, TensorType))
         numbers = tuple(self.scalars[v] for v in step.inputs if isinstance(v.type, ScalarType))
-        writes, cut = tuple(self.slots[v] for v in step.outputs), frozenset(self.slots[v] for v in step.cut)
+        dense = frozenset(n for n, v in enumerate(tensors) if v.name not in self.program.strided)
+        cut, results = frozenset(n for n, v in enumerate(tensors) if v in step.cut), tuple(map(_dense, step.outputs))
         along, rows = step.along.evaluator(), step.rows.evaluator()
-        strided = {self.slots[v] for v in step.inputs if v.name in self.program.strided}
-        dense = frozenset(reads) - strided
-        self.steps.append(dispatch.BlockStep(plan, reads, dense, cut, numbers, writes, parts, step.block, along, rows))
+        by = ByBlocks(plan, dense, cut, numbers, results, parts, step.block, along, rows)
+        reads = tuple(self.slots[v] for v in tensors)
+        for v in step.outputs:
+            self.slots[v] = len(self.slots)
+        writes = tuple(self.slots[v] for v in step.outputs)
+        self.steps.append(dispatch.CallStep(by.at, reads, writes, step.op.name, dense=results))
 
     def give(self, x: Operand) -> None:
         """One output: a tensor that has a slot, or a number that becomes a tensor of rank 0."""
@@ -126,7 +137,7 @@ class Places(Generic[S]):
                 new = self.make(torch.clone, new)
             pending.append((arguments[p], new))
         for place, new in pending:
-            self.steps.append(dispatch.CallStep(_written, (place, new), ()))
+            self.steps.append(_step(_written, (place, new), ()))
             if place in self.whole:
                 self.outputs = [place if o == new else o for o in self.outputs]
 
@@ -140,7 +151,7 @@ class Places(Generic[S]):
         """The slot of what ``make`` makes of a tensor."""
         new = len(self.slots)
         self.slots[Value("copy", ScalarType(bool_))] = new
-        self.steps.append(dispatch.CallStep(lambda tensors, numbers, sizes: (make(tensors[0]),), (slot,), (new,)))
+        self.steps.append(_step(lambda tensors, numbers, sizes: (make(tensors[0]),), (slot,), (new,)))
         return new
 
     def buffers(self, step: Kernel) -> tuple[int, ...]:
@@ -156,33 +167,58 @@ class Places(Generic[S]):
         reads = tuple(dict.fromkeys(self.slots[v] for v in op.inputs if v in self.slots))
         local = {v: reads.index(self.slots[v]) for v in op.inputs if v in self.slots}
         getters = [_operand(x, local, self.scalars) for x in op.operands]
-
         kind = self.device.type
 
-        def run(tensors: Sequence[torch.Tensor], numbers: Sequence[float], sizes: Sizes) -> Sequence[torch.Tensor]:
-            operands = [g(tensors, numbers, sizes) for g in getters]
-            if torch.is_autocast_enabled(kind):  # the dtypes in the graph are settled
-                with torch.autocast(kind, enabled=False):
-                    return bounds.run_checked(op, operands, sizes)
-            return bounds.run_checked(op, operands, sizes)
+        def at(sizes: Sizes) -> Routine:
+            go = bounds.checked(op, sizes)
 
-        def make(tensors: Sequence[torch.Tensor], numbers: Sequence[float], sizes: Sizes) -> Sequence[torch.Tensor]:
-            with self.device:
-                return run(tensors, numbers, sizes)
+            def run(tensors: Sequence[torch.Tensor], numbers: Sequence[float]) -> Sequence[torch.Tensor]:
+                operands = [g(tensors, numbers, sizes) for g in getters]
+                if torch.is_autocast_enabled(kind):  # the dtypes in the graph are settled
+                    with torch.autocast(kind, enabled=False):
+                        return go(operands)
+                return go(operands)
+
+            return run
+
+        def elsewhere(sizes: Sizes) -> Routine:
+            run = at(sizes)
+
+            def make(tensors: Sequence[torch.Tensor], numbers: Sequence[float]) -> Sequence[torch.Tensor]:
+                with self.device:
+                    return run(tensors, numbers)
+
+            return make
 
         # With a tensor among the operands torch knows the device by itself; a step may make tensors of none.
-        elsewhere = self.device != CPU and (not reads or op.body is not None)
-        return dispatch.CallStep(make if elsewhere else run, reads, tuple(self.slots[v] for v in op.results))
+        anew = self.device != CPU and (not reads or op.body is not None)
+        view = op.record.kind is Kind.VIEW and not any(v in self.scalars for v in op.inputs)
+        dense = tuple(_dense(v) for v in op.results) if op.record.kind in ORDERED else ()
+        writes = tuple(self.slots[v] for v in op.results)
+        return dispatch.CallStep(elsewhere if anew else at, reads, writes, op.name, view, _letters(op), dense)
 
     def constant(self, x: Operand, slot: int) -> dispatch.CallStep:
         getter = _operand(x, {}, self.scalars)
         dtype = torch_dtype(x)
         if self.device == CPU:
-            return dispatch.CallStep(lambda t, n, s: (torch.tensor(getter(t, n, s), dtype=dtype),), (), (slot,))
+            return _step(lambda t, n, s: (torch.tensor(getter(t, n, s), dtype=dtype),), (), (slot,))
         # Filled there: a copy from the CPU would wait for the device.
-        return dispatch.CallStep(
-            lambda t, n, s: (torch.full((), getter(t, n, s), dtype=dtype, device=self.device),), (), (slot,)
-        )
+        return _step(lambda t, n, s: (torch.full((), getter(t, n, s), dtype=dtype, device=self.device),), (), (slot,))
+
+
+def _step(
+    run: Callable[[Sequence[Any], Sequence[float], Sizes], Sequence[torch.Tensor]], reads: tuple[int, ...],
+    writes: tuple[int, ...],
+) -> dispatch.CallStep:  # fmt: skip
+    """A step that has nothing to prepare."""
+    return dispatch.CallStep(lambda sizes: lambda tensors, numbers: run(tensors, numbers, sizes), reads, writes)
+
+
+def _letters(op: Operation) -> tuple[str, str, str] | None:
+    """The axes of a sum of products that is summed in its own dtype; None for what is none."""
+    if op.record.kind is not Kind.CONTRACT or contracted_dtype(op) is not op.results[0].type.dtype:
+        return None
+    return letters(op)
 
 
 def copies(traced: Traced, program: Program) -> dict[int, Copy]:
@@ -242,16 +278,17 @@ def torch_dtype(x: Operand) -> torch.dtype:
 def lay_out(
     program: Program,
     sources: Sequence[CSource],
-    entries: Sequence[Callable[[bytes], int]],
+    library: SharedObject | None,
     copied: Mapping[int, Copy] | None = None,
 ) -> dispatch.Plan:
-    """The plan of a program on the CPU, from the C text of its kernels and their loaded entries, in order."""
-    native = iter(zip(sources, entries, strict=True))
+    """The plan of a program on the CPU, from the C text of its kernels and the library that they are in."""
+    natives = iter(sources)
 
     def kernel(step: Kernel, places: Places[dispatch.KernelStep]) -> dispatch.KernelStep:
-        source, entry = next(native)
+        source = next(natives)
+        assert library is not None
         return dispatch.KernelStep(
-            entry,
+            dispatch.Native.at(library.address(source.entry)),
             places.buffers(step),
             tuple(Dim.name(n).evaluator(signed=True) for n in source.sizes),
             places.numbers(step),
@@ -261,13 +298,36 @@ def lay_out(
             step.name,
         )
 
-    laid = Places(program, CPU, kernel, copied or {})
+    shared = None if library is None else _shared(library)
+    laid = Places(program, CPU, kernel, copied or {}, shared)
     return dispatch.Plan(
-        laid.inputs, len(laid.slots), tuple(laid.allocs), tuple(laid.steps), tuple(laid.outputs), laid.updates
-    )
+        laid.inputs, len(laid.slots), tuple(laid.allocs), tuple(laid.steps), tuple(laid.outputs), laid.updates,
+        tuple(_given(p, p.name, program) for p in program.function.params if isinstance(p.type, TensorType)),
+        shared,
+    )  # fmt: skip
 
 
-def _adder(part: Value | Added, inside: Places[Any]) -> dispatch.Add | None:
+def _given(p: Value, name: str, program: Program) -> dispatch.Given | None:
+    """How an argument of this name lies; None for one in pieces."""
+    if name in program.pieces:
+        return None
+    if name not in program.strided:
+        return _dense(p)
+    strides = tuple(Dim.name(stride_name(name, n)).evaluator(signed=True) for n in range(p.type.rank))
+    return replace(_dense(p), strides=strides)
+
+
+def _dense(v: Value) -> dispatch.Given:
+    return dispatch.Given(tuple(d.evaluator() for d in v.type.dims), torch_dtype(v))
+
+
+def _shared(library: SharedObject) -> dispatch.Library:
+    blas = {torch.float32: runner.blas("sgemm_"), torch.float64: runner.blas("dgemm_")}
+    run, product, copy = map(library.address, (runner.RUN, runner.PRODUCT, runner.COPY))
+    return dispatch.Library.at(run, product, copy, blas)
+
+
+def _adder(part: Value | Added, inside: Places[Any]) -> Add | None:
     """What adds a part of a block to a sum; None for what is no sum."""
     if not isinstance(part, Added):
         return None
@@ -283,7 +343,7 @@ def _adder(part: Value | Added, inside: Places[Any]) -> dispatch.Add | None:
     def product(
         total: torch.Tensor, given: Sequence[torch.Tensor], numbers: Sequence[float], sizes: Sizes, first: bool
     ) -> None:
-        _add(total, step.run([given[n] for n in order], numbers, sizes)[0], first)
+        _add(total, step.at(sizes)([given[n] for n in order], numbers)[0], first)
 
     return product
 
@@ -292,7 +352,7 @@ def _add(total: torch.Tensor, x: torch.Tensor, first: bool) -> None:
     total.copy_(x) if first else total.add_(x)
 
 
-def product_into(op: Operation, device: str) -> dispatch.Add | None:
+def product_into(op: Operation, device: str) -> Add | None:
     """What adds a product of two matrices to a sum without memory of its own; None for any other contraction."""
     left, right, result = letters(op)
     summed = [c for c in left if c not in result]

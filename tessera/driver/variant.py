@@ -165,7 +165,7 @@ class Variant:
         return self._plan
 
     def _host_plan(self) -> dispatch.Plan:
-        entries: list[Callable[[bytes], int]] = []
+        library: SharedObject | None = None
         if self.program.kernels:
             try:
                 library = self._library()
@@ -174,8 +174,7 @@ class Variant:
                     f"the kernels cannot be compiled: {failure.strerror}", code="TSR0602", notes=[str(failure)],
                     helps=["free space in the folder for temporary files, or set TMPDIR"],
                 ) from failure  # fmt: skip
-            entries = [dispatch.native(library.address(k.entry)) for k in self.native.kernels]
-        return lay_out(self.program, self.native.kernels if entries else (), entries, self.copied)
+        return lay_out(self.program, () if library is None else self.native.kernels, library, self.copied)
 
     def _library(self) -> SharedObject:
         """The kernels compiled and loaded, or loaded from the cache."""

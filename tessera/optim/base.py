@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, wraps
+from functools import wraps
+from itertools import chain
+from operator import is_
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from tessera import DTypeError
 from tessera.optim import rules
 
 Group = dict[str, Any]
+_STRIDED = torch.strided
 #: A compiled update: it writes to lists of tensors, and gives a norm or None.
 Rule = Callable[..., torch.Tensor | None]
 
@@ -42,20 +45,79 @@ class Slot:
 
 @dataclass
 class Batch:
-    """Parameters of one group that one kernel updates, in ``rows`` with their gradients and states. ``done`` says how
-    often they were updated, ``fresh`` that their states were just made.
+    """Parameters of one group that one kernel updates. ``lists`` are those, their gradients, and each of their states.
+    ``done`` says how often they were updated, ``fresh`` that their states were just made.
     """
 
     group: Group
     done: float
     fresh: bool
     slots: list[Slot]
-    rows: list[tuple[torch.Tensor, ...]]
+    lists: list[list[torch.Tensor]]
 
-    @cached_property
-    def lists(self) -> list[list[torch.Tensor]]:
-        """One list for the parameters, one for the gradients, one for each state."""
-        return [list(column) for column in zip(*self.rows, strict=True)]
+    def add(self, slot: Slot, row: Sequence[torch.Tensor]) -> None:
+        """One more parameter, with its gradient and its states."""
+        self.slots.append(slot)
+        self.lists = self.lists or [[] for _ in row]
+        for column, x in zip(self.lists, row, strict=True):
+            column.append(x)
+
+
+class Known:
+    """The batches of a step, for later ones: recognised as long as parameters, states and groups are the very objects
+    that they were, the same parameters have gradients, and those are of the same dtype.
+    """
+
+    __slots__ = ("batches", "counts", "held", "kinds", "names", "params", "places", "rows", "state")
+
+    def __init__(self, optimizer: Optimizer, batches: list[Batch]) -> None:
+        groups = optimizer.param_groups
+        self.batches, self.state = batches, optimizer.state
+        self.names = [(group["params"], optimizer.names(group)) for group in groups]
+        # Everything that could be exchanged, one behind the other: how many members each has, and all of them.
+        self.rows: list[Collection[Any]] = [groups, *(group["params"] for group in groups), self.state.values()]
+        self.rows += [held.values() for held in self.state.values()]
+        self.counts = [len(row) for row in self.rows]
+        self.held = [x for row in self.rows for x in row]
+        self.params = [p for group in groups for p in group["params"]]
+        self.kinds = self._kinds([p.grad for p in self.params])
+        numbers = {id(p): n for n, p in enumerate(self.params)}
+        self.places = [[numbers[id(slot.param)] for slot in batch.slots] for batch in batches]
+
+    @staticmethod
+    def of(optimizer: Optimizer, batches: list[Batch]) -> Known | None:
+        """What is known after a step; None where the next one may group the parameters in another way."""
+        slots = [slot for batch in batches for slot in batch.slots]
+        changes = any(slot.fresh or not slot.plain for slot in slots)
+        return None if changes or len({id(slot.param) for slot in slots}) < len(slots) else Known(optimizer, batches)
+
+    def again(self, optimizer: Optimizer) -> list[Batch] | None:
+        """The batches of this step; None where something is not as it was."""
+        if optimizer.state is not self.state or list(map(len, self.rows)) != self.counts:
+            return None
+        if not all(map(is_, chain.from_iterable(self.rows), self.held)):
+            return None
+        for group, (params, names) in zip(optimizer.param_groups, self.names, strict=True):
+            if group["params"] is not params or optimizer.names(group) != names:
+                return None
+        grads = [p.grad for p in self.params]
+        return self._renewed(grads) if self._kinds(grads) == self.kinds else None
+
+    def _kinds(self, grads: Sequence[torch.Tensor | None]) -> list[object]:
+        """What the grouping of parameters depends on, beside their states."""
+        found: list[object] = [None if g is None else g.dtype if g.layout is _STRIDED else g.layout for g in grads]
+        return [*found, *(p.dtype for p in self.params), *(p.device for p in self.params)]
+
+    def _renewed(self, grads: list[torch.Tensor | None]) -> list[Batch] | None:
+        found = []
+        for batch, places in zip(self.batches, self.places, strict=True):
+            done = [float(slot.count) for slot in batch.slots if slot.count is not None]
+            if done and done.count(done[0]) != len(done):
+                return None
+            given: Any = [grads[n] for n in places]
+            lists = [batch.lists[0], given, *batch.lists[2:]]
+            found.append(Batch(batch.group, done[0] if done else 0.0, False, batch.slots, lists))
+        return found
 
 
 @dataclass(frozen=True)
@@ -114,6 +176,7 @@ class Optimizer(torch.optim.Optimizer):
         self.state_dtype = state_dtype
         self.grad_norm: torch.Tensor | None = None
         self._slots: dict[int, Slot] = {}
+        self._known: Known | None = None
         super().__init__(params, defaults)
 
     # -- what subclasses say
@@ -174,6 +237,13 @@ class Optimizer(torch.optim.Optimizer):
 
     def _batches(self) -> list[Batch]:
         """The parameters that have gradients, together where one kernel can update them."""
+        again = None if self._known is None else self._known.again(self)
+        if again is None:
+            again = self._grouped()
+            self._known = Known.of(self, again)
+        return again
+
+    def _grouped(self) -> list[Batch]:
         found: dict[Hashable, Batch] = {}
         slots, state_of = self._slots, self.state.get
         batch: Batch | None = None
@@ -198,8 +268,7 @@ class Optimizer(torch.optim.Optimizer):
                 if not (slot.plain and g.layout is torch.strided):
                     _check(p, g)
                     row = lined_up(row)
-                batch.slots.append(slot)
-                batch.rows.append(row)
+                batch.add(slot, row)
         return list(found.values())
 
     def _slot(self, p: torch.Tensor, names: tuple[str, ...]) -> Slot:
@@ -228,7 +297,7 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
-        self._slots = {}
+        self._slots, self._known = {}, None
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over the state of this optimizer or of torch's of the same name.

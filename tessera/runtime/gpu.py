@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from tessera.runtime.dispatch import Alloc, CallStep, NoAddressError, Runner, Sizes, sized
+from tessera.runtime.steps import Alloc, CallStep, NoAddressError, Runner, Sizes, sized
 from tessera.runtime.writes import writing
 
 #: Launches one kernel at fixed sizes: (buffer addresses, scalars, stream) to the number of launches.
@@ -118,8 +118,10 @@ def _check_memory(buffers: Sequence[torch.Tensor], name: str) -> None:
 
 
 def _calling(step: CallStep, sizes: Sizes) -> Callable[[list[Any], Sequence[float], int], None]:
+    routine = step.at(sizes)
+
     def go(slots: list[Any], numbers: Sequence[float], stream: int) -> None:
-        results = step.run([slots[s] for s in step.reads], numbers, sizes)
+        results = routine([slots[s] for s in step.reads], numbers)
         for slot, value in zip(step.writes, results, strict=True):
             slots[slot] = value
 

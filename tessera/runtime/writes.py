@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from tessera.diag import TraceError
-from tessera.runtime.pieces import Pieces, members
+from tessera.runtime.pieces import Pieces, members, spanned
 
 Runner = Callable[[Sequence[Any], Sequence[float]], Any]
 
 
 def writing(run: Runner, updates: Sequence[int]) -> Runner:
     """A runner whose steps write to the tensors with these numbers, as one that takes care of them."""
-    apart: list[list[int]] = []
+    seen: list[tuple[list[int], list[int], Spans]] = []
 
     def go(tensors: Sequence[Any], scalars: Sequence[float]) -> Any:
-        where: list[int] = []
-        for x in tensors:
-            where += (*x.addresses, *x.cuts) if isinstance(x, Pieces) else (x.data_ptr(),)
-        if apart != [where]:
-            check_apart(tensors, updates)
-            apart[:] = [where]
+        written = [tensors[n] for n in updates]
+        read = [x for n, x in enumerate(tensors) if n not in updates]
+        before = seen[0] if seen else None
+        where, there = _addresses(written), _addresses(read)
+        if before is None or before[0] != where:
+            spans = Spans.of(written)
+            spans.check(read)
+            seen[:] = [(where, there, spans)]
+        elif before[1] != there:
+            before[2].check(read)
+            seen[:] = [(where, there, before[2])]
         made = run(tensors, scalars)
-        settle([tensors[n] for n in updates])
+        settle(written)
         return made
 
     return go
+
+
+def _addresses(tensors: Iterable[Any]) -> list[int]:
+    where: list[int] = []
+    for x in tensors:
+        where += (*x.addresses, *x.cuts) if isinstance(x, Pieces) else (x.data_ptr(),)
+    return where
 
 
 def settle(written: Iterable[Any]) -> None:
@@ -43,34 +57,59 @@ def settle(written: Iterable[Any]) -> None:
         torch.autograd.graph.increment_version(changed)
 
 
-def check_apart(tensors: Sequence[Any], updates: Sequence[int]) -> None:
-    """Refuse tensors that are written to and share memory with others, or with themselves. Raises TraceError
-    (TSR0417).
-    """
-    for n in updates:
-        if any(_repeats(x) for x in members([tensors[n]])):
+@dataclass(frozen=True)
+class Spans:
+    """The memory that a call writes to: where its pieces begin and end, in order, and one behind them all."""
+
+    starts: Any
+    stops: Any
+
+    @staticmethod
+    def of(written: Sequence[Any]) -> Spans:
+        """That of tensors. Raises TraceError (TSR0417) where they share memory with themselves or each other."""
+        if any(_repeats(x) for x in members(x for x in written if not _is_dense(x))):
             raise TraceError(
                 "an argument that is updated has elements that share memory", code="TSR0417",
                 helps=["make it dense with `.contiguous()`"],
             )  # fmt: skip
-    spans = sorted(_spans(tensors, frozenset(updates)))
-    end = wrote = 0
-    for start, stop, written in spans:
-        if start < (end if written else wrote):
-            raise TraceError(
-                "an argument that is updated lies in memory that another one is in", code="TSR0417",
-                helps=["clone one of them before the call"],
-            )  # fmt: skip
-        end, wrote = max(end, stop), max(wrote, stop if written else 0)
+        starts, stops = (np.concatenate(side) for side in zip(*map(_spans, written), strict=True))
+        order = np.argsort(starts, kind="stable")
+        starts, stops = starts[order], stops[order]
+        if (starts[1:] < stops[:-1]).any():
+            raise _shared()
+        return Spans(np.append(starts, _NOWHERE), np.append(stops, _NOWHERE))
+
+    def check(self, read: Sequence[Any]) -> None:
+        """Refuse tensors that lie in that memory. Raises TraceError (TSR0417)."""
+        for x in read:
+            starts, stops = _spans(x)
+            if (self.starts[self.stops.searchsorted(starts, "right")] < stops).any():
+                raise _shared()
 
 
-def _spans(tensors: Sequence[Any], updates: frozenset[int]) -> Iterator[tuple[int, int, bool]]:
-    """The bytes from the first to the last element of every tensor, and whether it is written to."""
-    for n, given in enumerate(tensors):
-        for x in members([given]):
-            if x.numel():
-                last = sum((size - 1) * step for size, step in zip(x.shape, x.stride(), strict=True))
-                yield x.data_ptr(), x.data_ptr() + (last + 1) * x.itemsize, n in updates
+#: Behind every address.
+_NOWHERE = np.iinfo(np.int64).max
+
+
+def _shared() -> TraceError:
+    return TraceError(
+        "an argument that is updated lies in memory that another one is in", code="TSR0417",
+        helps=["clone one of them before the call"],
+    )  # fmt: skip
+
+
+def _is_dense(x: Any) -> bool:
+    return isinstance(x, Pieces) and x.form.dense
+
+
+def _spans(x: Any) -> tuple[Any, Any]:
+    """Where the first element of a tensor, or of each piece, begins, and where the last one ends."""
+    if _is_dense(x):
+        starts = np.array(x.addresses, np.int64)
+        return starts, starts + x.form.lengths
+    found = [(t.data_ptr(), t.data_ptr() + spanned(t)) for t in members([x]) if t.numel()]
+    pairs = np.array(found, np.int64).reshape(-1, 2)
+    return pairs[:, 0], pairs[:, 1]
 
 
 def _repeats(x: torch.Tensor) -> bool:

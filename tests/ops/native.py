@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from tessera.backends.c import backend as c_backend
+from tessera.backends.c.load import SharedObject
 from tessera.backends.eager.table import TorchTable
 from tessera.driver.variant import lay_out
 from tessera.ir.dtype import DType
@@ -103,7 +104,7 @@ def _compile_unit(unit: Sequence[Compiled]) -> None:
 def _link(unit: Sequence[Compiled]) -> None:
     programs = [m.program for m in unit if m.program is not None]
     kernels = [k for p in programs for k in p.kernels]
-    entries: list[Callable[[bytes], int]] = []
+    library: SharedObject | None = None
     sources: tuple[c_backend.CSource, ...] = ()
     if kernels:
         native = c_backend.emit(kernels)
@@ -111,11 +112,10 @@ def _link(unit: Sequence[Compiled]) -> None:
         packed = default_cache().get_or_build(key, lambda: native.compile(key).pack())
         library = c_backend.CArtifact.unpack(packed).load()
         sources = native.kernels
-        entries = [dispatch.native(library.address(k.entry)) for k in sources]
     at = 0
     for m, p in zip(unit, programs, strict=True):
         count = len(p.kernels)
-        m.plan = lay_out(p, sources[at : at + count], entries[at : at + count])
+        m.plan = lay_out(p, sources[at : at + count], library)
         at += count
 
 

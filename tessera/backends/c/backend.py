@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from tessera import config
 from tessera.backends.base import Json, Packed, Stage, Target
-from tessera.backends.c import openmp
+from tessera.backends.c import openmp, runner
 from tessera.backends.c.emit import CSource, Emitter
 from tessera.backends.c.host import host_target
 from tessera.backends.c.intrinsics import has_pairs, natural_lanes
@@ -73,7 +73,7 @@ def emit(kernels: Sequence[Kernel], target: Target | None = None) -> CProgram:
     lanes = min(choose_lanes(k.function, natural) for k in kernels)
     pairs = has_pairs(features, lanes)
     sources = shared([Emitter(k.function, lanes, f"tessera_{n}", pairs).run() for n, k in enumerate(kernels)])
-    text = CSource.join(list({s.entry: s for s in sources}.values()))
+    text = CSource.join(list({s.entry: s for s in sources}.values())) + runner.TEXT
     level = config.current().cflags_opt
     return CProgram(
         text,

@@ -78,6 +78,15 @@ def _function(name: str) -> _Function | None:
     return None
 
 
+def torch_function(name: str) -> _Function | None:
+    """A function that torch's own library has or takes from what it depends on, whatever else is loaded."""
+    for library in _torch_scopes()[1:]:
+        function: _Function | None = getattr(library, name, None)
+        if function is not None:
+            return function
+    return None
+
+
 def _torch_scopes() -> list[ctypes.CDLL]:
     scopes = [ctypes.CDLL(None)]
     folder = Path(torch.__file__).parent / "lib"

@@ -27,7 +27,7 @@ Run = Callable[[Sequence[Any]], tuple[torch.Tensor, ...]]
 Refused = Callable[[Operation, Sequence[Any], Mapping[str, int]], "TesseraError | None"]
 #: Contractions, convolutions, pools, sorts, scans and solvers keep or choose another order of axes in memory; kernels
 #: read rows.
-_ORDERED = (Kind.CONTRACT, Kind.EXTERN, Kind.SCAN)
+ORDERED = (Kind.CONTRACT, Kind.EXTERN, Kind.SCAN)
 
 
 def run(
@@ -59,7 +59,7 @@ def ready(op: Operation, sizes: Mapping[str, int], refused: Refused | None = Non
         return partial(_control, op, Routine.of(op.body, sizes, refused), sizes)
     call = _callable(op.record, {name: concrete(value, sizes) for name, value in op.attrs.items()})
     wanted = [to_torch_dtype(r.type.dtype) for r in op.results]
-    ordered = op.record.kind in _ORDERED
+    ordered = op.record.kind in ORDERED
 
     def execute(operands: Sequence[Any]) -> tuple[torch.Tensor, ...]:
         found = call(operands)
