@@ -296,7 +296,7 @@ OPS: tuple[OpRecord, ...] = (
        samples=samples(call(T(("B", "D"))), call(T(("B", "D"), "bf16")), call(T(("B", "D")), approximate="tanh")),
             d=parts(lambda t, g, y, x, approximate: g * _gelu_slope(t, x, approximate))),
     _f("bell_integral", "The normal distribution function, with the exponential of its density.", _normal_cdf, where="",
-       flops=30, d=parts(lambda t, g, y, x: g * (DENSITY * t.exp(-0.5 * x * x)))),
+       flops=30, eager=lambda torch, x: torch.special.ndtr(x), d=parts(lambda t, g, y, x: g * (DENSITY * t.exp(-0.5 * x * x)))),
     _f("softplus", "The smooth ramp log(1 + exp(beta x)) / beta; x itself above the threshold.", _softplus,
        "x: tensor float, beta: tensor = 1.0, threshold: tensor = 20.0", samples=scalar_sample(2.0),
             d=parts(lambda t, g, y, x, beta, limit: t.where(t.gt(x * beta, limit), g, g * t.sigmoid(x * beta)))),
