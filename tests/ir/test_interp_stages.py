@@ -44,13 +44,17 @@ def sound(f: Function) -> None:
     assert print_function(parse(text)) == print_function(f, header=False)
 
 
+#: Records whose definition in f32 has a fitted polynomial, and how far that may be off where a stage is expanded.
+FITTED = {"gelu": 1e-8, "bell_integral": 1e-8}
+
+
 def same_results(case: Case, seen: list[Function], program: Program) -> None:
     inputs = case.inputs()
-    wanted = interpret(case.function, inputs, sizes=SIZES)
+    wanted, fitted = interpret(case.function, inputs, sizes=SIZES), FITTED.get(case.record.name, 0.0)
     for f in seen[1:]:
-        close(interpret(f, inputs, sizes=SIZES), wanted, rounding(f))
+        close(interpret(f, inputs, sizes=SIZES), wanted, max(fitted, rounding(f)))
     found = run_program(program, inputs, SIZES)
-    close(found, wanted, max(rounding(f) for f in (case.function, *(k.function for k in program.kernels))))
+    close(found, wanted, max(fitted, *(rounding(f) for f in (case.function, *(k.function for k in program.kernels)))))
 
 
 def close(found: list[Array], wanted: list[Array], rtol: float) -> None:

@@ -143,12 +143,11 @@ def _gelu_erf_double(t: Any, x: Any) -> Any:
     return 0.5 * x * (t.erfc(-z) + low * (_TWO_OVER_SQRT_PI * t.exp(-z * z)))
 
 
-def normal_cdf(t: Any, x: Any) -> Any:
-    """The normal distribution function. Its exponential is the one of the density."""
+def _normal_cdf(t: Any, x: Any) -> Any:
+    """The normal distribution function for the slope of GELU. Its exponential is the one of the density."""
     if t.dtype_of(x) is f64:
         return 0.5 * t.erfc(-x * SQRT_HALF)
-    m = t.minimum(t.abs(x), 20.0)
-    tail = t.exp(-0.5 * x * x) * _tail(t, m)[0]
+    tail = t.exp(-0.5 * x * x) * _tail(t, t.minimum(t.abs(x), 20.0))[0]
     return t.where(x < 0.0, tail, 1.0 - tail)
 
 
@@ -243,7 +242,7 @@ def _mish_slope(t: Any, x: Any) -> Any:
 def _gelu_slope(t: Any, x: Any, approximate: str) -> Any:
     """The distribution function plus x times the density, or the same of the tanh form, as x * sigmoid(u)."""
     if approximate == "none":
-        return t.fma(x, DENSITY * t.exp(-0.5 * x * x), t.ndtr(x))
+        return t.fma(x, DENSITY * t.exp(-0.5 * x * x), t.bell_integral(x))
     u = _SQRT_8_OVER_PI * (x + 0.044715 * (x * x * x))
     s = t.sigmoid(u)
     return t.fma(s, x * ((1.0 - s) * (_SQRT_8_OVER_PI * (1.0 + 3.0 * 0.044715 * (x * x)))), s)
@@ -296,6 +295,9 @@ OPS: tuple[OpRecord, ...] = (
        "x: tensor, approximate: str = 'none'", call=_gelu_call, flops=30,
        samples=samples(call(T(("B", "D"))), call(T(("B", "D"), "bf16")), call(T(("B", "D")), approximate="tanh")),
             d=parts(lambda t, g, y, x, approximate: g * _gelu_slope(t, x, approximate))),
+    _f("bell_integral", "The normal distribution function, with the exponential of its density.", _normal_cdf, where="",
+       flops=30, eager=lambda torch, x: torch.special.ndtr(x),
+            d=parts(lambda t, g, y, x: g * (DENSITY * t.exp(-0.5 * x * x)))),
     _f("softplus", "The smooth ramp log(1 + exp(beta x)) / beta; x itself above the threshold.", _softplus,
        "x: tensor float, beta: tensor = 1.0, threshold: tensor = 20.0", samples=scalar_sample(2.0),
             d=parts(lambda t, g, y, x, beta, limit: t.where(t.gt(x * beta, limit), g, g * t.sigmoid(x * beta)))),

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from tessera.ir.derive import Part, cut, parts
-from tessera.ir.dialects.pointwise import DENSITY, FLOAT_PARTS, LOG2E, normal_cdf, scalar_sample
+from tessera.ir.dialects.pointwise import DENSITY, FLOAT_PARTS, LOG2E, SQRT_HALF, scalar_sample
 from tessera.ir.dialects.rules import ANY, ARITHMETIC, FLOATING, elementwise_record
 from tessera.ir.dialects.samples import T, call, samples
 from tessera.ir.dtype import f32, f64, int64
@@ -222,7 +222,7 @@ OPS: tuple[OpRecord, ...] = (
                        more=("torch.special.sinc",),
                        flops=14, d=parts(lambda t, g, y, x: g * _sinc_slope(t, x))),
     elementwise_record("ndtr", "x: tensor", "The normal distribution function.", FLOATING,
-                       normal_cdf, where="s", methods=(), flops=35,
+                       lambda t, x: 0.5 * t.erfc(-x * SQRT_HALF), where="s", methods=(), flops=23,
             d=parts(lambda t, g, y, x: g * (DENSITY * t.exp(-0.5 * x * x)))),
     elementwise_record("ndtri", "x: tensor", "The inverse of ndtr.", FLOATING,
                        lambda t, x: math.sqrt(2.0) * t.erfinv(2.0 * x - 1.0), where="s", methods=(),
