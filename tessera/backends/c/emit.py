@@ -145,9 +145,8 @@ class Emitter(Body):
         counts = [c_index(e, self.names) for e in extents]
         if block:
             width = self.width(op)
-            extent, counts[-1] = counts[-1], f"x_cdiv({counts[-1]}, {width} * L)"
-            if op.attrs.get("walk"):
-                counts[-1] = "1"
+            extent, walks = counts[-1], op.attrs.get("walk")
+            counts[-1] = "1" if walks else f"x_cdiv({extent}, {width} * L)"
         total = " * ".join(f"({c})" for c in counts) or "1"
         out.open(self.condition(op))
         out.add(f"const i64 total = {total};")
