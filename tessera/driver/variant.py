@@ -198,7 +198,7 @@ class Variant:
 
         laid = Places(self.program, self.device, kernel, self.copied)
         return gpu.DevicePlan(
-            self.device, there.platform, laid.inputs, len(laid.slots), tuple(laid.allocs), tuple(laid.steps),  # type: ignore[arg-type]
+            self.device, there.platform, laid.inputs, len(laid.slots), tuple(laid.allocs), tuple(laid.steps),
             tuple(laid.outputs), laid.updates,
         )  # fmt: skip
 

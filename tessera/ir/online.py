@@ -141,8 +141,7 @@ def factors(ops: Sequence[Operation], roles: Roles) -> dict[Operation, Motion]:
             raise Apart(op)
         found[op] = motion
     for op in ops:
-        x = op.operands[0] if op.operands else None
-        if roles[op.results[0]] is Role.CROSS and isinstance(x, Value) and moves.get(x, STILL) != STILL:
+        if roles.crosses(op) and moves.get(next(op.inputs), STILL) != STILL:
             raise Apart(op)
     return found
 

@@ -174,7 +174,7 @@ class Blocked(Crosswise):
         for sweep in plan.at(number, plan.sums):
             self.sum(sweep, block)
         for sweep in plan.at(number, plan.crosses):
-            self.cross(sweep, block)
+            self.add_up(sweep, block)
 
     def rows(self, plan: Block, number: int, block: Loop, sides: list[dict[Operation, Fold]]) -> None:
         """The elementwise operations and folds of a stage, point by point."""

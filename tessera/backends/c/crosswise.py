@@ -23,7 +23,7 @@ class Crosswise(Products):
     #: The axis that the lanes go along elsewhere.
     across: str = ""
 
-    def cross(self, sweep: Operation, block: Loop) -> None:
+    def add_up(self, sweep: Operation, block: Loop) -> None:
         """For every point of a block, the products of its tile row with what lies along the sweep, summed over the
         lanes.
         """

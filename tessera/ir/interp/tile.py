@@ -231,12 +231,12 @@ class TileMachine:
     def accumulate(self, op: Operation, level: Level) -> list[tuple[Any, tuple[str, ...]]]:
         """The points that are added up are one point here."""
         a, b = (self.read(x, level, x.type.dtype) for x in op.operands[1:])
-        at = level.axes.index(*_names(op.attrs["over"]))
+        at = level.axes.index(_names(op.attrs["over"])[0])
         if not level.shape[at]:
             return []
         total = np.where(level.active(None), np.broadcast_to(a * b, level.shape), 0).sum(axis=at, keepdims=True)
         index = {n: x.take([0], at) for n, x in level.index.items()}
-        mask = None if level.mask is None else np.broadcast_to(level.mask, level.shape).any(axis=at, keepdims=True)
+        mask = np.asarray(level.active(None).any(axis=at, keepdims=True))
         one = Level(level.axes, index, total.shape, mask, level.outer, level.sweep)
         points, active = self.offsets(op, one, ())
         memory = self.memory(op.operands[0])
