@@ -14,6 +14,7 @@ from tessera.diag import (
     DTypeError,
     ModuleError,
     ParseError,
+    RaceError,
     ResourceError,
     ShapeError,
     TesseraError,
@@ -25,6 +26,7 @@ from tessera.driver import (
     CacheInfo,
     Comparison,
     Function,
+    Kernel,
     Module,
     backend,
     backends,
@@ -33,12 +35,14 @@ from tessera.driver import (
     function,
     fused,
     grad,
+    kernel,
     manual_seed,
     module,
     parse,
     value_and_grad,
 )
-from tessera.frontend.annotation import Flat, Tensor, floating, integer
+from tessera.frontend.annotation import Flat, Tensor, Tile, floating, integer
+from tessera.frontend.kernel.table import tile
 from tessera.functional import *  # noqa: F403 - one function for each op record
 from tessera.functional import __all__ as _functions
 from tessera.functional.checkpoint import checkpoint_region
@@ -83,10 +87,10 @@ except PackageNotFoundError:  # a checkout that was never installed
     __version__ = "0.0.0"
 
 __all__ = [
-    "BoundsError", "CacheInfo", "CheckpointError", "Comparison", "DType", "DTypeError", "Flat", "Function", "Module",
-    "ModuleError", "ParseError", "ResourceError", "ShapeError", "Tensor", "TesseraError", "TesseraWarning",
-    "TraceError", "VerifyError", "backend", "backends", "bf16", "bool_", "checkpoint", "checkpoint_region", "compare",
+    "BoundsError", "CacheInfo", "CheckpointError", "Comparison", "DType", "DTypeError", "Flat", "Function", "Kernel", "Module",
+    "ModuleError", "ParseError", "RaceError", "ResourceError", "ShapeError", "Tensor", "TesseraError", "TesseraWarning",
+    "Tile",    "TraceError", "VerifyError", "backend", "backends", "bf16", "bool_", "checkpoint", "checkpoint_region", "compare",
     "enable_grad", "f16", "f32", "f64", "floating", "fp8", "fp8_e4m3", "fp8_e5m2", "function", "fused", "grad",
-    "inference_mode", "int16", "int32", "int64", "int8", "integer", "manual_seed", "memory_stats", "module",
-    "no_grad", "parse", "scan", "uint8", "value_and_grad", *_functions,
+    "inference_mode", "int16", "int32", "int64", "int8", "integer", "kernel", "manual_seed", "memory_stats", "module",
+    "no_grad", "parse", "scan", "tile", "uint8", "value_and_grad", *_functions,
 ]  # fmt: skip

@@ -24,6 +24,7 @@ from tessera.ir.record import Kind, OpRecord, Param
 from tessera.ir.solver import Verdict, judge_eq
 from tessera.ir.source import label_at
 from tessera.ir.types import BufferType, ScalarType, TensorType, TileType, Type
+from tessera.ir.verify_block import BLOCK_FORM, block_problems
 from tessera.ir.verify_tile import tile_problems
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -331,7 +332,11 @@ def _full(f: Function) -> Iterator[Problem]:
     if f.dialect == "tile":
         yield from (Problem(op, text, operand) for op, text, operand in tile_problems(f))
         return
+    if f.dialect == "block":
+        yield from (Problem(op, text, operand) for op, text, operand in block_problems(f))
     for op in walk(f.body):
+        if f.dialect == "block" and op.record in BLOCK_FORM:
+            continue
         ruled = op.record.kind not in (Kind.REGION, Kind.CONTROL) if op.body is None else op.record.infer_body
         if ruled:
             yield from _typed(op, known)
@@ -340,10 +345,12 @@ def _full(f: Function) -> Iterator[Problem]:
 _FORBIDDEN: Mapping[str, frozenset[Kind]] = {
     "tensor": frozenset({Kind.TILE, Kind.COMPOSITE}),
     "tile": frozenset({Kind.REGION, Kind.COMPOSITE, Kind.VIEW, Kind.INDEX, Kind.CREATE, Kind.CONTRACT, Kind.EXTERN}),
+    "block": frozenset({Kind.REGION, Kind.COMPOSITE, Kind.EXTERN, Kind.COLLECTIVE}),
 }
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "tensor": (TensorType, ScalarType),
     "tile": (BufferType, ScalarType, TileType),
+    "block": (BufferType, ScalarType, TensorType),
 }
 
 
