@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from tessera import config
-from tessera.diag import Diagnostic, Label, ShapeError, TesseraWarning, TraceError, user_frames, warn_user
+from tessera.diag import Diagnostic, Label, ShapeError, TesseraError, TesseraWarning, TraceError, user_frames, warn_user
 from tessera.driver.kernel_call import KernelCall, as_tensor, bind_kernel, check_overlap, interpret_kernel
 from tessera.driver.layout import TABLE
 from tessera.frontend.accept import require_function
@@ -22,12 +22,12 @@ from tessera.frontend.kernel.program import KernelProgram, check_kernel, read_ke
 from tessera.frontend.kernel.source import source_of
 from tessera.frontend.session import current
 from tessera.frontend.spec import FunctionSpec
-from tessera.diag import TesseraError
 from tessera.ir.graph import Function as IRFunction
 from tessera.ir.printer import print_function
 
 #: Block sizes where nothing else is said.
 _BLOCK = 32
+_STORES = ("store", "store_vector")
 
 
 class Kernel:
@@ -153,7 +153,7 @@ def _check_signature(spec: FunctionSpec) -> None:
 
 
 def _outputs(spec: FunctionSpec, checked: tuple[KernelProgram, ...]) -> tuple[str, ...]:
-    """The parameters that a kernel writes: those that its programs write, or, without one, those that its source does."""
+    """The parameters that a kernel writes: those that its programs write, or, without programs, those in its source."""
     if checked:
         written = {name for program in checked for name in program.outputs}
     else:
@@ -166,8 +166,8 @@ def _targets(node: ast.AST) -> list[ast.Name]:
     found: ast.expr | None = None
     if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
         found = node
-    elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in ("store", "store_vector") and node.args:
-        found = node.args[0]
+    elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in _STORES:
+        found = next(iter(node.args), None)
     while isinstance(found, ast.Subscript):
         found = found.value
     return [found] if isinstance(found, ast.Name) else []

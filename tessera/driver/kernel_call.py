@@ -69,7 +69,8 @@ def bind_kernel(
     sizes = dict(check_call(spec, bound, shapes, dtypes).names)
     sizes |= {f"lead_{n}": size for n, size in enumerate(leads)}
     made = tuple(name for name in outputs if name not in tensors)
-    first = next((t for name, t in tensors.items()), None)
+    floats = [t for t in tensors.values() if t.dtype.is_floating_point]
+    first = next(iter((*floats, *tensors.values())), None)
     given = {p.name: _given(p, values[p.name], tensors, made, (leads, first)) for p in spec.params}
     return KernelCall(tensors, values, given, sizes, made)
 
@@ -82,20 +83,22 @@ def _matched(
     """
     whole = [p for p in spec.params if not p.keyword_only]
     inner = [p for p in whole if p.name not in outputs]
+    wrong: list[str] = []
     for order in (whole, inner):
         found = _placed(spec, order, outputs, args, kwargs)
         if isinstance(found, dict):
             return found
-        first = found if order is whole else first
+        wrong.append(found)
     span = caller_span()
     labels = [] if span is None else [Label(span, "called here", True)]
-    raise CallError(f"a call of `{spec.name}` {first}", code="TSR0111", labels=labels,
+    raise CallError(f"a call of `{spec.name}` {wrong[0]}", code="TSR0111", labels=labels,
                     notes=[f"its parameters are {', '.join(p.name for p in spec.params)}"])  # fmt: skip
 
 
 def _placed(
-    spec: FunctionSpec, order: Sequence[ParamSpec], outputs: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> dict[str, Any] | str:
+    spec: FunctionSpec, order: Sequence[ParamSpec], outputs: Sequence[str], args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> dict[str, Any] | str:  # fmt: skip
     """Values by parameter for one order of the positional arguments, or why they do not fit."""
     if len(args) > len(order):
         return f"with {len(args)} positional arguments, {len(order)} at most"
@@ -195,7 +198,8 @@ def _overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
 def _range(t: torch.Tensor) -> tuple[int, int]:
     """The bytes of its storage between which a tensor lies."""
     last = sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
-    return t.storage_offset() * t.itemsize, (t.storage_offset() + last + 1) * t.itemsize
+    first = int(t.storage_offset())
+    return first * t.itemsize, (first + int(last) + 1) * t.itemsize
 
 
 def interpret_kernel(program: KernelProgram, call: KernelCall, sizes: Mapping[str, int], exact: bool) -> dict[str, Any]:

@@ -29,6 +29,10 @@ _BINARY: Mapping[type[ast.AST], tuple[str, Callable[[Any, Any], Any]]] = {
     ast.BitXor: ("bitwise_xor", operator.xor), ast.LShift: ("shift_left", operator.lshift),
     ast.RShift: ("shift_right", operator.rshift),
 }  # fmt: skip
+_UNARY: Mapping[type[ast.AST], tuple[str, Callable[[Any], Any]]] = {
+    ast.USub: ("neg", operator.neg), ast.UAdd: ("positive", operator.pos), ast.Invert: ("bitwise_not", operator.invert),
+    ast.Not: ("logical_not", operator.not_),
+}  # fmt: skip
 _SIZES: Mapping[type[ast.AST], Callable[[Dim, Dim], Dim]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: floordiv, ast.Mod: mod,
 }  # fmt: skip
@@ -55,6 +59,8 @@ _REFUSED: Mapping[type[ast.AST], tuple[str, str]] = {
     ast.Set: ("a set", "use a tuple"),
 }
 
+#: Functions of these are no part of the language; those of the library that is written in it are.
+_FOREIGN = ("tessera.functional", "tessera.driver", "tessera.frontend", "torch", "functools", "contextlib")
 RUN_TIME = (OnChip, View, SizeHandle, PoisonHandle)
 
 
@@ -155,15 +161,13 @@ class Evaluator:
         x = self.eval(node.operand)
         self.at(node)
         if is_static(x):
-            plain = {ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Invert: operator.invert, ast.Not: operator.not_}
-            return self.static(lambda: plain[type(node.op)](x))  # type: ignore[index]
+            return self.static(lambda: _UNARY[type(node.op)][1](x))
         x = self.scalar(x)
         if isinstance(x, SizeHandle) and isinstance(node.op, ast.USub):
             return self.session.given(-x._dim)
         if isinstance(node.op, ast.UAdd):
             return x
-        record = {ast.USub: "neg", ast.Invert: "bitwise_not", ast.Not: "logical_not"}[type(node.op)]  # type: ignore[index]
-        return self.apply(record, x)
+        return self.apply(_UNARY[type(node.op)][0], x)
 
     def logic(self, node: ast.BoolOp) -> Any:
         """``and`` and ``or``: what is static is decided now, the rest is logic on bools."""
@@ -282,7 +286,7 @@ class Evaluator:
         record = _NUMBERS.get(callee) if isinstance(callee, types.BuiltinFunctionType) else None
         if record is not None:
             return self.apply(record, *map(self.scalar, args), form="function")
-        if isinstance(callee, types.FunctionType) and not is_machinery(callee.__code__.co_filename):
+        if isinstance(callee, types.FunctionType) and not is_machinery(callee.__code__.co_filename, _FOREIGN):
             return self.inline(callee, args, kwargs)
         return session.unsupported(f"a call of `{name}` on blocks", _other_way(session, name))
 

@@ -28,11 +28,11 @@ _REFUSED: Mapping[type[ast.AST], tuple[str, str]] = {
     ast.AsyncFor: ("`async for`", "`tile.range` is a loop"),
     ast.Try: ("`try`", "nothing is raised while a kernel runs; compare before"),
     ast.Raise: ("`raise`", "check sizes where the kernel is called"),
-    ast.FunctionDef: ("a function inside the kernel", "define it outside; a kernel may call it"),
-    ast.AsyncFunctionDef: ("a function inside the kernel", "define it outside; a kernel may call it"),
-    ast.ClassDef: ("a class inside the kernel", "define it outside"),
-    ast.Import: ("an import inside the kernel", "import at the top of the file"),
-    ast.ImportFrom: ("an import inside the kernel", "import at the top of the file"),
+    ast.FunctionDef: ("a nested function", "define it outside; a kernel may call it"),
+    ast.AsyncFunctionDef: ("a nested function", "define it outside; a kernel may call it"),
+    ast.ClassDef: ("a class", "define it outside"),
+    ast.Import: ("an import", "import at the top of the file"),
+    ast.ImportFrom: ("an import", "import at the top of the file"),
     ast.Global: ("`global`", "write to parameters"),
     ast.Nonlocal: ("`nonlocal`", "write to parameters"),
     ast.Delete: ("`del`", "names end with the kernel"),
@@ -88,8 +88,8 @@ class Walker(Evaluator):
         self.at(node)
         if isinstance(test, OnChip) and test.dims:
             dims = ", ".join(map(str, test.dims))
-            self.session.refuse(TraceError, "TSR0401", f"a choice by a block [{dims}]", "no scalar",
-                                helps=["`tile.where` chooses for each element; `tile.any` and `tile.all` give one bool"])  # fmt: skip
+            helps = ["`tile.where` chooses for each element; `tile.any` and `tile.all` give one bool"]
+            self.session.refuse(TraceError, "TSR0401", f"a choice by a block [{dims}]", "no scalar", helps=helps)
         if is_static(test):
             return bool(test)
         if not isinstance(test, OnChip) or not test.dtype.is_bool:
@@ -117,13 +117,14 @@ class Walker(Evaluator):
                 if isinstance(value, PoisonHandle):
                     value = [value] * len(items)
                 if not isinstance(value, tuple | list) or len(value) != len(items):
-                    self.session.refuse(ShapeError, "TSR0216", f"{len(items)} names for what is no {len(items)} values", "unpacked here")
+                    text = f"{len(items)} names for what is no {len(items)} values"
+                    self.session.refuse(ShapeError, "TSR0216", text, "unpacked here")
                 for one, x in zip(items, value, strict=True):
                     self.bind(one, x)
             case ast.Subscript():
                 self.write(target, value)
             case _:
-                self.session.unsupported("an assignment to an attribute", "assign to a name, or to a part of a parameter")
+                self.session.unsupported("an assignment to an attribute", "assign to a name or a part of a parameter")
 
     def settled(self, value: Any, name: str) -> Any:
         """What a name stands for: single elements are loaded, results get the name."""
@@ -146,7 +147,8 @@ class Walker(Evaluator):
             elif isinstance(base, OnChip):
                 self.rebind(base, update(session, base, key, value))
             else:
-                session.unsupported(f"an assignment to an item of a {type(base).__name__}", "assign to a part of a parameter")
+                what = f"an assignment to an item of a {type(base).__name__}"
+                session.unsupported(what, "assign to a part of a parameter")
         except Poisoned:
             return
 
@@ -245,11 +247,13 @@ class Walker(Evaluator):
         if not test:
             text = "" if s.msg is None else str(self.eval(s.msg))
             self.at(s)
-            self.session.refuse(TraceError, "TSR0406", f"the kernel cannot be read: AssertionError: {text}", "raised here")
+            text = f"the kernel cannot be read: AssertionError: {text}"
+            self.session.refuse(TraceError, "TSR0406", text, "raised here")
 
     def returned(self, s: ast.Return) -> None:
         if s is not self.source.node.body[-1]:
-            self.session.unsupported("a `return` before the end", "let the rest stand under an `if`", self.source.span(s))
+            instead = "let the rest stand under an `if`"
+            self.session.unsupported("a `return` before the end", instead, self.source.span(s))
         if s.value is None:
             return
         if self.depth == 0:
@@ -288,7 +292,8 @@ class Walker(Evaluator):
 
     def inline(self, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
         if self.depth >= DEEPEST_CALL:
-            self.session.refuse(TraceError, "TSR0410", f"functions that call each other {DEEPEST_CALL} deep", "called here")
+            text = f"functions that call each other {DEEPEST_CALL} deep"
+            self.session.refuse(TraceError, "TSR0410", text, "called here")
         here = self.session.here
         bound = self.static(lambda: _bound(function, args, kwargs))
         inner = Walker(self.session, source_of(function), bound)

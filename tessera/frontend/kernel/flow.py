@@ -103,7 +103,7 @@ def repeat(walker: Runner, s: ast.For, over: Iteration) -> None:
     """``for i in tile.range(n)``: names that the body gives another value are carried through."""
     session, here = walker.session, walker.session.here
     assert isinstance(s.target, ast.Name)
-    before, carried = dict(walker.env), dict[str, Any]()
+    before, carried, apart = dict(walker.env), dict[str, Any](), set[str]()
     findings, names = len(session.findings), dict(session.builder.names)
     for _ in range(_MOST_ROUNDS):
         del session.findings[findings:]
@@ -112,19 +112,48 @@ def repeat(walker: Runner, s: ast.For, over: Iteration) -> None:
         axis, looked, attrs = _head(walker, s, over)
         params = {name: Value(session.builder.fresh(name), _type(x)) for name, x in carried.items()}
         start = {**before, s.target.id: SizeHandle(session, Dim.name(axis)), STOP: False}
-        start |= {name: _handle(session, p, carried[name]) for name, p in params.items()}
+        start |= _carries(session, before, carried, params, apart)
         found = _read(walker, s.body, start, "loop")
         del session.axes[axis]
         more = _changed(walker, s, before, carried, start, found.env)
-        if not more:
+        parted = _parted(start, found.env, carried) - apart
+        if not more and not parted:
             break
         carried |= more
-    _finish(walker, s, found, params, carried, (looked, attrs, here))
+        apart |= parted
+    _finish(walker, s, found, params, carried, start, (looked, attrs, here))
+
+
+def _carries(
+    session: KernelSession, before: dict[str, Any], carried: dict[str, Any], params: dict[str, Value], apart: set[str]
+) -> dict[str, Any]:
+    """What carried names stand for in an iteration: two names of one block that may be written to stay such."""
+    found: dict[str, Any] = {}
+    shared: dict[int, Any] = {}
+    for name, p in params.items():
+        x = before[name]
+        handle = _handle(session, p, carried[name])
+        if isinstance(x, OnChip) and x.mutable and name not in apart:
+            handle = shared.setdefault(id(x), handle)
+        found[name] = handle
+    return found
+
+
+def _parted(start: dict[str, Any], after: dict[str, Any], carried: dict[str, Any]) -> set[str]:
+    """Names that stood for one block before an iteration and do not after it."""
+    first: dict[int, str] = {}
+    found: set[str] = set()
+    for name in carried:
+        other = first.setdefault(id(start[name]), name)
+        if after.get(name) is not after.get(other):
+            found |= {name, other}
+    return found
 
 
 def _changed(
-    walker: Runner, s: ast.For, before: dict[str, Any], carried: dict[str, Any], start: dict[str, Any], after: dict[str, Any]
-) -> dict[str, Any]:
+    walker: Runner, s: ast.For, before: dict[str, Any], carried: dict[str, Any], start: dict[str, Any],
+    after: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
     """Names that turn out to be carried, each with the value that says of what type."""
     assert isinstance(s.target, ast.Name)
     found: dict[str, Any] = {}
@@ -136,14 +165,15 @@ def _changed(
             continue
         kind = _meet(x, new)
         if kind is None:
-            walker.session.unsupported(f"`{name}`, which changes from {_told(x)} to {_told(new)} in a loop",
-                                       "give it a block or a number before the loop", _assigned(walker, s, name))  # fmt: skip
+            what = f"`{name}`, which changes from {_told(x)} to {_told(new)} in a loop"
+            instead = "give it a block or a number before the loop"
+            walker.session.unsupported(what, instead, _assigned(walker, s, name))
         found[name] = kind
     return found
 
 
 def _finish(
-    walker: Runner, s: ast.For, found: _Try, params: dict[str, Value], carried: dict[str, Any],
+    walker: Runner, s: ast.For, found: _Try, params: dict[str, Value], carried: dict[str, Any], start: dict[str, Any],
     head: tuple[list[Value], dict[str, Attr], Any],
 ) -> None:  # fmt: skip
     """Append the loop and give the carried names what they are behind it."""
@@ -165,8 +195,9 @@ def _finish(
     hints = list(params)
     results = [Value(session.builder.fresh(h), p.type) for h, p in zip(hints, params.values(), strict=True)]
     session.builder.ops.append(Operation(LOOP, (*inits, *looked), tuple(results), attrs, here, "", block))
+    shared: dict[int, Any] = {}
     for name, r in zip(hints, results, strict=True):
-        walker.env[name] = _handle(session, r, carried[name])
+        walker.env[name] = shared.setdefault(id(start[name]), _handle(session, r, carried[name]))
     _hide(walker, s, found.env, "only an iteration of the loop gives it one")
 
 
@@ -229,8 +260,9 @@ def _merge(walker: Runner, test: OnChip, cases: Sequence[_Try], merged: dict[str
     results = tuple(Value(session.builder.fresh(name.strip("%")), types[name]) for name in merged)
     operation = Operation(CHOOSE, (session.operand(test),), results, {}, session.here, "", Block(tuple(made)))
     session.builder.ops.append(operation)
-    for (name, (_, _, kind)), r in zip(merged.items(), results, strict=True):
-        walker.env[name] = _handle(session, r, kind)
+    shared: dict[tuple[int, int], Any] = {}
+    for (name, (a, b, kind)), r in zip(merged.items(), results, strict=True):
+        walker.env[name] = shared.setdefault((id(a), id(b)), _handle(session, r, kind))
 
 
 # -- what can be carried

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tessera.diag import Label, TesseraError, TraceError
+from tessera.diag import DTypeError, Label, TesseraError, TraceError
 from tessera.frontend.handles import Deferred, Stopped
 from tessera.frontend.kernel.execute import Walker
 from tessera.frontend.kernel.session import Axis, KernelSession, Poisoned
@@ -19,8 +19,8 @@ from tessera.frontend.spec import EMPTY, FunctionSpec, ParamSpec
 from tessera.frontend.table import TorchTable
 from tessera.ir.dialects.block import EACH
 from tessera.ir.dim import Dim
-from tessera.ir.dtype import DType, f32
-from tessera.ir.graph import Block, Function, Operation, Value
+from tessera.ir.dtype import DType, bool_, f32, int64
+from tessera.ir.graph import Attr, Block, Function, Operation, Value
 from tessera.ir.types import BufferType, ScalarType
 from tessera.ir.verify import verify
 
@@ -49,8 +49,8 @@ class Number:
 @dataclass(frozen=True)
 class KernelProgram:
     """A kernel for one way of calling it. ``params`` are the values of the arguments that the program has, ``outputs``
-    the parameters that it writes, ``leads`` the sizes that stand for dims before the declared ones, ``blocks`` the block
-    sizes that it asks for.
+    the parameters that it writes, ``leads`` the sizes that stand for dims before the declared ones, ``blocks`` the
+    block sizes that it asks for.
     """
 
     function: Function
@@ -66,8 +66,8 @@ def read_kernel(
 ) -> KernelProgram:  # fmt: skip
     """Read a kernel for one way of calling it.
 
-    ``given`` has, by parameter, a Buffer, a Number, None or another static value. With ``sizes`` every size is a number.
-    Raises what is wrong with the kernel as one TesseraError, and Deferred where Python needs a size and there are none.
+    ``given`` has, by parameter, a Buffer, a Number, None or another static value. With ``sizes`` every size is a
+    number. Raises what is wrong with the kernel as one TesseraError, and Deferred where Python needs a size without.
     """
     blocks: set[str] = set()
     session = KernelSession(table, spec, sizes, {**(settings or {}), "table": TILE_TABLE, "blocks": blocks})
@@ -84,7 +84,12 @@ def read_kernel(
     with session.body() as ops:
         _carry_out(walker, session)
     for n in reversed(range(count)):
-        attrs = {"axis": axes[n], "lo": Dim.const(0), "hi": _size(session, leads[n]), "step": Dim.const(1)}
+        attrs: dict[str, Attr] = {
+            "axis": axes[n],
+            "lo": Dim.const(0),
+            "hi": _size(session, leads[n]),
+            "step": Dim.const(1),
+        }
         ops = [Operation(EACH, (), (), attrs, spec.span, "", Block(tuple(ops)))]
     if session.findings:
         raise error_of(session.findings)
@@ -114,8 +119,9 @@ def _writes(session: KernelSession, value: Value) -> None:
 
 
 def _argument(
-    session: KernelSession, p: ParamSpec, given: Any, lead: tuple[tuple[str, ...], tuple[str, ...]], params: dict[str, Value]
-) -> Any:
+    session: KernelSession, p: ParamSpec, given: Any, lead: tuple[tuple[str, ...], tuple[str, ...]],
+    params: dict[str, Value],
+) -> Any:  # fmt: skip
     """What the source sees of an argument."""
     if isinstance(given, Buffer):
         a = p.hint.annotation
@@ -157,11 +163,18 @@ def ways(spec: FunctionSpec) -> Iterator[dict[str, Any]]:
         yield dict(combination)
 
 
+def default_dtype(p: ParamSpec) -> DType:
+    """A dtype that a parameter takes: the one that it declares, else f32 or int64 if it takes them."""
+    wanted = None if p.hint.annotation is None else p.hint.annotation.dtype
+    if isinstance(wanted, DType):
+        return wanted
+    return next((t for t in (f32, int64) if wanted is None or t in wanted), f32)
+
+
 def _choices(p: ParamSpec) -> list[Any]:
     kind = p.kind
     if kind in ("tensor", "optional"):
-        a = p.hint.annotation
-        dtype = a.dtype if a is not None and isinstance(a.dtype, DType) else f32
+        dtype = default_dtype(p)
         return [Buffer(dtype), None] if kind == "optional" else [Buffer(dtype)]
     if kind == "scalar":
         return [Number(), None] if p.hint.optional else [Number()]
@@ -173,16 +186,37 @@ def _choices(p: ParamSpec) -> list[Any]:
 
 
 def check_kernel(spec: FunctionSpec, table: TorchTable) -> tuple[KernelProgram, ...]:
-    """Read a kernel in every way of calling it. Raises what is wrong with it; ways that need sizes are left out."""
+    """Read a kernel in every way of calling it. Raises what is wrong with it; ways that need sizes are left out.
+
+    What declares no dtype is taken for floats, and where these are refused for something that is taken.
+    """
     found: list[KernelProgram] = []
     faults: list[Finding] = []
     for given in ways(spec):
-        try:
-            found.append(read_kernel(spec, table, given))
-        except Deferred:
-            continue
-        except TesseraError as error:
-            faults += [Finding(type(error), d) for d in error.diagnostics]
+        wrong: TesseraError | None = None
+        for one in (given, *_other_dtypes(spec, given)):
+            try:
+                found.append(read_kernel(spec, table, one))
+                wrong = None
+            except Deferred:
+                wrong = None
+            except DTypeError as error:
+                wrong = wrong or error
+                continue
+            except TesseraError as error:
+                wrong = wrong or error
+            break
+        if wrong is not None:
+            faults += [Finding(type(wrong), d) for d in wrong.diagnostics]
     if faults:
         raise error_of(faults)
     return tuple(found)
+
+
+def _other_dtypes(spec: FunctionSpec, given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The same arguments with other dtypes where none is declared."""
+    for p in spec.params:
+        a = p.hint.annotation
+        if isinstance(given[p.name], Buffer) and (a is None or a.dtype is None):
+            for dtype in (bool_, int64):
+                yield {**given, p.name: Buffer(dtype)}

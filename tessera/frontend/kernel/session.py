@@ -79,7 +79,9 @@ class KernelSession(Session):
         """Refuse Python that a kernel does not have, and say what it has (TSR0419)."""
         self.refuse(TraceError, "TSR0419", f"{construct} in a kernel", "not supported", helps=[instead], span=span)
 
-    def fault(self, error: type[TesseraError], code: str, message: str, *labels: Label, helps: Sequence[str] = ()) -> Any:
+    def fault(
+        self, error: type[TesseraError], code: str, message: str, *labels: Label, helps: Sequence[str] = ()
+    ) -> Any:
         """Note a fault and go on with poison."""
         given = labels or (() if self.here is None else (Label(self.here, "", True),))
         self.fail(error, Diagnostic(code, message, tuple(given), (), tuple(map(Help, helps))))
@@ -210,7 +212,8 @@ class KernelSession(Session):
     def window(self, rows: Sequence[Row]) -> tuple[list[Value], tuple[Attr, ...]]:
         """The lookups and the attribute of a window."""
         looked, dims = self.looked_up([d for r in rows for d in r.dims])
-        made = [Row(*dims[3 * n : 3 * n + 3], r.kind) for n, r in enumerate(rows)]
+        parts = zip(dims[::3], dims[1::3], dims[2::3], rows, strict=True)
+        made = [Row(start, extent, end, r.kind) for start, extent, end, r in parts]
         return looked, tuple(r.attr for r in made)
 
     def fetch(self, view: View, other: int | float | None = None, hint: str = "") -> Any:
@@ -230,8 +233,10 @@ class KernelSession(Session):
         return OnChip(self, value)
 
     def run_time_size(self, dim: Dim) -> NoReturn:
-        self.refuse(TraceError, "TSR0419", f"a block of the size `{dim}`, which is known only while the kernel runs",
-                    "size not known before", helps=["take blocks of a fixed size, and mask what is too much"])  # fmt: skip
+        """Refuse a block whose size is known only while the kernel runs."""
+        text = f"a block of the size `{dim}`, which is known only while the kernel runs"
+        helps = ["take blocks of a fixed size, and mask what is too much"]
+        self.refuse(TraceError, "TSR0419", text, "size not known before", helps=helps)
 
     def base(self, value: Value, name: str, lead: Sequence[Dim] = ()) -> View:
         """The view of a whole buffer; ``lead`` are the positions of its first dims."""

@@ -23,9 +23,13 @@ class Source:
     name: str
 
     def span(self, node: ast.AST) -> Span:
-        """The place of a part."""
+        """The place of a part; of a statement with others in it, of its head."""
         line, end_line = getattr(node, "lineno", 1), getattr(node, "end_lineno", None)
         start, end = getattr(node, "col_offset", 0), getattr(node, "end_col_offset", None)
+        if isinstance(getattr(node, "body", None), list):
+            text = linecache.getline(self.file, line)
+            head = text[: text.index(":", start) + 1] if ":" in text[start:] else text.rstrip()
+            return Span(self.file, line, char_column(self.file, line, start), line, len(head), self.name)
         end_line = line if end_line is None else end_line
         start = char_column(self.file, line, start)
         end = start + 1 if end is None else char_column(self.file, end_line, end)

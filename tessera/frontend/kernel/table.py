@@ -62,11 +62,14 @@ class TileOp:
 
 
 class Namespace:
-    """The operations of kernels, as attributes. Outside of a kernel they cannot be called."""
+    """The operations of kernels, as attributes. Outside of a kernel they cannot be called; the namespace itself can, as
+    the tensor operation of its name, where there is one.
+    """
 
-    def __init__(self, name: str, members: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, members: Mapping[str, Any], plain: Callable[..., Any] | None = None) -> None:
         self._name = name
         self._members = members
+        self._plain = plain
         self.__doc__ = "\n".join(f"{m!r}\n    {m.doc}" for m in members.values() if isinstance(m, TileOp))
 
     def __getattr__(self, name: str) -> Any:
@@ -74,6 +77,15 @@ class Namespace:
         if name not in members:
             raise AttributeError(f"`{self.__dict__.get('_name', 'tile')}` has no operation `{name}`")
         return members[name]
+
+    def beside(self, plain: Callable[..., Any]) -> Namespace:
+        """The same operations, beside the tensor operation of the same name."""
+        return Namespace(self._name, self._members, plain)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._plain is None:
+            raise TypeError(f"`{self._name}` is no function")
+        return self._plain(*args, **kwargs)
 
     def near(self, name: str) -> list[str]:
         """Operations with names like this one."""
@@ -104,7 +116,7 @@ def _two(record: str) -> Define:
 
 
 _ONE = {
-    "exp": "e to the power of each element.", "log": "Natural logarithm of each element.",
+    "exp": "The exponential of each element.", "log": "Natural logarithm of each element.",
     "sqrt": "Square root of each element.", "rsqrt": "One over the square root of each element.",
     "abs": "Absolute value of each element.", "tanh": "Hyperbolic tangent of each element.",
     "erf": "Error function of each element.", "sigmoid": "Logistic function of each element.",
@@ -117,11 +129,12 @@ _TWO = {
     "minimum": "The smaller of each pair of elements; NaN where one is.",
 }  # fmt: skip
 
+_SUMS = "over an axis, which is dropped, or of all; f32 for narrow floats."
 _REDUCED = (
     TileOp("reduce_max", compute.reduce_max, "The greatest element over an axis, which is dropped, or of all."),
     TileOp("reduce_min", compute.reduce_min, "The smallest element over an axis, which is dropped, or of all."),
-    TileOp("reduce_sum", compute.reduce_sum, "The sum over an axis, which is dropped, or of all; f32 for narrow floats."),
-    TileOp("reduce_mean", compute.reduce_mean, "The mean over an axis, which is dropped, or of all; f32 for narrow floats."),
+    TileOp("reduce_sum", compute.reduce_sum, f"The sum {_SUMS}"),
+    TileOp("reduce_mean", compute.reduce_mean, f"The mean {_SUMS}"),
 )  # fmt: skip
 
 _OPS = (
@@ -149,8 +162,8 @@ _OPS = (
     TileOp("clamp", compute.clamp, "Each element, but not below `low` nor above `high`."),
     TileOp("max", compute.reduce_max, "The greatest element over an axis, which is dropped, or of all."),
     TileOp("min", compute.reduce_min, "The smallest element over an axis, which is dropped, or of all."),
-    TileOp("sum", compute.reduce_sum, "The sum over an axis, which is dropped, or of all; f32 for narrow floats."),
-    TileOp("mean", compute.reduce_mean, "The mean over an axis, which is dropped, or of all; f32 for narrow floats."),
+    TileOp("sum", compute.reduce_sum, f"The sum {_SUMS}"),
+    TileOp("mean", compute.reduce_mean, f"The mean {_SUMS}"),
     TileOp("any", compute.any_of, "Whether an element is true, over an axis, which is dropped, or of all."),
     TileOp("all", compute.all_of, "Whether every element is true, over an axis, which is dropped, or of all."),
     *_REDUCED,

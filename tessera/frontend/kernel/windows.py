@@ -137,10 +137,50 @@ def update(session: KernelSession, target: OnChip, key: Any, value: Any) -> Any:
     if not target.mutable:
         session.refuse(TraceError, "TSR0403", "an update of a block that is not made by `tile.zeros` or `tile.full`",
                        "not to be written", helps=["`tile.where` makes a block with other values"])  # fmt: skip
-    made = session.do("setitem", target, _plain(session, key), value)
+    items = key if isinstance(key, tuple) else (key,)
+    moving = [n for n, item in enumerate(items) if not _is_fixed(session, item)]
+    if not moving:
+        made = session.do("setitem", target, key, value)
+    elif len(moving) == 1 and all(n in moving or item == slice(None) for n, item in enumerate(items)):
+        made = _moved(session, target, moving[0], items[moving[0]], value)
+    else:
+        session.unsupported("an update at several positions of the run", "write to whole rows or columns")
     if isinstance(made, OnChip):
         made.mutable = True
     return made
+
+
+def _is_fixed(session: KernelSession, item: Any) -> bool:
+    """Whether a position, or both ends of a slice, are the same for the whole run."""
+    ends = (item.start, item.stop) if isinstance(item, slice) else (item,)
+    return all(not isinstance(x, SizeHandle) or session.is_static(x._dim) for x in ends)
+
+
+def _moved(session: KernelSession, x: OnChip, axis: int, item: Any, value: Any) -> Any:
+    """``x`` with ``value`` at a position, or in a slice, that begins where an integer of the run says."""
+    do, size = session.do, session.given(x.dims[axis])
+    behind = [1] * (len(x.dims) - axis - 1)
+    line = do("reshape", do("arange", size), (size, *behind))
+    places = _plain(session, item)
+    do("index_select", x, axis, places)  # outside of the block is an error
+    if not isinstance(item, slice):
+        there = do("eq", line, session.given(session.dim(item)))
+        return do("where", there, do("cast", _beside(session, value, axis, x), x.dtype), x)
+    lo = session.dim(item.start or 0)
+    count = session.given(session.dim(item.stop) - lo)
+    offset = do("sub", do("arange", size), session.given(lo))
+    spread = do("index_select", _beside(session, value, None, x), axis, do("clamp", offset, 0, do("sub", count, 1)))
+    offset = do("reshape", offset, (size, *behind))
+    inside = do("logical_and", do("ge", offset, 0), do("lt", offset, count))
+    return do("where", inside, do("cast", spread, x.dtype), x)
+
+
+def _beside(session: KernelSession, value: Any, axis: int | None, x: OnChip) -> Any:
+    """A value as a block that can stand beside ``x``; ``axis`` is the one that it does not have."""
+    value = session.fetch(value) if isinstance(value, View) else value
+    if not isinstance(value, OnChip):
+        return session.do("full", (), value, dtype=x.dtype)
+    return session.do("unsqueeze", value, axis) if axis is not None and value.dims else value
 
 
 def part(session: KernelSession, x: OnChip, key: Any) -> Any:

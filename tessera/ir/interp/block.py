@@ -116,8 +116,8 @@ class BlockMachine:
                 buffer.merge(first, iterations.around[-1])
 
     def loop(self, op: Operation) -> None:
-        axis, body, count = str(op.attrs["axis"]), op.body, int(op.attrs["carries"])  # type: ignore[arg-type]
-        assert body is not None
+        axis, body, count = str(op.attrs["axis"]), op.body, op.attrs["carries"]
+        assert body is not None and isinstance(count, int)
         self.bind(body.params, op.operands[:count])
         stops = bool(op.attrs.get("stops"))
         for value in self.positions(op, op.operands[count:]):
@@ -155,7 +155,7 @@ class BlockMachine:
         if not at.whole:
             check_shape(at.full, buffer.type.dtype)
             other = op.attrs.get("other")
-            whole = np.full(at.full, 0 if other is None else other, values.dtype)  # type: ignore[arg-type]
+            whole: Array = np.full(at.full, 0 if other is None else other, values.dtype)
             whole[at.inner] = values
             if other is None:
                 mask = np.ones(at.full, bool)
@@ -197,7 +197,8 @@ class BlockMachine:
 
     def wait(self, op: Operation) -> None:
         """Copies are complete in the order in which they began."""
-        pending = int(op.attrs.get("pending") or 0)  # type: ignore[arg-type]
+        pending = op.attrs.get("pending") or 0
+        assert isinstance(pending, int)
         while len(self.copies) > pending:
             copy = self.copies.pop(0)
             copy.target.end_copy(copy.at, copy.values)

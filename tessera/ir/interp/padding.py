@@ -21,6 +21,7 @@ from tessera.ir.interp.memory import labels_of
 from tessera.ir.interp.tensor import TensorMachine
 from tessera.ir.record import Kind, Law
 
+
 @dataclass(frozen=True)
 class Pad:
     """The lanes of a value that are padding. ``cause`` is the operation that padding has changed on the way to it."""

@@ -57,7 +57,7 @@ class Place:
 
 
 def place(op: Operation, rows: Sequence[Row], name: str, sizes: Sequence[int], env: Env) -> Place:
-    """Where a window lies. Raises BoundsError (TSR0605) where it leaves the buffer other than by a partial last block."""
+    """Where a window lies. Raises BoundsError (TSR0605) where it leaves the buffer, but for a partial last block."""
     key, inner, full, shape = [], [], [], []
     for axis, (row, size) in enumerate(zip(rows, sizes, strict=True)):
         start = row.start.evaluate(env, signed=True)
