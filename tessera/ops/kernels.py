@@ -1,7 +1,7 @@
 """Operations of models as kernels: what each computes is said at it, with the rule for its edges.
 
-Where a kernel takes rows, a tensor with more dims in front is taken part by part. Outputs may be left out; arithmetic on
-floats of at most 16 bits is f32, and results are rounded once, when they are stored.
+Where a kernel takes rows, a tensor with more dims in front is taken part by part. Outputs may be left out; arithmetic
+on floats of at most 16 bits is f32, and results are rounded once, when they are stored.
 """
 
 import math
@@ -207,9 +207,8 @@ def flash_attention_kernel(
             q = tile.load(Q[b, i : i + bm])
             top, total, acc = tile.full(bm, -math.inf), tile.zeros(bm), tile.zeros((bm, ctx.D))
             for j in tile.range(0, ctx.T, bn):
-                if is_causal:
-                    if j >= i + bm + shift:
-                        break
+                if is_causal and j >= i + bm + shift:
+                    break
                 scores = tile.mma(q, tile.transpose(K[b, j : j + bn])) * factor
                 if mask is not None:
                     seen = tile.load(mask[i : i + bm, j : j + bn])
