@@ -23,6 +23,7 @@ def rms_norm_kernel(x: Tile["S", "D"], weight: Tile["D"], output: Tile["S", "D"]
     Source: Zhang and Sennrich 2019, arXiv:1910.07467.
     """
     ctx = tile.context()
+    assert ctx.D >= 1, "a row has at least one element"
     rows = ctx.block_m
     for i in tile.grid(0, ctx.S, rows):
         block = _wide(tile.load(x[i : i + rows]))

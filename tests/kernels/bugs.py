@@ -107,9 +107,8 @@ def copies_beyond_the_block(starts: Tile["N", integer], x: Tile[4], y: Tile["N",
 def stages_beyond_shared_memory(x: Tile["S"], y: Tile["S"]):
     shared = tile.alloc_shared(8)
     for i in tile.range(0, tile.context().S, 4):
-        tile.copy(
-            tile.load(x[i : i + 4]), shared[i : i + 4]
-        )  # bug: TSR0605 tile.copy(tile.load(x[i : i + 4]), shared[i : i + 4])
+        v = tile.load(x[i : i + 4])
+        tile.copy(v, shared[i : i + 4])  # bug: TSR0605 tile.copy(v, shared[i : i + 4])
         tile.store(y[i : i + 4], tile.load(shared[i : i + 4]))
 
 
@@ -144,9 +143,8 @@ def reads_what_the_neighbour_writes(x: Tile["S"], y: Tile["S+1"]):
 @run(f(16))
 def blocks_overlap(x: Tile["S"], y: Tile["S"]):
     for i in tile.grid(0, tile.context().S - 7, 4):
-        tile.store(
-            y[i : i + 8], tile.load(x[i : i + 8])
-        )  # bug: TSR0610 tile.store(y[i : i + 8], tile.load(x[i : i + 8]))
+        v = tile.load(x[i : i + 8])
+        tile.store(y[i : i + 8], v)  # bug: TSR0610 tile.store(y[i : i + 8], v)
 
 
 @run(f(4, 6))

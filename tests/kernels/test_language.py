@@ -321,3 +321,19 @@ def test_operations_outside_of_a_kernel() -> None:
     assert "load" in dir(tile) and "reduce_max" in dir(tile.warp)
     with pytest.raises(AttributeError):
         tile.nothing  # noqa: B018
+
+
+@tessera.kernel
+def halves(x: Tile["S", "D"], y: Tile["S", "D"]):
+    ctx = tile.context()
+    assert ctx.D % 2 == 0, "the width is even"
+    assert ctx.S < 9
+    tile.store(y, tile.load(x))
+
+
+def test_what_is_asserted_of_sizes_is_checked_at_the_call() -> None:
+    assert torch.equal(halves(f(3, 4)), f(3, 4))
+    with pytest.raises(ShapeError, match="does not hold with D=5"):
+        halves(f(3, 5))
+    with pytest.raises(ShapeError, match="S=9"):
+        halves(f(9, 4))

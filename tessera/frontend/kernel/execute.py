@@ -8,7 +8,7 @@ from inspect import signature
 from typing import Any
 
 from tessera.diag import ShapeError, TraceError
-from tessera.frontend.handles import PoisonHandle
+from tessera.frontend.handles import PoisonHandle, SizeHandle
 from tessera.frontend.kernel.evaluate import Evaluator, is_static
 from tessera.frontend.kernel.flow import STOP, choose, each, repeat
 from tessera.frontend.kernel.memory import named
@@ -18,6 +18,11 @@ from tessera.frontend.kernel.table import TileOp
 from tessera.frontend.kernel.values import Iteration, OnChip, Target, View
 from tessera.frontend.kernel.windows import store, sub_view, update
 
+#: Comparisons of sizes as needs: what kind, whether the sides change places, and what is added to the second.
+_NEEDS: Mapping[type[ast.AST], tuple[str, bool, int]] = {
+    ast.Eq: ("eq", False, 0), ast.GtE: ("ge", False, 0), ast.Gt: ("ge", False, 1), ast.LtE: ("ge", True, 0),
+    ast.Lt: ("ge", True, 1),
+}  # fmt: skip
 #: Iterations of a Python loop, beyond which unrolling it is refused.
 MOST_UNROLLED = 10_000
 #: Functions that call each other inside a kernel.
@@ -240,15 +245,39 @@ class Walker(Evaluator):
             self.session.unsupported("a loop that is not looped over", "write `for i in …`", self.source.span(s))
 
     def asserted(self, s: ast.Assert) -> None:
+        """What is asserted of sizes is checked when the kernel is called; of static values, now."""
+        text = "" if s.msg is None else str(self.eval(s.msg))
+        if self.required(s.test, text):
+            return
         test = self.eval(s.test)
         self.at(s.test)
         if not is_static(test):
             self.session.unsupported("`assert` on what the kernel computes", "check it where the kernel is called")
         if not test:
-            text = "" if s.msg is None else str(self.eval(s.msg))
             self.at(s)
             text = f"the kernel cannot be read: AssertionError: {text}"
             self.session.refuse(TraceError, "TSR0406", text, "raised here")
+
+    def required(self, node: ast.expr, text: str) -> bool:
+        """Whether a condition compares two sizes, which then becomes one of the program's needs."""
+        if not isinstance(node, ast.Compare) or len(node.ops) != 1 or type(node.ops[0]) not in _NEEDS:
+            return False
+        sides = [self.scalar(self.eval(x)) for x in (node.left, node.comparators[0])]
+        session = self.session
+        if not any(isinstance(x, SizeHandle) for x in sides):
+            return False
+        if not all(isinstance(x, SizeHandle) or type(x) is int for x in sides):
+            return False
+        left, right = map(session.dim, sides)
+        if not session.is_static(left) or not session.is_static(right):
+            return False
+        self.at(node)
+        session.context.span = session.here
+        kind, swapped, more = _NEEDS[type(node.ops[0])]
+        left, right = (right, left + more) if swapped else (left, right + more)
+        if not session.context.holds(kind, left, right, text or "asserted"):
+            session.fault(ShapeError, "TSR0105", text or f"`{ast.unparse(node)}` does not hold")
+        return True
 
     def returned(self, s: ast.Return) -> None:
         if s is not self.source.node.body[-1]:
