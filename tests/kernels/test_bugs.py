@@ -12,7 +12,8 @@ import torch
 
 import tessera
 from tessera import BoundsError, RaceError, TesseraError
-from tests.kernels.bugs import READ, RUN
+from tests.kernels.bugs import RUN
+from tests.kernels.refused import READ
 
 _BUG = re.compile(r"# bug: (TSR\d{4}) (.+)$")
 

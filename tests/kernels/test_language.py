@@ -12,7 +12,7 @@ import tessera
 from tessera import DTypeError, ShapeError, Tile, TraceError, bf16, f32, int8, integer, tile
 from tessera.diag import CallError
 from tessera.ir.parser import parse
-from tests.kernels.bugs import f, ints
+from tests.kernels.given import f, ints
 
 
 @tessera.kernel

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from tessera import BoundsError, ShapeError
 from tessera.ops import kernels as K
-from tests.kernels.bugs import f, ints
+from tests.kernels.given import f, ints
 
 #: Relative and absolute bounds of results that are rounded once, by dtype.
 BOUNDS = {

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import tessera
 from tessera import Tile, int32, tile
 from tessera.frontend.kernel.table import TILE_TABLE
-from tests.kernels.bugs import f
+from tests.kernels.given import f
 
 ONE: dict[str, Callable[[Any], Any]] = {
     "exp": torch.exp, "log": lambda x: torch.log(x.abs()), "sqrt": lambda x: x.abs().sqrt(), "abs": torch.abs,
