@@ -41,6 +41,7 @@ class Kernel:
         _check_signature(self.spec)
         self._programs: dict[Any, KernelProgram] = {}
         self._lock = threading.RLock()
+        self._derivative: tuple[Callable[..., Any], Callable[..., Any]] | None = None
         self.checked: tuple[KernelProgram, ...] = ()
         if config.current().shapes != "off":
             self._check()
@@ -67,6 +68,8 @@ class Kernel:
         check_overlap(call, self.outputs)
         tensors = tuple(call.tensors.values())
         if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+            if self._derivative is not None:
+                return self._differentiable(call, args, kwargs)
             return _Undifferentiable.apply(self, call, *tensors)
         return self._run(call)
 
@@ -94,6 +97,24 @@ class Kernel:
         program, sizes = self._program(call)
         return {name: torch.from_numpy(x) for name, x in interpret_kernel(program, call, sizes, exact=True).items()}
 
+    def defvjp(self, fwd: Callable[..., Any], bwd: Callable[..., Any]) -> Kernel:
+        """Give the kernel a derivative, and give it back.
+
+        ``fwd`` takes what the kernel takes, its outputs left out, and returns what the kernel returns and a second
+        object, which ``bwd`` is given with the gradients of the outputs; ``bwd`` returns a tuple with a gradient, or
+        None, for each tensor of the call, in the order of the parameters.
+        """
+        self._derivative = fwd, bwd
+        return self
+
+    def _differentiable(self, call: KernelCall, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """A call that torch may differentiate."""
+        assert self._derivative is not None
+        if len(call.made) < len(self.outputs):
+            raise TraceError(f"a derivative of `{self.spec.name}` with an output that is given", code="TSR0413",
+                             helps=["leave the outputs out"])  # fmt: skip
+        return _Differentiable.apply(self._derivative, args, kwargs, *call.tensors.values())
+
     def configure(self, **settings: int) -> Kernel:
         """The same kernel with other block sizes (``block_m``, ``block_n``, ``block_k``) or settings (``num_warps``,
         ``num_stages``, ``num_threads``). Raises TraceError (TSR0404) for others, ShapeError (TSR0106) below 1.
@@ -104,7 +125,9 @@ class Kernel:
                 raise TraceError(f"no setting `{name}`", code="TSR0404", helps=[f"there are {known}"])
             if not isinstance(x, int) or isinstance(x, bool) or x < 1:
                 raise ShapeError(f"`{name}={x}`", code="TSR0106", helps=["give a number of at least 1"])
-        return Kernel(self.fn, {**self.settings, **settings})
+        made = Kernel(self.fn, {**self.settings, **settings})
+        made._derivative = self._derivative
+        return made
 
     @user_frames
     def ir(self, *args: Any, **kwargs: Any) -> str:
@@ -200,6 +223,24 @@ class _Undifferentiable(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *_: Any) -> Any:
         raise TraceError(f"the kernel `{ctx.kernel.spec.name}` has no derivative", code="TSR0413")
+
+
+class _Differentiable(torch.autograd.Function):
+    """A kernel with the derivative that it was given."""
+
+    @staticmethod
+    def forward(ctx: Any, pair: Any, args: Any, kwargs: Any, *tensors: torch.Tensor) -> Any:
+        fwd, ctx.bwd = pair
+        found, ctx.saved = fwd(*args, **kwargs)
+        ctx.count = len(tensors)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        found = ctx.bwd(ctx.saved, *grads)
+        if not isinstance(found, tuple) or len(found) != ctx.count:
+            raise TraceError(f"a derivative that gives no tuple of {ctx.count} gradients", code="TSR0413")
+        return (None, None, None, *found)
 
 
 @user_frames

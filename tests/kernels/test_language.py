@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import tessera
+import tessera.ops
 from tessera import DTypeError, ShapeError, Tile, TraceError, bf16, f32, int8, integer, tile
 from tessera.diag import CallError
 from tessera.ir.parser import parse
@@ -337,3 +338,49 @@ def test_what_is_asserted_of_sizes_is_checked_at_the_call() -> None:
         halves(f(3, 5))
     with pytest.raises(ShapeError, match="S=9"):
         halves(f(9, 4))
+
+
+@tessera.kernel
+def square(x: Tile["N"], y: Tile["N"]):
+    v = tile.load(x)
+    tile.store(y, v * v)
+
+
+@tessera.kernel
+def square_backward(x: Tile["N"], g: Tile["N"], dx: Tile["N"]):
+    tile.store(dx, tile.load(x) * tile.load(g) * 2.0)
+
+
+def test_a_derivative_that_is_given() -> None:
+    derived = square.configure(block_m=8).defvjp(
+        lambda x: (square(x), x), lambda x, g: (square_backward(x, g.contiguous()),)
+    )
+    x = f(5).double().requires_grad_()
+    assert torch.autograd.gradcheck(derived, (x,))
+    with pytest.raises(TraceError, match="with an output that is given"):
+        derived(x, torch.zeros(5).double())
+
+
+@tessera.kernel
+def dropped(x: Tile["S", "D"], y: Tile["S", "D"], p: float, seed: int):
+    ctx = tile.context()
+    for i in tile.grid(0, ctx.S, ctx.block_m):
+        block = tile.load(x[i : i + ctx.block_m])
+        tile.store(y[i : i + ctx.block_m], tile.dropout(block, p, seed, (i, 0)))
+
+
+def test_dropout_is_a_function_of_seed_and_position() -> None:
+    x = torch.ones(50, 40)
+    y = dropped(x, p=0.25, seed=7)
+    assert torch.equal(y, dropped.configure(block_m=7)(x, p=0.25, seed=7))
+    assert not torch.equal(y, dropped(x, p=0.25, seed=8))
+    assert abs((y == 0).float().mean() - 0.25) < 0.03
+    assert torch.equal(y[y != 0], torch.full_like(y[y != 0], 1 / 0.75))
+    assert torch.equal(dropped(x, p=0.0, seed=7), x)
+
+
+def test_dropout_draws_what_flash_attention_draws() -> None:
+    """With equal scores, weights dropped by the position of query and key."""
+    q, k, v = torch.zeros(1, 1, 6, 4), torch.zeros(1, 1, 9, 4), torch.eye(9)[None, None]
+    weights = tessera.ops.flash_attention(q, k, v, dropout_p=0.5, dropout_seed=3)[0, 0]
+    torch.testing.assert_close(dropped(torch.full((6, 9), 1 / 9), p=0.5, seed=3), weights)

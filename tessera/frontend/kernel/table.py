@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 from tessera.diag import TraceError, user_frames
-from tessera.frontend.kernel import compute, memory
+from tessera.frontend.kernel import compute, memory, random
 from tessera.frontend.kernel.session import KernelSession
 
 Define = Callable[..., Any]
@@ -177,6 +177,8 @@ _OPS = (
     TileOp("mask_cols", compute.mask_cols, "Scores with `value` in the columns that stand at or behind `end`."),
     TileOp("apply_causal_mask", compute.apply_causal_mask,
            "Scores with -inf where k_start + j > q_start + i + offset; the name given has them, too.", 0),
+    TileOp("dropout", random.dropout,
+           "Elements dropped with probability `p`, the others scaled by 1 / (1 - p); a function of seed and position."),
     TileOp("rms_norm", compute.rms_norm, "Each row divided by the root of its mean square, in f32, times the weight."),
     TileOp("apply_rope", compute.apply_rope, "Halves, or pairs, of the last axis rotated by the angles given."),
     TileOp("cdiv", compute.cdiv, "The quotient of two sizes, rounded up."),
