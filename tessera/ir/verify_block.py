@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tessera.ir.dialects.block import BLOCK_OPS, CASE, CHOOSE, EACH, FETCH, LOOP, NUMBER, PUT, SEND
+from tessera.ir.dialects.block import BLOCK_OPS, CASE, CHOOSE, EACH, FETCH, FILLED, LOOP, NUMBER, PUT, SEND
 from tessera.ir.dialects.tile import LOCAL
 from tessera.ir.dim import Dim
 from tessera.ir.graph import Attr, Block, Function, Operand, Operation, Value
@@ -61,6 +61,10 @@ def _operation(op: Operation, owner: Operation | None) -> Iterator[Found]:
         yield from _local(op)
     elif op.record is NUMBER:
         yield from _results(op, 1)
+    elif op.record is FILLED:
+        yield from _results(op, 1)
+        if not isinstance(op.operands[0].type, TensorType) or [r.type for r in op.results] != [op.operands[0].type]:
+            yield op, "`filled` gives the block that it takes", 0
 
 
 def _compute(op: Operation) -> Iterator[Found]:

@@ -162,6 +162,16 @@ def scatters_twice_to_a_row(ids: Tile["N", integer], x: Tile["N", "D"], y: Tile[
         tile.store(y[ids[n]], tile.load(x[n]))  # bug: TSR0610 tile.store(y[ids[n]], tile.load(x[n]))
 
 
+@run(f(6, 3))
+def shares_memory_between_iterations(x: Tile["S", "D"], y: Tile["S", "D"]):
+    ctx = tile.context()
+    shared = tile.alloc_shared(ctx.D)
+    for i in tile.grid(ctx.S):
+        v = tile.load(x[i])
+        tile.copy(v, shared)  # bug: TSR0610 tile.copy(v, shared)
+        tile.store(y[i], tile.load(shared))
+
+
 # -- memory without contents
 
 
@@ -289,3 +299,20 @@ def smallest_of_padding(x: Tile["S", "D"], y: Tile["S"]):
     for i in tile.grid(0, tile.context().S, 4):
         v = tile.exp(tile.load(x[i : i + 4], shape=(4, 8)))
         tile.store(y[i : i + 4], tile.min(v - 5.0, axis=1))  # bug: TSR0612 tile.min(v - 5.0, axis=1)
+
+
+@run(f(3, 5))
+def mean_of_padding(x: Tile["S", "D"], y: Tile["S"]):
+    for i in tile.grid(tile.context().S):
+        row = tile.load(x[i], shape=(8,))
+        y[i] = tile.mean(row)  # bug: TSR0612 tile.mean(row)
+
+
+@run(f(40))
+def masks_one_column_too_few(x: Tile["S"], y: Tile[1]):
+    ctx = tile.context()
+    total = 0.0
+    for i in tile.range(0, ctx.S, 32):
+        z = tile.mask_cols(tile.load(x[i : i + 32]), i, ctx.S + 1)
+        total += tile.sum(tile.exp(z))  # bug: TSR0612 tile.sum(tile.exp(z))
+    y[0] = total

@@ -10,6 +10,7 @@ from tessera.frontend.handles import PoisonHandle
 from tessera.frontend.kernel.memory import dtype_of, sizes_of
 from tessera.frontend.kernel.session import KernelSession
 from tessera.frontend.kernel.values import OnChip, Target, View
+from tessera.ir.dialects.block import FILLED
 from tessera.ir.dim import Dim, ceildiv
 from tessera.ir.dtype import DType, compute_dtype, f32, f64, int32, int64
 
@@ -51,7 +52,17 @@ def reduce_sum(k: KernelSession, x: Any, axis: Any = None) -> Any:
 
 
 def reduce_mean(k: KernelSession, x: Any, axis: Any = None) -> Any:
-    return _reduced(k, "mean", wide(k, x), axis)
+    return _reduced(k, "mean", counted(k, wide(k, x), axis), axis)
+
+
+def counted(k: KernelSession, x: Any, axis: Any = None) -> Any:
+    """A block whose lanes along the axes are counted, so that none of them may be padding."""
+    if not isinstance(x, OnChip) or not x.dims:
+        return x
+    rank = len(x.dims)
+    axes = range(rank) if axis is None else (axis,) if isinstance(axis, int) else axis
+    dims = tuple(sorted(a % rank for a in axes))
+    return OnChip(k, k.emit(FILLED, (x._value,), (x._value.type,), {"dim": dims})[0])
 
 
 def any_of(k: KernelSession, x: Any, axis: Any = None) -> Any:
@@ -171,7 +182,7 @@ def apply_causal_mask(k: KernelSession, scores: Any, q_start: Any, k_start: Any,
 
 def rms_norm(k: KernelSession, x: Any, eps: Any, weight: Any = None) -> Any:
     x = wide(k, x)
-    square = k.do("mean", k.do("mul", x, x), (-1,), keepdim=True)
+    square = k.do("mean", counted(k, k.do("mul", x, x), -1), (-1,), keepdim=True)
     found = k.do("mul", x, k.do("rsqrt", k.do("add", square, eps)))
     return found if weight is None else k.do("mul", found, wide(k, weight))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from tessera.diag import DTypeError, Label, TesseraError, TraceError
 from tessera.frontend.handles import Deferred, Stopped
@@ -180,6 +180,8 @@ def _choices(p: ParamSpec) -> list[Any]:
         return [Number(), None] if p.hint.optional else [Number()]
     if p.hint.type is bool:
         return [False, True]
+    if set(get_args(p.hint.type)) == {int, type(None)}:
+        return [Unknown(), None]
     if kind == "size" or (p.hint.type is int and p.default is EMPTY):
         return [Unknown()]
     return [None if p.default is EMPTY else p.default]

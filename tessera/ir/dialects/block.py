@@ -44,5 +44,9 @@ SEND = OpRecord(
 )  # fmt: skip
 WAIT = OpRecord("wait", Kind.TILE, "*, pending: int = 0", "Go on once at most so many copies are under way.")
 NUMBER = OpRecord("number", Kind.TILE, "lookups: tensors, *, of: size", "The value of a size expression, int64.")
+FILLED = OpRecord(
+    "filled", Kind.TILE, "x: tensor, *, dim: dims",
+    "The block itself, where what follows counts all its lanes along some axes: none of them may be padding.",
+)  # fmt: skip
 
-BLOCK_OPS: tuple[OpRecord, ...] = (EACH, LOOP, CHOOSE, CASE, FETCH, PUT, SEND, WAIT, NUMBER)
+BLOCK_OPS: tuple[OpRecord, ...] = (EACH, LOOP, CHOOSE, CASE, FETCH, PUT, SEND, WAIT, NUMBER, FILLED)

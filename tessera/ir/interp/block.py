@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from tessera.diag import Label, RaceError, ShapeError, TraceError
-from tessera.ir.dialects.block import CASE, CHOOSE, EACH, FETCH, LOOP, NUMBER, PUT, SEND, WAIT
+from tessera.ir.dialects.block import CASE, CHOOSE, EACH, FETCH, FILLED, LOOP, NUMBER, PUT, SEND, WAIT
 from tessera.ir.dialects.tile import LOCAL
 from tessera.ir.dim import Dim
 from tessera.ir.graph import Attr, Block, Function, Operand, Operation, Value
 from tessera.ir.interp.convert import Array, holder
 from tessera.ir.interp.memory import labels_of
-from tessera.ir.interp.padding import Pad, Pads, follow, refuse
+from tessera.ir.interp.padding import Pad, Pads, follow, partly, refuse
 from tessera.ir.interp.sizes import check_shape, shape_of
 from tessera.ir.interp.tensor import TensorMachine
 from tessera.ir.interp.watched import Iterations, Place, Watched, place
@@ -112,8 +112,7 @@ class BlockMachine:
             iterations.end(axis)
         self.sizes.pop(axis, None)
         for buffer in self.buffers.values():
-            if buffer.type.role != "local":
-                buffer.merge(first, iterations.around[-1])
+            buffer.merge(first, iterations.around[-1])
 
     def loop(self, op: Operation) -> None:
         axis, body, count = str(op.attrs["axis"]), op.body, op.attrs["carries"]
@@ -207,6 +206,12 @@ class BlockMachine:
         value = self.size(op.attrs["of"], self.env(op.operands))
         self.machine.env[op.result] = np.asarray(value, np.int64)
 
+    def filled(self, op: Operation) -> None:
+        x, r = op.operands[0], op.result
+        self.bind((r,), (x,))
+        if r in self.pads:
+            self.pads[r] = partly(op, self.pads[r], self.machine.env[r].shape)
+
     def misplaced(self, op: Operation) -> None:
         raise TraceError(f"`{op.name}` stands alone", code="TSR0408", labels=labels_of(op))
 
@@ -219,7 +224,7 @@ _RUN: Mapping[str, Callable[[BlockMachine, Operation], None]] = {
     EACH.name: BlockMachine.each, LOOP.name: BlockMachine.loop, CHOOSE.name: BlockMachine.choose,
     CASE.name: BlockMachine.misplaced, FETCH.name: BlockMachine.fetch, PUT.name: BlockMachine.put,
     SEND.name: BlockMachine.send, WAIT.name: BlockMachine.wait, NUMBER.name: BlockMachine.number,
-    LOCAL.name: BlockMachine.local,
+    LOCAL.name: BlockMachine.local, FILLED.name: BlockMachine.filled,
 }  # fmt: skip
 
 

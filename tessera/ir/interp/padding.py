@@ -106,6 +106,14 @@ def _folded(machine: TensorMachine, op: Operation, pads: Pads, results: Sequence
     return gone | differs, bool((differs & ~gone).any())
 
 
+def partly(op: Operation, pad: Pad, shape: tuple[int, ...]) -> Pad:
+    """Where some lanes along the axes of an operation are padding and others are not, all of them depend on it."""
+    mask = np.broadcast_to(pad.mask, shape)
+    axes = op.axes()
+    mixed = mask.any(axis=axes, keepdims=True) & ~mask.all(axis=axes, keepdims=True)
+    return Pad(mask | mixed, pad.cause or (op if mixed.any() else None))
+
+
 def _rows(a: Array, axes: Sequence[int]) -> Array:
     kept = [n for n in range(a.ndim) if n not in axes]
     moved = a.transpose(*kept, *axes)

@@ -107,7 +107,7 @@ class Watched:
     def __post_init__(self) -> None:
         if self.type.role == "local":
             self.busy = np.zeros(self.data.shape, np.int32)
-        elif self.type.role != "in":
+        if self.type.role != "in":
             self.writer = np.full(self.data.shape, _NOBODY, np.int64)
             self.reader = np.full(self.data.shape, _NOBODY, np.int64)
 
