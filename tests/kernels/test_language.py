@@ -240,6 +240,16 @@ def scaled(x: Tile["S", "D"], by: Tile["S"], y: Tile["S", "D"]):
     tile.store(y, tile.load(x) * tile.load_broadcast(by))
 
 
+@tessera.kernel
+def scaled_in_f32(x: Tile["S", "D"], by: Tile["S"], y: Tile["S", "D"]):
+    tile.store(y, tile.load(x) * tile.cast(tile.load_broadcast(by), f32) * 2)
+
+
+def test_what_is_made_of_aligned_blocks_is_aligned() -> None:
+    x, by = f(3, 5), f(3).bfloat16()
+    assert torch.equal(scaled_in_f32(x, by), x * by.float()[:, None] * 2)
+
+
 def test_alignment_by_the_names_of_dims() -> None:
     x, by = f(3, 5), f(3)
     assert torch.equal(scaled(x, by), x * by[:, None])

@@ -91,7 +91,9 @@ class KernelSession(Session):
 
     def call(self, record: OpRecord, args: Sequence[Any], kwargs: Mapping[str, Any], form: str, name: str = "") -> Any:
         """Append an operation on blocks as the user called it; poison after an error."""
-        if record.kind is Kind.MAP or record.name == "where":
+        blocks = [x for x in args if isinstance(x, OnChip | View)]
+        named = bool(blocks) and all(isinstance(x, OnChip) and x.named for x in blocks)
+        if record.kind in (Kind.MAP, Kind.COMPOSITE):
             args = self._aligned(args)
         call = self.site(name or record.name, form, args, kwargs)
         ops = self.builder.ops
@@ -102,13 +104,16 @@ class KernelSession(Session):
         self.context.span = self.here
         try:
             lowered = [self.lower(x) for x in args]
-            return self.lift(self.ops.invoke(record, *lowered, **{k: self.lower(x) for k, x in kwargs.items()}))
+            found = self.lift(self.ops.invoke(record, *lowered, **{k: self.lower(x) for k, x in kwargs.items()}))
         except Poisoned:
             return self.poison
         except (Refused, InnerRefused, NotCovered, TypeError) as error:
             self.report(self, call, error)
             del ops[mark:]
             return self.poison
+        if named and isinstance(found, OnChip) and record.kind is Kind.MAP:
+            found.named = True
+        return found
 
     def do(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """An operation by the name of its record."""
