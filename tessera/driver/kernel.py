@@ -19,7 +19,7 @@ from tessera.frontend.accept import require_function
 from tessera.frontend.handles import Deferred
 from tessera.frontend.kernel.context import BLOCKS, SETTINGS
 from tessera.frontend.kernel.program import KernelProgram, check_kernel, read_kernel
-from tessera.frontend.kernel.source import source_of
+from tessera.frontend.kernel.source import Source, source_of
 from tessera.frontend.session import current
 from tessera.frontend.spec import FunctionSpec
 from tessera.ir.graph import Function as IRFunction
@@ -39,17 +39,21 @@ class Kernel:
         self.settings = dict(settings)
         self.spec = FunctionSpec.of(fn)
         _check_signature(self.spec)
+        #: As it is now: what happens to the file later changes nothing.
+        self.source = source_of(fn)
         self._programs: dict[Any, KernelProgram] = {}
+        #: Ways of calling it for which Python needs the sizes.
+        self._by_sizes: set[Any] = set()
         self._lock = threading.RLock()
         self._derivative: tuple[Callable[..., Any], Callable[..., Any]] | None = None
         self.checked: tuple[KernelProgram, ...] = ()
         if config.current().shapes != "off":
             self._check()
-        self.outputs = _outputs(self.spec, self.checked)
+        self.outputs = _outputs(self.spec, self.source, self.checked)
 
     def _check(self) -> None:
         try:
-            self.checked = check_kernel(self.spec, TABLE)
+            self.checked = check_kernel(self.spec, self.source, TABLE)
         except TesseraError as error:
             if config.current().shapes != "warn":
                 raise
@@ -144,19 +148,25 @@ class Kernel:
 
     def _program(self, call: KernelCall) -> tuple[KernelProgram, dict[str, int]]:
         """The program for a call, and every size in it."""
+        sizes = {**call.sizes, **{b: self.settings.get(b, _BLOCK) for b in BLOCKS}}
         with self._lock:
-            sizes = {**call.sizes, **{b: self.settings.get(b, _BLOCK) for b in BLOCKS}}
-            found = self._programs.get(call.key)
-            if found is None:
+            found = None
+            if call.key not in self._by_sizes:
                 try:
-                    found = self._programs[call.key] = read_kernel(self.spec, TABLE, call.given, None, self.settings)
+                    found = self._read(call.key, call, None)
                 except Deferred:
-                    key = (call.key, tuple(sizes.items()))
-                    found = self._programs.get(key)
-                    if found is None:
-                        found = self._programs[key] = read_kernel(self.spec, TABLE, call.given, sizes, self.settings)
+                    self._by_sizes.add(call.key)
+            found = found or self._read((call.key, tuple(sizes.items())), call, sizes)
         _check_obligations(found.function, sizes)
         return found, sizes
+
+    def _read(self, key: Any, call: KernelCall, sizes: Mapping[str, int] | None) -> KernelProgram:
+        """The program under a key, read when it is first asked for."""
+        found = self._programs.get(key)
+        if found is None:
+            found = read_kernel(self.spec, self.source, TABLE, call.given, sizes, self.settings)
+            self._programs[key] = found
+        return found
 
     def __repr__(self) -> str:
         settings = "".join(f", {name}={x}" for name, x in self.settings.items())
@@ -175,12 +185,12 @@ def _check_signature(spec: FunctionSpec) -> None:
                              helps=["give each tensor a parameter of its own"])  # fmt: skip
 
 
-def _outputs(spec: FunctionSpec, checked: tuple[KernelProgram, ...]) -> tuple[str, ...]:
+def _outputs(spec: FunctionSpec, source: Source, checked: tuple[KernelProgram, ...]) -> tuple[str, ...]:
     """The parameters that a kernel writes: those that its programs write, or, without programs, those in its source."""
     if checked:
         written = {name for program in checked for name in program.outputs}
     else:
-        written = {n.id for node in ast.walk(source_of(spec.function).node) for n in _targets(node)}
+        written = {n.id for node in ast.walk(source.node) for n in _targets(node)}
     return tuple(p.name for p in spec.params if p.name in written)
 
 

@@ -87,7 +87,7 @@ class _Printer:
         return Printed("\n".join(self.lines), self.places)
 
     def _head(self, f: Function) -> None:
-        word = WORDS[f.dialect]
+        word = WORDS.get(f.dialect, "fn")
         name = f.name if _NAME.fullmatch(f.name) else quoted(f.name)
         self.params.update(f.params)
         doc: list[Doc] = [bracketed(f"{word} {name}(", [f"{p.name}: {p.type}" for p in f.params], ")")]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from tessera.diag import Diagnostic, Help, Label, TesseraError, VerifyError
+from tessera.ir.dialects.block import BLOCK_OPS
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType
 from tessera.ir.facts import Facts
@@ -363,7 +364,7 @@ def _kinds(f: Function) -> Iterator[Problem]:
         if not isinstance(p.type, _TYPES[f.dialect]):
             yield Problem(None, f"parameter `{p.name}` of type `{p.type}` in a function of the {f.dialect} dialect")
     for op in walk(f.body):
-        if op.record.kind in _FORBIDDEN[f.dialect]:
+        if op.record.kind in _FORBIDDEN[f.dialect] or (op.record in BLOCK_OPS and f.dialect != "block"):
             yield Problem(op, f"`{op.name}` has no place in the {f.dialect} dialect")
         elif op.record.kind in (Kind.REGION, Kind.CONTROL) and op.body is None:
             yield Problem(op, f"`{op.name}` has no body")

@@ -163,6 +163,11 @@ def test_refused(body: str, text: str) -> None:
     assert text in str(caught.value)
 
 
+def test_other_dialects_have_no_blocks() -> None:
+    with pytest.raises(ParseError, match="no place in the tensor dialect"):
+        parse(f"fn f(x: f32[S, D]) -> f32[S, D] {{ {EACH} {{ }} return x }}")
+
+
 def test_windows() -> None:
     rows = (Row(Dim.of("i"), Dim.const(4), Dim.of("S"), TAIL), Row(Dim.of("j"), Dim.const(1), Dim.of("D"), 1))
     assert read(tuple(r.attr for r in rows)) == rows

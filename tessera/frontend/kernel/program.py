@@ -11,7 +11,7 @@ from tessera.diag import DTypeError, Label, TesseraError, TraceError
 from tessera.frontend.handles import Deferred, Stopped
 from tessera.frontend.kernel.execute import Walker
 from tessera.frontend.kernel.session import Axis, KernelSession, Poisoned
-from tessera.frontend.kernel.source import source_of
+from tessera.frontend.kernel.source import Source
 from tessera.frontend.kernel.table import TILE_TABLE
 from tessera.frontend.kernel.values import OnChip, View
 from tessera.frontend.session import Finding, error_of
@@ -61,7 +61,8 @@ class KernelProgram:
 
 
 def read_kernel(
-    spec: FunctionSpec, table: TorchTable, given: Mapping[str, Any], sizes: Mapping[str, int] | None = None,
+    spec: FunctionSpec, source: Source, table: TorchTable, given: Mapping[str, Any],
+    sizes: Mapping[str, int] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> KernelProgram:  # fmt: skip
     """Read a kernel for one way of calling it.
@@ -71,7 +72,6 @@ def read_kernel(
     """
     blocks: set[str] = set()
     session = KernelSession(table, spec, sizes, {**(settings or {}), "table": TILE_TABLE, "blocks": blocks})
-    source = source_of(spec.function)
     count = max((g.leads for g in given.values() if isinstance(g, Buffer)), default=0)
     leads = tuple(f"lead_{n}" for n in range(count))
     axes = tuple(session.builder.fresh(f"at_{n}") for n in range(count))
@@ -187,7 +187,7 @@ def _choices(p: ParamSpec) -> list[Any]:
     return [None if p.default is EMPTY else p.default]
 
 
-def check_kernel(spec: FunctionSpec, table: TorchTable) -> tuple[KernelProgram, ...]:
+def check_kernel(spec: FunctionSpec, source: Source, table: TorchTable) -> tuple[KernelProgram, ...]:
     """Read a kernel in every way of calling it. Raises what is wrong with it; ways that need sizes are left out.
 
     What declares no dtype is taken for floats, and where these are refused for something that is taken.
@@ -198,7 +198,7 @@ def check_kernel(spec: FunctionSpec, table: TorchTable) -> tuple[KernelProgram, 
         wrong: TesseraError | None = None
         for one in (given, *_other_dtypes(spec, given)):
             try:
-                found.append(read_kernel(spec, table, one))
+                found.append(read_kernel(spec, source, table, one))
                 wrong = None
             except Deferred:
                 wrong = None
