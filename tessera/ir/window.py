@@ -16,8 +16,8 @@ WHOLE, SINGLE, TAIL = 0, 1, 2
 class Row:
     """One dim of a buffer in a window: ``extent`` positions from ``start`` on, of which those before ``end`` count.
 
-    >>> Row(Dim.of("i"), Dim.const(4), Dim.of("S"), TAIL).attr
-    (Dim('i'), Dim('4'), Dim('S'), Dim('2'))
+    >>> [str(d) for d in Row(Dim.of("i"), Dim.const(4), Dim.of("S"), TAIL).dims]
+    ['i', '4', 'S']
     """
 
     start: Dim

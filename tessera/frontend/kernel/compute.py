@@ -23,6 +23,7 @@ def block(k: KernelSession, x: Any) -> Any:
 
 
 def cast(k: KernelSession, x: Any, dtype: Any) -> Any:
+    """Each element in another dtype; floats become integers toward zero and saturate."""
     return k.do("cast", x, dtype_of(k, dtype))
 
 
@@ -40,18 +41,22 @@ def _reduced(k: KernelSession, record: str, x: Any, axis: Any) -> Any:
 
 
 def reduce_max(k: KernelSession, x: Any, axis: Any = None) -> Any:
+    """The greatest element over an axis, which is dropped, or of all."""
     return _reduced(k, "amax", x, axis)
 
 
 def reduce_min(k: KernelSession, x: Any, axis: Any = None) -> Any:
+    """The smallest element over an axis, which is dropped, or of all."""
     return _reduced(k, "amin", x, axis)
 
 
 def reduce_sum(k: KernelSession, x: Any, axis: Any = None) -> Any:
+    """The sum over an axis, which is dropped, or of all; f32 for narrow floats."""
     return _reduced(k, "sum", wide(k, x), axis)
 
 
 def reduce_mean(k: KernelSession, x: Any, axis: Any = None) -> Any:
+    """The mean over an axis, which is dropped, or of all; f32 for narrow floats."""
     return _reduced(k, "mean", counted(k, wide(k, x), axis), axis)
 
 
@@ -66,28 +71,34 @@ def counted(k: KernelSession, x: Any, axis: Any = None) -> Any:
 
 
 def any_of(k: KernelSession, x: Any, axis: Any = None) -> Any:
+    """Whether an element is true, over an axis, which is dropped, or of all."""
     return _reduced(k, "any", x, axis)
 
 
 def all_of(k: KernelSession, x: Any, axis: Any = None) -> Any:
+    """Whether every element is true, over an axis, which is dropped, or of all."""
     return _reduced(k, "all", x, axis)
 
 
 def where(k: KernelSession, condition: Any, a: Any, b: Any) -> Any:
+    """Each element of `a` where the condition holds, else of `b`."""
     return k.do("where", condition, a, b)
 
 
 def clamp(k: KernelSession, x: Any, low: Any = None, high: Any = None) -> Any:
+    """Each element, but not below `low` nor above `high`."""
     return k.do("clamp", x, low, high)
 
 
 def swish(k: KernelSession, x: Any, beta: Any = 1.0) -> Any:
+    """x · sigmoid(beta · x) of each element; 0 where x is -inf."""
     x = wide(k, x)
     scaled = x if beta == 1.0 and isinstance(beta, int | float) else k.do("mul", x, beta)
     return k.do("where", k.do("eq", x, -_INF), 0.0, k.do("mul", x, k.do("sigmoid", scaled)))
 
 
 def arange(k: KernelSession, start: Any, stop: Any = None, dtype: Any = int64) -> Any:
+    """The integers below a stop, or from a start on."""
     lo, hi = (Dim.const(0), k.dim(start)) if stop is None else (k.dim(start), k.dim(stop))
     (count,) = sizes_of(k, k.given(hi - lo))
     found = k.do("arange", k.given(count))
@@ -96,6 +107,7 @@ def arange(k: KernelSession, start: Any, stop: Any = None, dtype: Any = int64) -
 
 
 def iota(k: KernelSession, shape: Any, axis: int = 0) -> Any:
+    """A block of the positions along one of its axes."""
     dims = sizes_of(k, shape)
     line = k.do("arange", k.given(dims[axis]))
     ones = tuple(k.given(d) if n == axis % len(dims) else 1 for n, d in enumerate(dims))
@@ -103,26 +115,32 @@ def iota(k: KernelSession, shape: Any, axis: int = 0) -> Any:
 
 
 def broadcast(k: KernelSession, x: Any, axis: int | None = None) -> Any:
+    """An axis of length 1 put back where a reduction dropped it."""
     return block(k, x) if axis is None else k.do("unsqueeze", x, axis)
 
 
 def transpose(k: KernelSession, x: Any) -> Any:
+    """The last two axes swapped."""
     return k.do("transpose", x, -2, -1)
 
 
 def concat(k: KernelSession, parts: Sequence[Any], axis: int = 0) -> Any:
+    """Blocks one behind the other along an axis."""
     return k.do("cat", [block(k, x) for x in parts], axis)
 
 
 def split(k: KernelSession, x: Any, n: int, axis: int = -1) -> Any:
+    """`n` equal parts along an axis."""
     return k.do("chunk", x, n, axis)
 
 
 def reshape(k: KernelSession, x: Any, shape: Any) -> Any:
+    """The same elements, row-major, in another shape; one size may be -1."""
     return k.do("reshape", x, tuple(shape) if isinstance(shape, tuple | list) else (shape,))
 
 
 def cdiv(k: KernelSession, a: Any, b: Any) -> Any:
+    """The quotient of two sizes, rounded up."""
     return k.given(ceildiv(k.dim(a), k.dim(b)))
 
 
@@ -151,6 +169,7 @@ def _sum_dtype(kinds: Sequence[DType]) -> DType:
 
 
 def dp4a(k: KernelSession, x: Any, w: Any, acc: Any) -> Any:
+    """acc[n] + sum over k of x[k] · w[n, k], in int32."""
     x, w = (k.do("cast", block(k, one), int32) for one in (x, w))
     total = k.do("cast", k.do("sum", k.do("mul", w, x), -1), int32)
     return k.do("add", acc, total)
@@ -162,6 +181,7 @@ def _positions(k: KernelSession, size: Dim, start: Any, axis: int) -> Any:
 
 
 def mask_cols(k: KernelSession, x: Any, start: Any, end: Any, value: float = -_INF) -> Any:
+    """Scores with `value` in the columns that stand at or behind `end`."""
     x = block(k, x)
     if isinstance(x, PoisonHandle):
         return x
@@ -170,6 +190,7 @@ def mask_cols(k: KernelSession, x: Any, start: Any, end: Any, value: float = -_I
 
 
 def apply_causal_mask(k: KernelSession, scores: Any, q_start: Any, k_start: Any, offset: Any = 0) -> Any:
+    """Scores with -inf where k_start + j > q_start + i + offset; the name given has them, too."""
     x = scores.owner if isinstance(scores, Target) else block(k, scores)
     if not isinstance(x, OnChip):
         return x
@@ -181,6 +202,7 @@ def apply_causal_mask(k: KernelSession, scores: Any, q_start: Any, k_start: Any,
 
 
 def rms_norm(k: KernelSession, x: Any, eps: Any, weight: Any = None) -> Any:
+    """Each row divided by the root of its mean square, in f32, times the weight."""
     x = wide(k, x)
     square = k.do("mean", counted(k, k.do("mul", x, x), -1), (-1,), keepdim=True)
     found = k.do("mul", x, k.do("rsqrt", k.do("add", square, eps)))

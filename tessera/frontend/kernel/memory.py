@@ -18,14 +18,17 @@ from tessera.ir.types import BufferType
 
 
 def context(k: KernelSession) -> Context:
+    """The sizes of the call by name, and the settings of the kernel."""
     return Context(k)
 
 
 def grid(k: KernelSession, start: Any, stop: Any = None, step: Any = 1) -> Iteration:
+    """Independent iterations, in any order: of a stop, or of start, stop and step."""
     return _iteration(k, start, stop, step, True)
 
 
 def sequential(k: KernelSession, start: Any, stop: Any = None, step: Any = 1) -> Iteration:
+    """Iterations one after the other: of a stop, or of start, stop and step."""
     return _iteration(k, start, stop, step, False)
 
 
@@ -69,6 +72,7 @@ def view_of(k: KernelSession, x: Any, name: str) -> View:
 
 
 def load(k: KernelSession, view: Any, shape: Any = None, dtype: Any = None, other: Any = None) -> Any:
+    """A block of a view; beyond its end `other`, or 0 on which nothing may depend."""
     if isinstance(view, PoisonHandle):
         return view
     whole = view_of(k, view, "load")
@@ -81,16 +85,19 @@ def load(k: KernelSession, view: Any, shape: Any = None, dtype: Any = None, othe
 
 
 def load_broadcast(k: KernelSession, view: Any, dtype: Any = None) -> Any:
+    """A block that is aligned with others by the names of its dims."""
     found = load(k, view, dtype=dtype)
     return OnChip(k, found._value, named=True) if isinstance(found, OnChip) else found
 
 
 def load_vector(k: KernelSession, view: Any, dtype: Any = None, other: Any = None) -> Any:
+    """A block of a view with one dim."""
     _vector(k, view, "load_vector")
     return load(k, view, None, dtype, other)
 
 
 def store_vector(k: KernelSession, view: Any, value: Any) -> None:
+    """Write a block with one dim to a view of its shape."""
     _vector(k, view, "store_vector")
     store(k, view, value)
 
@@ -101,10 +108,12 @@ def _vector(k: KernelSession, view: Any, name: str) -> None:
 
 
 def store_block(k: KernelSession, view: Any, value: Any) -> None:
+    """Write a block to a view of its shape, cast to the dtype of the view."""
     store(k, view, value)
 
 
 def load_async(k: KernelSession, source: Any, target: Any) -> None:
+    """Begin to copy a view to shared memory."""
     if isinstance(source, PoisonHandle) or isinstance(target, PoisonHandle):
         return
     a, b = view_of(k, source, "load_async"), view_of(k, target, "load_async")
@@ -126,12 +135,14 @@ def load_async(k: KernelSession, source: Any, target: Any) -> None:
 
 
 def wait(k: KernelSession, n: int = 0) -> None:
+    """Go on once at most `n` copies are under way."""
     if not isinstance(n, int) or n < 0:
         k.refuse(TraceError, "TSR0404", "`tile.wait` for a number of copies that is not fixed", "no number")
     k.emit(WAIT, (), (), {"pending": n})
 
 
 def alloc_shared(k: KernelSession, shape: Any, dtype: Any = f32) -> View:
+    """Memory that all of one iteration shares, without contents."""
     kind = BufferType(dtype_of(k, dtype), sizes_of(k, shape), "local")
     (value,) = k.emit(LOCAL, (), (kind,), {}, hint="shared")
     return k.base(value, "shared memory")
@@ -143,6 +154,7 @@ def named(view: View, name: str) -> View:
 
 
 def copy(k: KernelSession, source: Any, target: Any) -> Any:
+    """Write a block to a part of shared memory, or of a block from `zeros` or `full`."""
     if isinstance(target, Target):
         return update(k, target.owner, ... if target.key is None else target.key, source)
     store(k, target, source)
@@ -150,6 +162,7 @@ def copy(k: KernelSession, source: Any, target: Any) -> Any:
 
 
 def fill(k: KernelSession, target: Any, value: Any) -> Any:
+    """Give every element of shared memory, or of a block from `zeros`, one value."""
     if isinstance(target, Target):
         if target.key is not None:
             return update(k, target.owner, target.key, value)
@@ -166,10 +179,12 @@ def _given(k: KernelSession, x: OnChip) -> tuple[Any, ...]:
 
 
 def zeros(k: KernelSession, shape: Any, dtype: Any = f32) -> Any:
+    """A block of zeros."""
     return full(k, shape, 0, dtype)
 
 
 def full(k: KernelSession, shape: Any, value: Any, dtype: Any = f32) -> Any:
+    """A block of one value."""
     dims = sizes_of(k, shape)
     kind = dtype_of(k, dtype)
     if kind.is_float and type(value) is int:
