@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import enable_grad, inference_mode, no_grad
 
+from tessera import functional as _of_records
 from tessera.config import warn_of_unknown_variables
 from tessera.diag import (
     BoundsError,
@@ -14,6 +15,7 @@ from tessera.diag import (
     DTypeError,
     ModuleError,
     ParseError,
+    RaceError,
     ResourceError,
     ShapeError,
     TesseraError,
@@ -25,6 +27,7 @@ from tessera.driver import (
     CacheInfo,
     Comparison,
     Function,
+    Kernel,
     Module,
     backend,
     backends,
@@ -33,12 +36,15 @@ from tessera.driver import (
     function,
     fused,
     grad,
+    kernel,
     manual_seed,
     module,
     parse,
     value_and_grad,
 )
-from tessera.frontend.annotation import Flat, Tensor, floating, integer
+from tessera.frontend.annotation import Flat, Tensor, Tile, floating, integer
+from tessera.frontend.kernel.table import Namespace as _Namespace
+from tessera.frontend.kernel.table import tile as _kernel_operations
 from tessera.functional import *  # noqa: F403 - one function for each op record
 from tessera.functional import __all__ as _functions
 from tessera.functional.checkpoint import checkpoint_region
@@ -69,6 +75,9 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__])
 
 
+#: What kernels are written with; called, it repeats a tensor, as torch's function of that name.
+tile: _Namespace = _kernel_operations.beside(_of_records.tile)
+
 warn_of_unknown_variables()
 
 if not gc.get_freeze_count():
@@ -83,10 +92,10 @@ except PackageNotFoundError:  # a checkout that was never installed
     __version__ = "0.0.0"
 
 __all__ = [
-    "BoundsError", "CacheInfo", "CheckpointError", "Comparison", "DType", "DTypeError", "Flat", "Function", "Module",
-    "ModuleError", "ParseError", "ResourceError", "ShapeError", "Tensor", "TesseraError", "TesseraWarning",
-    "TraceError", "VerifyError", "backend", "backends", "bf16", "bool_", "checkpoint", "checkpoint_region", "compare",
-    "enable_grad", "f16", "f32", "f64", "floating", "fp8", "fp8_e4m3", "fp8_e5m2", "function", "fused", "grad",
-    "inference_mode", "int16", "int32", "int64", "int8", "integer", "manual_seed", "memory_stats", "module",
-    "no_grad", "parse", "scan", "uint8", "value_and_grad", *_functions,
+    "BoundsError", "CacheInfo", "CheckpointError", "Comparison", "DType", "DTypeError", "Flat", "Function", "Kernel",
+    "Module", "ModuleError", "ParseError", "RaceError", "ResourceError", "ShapeError", "Tensor", "TesseraError",
+    "TesseraWarning", "Tile", "TraceError", "VerifyError", "backend", "backends", "bf16", "bool_", "checkpoint",
+    "checkpoint_region", "compare", "enable_grad", "f16", "f32", "f64", "floating", "fp8", "fp8_e4m3", "fp8_e5m2",
+    "function", "fused", "grad", "inference_mode", "int16", "int32", "int64", "int8", "integer", "kernel",
+    "manual_seed", "memory_stats", "module", "no_grad", "parse", "scan", "uint8", "value_and_grad", *_functions,
 ]  # fmt: skip

@@ -122,8 +122,7 @@ def code_pages() -> dict[str, str]:
         pages[f"codes/{code}.md"] = _code_page(module, code)
     text = "# Diagnostic codes\n\n`python -m tessera explain CODE` prints the same pages in a terminal.\n\n"
     rows = (
-        [f"[{info.code}]({info.code}.md)", f"`{info.error.__name__}`", info.title]
-        for info in module.CODES.values()
+        [f"[{info.code}]({info.code}.md)", f"`{info.error.__name__}`", info.title] for info in module.CODES.values()
     )
     return {"codes/index.md": text + table(["code", "raised as", "fault"], rows), **pages}
 
@@ -205,6 +204,21 @@ def api_pages() -> dict[str, str]:
     return {"reference/api.md": text}
 
 
+def tile_pages() -> dict[str, str]:
+    """The operations of kernels, from their table."""
+    module = find("tessera.frontend.kernel.table")
+    text = "# Operations of kernels\n\n"
+    if module is None:
+        return {"reference/tile.md": text + MISSING}
+    text += "What `tile` has. [Writing kernels](../kernels.md) says how they are used.\n\n"
+    rows = [[f"`{op!r}`", op.doc] for _, op in sorted(module.TILE_TABLE.items())]
+    text += table(["call", "meaning"], rows) + "\n`tile.warp` has "
+    text += (
+        ", ".join(f"`{name}`" for name in module.WARP_TABLE) + ": the same, done within a warp where there are warps.\n"
+    )
+    return {"reference/tile.md": text}
+
+
 def layer_pages() -> dict[str, str]:
     """The names of ``tessera.nn``, as `api_pages` has those of ``tessera``."""
     module = find("tessera.nn")
@@ -268,5 +282,5 @@ def _cell(value: object) -> str:
 
 def all_pages() -> dict[str, str]:
     """Every generated page by its path below ``docs/``."""
-    makers = (op_pages, code_pages, pass_pages, option_pages, api_pages, layer_pages, bench_pages)
+    makers = (op_pages, code_pages, pass_pages, option_pages, api_pages, tile_pages, layer_pages, bench_pages)
     return {path: text for make in makers for path, text in make().items()}

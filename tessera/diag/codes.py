@@ -89,6 +89,8 @@ _TABLE: tuple[tuple[str, type[TesseraError], str], ...] = (
     ("TSR0218", ShapeError, "tensors scanned together with different numbers of steps"),
     ("TSR0219", ShapeError, "carry of a scan whose sizes or structure a step changes"),
     ("TSR0220", ShapeError, "gradient of a function that does not give one number"),
+    ("TSR0221", ShapeError, "block that does not have the shape of its view"),
+    ("TSR0222", ShapeError, "name whose type changes in a loop or choice of a kernel"),
     # dtypes
     ("TSR0301", DTypeError, "operand dtypes an operation does not take"),
     ("TSR0302", DTypeError, "arithmetic between two fp8 tensors"),
@@ -117,6 +119,7 @@ _TABLE: tuple[tuple[str, type[TesseraError], str], ...] = (
     ("TSR0416", TraceError, "module with hooks inside a compiled function"),
     ("TSR0417", TraceError, "argument to be updated that shares memory"),
     ("TSR0418", TraceError, "hooks on saved tensors that give another tensor"),
+    ("TSR0419", TraceError, "Python that kernels do not have"),
     # IR text and IR
     ("TSR0501", ParseError, "IR text with a syntax error"),
     ("TSR0502", ParseError, "IR text with an unknown operation, attribute or type"),
@@ -135,6 +138,8 @@ _TABLE: tuple[tuple[str, type[TesseraError], str], ...] = (
     ("TSR0609", ConfigError, "malformed option"),
     ("TSR0610", RaceError, "kernel that depends on the order of its iterations"),
     ("TSR0611", CheckpointError, "checkpoint that does not fit the module"),
+    ("TSR0612", BoundsError, "padding that reaches a result"),
+    ("TSR0613", RaceError, "memory used before its contents are there"),
 )
 
 #: Every code, in order.

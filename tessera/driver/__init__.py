@@ -10,6 +10,7 @@ from tessera.diag import ConfigError, user_frames
 from tessera.driver.compare import Comparison, compare
 from tessera.driver.decorated import CacheInfo, Function
 from tessera.driver.derived import grad, value_and_grad
+from tessera.driver.kernel import Kernel, kernel
 from tessera.driver.module import Fused, Module, fused, module
 from tessera.driver.settings import backend, backends, manual_seed, parse
 from tessera.frontend.accept import require_function
@@ -107,6 +108,6 @@ def _decorated(fn: Any, options: Mapping[str, Any]) -> Any:
 
 
 __all__ = [
-    "CacheInfo", "Comparison", "Function", "Fused", "Module", "backend", "backends", "checkpoint", "compare",
-    "function", "fused", "grad", "manual_seed", "module", "parse", "value_and_grad",
+    "CacheInfo", "Comparison", "Function", "Fused", "Kernel", "Module", "backend", "backends", "checkpoint", "compare",
+    "function", "fused", "grad", "kernel", "manual_seed", "module", "parse", "value_and_grad",
 ]  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import torch
@@ -63,16 +64,22 @@ class LoweredKernel:
 
 @dataclass(frozen=True)
 class Lowered:
-    """A function lowered for a target: kernels in order, and the library calls between them by name. ``runs`` are what
-    a call with the given arguments does on this machine: the tables of kernels and matrix products that are entered at
-    once, what libraries do between them, and the block of memory that they share.
-    """
+    """A function lowered for a target: kernels in order, and the library calls between them by name."""
 
     target: Target
     backend: str
     kernels: tuple[LoweredKernel, ...]
     calls: tuple[str, ...] = ()
-    runs: tuple[str, ...] = ()
+    #: What ``runs`` asks.
+    described: Callable[[], tuple[str, ...]] = field(default=tuple, repr=False, compare=False)
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """What a call with the given arguments does on this machine, for which it is compiled: the tables of kernels
+        and matrix products that are entered at once, what libraries do between them, and the block of memory that they
+        share.
+        """
+        return self.described()
 
     def __str__(self) -> str:
         head = f"# {self.backend} for {self.target.name}: {len(self.kernels)} kernels, {len(self.calls)} library calls"
@@ -275,7 +282,7 @@ def lower(
     if backend == "c":
         found = _lower_c(program.kernels, target or host_target(), calls)
         here = target is None and there is None and sizes is not None and not variant.layout.strided
-        return replace(found, runs=_runs(variant, sizes)) if here and sizes is not None else found
+        return replace(found, described=partial(_runs, variant, sizes)) if here and sizes is not None else found
     if backend == "triton":
         return _lower_triton(program.kernels, target or Target("cuda", "90"), calls, sizes)
     raise ResourceError(f"no backend `{backend}`", code="TSR0607", helps=["there are c, triton and eager"])

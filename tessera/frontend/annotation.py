@@ -62,18 +62,20 @@ class Lead:
 @dataclass(frozen=True, slots=True)
 class TensorAnnotation:
     """What is known of a tensor: ``dims`` (None: any rank), each a Dim or one ``Lead``; ``dtype`` (None:
-    any). A ``flat`` one may be given as a list of tensors.
+    any). A ``flat`` one may be given as a list of tensors; a ``tile`` is what a kernel reads and writes.
     """
 
     dims: tuple[Dim | Lead, ...] | None
     dtype: DType | DTypeClass | None = None
     flat: bool = False
+    tile: bool = False
 
     def __str__(self) -> str:
+        word = "Flat" if self.flat else "Tile" if self.tile else "Tensor"
         if self.dims is None:
-            return "Tensor" if self.dtype is None else f"Tensor[{self.dtype}]"
+            return word if self.dtype is None else f"{word}[{self.dtype}]"
         items = [_shown(d) for d in self.dims] + ([] if self.dtype is None else [str(self.dtype)])
-        return f"{'Flat' if self.flat else 'Tensor'}[{', '.join(items) or '()'}]"
+        return f"{word}[{', '.join(items) or '()'}]"
 
     __repr__ = __str__
 
@@ -161,6 +163,7 @@ MYPY = False
 if MYPY:
     Tensor: Any
     Flat: Any
+    Tile: Any
 elif TYPE_CHECKING:
 
     class Tensor(torch.Tensor, Protocol):  # pyright: ignore
@@ -171,6 +174,12 @@ elif TYPE_CHECKING:
 
     class Flat(torch.Tensor, Protocol):  # pyright: ignore
         """For editors: inside of its function one tensor of rank 1."""
+
+        @classmethod
+        def __class_getitem__(cls, item: object) -> Any: ...
+
+    class Tile(torch.Tensor, Protocol):  # pyright: ignore
+        """For editors: in a kernel, a view of a tensor."""
 
         @classmethod
         def __class_getitem__(cls, item: object) -> Any: ...
@@ -217,6 +226,28 @@ else:
                     helps=['all elements count along one axis: Flat["N"], or Flat["N", tessera.f32]'],
                 )  # fmt: skip
             return replace(found, flat=True)
+
+    class Tile(metaclass=_TensorMeta):
+        """The annotation of a tensor that a kernel reads or writes: a typed view of memory, no value.
+
+        Items are dim names, expressions and ints, and behind them the dtype; without one it may be any. A tensor with
+        further dims before these is taken one part after the other. Raises ShapeError (TSR0101, TSR0102, TSR0104) and
+        DTypeError (TSR0103).
+
+        >>> Tile["S", "D/2"]
+        Tile["S", "D/2"]
+        """
+
+        @staticmethod
+        def read(items: Sequence[object]) -> TensorAnnotation:
+            """The annotation that the items in the brackets mean."""
+            found = annotation(items)
+            if found.dims is None or found.lead is not None:
+                raise ShapeError(
+                    "a tile without its dims", code="TSR0104",
+                    helps=['name every dim of the view: Tile["S", "D"]; dims before these are taken care of'],
+                )  # fmt: skip
+            return replace(found, tile=True)
 
 
 def annotation(items: Sequence[object]) -> TensorAnnotation:

@@ -17,7 +17,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from tessera.diag import ShapeError, TesseraError
-from tessera.frontend.annotation import Flat, Tensor, TensorAnnotation, Union, from_jaxtyping
+from tessera.frontend.annotation import Flat, Tensor, TensorAnnotation, Tile, Union, from_jaxtyping
 
 #: Nested hints deeper than this are taken as plain Python values.
 DEEPEST = 16
@@ -199,7 +199,7 @@ def is_gone(function: Callable[..., object], note: object, scope: Mapping[str, o
 
 
 def _is_tensor(node: ast.expr, scope: Mapping[str, object]) -> bool:
-    return isinstance(node, ast.Name) and scope.get(node.id) in (Tensor, Flat)
+    return isinstance(node, ast.Name) and scope.get(node.id) in (Tensor, Flat, Tile)
 
 
 def _around(code: CodeType | None) -> list[FrameType]:
@@ -262,7 +262,7 @@ def _value(node: ast.expr, scope: Mapping[str, object], in_tensor: bool) -> obje
 
 
 def _subscript(node: ast.expr, base: object, index: ast.expr, scope: Mapping[str, object]) -> object:
-    items = _value(index, scope, base is Tensor or base is Flat)
+    items = _value(index, scope, base in (Tensor, Flat, Tile))
     try:
         return base[items]  # type: ignore[index]
     except TesseraError:

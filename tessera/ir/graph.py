@@ -168,7 +168,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Function:
-    """A function of either dialect. ``stage`` is the last pass run; ``dialect`` is ``tensor`` or ``tile``.
+    """A function of a dialect: ``tensor``, ``tile``, or ``block``, which is the tile dialect as kernels are written.
 
     ``updates`` are parameters whose memory the function writes: the last outputs, as many, are what they become once
     everything is computed.

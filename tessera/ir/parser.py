@@ -22,7 +22,7 @@ from tessera.ir.dim import Dim
 from tessera.ir.dim_parse import parse_dim
 from tessera.ir.dtype import DTYPES, DType
 from tessera.ir.graph import Attr, Block, Function, Literal, Obligation, Operand, Operation, Value
-from tessera.ir.printer import CONSTANTS, exports
+from tessera.ir.printer import CONSTANTS, WORDS, exports
 from tessera.ir.record import OpRecord
 from tessera.ir.syntax import (
     BlockNode,
@@ -39,6 +39,7 @@ from tessera.ir.syntax import (
 from tessera.ir.types import BufferType, ScalarType, TensorType, TileType, Type
 from tessera.ir.verify import Problem, problems
 
+_DIALECTS = {word: dialect for dialect, word in WORDS.items()}
 _RELATIONS = {"==": "eq", ">=": "ge", "divides": "divides"}
 _TYPE = re.compile(
     r"(?:(scalar|in|out|temp|local|update)\s+)?([a-z][a-z0-9_]*)\s*"
@@ -102,7 +103,7 @@ class _Reader:
         self._find_spans()
         params = self._params(node.params)
         body = self._body(node.body, params)
-        dialect = "tile" if node.kind == "kernel" else "tensor"
+        dialect = _DIALECTS[str(node.kind)]
         updates = tuple(self._known(x.param) for x in node.body.operands if isinstance(x, Update))
         function = Function(name, body, dialect, tuple(map(self._obligation, node.where)), updates=updates)
         self._check(function)

@@ -28,6 +28,9 @@ CONSTANTS: dict[str, Attr] = {
     "true": True, "false": False, "none": None, "inf": float("inf"), "nan": float("nan"),
 }  # fmt: skip
 
+#: How the text of a function of each dialect begins.
+WORDS: dict[str, str] = {"tensor": "fn", "tile": "kernel", "block": "program"}
+
 _INDENT = 2
 _WIDEST_NAMES = 24
 _WIDEST_CALL = 64
@@ -84,7 +87,7 @@ class _Printer:
         return Printed("\n".join(self.lines), self.places)
 
     def _head(self, f: Function) -> None:
-        word = "kernel" if f.dialect == "tile" else "fn"
+        word = WORDS.get(f.dialect, "fn")
         name = f.name if _NAME.fullmatch(f.name) else quoted(f.name)
         self.params.update(f.params)
         doc: list[Doc] = [bracketed(f"{word} {name}(", [f"{p.name}: {p.type}" for p in f.params], ")")]

@@ -40,7 +40,7 @@ _OPENING = frozenset("([{")
 _SPOKEN = {
     "LPAR": "`(`", "RPAR": "`)`", "LBRACE": "`{`", "RBRACE": "`}`", "COMMA": "`,`", "COLON": "`:`",
     "EQUAL": "`=`", "CIRCUMFLEX": "`^`", "__ANON_0": "`->`", "WHERE": "`where`", "OVER": "`over`",
-    "KEEPDIM": "`keepdim`", "EXIT": "`return` or `yield`", "KIND": "`fn` or `kernel`",
+    "KEEPDIM": "`keepdim`", "EXIT": "`return` or `yield`", "KIND": "`fn`, `kernel` or `program`",
     "RELATION": "`==`, `>=` or `divides`", "IDENT": "a name", "VALUE": "a value (`%name`)", "TYPE": "a type",
     "NUMBER": "a number", "STRING": "a string", "DIM": "a size in backquotes", "DIMS": "sizes in brackets",
     "ORIGIN": "an origin (`@name`)", "$END": "the end of the text",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from tessera.diag import Diagnostic, Help, Label, TesseraError, VerifyError
+from tessera.ir.dialects.block import BLOCK_OPS
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType
 from tessera.ir.facts import Facts
@@ -24,6 +25,7 @@ from tessera.ir.record import Kind, OpRecord, Param
 from tessera.ir.solver import Verdict, judge_eq
 from tessera.ir.source import label_at
 from tessera.ir.types import BufferType, ScalarType, TensorType, TileType, Type
+from tessera.ir.verify_block import BLOCK_FORM, block_problems
 from tessera.ir.verify_tile import tile_problems
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -331,7 +333,11 @@ def _full(f: Function) -> Iterator[Problem]:
     if f.dialect == "tile":
         yield from (Problem(op, text, operand) for op, text, operand in tile_problems(f))
         return
+    if f.dialect == "block":
+        yield from (Problem(op, text, operand) for op, text, operand in block_problems(f))
     for op in walk(f.body):
+        if f.dialect == "block" and op.record in BLOCK_FORM:
+            continue
         ruled = op.record.kind not in (Kind.REGION, Kind.CONTROL) if op.body is None else op.record.infer_body
         if ruled:
             yield from _typed(op, known)
@@ -340,10 +346,12 @@ def _full(f: Function) -> Iterator[Problem]:
 _FORBIDDEN: Mapping[str, frozenset[Kind]] = {
     "tensor": frozenset({Kind.TILE, Kind.COMPOSITE}),
     "tile": frozenset({Kind.REGION, Kind.COMPOSITE, Kind.VIEW, Kind.INDEX, Kind.CREATE, Kind.CONTRACT, Kind.EXTERN}),
+    "block": frozenset({Kind.REGION, Kind.COMPOSITE, Kind.EXTERN, Kind.COLLECTIVE}),
 }
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "tensor": (TensorType, ScalarType),
     "tile": (BufferType, ScalarType, TileType),
+    "block": (BufferType, ScalarType, TensorType),
 }
 
 
@@ -356,7 +364,7 @@ def _kinds(f: Function) -> Iterator[Problem]:
         if not isinstance(p.type, _TYPES[f.dialect]):
             yield Problem(None, f"parameter `{p.name}` of type `{p.type}` in a function of the {f.dialect} dialect")
     for op in walk(f.body):
-        if op.record.kind in _FORBIDDEN[f.dialect]:
+        if op.record.kind in _FORBIDDEN[f.dialect] or (op.record in BLOCK_OPS and f.dialect != "block"):
             yield Problem(op, f"`{op.name}` has no place in the {f.dialect} dialect")
         elif op.record.kind in (Kind.REGION, Kind.CONTROL) and op.body is None:
             yield Problem(op, f"`{op.name}` has no body")

@@ -81,9 +81,9 @@ CASES = [
     ("fn f(x: f32[B], x: f32[B]) {}", "TSR0503", "`%x` is defined twice", 1, 17, 1),
     ("fn f(x: f32[B]) {} fn g(x: f32[B]) {}", "TSR0501", "a second function where one is expected", 1, 20, 2),
     ("fn f(x: f32[B]) -> f32[B]\n  where `B` = `B` proved { return x }", "TSR0501", "found `=`", 2, 13, 1),
-    ("", "TSR0501", "expected `fn` or `kernel`, found the end of the text", 1, 1, 1),
+    ("", "TSR0501", "expected `fn`, `kernel` or `program`, found the end of the text", 1, 1, 1),
     ("fn f(", "TSR0501", "found the end of the text", 1, 5, 1),
-    ("42", "TSR0501", "expected `fn` or `kernel`, found `42`", 1, 1, 2),
+    ("42", "TSR0501", "expected `fn`, `kernel` or `program`, found `42`", 1, 1, 2),
 ]  # fmt: skip
 
 

@@ -54,7 +54,7 @@ fn f(x: f32[A], y: f32[B*C]) -> f32[A]
 
 
 def test_every_row_of_the_table_says_why() -> None:
-    assert [row.step.name for row in PIPELINE] == ["shapes", "canonicalize", "chunk", "cse", "dce", "fuse"]
+    assert [row.step.name for row in PIPELINE] == ["shapes", "canonicalize", "chunk", "cse", "dce", "blocks", "fuse"]
     assert all(len(row.reason) > 20 for row in PIPELINE)
 
 

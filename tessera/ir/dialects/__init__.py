@@ -7,6 +7,7 @@ from itertools import chain
 from types import MappingProxyType
 
 from tessera.ir.dialects import (
+    block,
     compare,
     composite_index,
     composite_join,
@@ -41,6 +42,7 @@ from tessera.ir.record import Kind, OpRecord
 CONTROL_OPS: tuple[OpRecord, ...] = control.OPS
 REGION_OPS: tuple[OpRecord, ...] = region.REGION_OPS
 TILE_OPS: tuple[OpRecord, ...] = tile.TILE_OPS
+BLOCK_OPS: tuple[OpRecord, ...] = block.BLOCK_OPS
 
 #: The operations of the tensor dialect, primitives and composites.
 TENSOR_OPS: tuple[OpRecord, ...] = (
@@ -81,7 +83,7 @@ def table(records: Iterable[OpRecord]) -> Mapping[str, OpRecord]:
     return MappingProxyType(found)
 
 
-OPS: Mapping[str, OpRecord] = table(chain(TENSOR_OPS, CONTROL_OPS, REGION_OPS, TILE_OPS))
+OPS: Mapping[str, OpRecord] = table(chain(TENSOR_OPS, CONTROL_OPS, REGION_OPS, TILE_OPS, BLOCK_OPS))
 
 #: Which fields a record of each kind needs, beside a signature and a doc.
 _NEEDED: Mapping[Kind, tuple[str, ...]] = MappingProxyType({

@@ -10,6 +10,7 @@ import numpy as np
 
 from tessera.diag import ShapeError
 from tessera.ir.graph import Function, Value
+from tessera.ir.interp.block import run_program
 from tessera.ir.interp.convert import Array, round_to, settle
 from tessera.ir.interp.memory import Memory
 from tessera.ir.interp.namespace import NumpyNamespace
@@ -63,6 +64,9 @@ def interpret(
     bound = bind_sizes(f, shapes, sizes)
     if f.dialect == "tile":
         return _kernel(f, arrays, bound, exact)
+    if f.dialect == "block":
+        made = run_program(f, arrays, bound, exact)
+        return [made[p] for p in f.params if p in made]
     machine = TensorMachine(bound, exact, dict(arrays))
     return [np.array(x) for x in machine.run(f.body)]
 

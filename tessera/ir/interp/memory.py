@@ -79,7 +79,7 @@ class Memory:
         if self.written is not None and not self.written[at.offset].all():
             where = int(at.offset[~self.written[at.offset]][0])
             raise RaceError(
-                f"element {where} of `{self.name}` is read before it is written", labels=_labels(op)
+                f"element {where} of `{self.name}` is read before it is written", labels=labels_of(op)
             )
         writer = self.writer[at.offset]
         self._refuse(
@@ -132,17 +132,18 @@ class Memory:
         if bad.any():
             where = int(offset[bad][0])
             raise BoundsError(
-                f"element {where} of `{self.name}` is {verb}, which has {self.data.size}", labels=_labels(op)
+                f"element {where} of `{self.name}` is {verb}, which has {self.data.size}", labels=labels_of(op)
             )
 
     def _refuse(self, op: Operation, at: Points, bad: Array, what: str) -> None:
         if bad.any():
-            raise RaceError(f"element {int(at.offset[bad][0])} of `{self.name}` {what}", labels=_labels(op))
+            raise RaceError(f"element {int(at.offset[bad][0])} of `{self.name}` {what}", labels=labels_of(op))
 
 
 def _equal(a: Array, b: Array) -> Array:
     return (a == b) | ((a != a) & (b != b))
 
 
-def _labels(op: Operation) -> Sequence[Label]:
+def labels_of(op: Operation) -> Sequence[Label]:
+    """The place of an operation, where it has one."""
     return [Label(op.span, f"in `{op.name}`", primary=True)] if op.span is not None else []

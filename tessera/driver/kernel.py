@@ -1,0 +1,281 @@
+"""The decorated kernel: read and checked at definition, run on tensors."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import threading
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from tessera import config
+from tessera.diag import Diagnostic, Label, ShapeError, TesseraError, TesseraWarning, TraceError, user_frames, warn_user
+from tessera.driver.kernel_call import KernelCall, as_tensor, bind_kernel, check_overlap, interpret_kernel
+from tessera.driver.layout import TABLE
+from tessera.frontend.accept import require_function
+from tessera.frontend.handles import Deferred
+from tessera.frontend.kernel.context import BLOCKS, SETTINGS
+from tessera.frontend.kernel.program import KernelProgram, check_kernel, read_kernel
+from tessera.frontend.kernel.source import Source, source_of
+from tessera.frontend.session import current
+from tessera.frontend.spec import FunctionSpec
+from tessera.ir.graph import Function as IRFunction
+from tessera.ir.printer import print_function
+
+#: Block sizes where nothing else is said.
+_BLOCK = 32
+_STORES = ("store", "store_vector")
+
+
+class Kernel:
+    """A kernel with the programs for the ways in which it was called. Made by ``tessera.kernel``."""
+
+    def __init__(self, fn: Callable[..., Any], settings: Mapping[str, int] = MappingProxyType({})) -> None:
+        functools.update_wrapper(self, fn)
+        self.fn = fn
+        self.settings = dict(settings)
+        self.spec = FunctionSpec.of(fn)
+        _check_signature(self.spec)
+        #: As it is now: what happens to the file later changes nothing.
+        self.source = source_of(fn)
+        self._programs: dict[Any, KernelProgram] = {}
+        #: Ways of calling it for which Python needs the sizes.
+        self._by_sizes: set[Any] = set()
+        self._lock = threading.RLock()
+        self._derivative: tuple[Callable[..., Any], Callable[..., Any]] | None = None
+        self.checked: tuple[KernelProgram, ...] = ()
+        if config.current().shapes != "off":
+            self._check()
+        self.outputs = _outputs(self.spec, self.source, self.checked)
+
+    def _check(self) -> None:
+        try:
+            self.checked = check_kernel(self.spec, self.source, TABLE)
+        except TesseraError as error:
+            if config.current().shapes != "warn":
+                raise
+            warn_user(TesseraWarning.from_diagnostics(error.diagnostics))
+
+    @user_frames
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the kernel. Outputs that are left out are allocated and returned, in the order of the parameters.
+
+        Raises CallError (TSR0111), ShapeError and DTypeError for arguments that do not fit; BoundsError (TSR0605,
+        TSR0612) and RaceError (TSR0610, TSR0613) for what the kernel does wrong with them.
+        """
+        if current() is not None:
+            raise TraceError(f"the kernel `{self.spec.name}` inside a compiled function", code="TSR0406")
+        call = bind_kernel(self.spec, self.outputs, args, kwargs)
+        check_overlap(call, self.outputs)
+        tensors = tuple(call.tensors.values())
+        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+            if self._derivative is not None:
+                return self._differentiable(call, args, kwargs)
+            return _Undifferentiable.apply(self, call, *tensors)
+        return self._run(call)
+
+    def _run(self, call: KernelCall) -> Any:
+        program, sizes = self._program(call)
+        found = interpret_kernel(program, call, sizes, exact=False)
+        made: list[torch.Tensor] = []
+        like = next(iter(call.tensors.values()), None)
+        for name in program.outputs:
+            target = call.tensors.get(name)
+            result = as_tensor(found[name], program.params[name].type.dtype, like)
+            if target is None:
+                made.append(result)
+            else:
+                with torch.no_grad():
+                    target.copy_(result)
+        return None if not made else made[0] if len(made) == 1 else tuple(made)
+
+    @user_frames
+    def reference(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        """What the outputs would be in float64, by parameter, with the same casts and the same checks; nothing is
+        written.
+        """
+        call = bind_kernel(self.spec, self.outputs, args, kwargs)
+        program, sizes = self._program(call)
+        return {name: torch.from_numpy(x) for name, x in interpret_kernel(program, call, sizes, exact=True).items()}
+
+    def defvjp(self, fwd: Callable[..., Any], bwd: Callable[..., Any]) -> Kernel:
+        """Give the kernel a derivative, and give it back.
+
+        ``fwd`` takes what the kernel takes, its outputs left out, and returns what the kernel returns and a second
+        object, which ``bwd`` is given with the gradients of the outputs; ``bwd`` returns a tuple with a gradient, or
+        None, for each tensor of the call, in the order of the parameters.
+        """
+        self._derivative = fwd, bwd
+        return self
+
+    def _differentiable(self, call: KernelCall, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """A call that torch may differentiate."""
+        assert self._derivative is not None
+        if len(call.made) < len(self.outputs):
+            raise TraceError(f"a derivative of `{self.spec.name}` with an output that is given", code="TSR0413",
+                             helps=["leave the outputs out"])  # fmt: skip
+        return _Differentiable.apply(self._derivative, args, kwargs, *call.tensors.values())
+
+    def configure(self, **settings: int) -> Kernel:
+        """The same kernel with other block sizes (``block_m``, ``block_n``, ``block_k``) or settings (``num_warps``,
+        ``num_stages``, ``num_threads``). Raises TraceError (TSR0404) for others, ShapeError (TSR0106) below 1.
+        """
+        for name, x in settings.items():
+            if name not in (*BLOCKS, *SETTINGS):
+                known = ", ".join((*BLOCKS, *SETTINGS))
+                raise TraceError(f"no setting `{name}`", code="TSR0404", helps=[f"there are {known}"])
+            if not isinstance(x, int) or isinstance(x, bool) or x < 1:
+                raise ShapeError(f"`{name}={x}`", code="TSR0106", helps=["give a number of at least 1"])
+        made = Kernel(self.fn, {**self.settings, **settings})
+        made._derivative = self._derivative
+        return made
+
+    @user_frames
+    def ir(self, *args: Any, **kwargs: Any) -> str:
+        """The block program as text, for given arguments or else for the first way of calling the kernel."""
+        return print_function(self._function(args, kwargs))
+
+    def _function(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> IRFunction:
+        if args or kwargs:
+            return self._program(bind_kernel(self.spec, self.outputs, args, kwargs))[0].function
+        if not self.checked:
+            raise TraceError(f"`{self.spec.name}` has no program before its sizes are known", code="TSR0406",
+                             helps=["pass example arguments"])  # fmt: skip
+        return self.checked[0].function
+
+    def _program(self, call: KernelCall) -> tuple[KernelProgram, dict[str, int]]:
+        """The program for a call, and every size in it."""
+        sizes = {**call.sizes, **{b: self.settings.get(b, _BLOCK) for b in BLOCKS}}
+        with self._lock:
+            found = None
+            if call.key not in self._by_sizes:
+                try:
+                    found = self._read(call.key, call, None)
+                except Deferred:
+                    self._by_sizes.add(call.key)
+            found = found or self._read((call.key, tuple(sizes.items())), call, sizes)
+        _check_obligations(found.function, sizes)
+        return found, sizes
+
+    def _read(self, key: Any, call: KernelCall, sizes: Mapping[str, int] | None) -> KernelProgram:
+        """The program under a key, read when it is first asked for."""
+        found = self._programs.get(key)
+        if found is None:
+            found = read_kernel(self.spec, self.source, TABLE, call.given, sizes, self.settings)
+            self._programs[key] = found
+        return found
+
+    def __repr__(self) -> str:
+        settings = "".join(f", {name}={x}" for name, x in self.settings.items())
+        return f"<tessera.kernel {self.spec.name}{settings}>"
+
+    def __reduce__(self) -> str:
+        return self.fn.__qualname__  # found again by where it is defined, never by its code
+
+
+def _check_signature(spec: FunctionSpec) -> None:
+    for p in spec.params:
+        if p.how != "plain" or p.kind not in ("tensor", "optional", "size", "scalar", "static", "any"):
+            what = "any number of arguments" if p.how != "plain" else "a container of tensors"
+            labels = [] if p.span is None else [Label(p.span, "this parameter", True)]
+            raise TraceError(f"`{p.name}` of the kernel `{spec.name}` takes {what}", code="TSR0419", labels=labels,
+                             helps=["give each tensor a parameter of its own"])  # fmt: skip
+
+
+def _outputs(spec: FunctionSpec, source: Source, checked: tuple[KernelProgram, ...]) -> tuple[str, ...]:
+    """The parameters that a kernel writes: those that its programs write, or, without programs, those in its source."""
+    if checked:
+        written = {name for program in checked for name in program.outputs}
+    else:
+        written = {n.id for node in ast.walk(source.node) for n in _targets(node)}
+    return tuple(p.name for p in spec.params if p.name in written)
+
+
+def _targets(node: ast.AST) -> list[ast.Name]:
+    """The names that a statement writes through."""
+    found: ast.expr | None = None
+    if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
+        found = node
+    elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in _STORES:
+        found = next(iter(node.args), None)
+    while isinstance(found, ast.Subscript):
+        found = found.value
+    return [found] if isinstance(found, ast.Name) else []
+
+
+def _check_obligations(f: IRFunction, sizes: Mapping[str, int]) -> None:
+    """Refuse a call whose sizes break what the program needs of them."""
+    broken = [o for o in f.obligations if not o.holds(sizes)]
+    if broken:
+        names = sorted({n for o in broken for n in o.left.names() | o.right.names()})
+        at = ", ".join(f"{n}={sizes[n]}" for n in names if n in sizes)
+        raise ShapeError.from_diagnostics(
+            Diagnostic("TSR0105", f"`{o}` does not hold with {at}",
+                       () if o.span is None else (Label(o.span, o.why or "needed here", True),))
+            for o in broken
+        )  # fmt: skip
+
+
+class _Undifferentiable(torch.autograd.Function):
+    """Keeps a kernel without a derivative from being taken for a constant."""
+
+    @staticmethod
+    def forward(ctx: Any, kernel: Kernel, call: KernelCall, *tensors: torch.Tensor) -> Any:
+        ctx.kernel = kernel
+        written = [t for name, t in call.tensors.items() if name in kernel.outputs]
+        ctx.mark_dirty(*written)
+        made = kernel._run(call)
+        return made if made is not None else tuple(written)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise TraceError(f"the kernel `{ctx.kernel.spec.name}` has no derivative", code="TSR0413")
+
+
+class _Differentiable(torch.autograd.Function):
+    """A kernel with the derivative that it was given."""
+
+    @staticmethod
+    def forward(ctx: Any, pair: Any, args: Any, kwargs: Any, *tensors: torch.Tensor) -> Any:
+        fwd, ctx.bwd = pair
+        found, ctx.saved = fwd(*args, **kwargs)
+        ctx.count = len(tensors)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        found = ctx.bwd(ctx.saved, *grads)
+        if not isinstance(found, tuple) or len(found) != ctx.count:
+            raise TraceError(f"a derivative that gives no tuple of {ctx.count} gradients", code="TSR0413")
+        return (None, None, None, *found)
+
+
+@user_frames
+def kernel(fn: Callable[..., Any], /) -> Kernel:
+    """A program over blocks of its arguments, which are views of tensors: read from its source, checked, and run.
+
+    Parameters are annotated ``Tile["S", "D", tessera.f32]`` and what a function may take besides; those that the body
+    writes to are outputs, which a call may leave out. A tensor with more dims than declared is taken part by part. What
+    is wrong with shapes, dtypes or the use of the language is an error at definition, with its place.
+
+    Raises TraceError (TSR0409, TSR0419), ShapeError and DTypeError.
+
+    >>> import tessera, torch
+    >>> from tessera import Tile, tile
+    >>> @tessera.kernel
+    ... def double(x: Tile["N"], y: Tile["N"]):
+    ...     for i in tile.grid(0, tile.context().N, 64):
+    ...         tile.store(y[i : i + 64], tile.load(x[i : i + 64]) * 2)
+    >>> double(torch.arange(3.0)).tolist()
+    [0.0, 2.0, 4.0]
+    """
+    if isinstance(fn, Kernel):
+        return fn
+    require_function(fn)
+    return Kernel(fn)
+
+
+__all__ = ["Kernel", "kernel"]

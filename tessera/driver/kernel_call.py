@@ -1,0 +1,235 @@
+"""One call of a kernel: which tensor is which parameter, what is allocated, and what runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from tessera.backends.eager.dtypes import to_torch_dtype
+from tessera.diag import CallError, Diagnostic, Label, Note, ShapeError, TraceError, caller_span
+from tessera.driver.guards import check_devices, check_kinds, check_memory
+from tessera.driver.layout import TABLE
+from tessera.frontend.binding import Bound, Leaf
+from tessera.frontend.kernel.program import Buffer, KernelProgram, Number
+from tessera.frontend.spec import EMPTY, FunctionSpec, ParamSpec
+from tessera.frontend.tree import LEAF
+from tessera.frontend.unifying import check_call
+from tessera.ir.dim import Dim
+from tessera.ir.dtype import DType, f32
+from tessera.ir.interp.block import run_program
+from tessera.ir.types import BufferType
+
+
+@dataclass(frozen=True)
+class KernelCall:
+    """The arguments of a call: tensors and other values by parameter, sizes by name. ``made`` are the outputs that the
+    caller left out.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    values: Mapping[str, Any]
+    given: Mapping[str, Any]
+    sizes: Mapping[str, int]
+    made: tuple[str, ...]
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What programs differ by."""
+        return tuple((name, type(x), x) for name, x in self.given.items())
+
+
+def bind_kernel(
+    spec: FunctionSpec, outputs: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> KernelCall:
+    """Match the arguments of a call with the parameters; outputs may be left out.
+
+    Raises CallError (TSR0111), ShapeError (TSR0105 to TSR0107, TSR0110) and DTypeError (TSR0108).
+    """
+    values = _matched(spec, outputs, args, kwargs)
+    tensors = {name: x for name, x in values.items() if isinstance(x, torch.Tensor)}
+    leads = _leads(spec, tensors)
+    leaves: list[Leaf] = []
+    for p in spec.params:
+        x = values[p.name]
+        if p.name in tensors:
+            leaves.append(Leaf("tensor", p.name, p, p.hint.annotation, x))
+        elif p.binds:
+            leaves.append(Leaf("size", p.name, p, None, x))
+    bound = Bound(LEAF, tuple(leaves), ())
+    check_kinds(bound)
+    check_devices(bound)
+    check_memory(list(tensors.values()))
+    ranks = {leaf.path: _rank(leaf.param) for leaf in bound.tensors}
+    shapes = [t.shape[len(t.shape) - ranks[name] :] for name, t in tensors.items()]
+    dtypes = [TABLE.tensor_type(t).dtype for t in tensors.values()]
+    sizes = dict(check_call(spec, bound, shapes, dtypes).names)
+    sizes |= {f"lead_{n}": size for n, size in enumerate(leads)}
+    made = tuple(name for name in outputs if name not in tensors)
+    floats = [t for t in tensors.values() if t.dtype.is_floating_point]
+    first = next(iter((*floats, *tensors.values())), None)
+    given = {p.name: _given(p, values[p.name], tensors, made, (leads, first)) for p in spec.params}
+    return KernelCall(tensors, values, given, sizes, made)
+
+
+def _matched(
+    spec: FunctionSpec, outputs: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Values by parameter. Positional arguments go to all parameters in order; where that does not fit, to those that
+    are no outputs.
+    """
+    whole = [p for p in spec.params if not p.keyword_only]
+    inner = [p for p in whole if p.name not in outputs]
+    wrong: list[str] = []
+    for order in (whole, inner):
+        found = _placed(spec, order, outputs, args, kwargs)
+        if isinstance(found, dict):
+            return found
+        wrong.append(found)
+    span = caller_span()
+    labels = [] if span is None else [Label(span, "called here", True)]
+    raise CallError(f"a call of `{spec.name}` {wrong[0]}", code="TSR0111", labels=labels,
+                    notes=[f"its parameters are {', '.join(p.name for p in spec.params)}"])  # fmt: skip
+
+
+def _placed(
+    spec: FunctionSpec, order: Sequence[ParamSpec], outputs: Sequence[str], args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> dict[str, Any] | str:  # fmt: skip
+    """Values by parameter for one order of the positional arguments, or why they do not fit."""
+    if len(args) > len(order):
+        return f"with {len(args)} positional arguments, {len(order)} at most"
+    found = {p.name: x for p, x in zip(order, args, strict=False)}
+    for name, x in kwargs.items():
+        if name in found:
+            return f"with two values for `{name}`"
+        if name not in spec.by_name:
+            return f"with an unknown `{name}`"
+        found[name] = x
+    for p in spec.params:
+        if p.name not in found:
+            if p.name not in outputs and p.default is EMPTY and not p.hint.optional:
+                return f"without `{p.name}`"
+            found[p.name] = None if p.default is EMPTY else p.default
+        wrong = _misfit(p, found[p.name], p.name in outputs)
+        if wrong:
+            return f"with {wrong} for `{p.name}`"
+    return found
+
+
+def _misfit(p: ParamSpec, x: Any, is_output: bool) -> str:
+    """What a value is, where its parameter does not take it."""
+    if p.kind in ("tensor", "optional"):
+        if isinstance(x, torch.Tensor) or (x is None and (is_output or p.hint.optional)):
+            return ""
+        return f"a {type(x).__name__}"
+    if isinstance(x, torch.Tensor):
+        return "a tensor"
+    if p.kind == "scalar" and not (x is None and p.hint.optional):
+        return "" if isinstance(x, int | float) and not isinstance(x, bool) else f"a {type(x).__name__}"
+    if p.binds or p.hint.type is int:
+        good = isinstance(x, int) and not isinstance(x, bool) and (x >= 0 or not p.binds)
+        return "" if good or (x is None and p.default is None) else f"a {type(x).__name__}"
+    return ""
+
+
+def _rank(p: ParamSpec) -> int:
+    a = p.hint.annotation
+    return len(a.fixed) if a is not None and a.dims is not None else 0
+
+
+def _leads(spec: FunctionSpec, tensors: Mapping[str, torch.Tensor]) -> tuple[int, ...]:
+    """The sizes before the declared dims, which are those of every tensor that has such dims."""
+    found: tuple[int, ...] = ()
+    owner = ""
+    for p in spec.params:
+        t = tensors.get(p.name)
+        if t is None or t.ndim <= _rank(p):
+            continue
+        extra = tuple(t.shape[: t.ndim - _rank(p)])
+        if not owner:
+            found, owner = extra, p.name
+        elif extra != found:
+            notes = (Note(f"`{p.name}` is declared {p.hint.annotation}", p.span),)
+            text = f"`{owner}` has {list(found)} before its declared dims and `{p.name}` {list(extra)}"
+            span = caller_span()
+            labels = () if span is None else (Label(span, "called here", True),)
+            raise ShapeError.from_diagnostics([Diagnostic("TSR0105", text, labels, notes)])
+    return found
+
+
+def _given(p: ParamSpec, x: Any, tensors: Mapping[str, torch.Tensor], made: Sequence[str], more: Any) -> Any:
+    """What the reading of a kernel is told of an argument."""
+    leads, first = more
+    if p.name in tensors:
+        t = tensors[p.name]
+        return Buffer(TABLE.tensor_type(t).dtype, t.ndim - _rank(p))
+    if p.name in made:
+        a = p.hint.annotation
+        dtype = a.dtype if a is not None and isinstance(a.dtype, DType) else None
+        if dtype is None:
+            dtype = f32 if first is None else TABLE.tensor_type(first).dtype
+        return Buffer(dtype, len(leads))
+    return Number() if p.kind == "scalar" and x is not None else x
+
+
+def check_overlap(call: KernelCall, outputs: Sequence[str]) -> None:
+    """Refuse an output that shares memory with another argument (TSR0417)."""
+    for name in outputs:
+        out = call.tensors.get(name)
+        for other, t in call.tensors.items():
+            if out is not None and other != name and _overlap(out, t):
+                span = caller_span()
+                labels = [] if span is None else [Label(span, f"`{name}` and `{other}` overlap", True)]
+                raise TraceError(f"output `{name}` shares memory with `{other}`", code="TSR0417", labels=labels,
+                                 helps=["leave the output out, or give a tensor of its own"])  # fmt: skip
+
+
+def _overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
+    if a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr() or not (a.numel() and b.numel()):
+        return False
+    (a0, a1), (b0, b1) = _range(a), _range(b)
+    return a0 < b1 and b0 < a1
+
+
+def _range(t: torch.Tensor) -> tuple[int, int]:
+    """The bytes of its storage between which a tensor lies."""
+    last = sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
+    first = int(t.storage_offset())
+    return first * t.itemsize, (first + int(last) + 1) * t.itemsize
+
+
+def interpret_kernel(program: KernelProgram, call: KernelCall, sizes: Mapping[str, int], exact: bool) -> dict[str, Any]:
+    """The contents of the outputs as arrays, by parameter."""
+    given: dict[Any, Any] = {}
+    for name, value in program.params.items():
+        if name in call.tensors:
+            given[value] = _array(call.tensors[name])
+        elif not isinstance(value.type, BufferType):
+            given[value] = np.asarray(call.values[name], np.float64)
+    made = run_program(program.function, given, sizes, exact)
+    return {name: made[program.params[name]] for name in program.outputs}
+
+
+def _array(t: torch.Tensor) -> Any:
+    t = t.detach().cpu()
+    if t.dtype.is_floating_point:
+        return (t if t.dtype is torch.float64 else t.to(torch.float32)).to(torch.float64).numpy()
+    return t.numpy()
+
+
+def as_tensor(array: Any, dtype: DType, like: torch.Tensor | None = None) -> torch.Tensor:
+    """An array of the interpreter as a tensor; its values are values of the dtype."""
+    made = torch.from_numpy(np.ascontiguousarray(array))
+    if dtype.is_fp8:
+        made = made.to(torch.float32)
+    made = made.to(to_torch_dtype(dtype))
+    return made if like is None else made.to(like.device)
+
+
+def dims_of(program: KernelProgram, name: str) -> tuple[Dim, ...]:
+    """The sizes of an output."""
+    return program.params[name].type.dims
