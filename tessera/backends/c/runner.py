@@ -59,24 +59,31 @@ static void x_product_f64(const i64 *args, const i64 *apart) {{
         (char *)args[1] + apart[1], &lb, &zero, (char *)args[2] + apart[2], &lc);
 }}
 
+static void x_product_at(const i64 *args, i64 at) {{
+    const i64 rank = args[13], *const axes = args + 14;
+    i64 apart[3] = {{0, 0, 0}};
+    for (i64 j = rank - 1; j >= 0; at /= axes[4 * j], j--)
+        for (i64 x = 0; x < 3; x++) apart[x] += at % axes[4 * j] * axes[4 * j + 1 + x];
+    if (args[4]) x_product_f64(args, apart); else x_product_f32(args, apart);
+}}
+
 /* A batch of products of column-major matrices. The arguments: three addresses, the BLAS function, whether it takes
    f64, whether each operand is transposed, m, n and k, three leading sizes, the number of axes of the batch, for each
    axis its size and the bytes from one product to the next in the operands and in the result. Many small products are
-   shared out to the threads, where the library uses one for each; of few it is the library that shares each out. */
+   shared out to the threads, where the library uses one for each. Of few it is the library that shares each out, and
+   these stand in no parallel region, not even in one of a single thread: in there its threads would be new ones. */
 {VISIBLE} int {PRODUCT}(const i64 *args) {{
     const i64 rank = args[13], *const axes = args + 14;
     i64 count = 1;
     for (i64 j = 0; j < rank; j++) count *= axes[4 * j];
     const i64 work = args[7] * args[8] * args[9] * count;
     if (work && !(args[0] && args[1])) return 4;
-    void (*const one)(const i64 *, const i64 *) = args[4] ? x_product_f64 : x_product_f32;
-#pragma omp parallel for if (work >= 16384 && count >= omp_get_max_threads() && count > 1)
-    for (i64 at = 0; at < count; at++) {{
-        i64 apart[3] = {{0, 0, 0}};
-        for (i64 j = rank - 1, rest = at; j >= 0; rest /= axes[4 * j], j--)
-            for (i64 x = 0; x < 3; x++) apart[x] += rest % axes[4 * j] * axes[4 * j + 1 + x];
-        one(args, apart);
+    if (work >= 16384 && count > 1 && count >= omp_get_max_threads()) {{
+#pragma omp parallel for
+        for (i64 at = 0; at < count; at++) x_product_at(args, at);
+        return 0;
     }}
+    for (i64 at = 0; at < count; at++) x_product_at(args, at);
     return 0;
 }}
 
