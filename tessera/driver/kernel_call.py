@@ -18,7 +18,6 @@ from tessera.frontend.kernel.program import Buffer, KernelProgram, Number
 from tessera.frontend.spec import EMPTY, FunctionSpec, ParamSpec
 from tessera.frontend.tree import LEAF
 from tessera.frontend.unifying import check_call
-from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, f32
 from tessera.ir.interp.block import run_program
 from tessera.ir.types import BufferType
@@ -117,7 +116,7 @@ def _placed(
         wrong = _misfit(p, found[p.name], p.name in outputs)
         if wrong:
             return f"with {wrong} for `{p.name}`"
-    return found
+    return {p.name: found[p.name] for p in spec.params}
 
 
 def _misfit(p: ParamSpec, x: Any, is_output: bool) -> str:
@@ -228,8 +227,3 @@ def as_tensor(array: Any, dtype: DType, like: torch.Tensor | None = None) -> tor
         made = made.to(torch.float32)
     made = made.to(to_torch_dtype(dtype))
     return made if like is None else made.to(like.device)
-
-
-def dims_of(program: KernelProgram, name: str) -> tuple[Dim, ...]:
-    """The sizes of an output."""
-    return program.params[name].type.dims

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from itertools import chain
 from operator import is_
@@ -72,7 +72,9 @@ class Known:
 
     def __init__(self, optimizer: Optimizer, batches: list[Batch]) -> None:
         groups = optimizer.param_groups
-        self.batches, self.state = batches, optimizer.state
+        # Without the gradients, which are others in every step.
+        self.batches = [replace(b, lists=[b.lists[0], [], *b.lists[2:]]) for b in batches]
+        self.state = optimizer.state
         self.names = [(group["params"], optimizer.names(group)) for group in groups]
         # Everything that could be exchanged, one behind the other: how many members each has, and all of them.
         self.rows: list[Collection[Any]] = [groups, *(group["params"] for group in groups), self.state.values()]

@@ -15,6 +15,7 @@ from tessera.ir.build import numbered
 from tessera.ir.dialects.contract import letters
 from tessera.ir.dialects.region import BLOCKS
 from tessera.ir.dim import Dim, ceildiv, dim_max, product
+from tessera.ir.dtype import compute_dtype
 from tessera.ir.flops import nbytes
 from tessera.ir.folds import FOLDS, folded_axes
 from tessera.ir.graph import Block, Function, Note, Operand, Operation, Value, users
@@ -67,10 +68,17 @@ class Blocks:
         return _written(f, found).with_note(Note(self.name, 0.0, text))
 
 
+def wide(op: Operation) -> bool:
+    """Is what is added up of blocks kept in no fewer digits than it is summed in?"""
+    dtype = op.result.type.dtype
+    return dtype.is_float and compute_dtype(dtype) is dtype
+
+
 def largest(f: Function, sizes: Mapping[str, int]) -> Run | None:
     """The run by which most bytes less exist at once; None where no run is worth it."""
     made = [r for op in f.ops for r in op.results if isinstance(r.type, TensorType)]
-    large = [v for v in made if _bytes(v, sizes) >= LARGE and v not in f.outputs]
+    given = set(f.outputs)
+    large = [v for v in made if _bytes(v, sizes) >= LARGE and v not in given]
     runs = (_Along(f, d, sizes).run() for d in dict.fromkeys(d for v in large for d in v.type.dims) if not d.is_const)
     return max((r for r in runs if r is not None), key=lambda r: r.bytes, default=None)
 
@@ -207,9 +215,9 @@ class _Along:
             reduction = op.record.reduction
             if kind is not Kind.REDUCE or reduction is None or len(op.results) > 1 or op.attrs.get("keepdim"):
                 return False
-            return reduction.adds_up and op.result.type.dtype.is_float
+            return reduction.adds_up and wide(op)
         if kind is Kind.CONTRACT:
-            return self.alike(op)
+            return self.alike(op) and (self.axis(op.result) is not None or wide(op))
         if kind in (Kind.VIEW, Kind.INDEX):
             return self.passes(op)
         if kind is Kind.CREATE:

@@ -83,7 +83,7 @@ class _Centered:
             op = self.maker.get(y) if isinstance(y, Value) else None
             if op is None:
                 return False
-            if self.is_distance(op, axes):
+            if op.result.type.rank == rank and self.is_distance(op, axes):
                 centered += 1
             elif op.record is OPS["mul"]:
                 pending.extend(op.operands)

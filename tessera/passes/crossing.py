@@ -13,7 +13,7 @@ from functools import cached_property
 from itertools import permutations
 
 from tessera.ir.dialects.contract import letters
-from tessera.ir.graph import Function, Operand, Operation, Value
+from tessera.ir.graph import Function, Operand, Operation, Value, users
 from tessera.ir.infer import ONE
 from tessera.ir.online import Apart, factors
 from tessera.ir.record import Kind, Law
@@ -61,6 +61,7 @@ class _Source:
     def __post_init__(self) -> None:
         self.place = {op: n for n, op in enumerate(self.f.ops)}
         self.maker = {r: op for op in self.f.ops for r in op.results}
+        self.readers = users(self.f.body)
         self.alike = {v: v for v in self.f.params}
         seen: dict[Hashable, tuple[Value, ...]] = {}
         for op in self.f.ops:
@@ -101,7 +102,7 @@ class _Join:
             return False
         if any(op not in self.sums and op.record.kind in (Kind.CONTRACT, Kind.REDUCE) for op in self.more):
             return False
-        return not self.depend() and self.is_still()
+        return self.is_own() and not self.depend() and self.is_still()
 
     def adds_rows(self, op: Operation) -> bool:
         """Does an operation of the guest sum products along the innermost rows of the host, with what lies in memory
@@ -123,6 +124,14 @@ class _Join:
                 break
             x = op.operands[0]
         return isinstance(x, Value) and not any(x in op.results for op in (*self.host.ops, *self.guest.ops))
+
+    def is_own(self) -> bool:
+        """Does nobody else read what the guest would no longer make?"""
+        gone, f = self.gone(), self.source.f
+        if any(isinstance(x, Value) and x in gone for x in f.outputs):
+            return False
+        readers = {op for v in gone for op in self.source.readers.get(v, ())}
+        return all(op in self.guest.ops or not gone.isdisjoint(op.results) for op in readers)
 
     def depend(self) -> bool:
         """Does one of the two need what the other gives?"""

@@ -198,9 +198,9 @@ def _compared(ops: Sequence[Operation]) -> dict[Operation, set[Value]]:
     maker = {r: op for op in ops for r in op.results}
     found: dict[Operation, set[Value]] = {}
     for op in ops:
-        if op.record.kind is Kind.MAP and op.results[0].type.dtype.is_bool:
-            behind = [_products(v, maker) for v in op.inputs]
-            common = set.intersection(*behind) if len(behind) > 1 else None
+        inputs = set(op.inputs)
+        if op.record.kind is Kind.MAP and op.results[0].type.dtype.is_bool and len(inputs) > 1:
+            common = set.intersection(*(_products(v, maker) for v in inputs))
             if common:
                 found[op] = common
     return found

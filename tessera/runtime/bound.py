@@ -43,14 +43,16 @@ THREADS_FROM = 16 << 10
 COPIED = 16 << 10
 #: How much more memory than without may be in use where all of it is taken at once: as the classes of the pool.
 ROOM = 1 / 8
+#: How many tensors a block has room for: each is compared with all others.
+MOST = 2000
 #: The first bases of a table: nothing, and the shared block.
 NOTHING, BLOCK, FIRST = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One entry of a table with its arguments, as (slot, bytes), a number, or (NUMBER, which scalar, whether a float).
-    ``scratch`` are the bytes for each thread behind the shared block, to which an argument SCRATCH points.
+    """One entry of a table with its arguments. ``scratch`` are the bytes for each thread behind the shared block, to
+    which a Scratch among them points.
     """
 
     entry: int
@@ -238,11 +240,12 @@ class Memory:
             nbytes = math.prod(place.shape) * place.dtype.itemsize
             lives[slot] = Life(nbytes, first, end if slot in results else last)
         between = {slot: life for slot, life in lives.items() if slot not in results}
-        offsets, whole = arena.placed(between)
+        few = len(between) <= MOST
+        offsets, whole = arena.placed(between) if few else ({}, 0)
         kept = sum(life.nbytes for slot, life in lives.items() if slot in results)
-        if whole + kept <= arena.most(lives) * (1 + ROOM) + memory.SMALLEST:
+        if few and whole + kept <= arena.most(lives) * (1 + ROOM) + memory.SMALLEST:
             return Memory(offsets, whole, frozenset())
-        large = frozenset(slot for slot, life in lives.items() if life.nbytes >= memory.SMALLEST)
+        large = frozenset(slot for slot, life in lives.items() if life.nbytes >= memory.SMALLEST or not few)
         offsets, whole = arena.placed({slot: life for slot, life in between.items() if slot not in large})
         return Memory(offsets, whole, large)
 
@@ -434,7 +437,7 @@ def runner(plan: Laid, sizes: Sizes) -> Runner:
     scalars = [(s.number, float if s.real else int) for s in writer.scalars]
     others = [None] * (plan.slots - plan.inputs)
     rest = [0] * (len(writer.bases) - plan.inputs)
-    block = maker((-(-held.whole // arena.LINE) * arena.LINE,), torch.uint8) if held.whole and not scratch else None
+    block = maker((-(-held.whole // arena.LINE) * arena.LINE,), torch.uint8) if held.offsets and not scratch else None
     needs: list[int] = []
 
     def run(tensors: Sequence[torch.Tensor], numbers: Sequence[float]) -> list[Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from tessera.ir.dialects.tile import STORE
+from tessera.ir.dialects.tile import ACCUMULATE, STORE
 from tessera.ir.graph import Block, Function, Operand, Operation, Value, walk
 from tessera.ir.pieces import astray
 from tessera.ir.record import Kind
@@ -47,16 +47,17 @@ def reused(steps: Sequence[Step], outputs: Sequence[Operand]) -> list[Step]:
     out = list(steps)
     views = _views(steps)
     fresh: set[Value] = set()
-    left = {_root(x, views) for x in outputs}
+    last = {_root(v, views): n for n, step in enumerate(steps) for v in step.inputs}
+    last.update((_root(x, views), len(steps)) for x in outputs)
     for n, step in enumerate(steps):
-        later = {_root(v, views) for other in out[n + 1 :] for v in other.inputs} | left
-        for p in (v for v in step.inputs if v in fresh and v not in later):
+        for p in (v for v in step.inputs if v in fresh and last[v] == n):
             kernel = out[n]
             if not isinstance(kernel, Kernel) or p not in kernel.inputs:
                 continue
             alike = (v for v in kernel.outputs if v.type == p.type and v not in dict(kernel.updates))
             merged = next((m for v in alike if (m := _merged(kernel, p, v, False)) is not None), None)
-            out[n] = kernel if merged is None else merged
+            if merged is not None and not any(_root(v, views) is p for v in merged.inputs):
+                out[n] = merged
         if isinstance(step, Kernel) or (isinstance(step, Call) and step.op.record.kind is Kind.CONTRACT):
             fresh.update(step.outputs)
     return out
@@ -131,7 +132,7 @@ def _readers_first(f: Function, read: Value, made: Value) -> Function:
 def _touched(nest: Operation) -> tuple[set[Value], set[Value]]:
     """The buffers that a nest reads and writes."""
     inner = [] if nest.body is None else list(walk(nest.body))
-    writes = {op.operands[0] for op in inner if op.record is STORE}
+    writes = {op.operands[0] for op in inner if op.record in (STORE, ACCUMULATE)}
     reads = {v for op in inner if op.record is not STORE for v in op.inputs}
     reads |= {v for op in inner if op.record is STORE for v in op.operands[1:] if isinstance(v, Value)}
     return reads, {v for v in writes if isinstance(v, Value)}

@@ -215,3 +215,14 @@ def test_nothing_of_a_call_stays() -> None:
     del y
     gc.collect()
     assert gone() is None
+
+
+def test_a_block_without_a_byte() -> None:
+    @tessera.function
+    def both(x: Tensor["N", "K"], w: Tensor["K", "M"]) -> tuple[Tensor["N", "M"], Tensor[()]]:
+        return torch.relu(x) @ w, torch.tanh(x * 2).sum()
+
+    for rows in (0, 3):
+        x, w = torch.randn(rows, 4), torch.randn(4, 3)
+        for ours, eager in zip(both(x, w), (torch.relu(x) @ w, torch.tanh(x * 2).sum()), strict=True):
+            torch.testing.assert_close(ours, eager)

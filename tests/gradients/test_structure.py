@@ -237,3 +237,11 @@ def test_distances_from_a_mean_are_not_added_up(
     made = [op for op in built.gradient.joint.function.ops if op.name == "sum" and op.origin.endswith(".grad")]
     assert len([op for op in made if op.axes() == (1,)]) == sums
     check(tessera.function(plain), built.args)
+
+
+def test_a_distance_from_a_mean_along_another_axis_is_added_up() -> None:
+    def spread(x: Tensor["S", "D"], y: Tensor["B", 1, "D"]) -> Tensor[()]:
+        distance = x - x.mean(1, keepdim=True)
+        return (distance * y).sum() + (y * y).sum()
+
+    check(tessera.function(spread), (torch.randn(5, 7), torch.randn(3, 1, 7)), eager=spread)

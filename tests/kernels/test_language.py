@@ -394,3 +394,9 @@ def test_dropout_draws_what_flash_attention_draws() -> None:
     q, k, v = torch.zeros(1, 1, 6, 4), torch.zeros(1, 1, 9, 4), torch.eye(9)[None, None]
     weights = tessera.ops.flash_attention(q, k, v, dropout_p=0.5, dropout_seed=3)[0, 0]
     torch.testing.assert_close(dropped(torch.full((6, 9), 1 / 9), p=0.5, seed=3), weights)
+
+
+def test_names_may_come_in_any_order() -> None:
+    x, weight = torch.randn(3, 8), torch.rand(8)
+    norm = tessera.ops.kernels.rms_norm_kernel
+    assert torch.equal(norm(weight=weight, x=x), norm(x, weight))
