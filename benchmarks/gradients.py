@@ -28,6 +28,7 @@ from benchmarks.progress import Progress
 from benchmarks.speed import interleave
 from benchmarks.stats import geometric_mean, paired
 from tessera import Tensor, config
+from tessera.runtime import memory
 
 Function = Callable[..., torch.Tensor]
 #: The cases whose geometric mean is a bar of its own.
@@ -183,8 +184,10 @@ def kept(function: Function, arguments: Sequence[torch.Tensor]) -> int:
 
 def peak(call: Callable[[], object]) -> int:
     """The most bytes that a call has allocated at once, the gradients that it gives among them."""
+    memory.default_pool.cache_clear()  # what it hands out again nobody sees
     with config.override(pool=False), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         held = call()
+    memory.default_pool.cache_clear()
     del held
     assert seen.profiler is not None and seen.profiler.kineto_results is not None
     events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]

@@ -103,8 +103,6 @@ class Puller:
         else:
             assert op is not None, f"{v!r} is neither stored nor computed here"
             result = yield from self.compute(op, v, index, partly)
-            if v in self.own:  # to everyone it is what stands in memory
-                result = self.rounded(result, v.type.dtype)
         if isinstance(result, Value) and not isinstance(result.type, ScalarType):
             # A constant piece of a concatenation has no axes, yet holds only in the sweep over that piece.
             named = (n for e in index for n in e.names())
