@@ -49,6 +49,7 @@ def test_arguments_are_the_same_every_time() -> None:
         assert torch.equal(torch.as_tensor(one), torch.as_tensor(two))
 
 
+@pytest.mark.nightly
 def test_a_small_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "small.json"
     chosen = ["--only", "window_attention", "--only", "block", "--modes", "recycled", "--peers", "eager"]
