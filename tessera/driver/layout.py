@@ -94,14 +94,20 @@ class Places(Generic[S]):
         shape = tuple(d.evaluator() for d in v.type.dims)
         self.allocs.append(dispatch.Alloc(self.slots[v], shape, torch_dtype(v)))
 
+    def plan(self, given: tuple[dispatch.Given | None, ...]) -> dispatch.Plan:
+        """The plan on the CPU, where the arguments lie as ``given``."""
+        slots, steps = len(self.slots), tuple(self.steps)
+        return dispatch.Plan(
+            self.inputs, slots, tuple(self.allocs), steps, tuple(self.outputs), self.updates, given, self.library,  # type: ignore[arg-type]
+        )  # fmt: skip
+
     def blocks(self, step: Blocks) -> None:
         """Steps that are laid out for themselves, and where what they make of a block goes."""
         inside = Places(step.program, self.device, self.kernel, library=self.library)
         tensors = [v for v in step.inputs if isinstance(v.type, TensorType)]
         params = [p for p in step.program.function.params if isinstance(p.type, TensorType)]
         given = tuple(_given(p, v.name, self.program) for p, v in zip(params, tensors, strict=True))
-        plan = dispatch.Plan(inside.inputs, len(inside.slots), tuple(inside.allocs), tuple(inside.steps),  # type: ignore[arg-type]
-                             tuple(inside.outputs), (), given, self.library)  # fmt: skip
+        plan = inside.plan(given)
         at = {v: n for n, v in enumerate(step.program.outputs)}
         parts = tuple((tuple(at[v] for v in part_values(part)), _adder(part, inside)) for part in step.parts)
         numbers = tuple(self.scalars[v] for v in step.inputs if isinstance(v.type, ScalarType))
@@ -299,12 +305,8 @@ def lay_out(
         )
 
     shared = None if library is None else _shared(library)
-    laid = Places(program, CPU, kernel, copied or {}, shared)
-    return dispatch.Plan(
-        laid.inputs, len(laid.slots), tuple(laid.allocs), tuple(laid.steps), tuple(laid.outputs), laid.updates,
-        tuple(_given(p, p.name, program) for p in program.function.params if isinstance(p.type, TensorType)),
-        shared,
-    )  # fmt: skip
+    given = tuple(_given(p, p.name, program) for p in program.function.params if isinstance(p.type, TensorType))
+    return Places(program, CPU, kernel, copied or {}, shared).plan(given)
 
 
 def _given(p: Value, name: str, program: Program) -> dispatch.Given | None:

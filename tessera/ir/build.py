@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from tessera.diag import Span
 from tessera.ir.dtype import DType
-from tessera.ir.graph import EMPTY, Attr, Block, Literal, Operand, Operation, Value
+from tessera.ir.graph import EMPTY, Attr, Block, Function, Literal, Operand, Operation, Value, walk
 from tessera.ir.infer import InferContext
 from tessera.ir.record import OpRecord
 from tessera.ir.types import TensorType, Type
@@ -30,6 +30,11 @@ def wrapped(value: int, dtype: DType) -> int:
 
 
 _LEGAL = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+
+
+def names_of(f: Function) -> set[str]:
+    """The names of all values of a function, those inside of other operations included."""
+    return {v.name for v in f.params} | {r.name for op in walk(f.body) for r in op.results}
 
 
 def numbered(stem: str, names: set[str]) -> str:

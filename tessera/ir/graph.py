@@ -6,7 +6,7 @@ every walk is a loop. Passes build new tuples and never edit. Both dialects (``t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -115,6 +115,17 @@ class Operation:
 
     def with_operands(self, operands: tuple[Operand, ...]) -> Operation:
         return self if operands == self.operands else replace(self, operands=operands)
+
+
+def dims_in(attrs: Iterable[Attr]) -> Iterator[Dim]:
+    """The size expressions in attributes, nested tuples included."""
+    pending = [*attrs]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, tuple):
+            pending.extend(item)
+        elif isinstance(item, Dim):
+            yield item
 
 
 @dataclass(frozen=True, slots=True, eq=False)

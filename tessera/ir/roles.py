@@ -91,9 +91,9 @@ class Roles:
         return any(folds_axis(op, axis) for axis in range(rank) if axis != self.axis)
 
     @property
-    def rows(self) -> int:
-        """The innermost axis of the space that is not swept."""
-        return max(a for a, d in enumerate(self.space) if a != self.axis and d is not ONE)
+    def rows(self) -> int | None:
+        """The innermost axis of the space that is not swept; None where there is no other."""
+        return max((a for a, d in enumerate(self.space) if a != self.axis and d is not ONE), default=None)
 
     def follows(self, v: Value) -> bool:
         """Does a kept value depend on a fold of the sweep?"""

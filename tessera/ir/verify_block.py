@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from tessera.ir.dialects.block import BLOCK_OPS, CASE, CHOOSE, EACH, FETCH, FILLED, LOOP, NUMBER, PUT, SEND
 from tessera.ir.dialects.tile import LOCAL
-from tessera.ir.dim import Dim
-from tessera.ir.graph import Attr, Block, Function, Operand, Operation, Value
+from tessera.ir.graph import Block, Function, Operand, Operation, Value, dims_in
 from tessera.ir.record import Kind, OpRecord
 from tessera.ir.types import BufferType, TensorType
 from tessera.ir.window import read, shape
@@ -155,22 +154,12 @@ def _memory(op: Operation) -> Iterator[Found]:
 
 
 def _lookups(op: Operation, lookups: Sequence[Operand]) -> Iterator[Found]:
-    wanted = {n for d in _dims(op.attrs) for n in d.names() if n.startswith("_l")}
+    wanted = {n for d in dims_in(op.attrs.values()) for n in d.names() if n.startswith("_l")}
     if not wanted <= {f"_l{n}" for n in range(len(lookups))}:
         yield op, f"{len(lookups)} lookups for {', '.join(sorted(wanted))}", None
     for n, x in enumerate(lookups):
         if x.type.rank or not x.type.dtype.is_int:
             yield op, "a lookup is an integer of rank 0", len(op.operands) - len(lookups) + n
-
-
-def _dims(attrs: object) -> Iterator[Dim]:
-    pending: list[Attr | object] = [*attrs.values()] if hasattr(attrs, "values") else []
-    while pending:
-        x = pending.pop()
-        if isinstance(x, tuple):
-            pending.extend(x)
-        elif isinstance(x, Dim):
-            yield x
 
 
 def _local(op: Operation) -> Iterator[Found]:

@@ -13,7 +13,7 @@ from tessera.ir.dialects.tile import ACCUMULATE, GATE, LOAD, LOCAL, MMA, NEST, R
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, f32, f64
 from tessera.ir.folds import FOLDS
-from tessera.ir.graph import Attr, Function, Operation, Value
+from tessera.ir.graph import Attr, Function, Operation, Value, dims_in
 from tessera.ir.infer import InferContext, Refused
 from tessera.ir.pieces import astray
 from tessera.ir.record import Kind
@@ -288,7 +288,7 @@ def _own(op: Operation, nest: _Nest) -> Iterator[Found]:
             yield op, f"`%{op.result.name}` is {op.result.type.dtype}, the buffer {kind.dtype}", None
         yield from _guard(op)
     if op.record is ACCUMULATE:
-        index = {n for d in _tuple(op.attrs.get("index")) for n in _dim_names(d)}
+        index = {n for d in dims_in(_tuple(op.attrs.get("index"))) for n in d.names()}
         if not nest.walked or op.attrs.get("over") != (nest.walked,) or nest.walked in index or not nest.open:
             yield op, "what is accumulated goes over the axis that the nest walks, inside a sweep", None
     if op.record is RUNNING and (not isinstance(first, Value) or nest.folds.get(first) not in nest.open):
@@ -300,7 +300,7 @@ def _own(op: Operation, nest: _Nest) -> Iterator[Found]:
         yield op, f"`{op.name}` has {wanted} results", None
     for r in op.results:
         if isinstance(r.type, TileType):
-            read = {n for a in op.attrs.values() for n in _dim_names(a)} & set(nest.scope)
+            read = {n for d in dims_in(op.attrs.values()) for n in d.names()} & set(nest.scope)
             missing = sorted(read - set(r.type.axes))
             if missing:
                 yield op, f"`%{r.name}` does not depend on `{missing[0]}`, but its index does", None
@@ -317,17 +317,6 @@ def _guard(op: Operation) -> Iterator[Found]:
 
 def _all_dims(items: tuple[Attr, ...]) -> bool:
     return all(isinstance(x, Dim) for x in items)
-
-
-def _dim_names(a: Attr) -> Iterator[str]:
-    """The names in an attribute's size expressions, nested tuples included."""
-    pending: list[Attr] = [a]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, tuple):
-            pending.extend(item)
-        elif isinstance(item, Dim):
-            yield from item.names()
 
 
 def _tuple(a: Attr) -> tuple[Attr, ...]:

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from tessera.ir.build import numbered
+from tessera.ir.build import names_of, numbered
 from tessera.ir.dialects.contract import letters
 from tessera.ir.dialects.region import BLOCKS
 from tessera.ir.dim import Dim, ceildiv, dim_max, product
-from tessera.ir.dtype import compute_dtype
+from tessera.ir.dtype import DType, compute_dtype
 from tessera.ir.flops import nbytes
 from tessera.ir.folds import FOLDS, folded_axes
 from tessera.ir.graph import Block, Function, Note, Operand, Operation, Value, users
@@ -68,9 +68,8 @@ class Blocks:
         return _written(f, found).with_note(Note(self.name, 0.0, text))
 
 
-def wide(op: Operation) -> bool:
-    """Is what is added up of blocks kept in no fewer digits than it is summed in?"""
-    dtype = op.result.type.dtype
+def wide(dtype: DType) -> bool:
+    """Has memory as many digits of a float as are computed with?"""
     return dtype.is_float and compute_dtype(dtype) is dtype
 
 
@@ -100,6 +99,7 @@ class _Along:
     def __post_init__(self) -> None:
         self.readers = users(self.f.body)
         self.maker = {r: op for op in self.f.ops for r in op.results}
+        self.given = set(self.f.outputs)
 
     def run(self) -> Run | None:
         made = {r: _bytes(r, self.sizes) for op in self.f.ops for r in op.results if self.along in r.type.dims}
@@ -168,7 +168,7 @@ class _Along:
         pending = [v]
         while pending:
             x = pending.pop()
-            if x in self.f.outputs:
+            if x in self.given:
                 return True
             for op in self.readers.get(x, ()):
                 if op not in inside:
@@ -215,9 +215,9 @@ class _Along:
             reduction = op.record.reduction
             if kind is not Kind.REDUCE or reduction is None or len(op.results) > 1 or op.attrs.get("keepdim"):
                 return False
-            return reduction.adds_up and wide(op)
+            return reduction.adds_up and wide(op.result.type.dtype)
         if kind is Kind.CONTRACT:
-            return self.alike(op) and (self.axis(op.result) is not None or wide(op))
+            return self.alike(op) and (self.axis(op.result) is not None or wide(op.result.type.dtype))
         if kind in (Kind.VIEW, Kind.INDEX):
             return self.passes(op)
         if kind is Kind.CREATE:
@@ -275,11 +275,11 @@ def _written(f: Function, found: Run) -> Function:
             after.update(op.results)
         if op not in own:
             (last if late else first).append(op)
-    names = {p.name for p in f.params} | {r.name for op in f.ops for r in op.results}
+    names, repeated = names_of(f), inside.difference(own, last)
     copies: dict[Value, Value] = {}
     body: list[Operation] = []
     for op in found.ops:
-        if op not in own and op not in last:
+        if op in repeated:
             copies.update((r, Value(numbered(f"{r.name}_b", names), r.type)) for r in op.results)
         operands = tuple(copies.get(x, x) if isinstance(x, Value) else x for x in op.operands)
         body.append(replace(op, operands=operands, results=tuple(copies.get(r, r) for r in op.results)))
@@ -299,4 +299,4 @@ def _written(f: Function, found: Run) -> Function:
     return f.with_ops((*reversed(kept), region, *last))
 
 
-__all__ = ["Blocks", "Run", "largest"]
+__all__ = ["Blocks", "Run", "largest", "wide"]

@@ -15,11 +15,12 @@ from tessera.ir.folds import folded_axes
 from tessera.ir.graph import Function, Literal, Note, Operand, Operation, Value
 from tessera.ir.infer import ONE
 from tessera.ir.origin import GRAD
+from tessera.ir.record import Kind, Law
 
 #: Factors of a product that are looked at.
 MOST = 16
-#: What is 0 where its first operand is.
-_LINEAR = tuple(OPS[name] for name in ("neg", "div", "expand", "cast", "sum", "reshape"))
+#: What has no law and is 0 where its operand is.
+_NEG, _EXPAND, _RESHAPE = (OPS[name] for name in ("neg", "expand", "reshape"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +48,22 @@ class _Centered:
     def now(self, x: Operand) -> Operand:
         return self.replaced.get(x, x) if isinstance(x, Value) else x
 
+    def made(self, x: Operand) -> Operation | None:
+        return self.maker.get(x) if isinstance(x, Value) else None
+
     def visit(self, op: Operation) -> Operation | None:
         """The operation with what its operands have become; None where one of them stands for its result."""
         new = op.with_operands(tuple(self.now(x) for x in op.operands))
         self.maker.update(dict.fromkeys(new.results, new))
         if not new.origin.endswith(GRAD):
             return new
-        if new.record in (OPS["add"], OPS["sub"]):
+        law = new.record.law
+        if law in (Law.SUM, Law.DIFFERENCE):
             return self.added(new)
-        zero = new.record in _LINEAR and new.operands[0] in self.nothing
-        zero = zero or (new.record is OPS["mul"] and not self.nothing.isdisjoint(new.inputs))
-        if zero or (new.record is OPS["sum"] and self.vanishes(new.operands[0], folded_axes(new))):
+        passes = law in (Law.QUOTIENT, Law.SAME) or new.record in (_NEG, _EXPAND, _RESHAPE) or _adds_up(new)
+        zero = passes and new.operands[0] in self.nothing
+        zero = zero or (law is Law.PRODUCT and not self.nothing.isdisjoint(new.inputs))
+        if zero or (_adds_up(new) and self.vanishes(new.operands[0], folded_axes(new))):
             self.nothing.update(new.results)
         return new
 
@@ -66,7 +72,7 @@ class _Centered:
         first, second = op.operands
         if second in self.nothing and isinstance(first, Value) and first.type == op.result.type:
             self.replaced[op.result] = first
-        elif first in self.nothing and op.record is OPS["add"] and second.type == op.result.type:
+        elif first in self.nothing and op.record.law is Law.SUM and second.type == op.result.type:
             self.replaced[op.result] = second
         else:
             return op
@@ -80,33 +86,32 @@ class _Centered:
             y, seen = pending.pop(), seen + 1
             if same_along(y, axes, rank):
                 continue
-            op = self.maker.get(y) if isinstance(y, Value) else None
+            op = self.made(y)
             if op is None:
                 return False
             if op.result.type.rank == rank and self.is_distance(op, axes):
                 centered += 1
-            elif op.record is OPS["mul"]:
+            elif op.record.law is Law.PRODUCT:
                 pending.extend(op.operands)
-            elif op.record is OPS["neg"] or (op.record is OPS["div"] and same_along(op.operands[1], axes, rank)):
+            elif op.record is _NEG or (op.record.law is Law.QUOTIENT and same_along(op.operands[1], axes, rank)):
                 pending.append(op.operands[0])
-            elif op.record is not OPS["expand"] or not same_along(op.operands[0], axes, rank):
+            elif op.record is not _EXPAND or not same_along(op.operands[0], axes, rank):
                 return False
         return not pending and centered == 1
 
     def is_distance(self, op: Operation, axes: Sequence[int]) -> bool:
         """Is this ``x`` less the mean of ``x`` over the axes?"""
-        if op.record is not OPS["sub"]:
+        if op.record.law is not Law.DIFFERENCE:
             return False
         x, mean = op.operands
-        made = self.maker.get(mean) if isinstance(mean, Value) else None
-        if made is not None and made.record is OPS["expand"]:
-            mean = made.operands[0]
-            made = self.maker.get(mean) if isinstance(mean, Value) else None
-        if made is None or made.record is not OPS["div"] or not isinstance(x, Value):
+        made = self.made(mean)
+        if made is not None and made.record is _EXPAND:
+            made = self.made(made.operands[0])
+        if made is None or made.record.law is not Law.QUOTIENT or not isinstance(x, Value):
             return False
         total, count = made.operands
-        summed = self.maker.get(total) if isinstance(total, Value) else None
-        if summed is None or summed.record is not OPS["sum"] or summed.operands[0] is not x:
+        summed = self.made(total)
+        if summed is None or not _adds_up(summed) or summed.operands[0] is not x:
             return False
         size = product(x.type.dims[a] for a in axes)
         return (
@@ -115,6 +120,11 @@ class _Centered:
             and isinstance(count, Literal)
             and (count.value == size if isinstance(count.value, Dim) else Dim.const(int(count.value)) == size)
         )
+
+
+def _adds_up(op: Operation) -> bool:
+    reduction = op.record.reduction
+    return op.record.kind is Kind.REDUCE and reduction is not None and reduction.adds_up
 
 
 def same_along(x: Operand, axes: Sequence[int], rank: int) -> bool:

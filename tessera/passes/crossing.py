@@ -26,6 +26,8 @@ from tessera.passes.streams import Stream, keeps_places
 
 def crossed(f: Function, streams: Sequence[Stream]) -> tuple[Function, list[Stream]]:
     """The function and its streams, where two that make the same products are one if one can do the other's work."""
+    if len(streams) < 2:
+        return f, list(streams)
     source = _Source(f)
     shared: dict[Value, list[Stream]] = {}
     for stream in streams:
@@ -87,6 +89,7 @@ class _Join:
     def __post_init__(self) -> None:
         alike = self.source.alike
         self.there = {alike[r]: r for op in self.host.ops for r in op.results}
+        self.home = Roles.find(self.host.ops, self.host.axes[0])
         roles = Roles.find(self.guest.ops, self.guest.axes[0])
         self.sums = roles.folds(self.guest.ops)
         # What comes of the guest's sums is left to others.
@@ -110,11 +113,10 @@ class _Join:
         """
         if op.record.kind is not Kind.CONTRACT or not self.lies(op.operands[1]):
             return False
-        dims, (left, right, _) = op.operands[0].type.dims, letters(op)
-        rows = [a for a, d in enumerate(dims) if a != self.host.axes[0] and d is not ONE]
-        space = Roles.find(self.host.ops, self.host.axes[0]).space
+        left, right, _ = letters(op)
         free = right[-1] not in left and op.operands[1].type.dims[-1] is not ONE
-        return dims == space and bool(rows) and folds_axis(op, rows[-1]) and free
+        rows = self.home.rows
+        return op.operands[0].type.dims == self.home.space and rows is not None and folds_axis(op, rows) and free
 
     def lies(self, x: Operand) -> bool:
         """Is an operand what no stream makes, but for views and conversions?"""

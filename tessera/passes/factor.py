@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from tessera.ir.build import numbered
+from tessera.ir.build import names_of, numbered
 from tessera.ir.dialects import OPS
 from tessera.ir.flops import nbytes
 from tessera.ir.graph import Attr, Function, Literal, Note, Operand, Operation, Value
 from tessera.ir.origin import GRAD, region_of
 from tessera.passes.autodiff import Joint, is_float
-from tessera.passes.blocks import Run, largest
+from tessera.passes.blocks import Run, largest, wide
 from tessera.passes.merge import merged
 
 
@@ -57,7 +57,7 @@ def _late(joint: Joint) -> _Late | None:
     if len(joint.given) != 1:
         return None
     (g,) = f.params[len(f.params) - 1 :]
-    if g.type.dims or g.type.dtype.name not in ("f32", "f64"):
+    if g.type.dims or not wide(g.type.dtype):
         return None
     reached, ops = {g}, set[Operation]()
     for op in f.ops:
@@ -69,8 +69,7 @@ def _late(joint: Joint) -> _Late | None:
 
 def _at_one(late: _Late, ops: frozenset[Operation] | set[Operation]) -> Function:
     """The function with 1 for the cotangent in some of its operations."""
-    names = {p.name for p in late.f.params} | {r.name for op in late.f.ops for r in op.results}
-    one = Value(numbered("one_", names), late.cotangent.type)
+    one = Value(numbered("one_", names_of(late.f)), late.cotangent.type)
     attrs: dict[str, Attr] = {"shape": (), "dtype": one.type.dtype}
     first = Operation(OPS["full"], (Literal(1.0),), (one,), attrs, origin=f"one{GRAD}")
     swaps: dict[Operand, Operand] = {late.cotangent: one}
@@ -99,7 +98,7 @@ def _scaled(late: _Late, behind: set[Operation], outputs: int) -> tuple[Function
     products of.
     """
     f = _at_one(late, behind)
-    names = {p.name for p in f.params} | {r.name for op in f.ops for r in op.results}
+    names = names_of(f)
     own = {r for op in behind for r in op.results}
     others = [op for op in f.ops if not any(r in own for r in op.results)]
     read = {v for op in others for v in op.inputs} | {v for v in f.outputs[outputs:] if isinstance(v, Value)}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import networkx as nx
 
-from tessera.ir.build import numbered
+from tessera.ir.build import names_of, numbered
 from tessera.ir.dialects.region import BLOCKS, COLUMN, EXTERN, MAP, RECURRENCE, ROW, STREAM
 from tessera.ir.graph import Block, Function, Note, Operand, Operation, Value, walk
 from tessera.ir.loop import with_body
@@ -95,7 +95,7 @@ class _Writer:
     apart: list[Apart] = field(default_factory=list)
 
     def write(self) -> list[Operation]:
-        self.names = {v.name for v in self.f.params} | {r.name for op in walk(self.f.body) for r in op.results}
+        self.names = names_of(self.f)
         self.maker = {r: op for op in self.f.ops for r in op.results}
         needed = self.stored()
         regions: dict[int, Operation] = {}

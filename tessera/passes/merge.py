@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from tessera.ir.build import numbered
+from tessera.ir.build import names_of, numbered
 from tessera.ir.dialects import OPS
 from tessera.ir.dialects.contract import letters
 from tessera.ir.dim import Dim, product
@@ -41,7 +41,7 @@ class _Merged:
 
     def __post_init__(self) -> None:
         self.readers = users(self.f.body)
-        self.names = {p.name for p in self.f.params} | {r.name for op in self.f.ops for r in op.results}
+        self.names = names_of(self.f)
 
     def now(self, x: Operand) -> Operand:
         return self.same.get(x, x) if isinstance(x, Value) else x

@@ -40,7 +40,7 @@ def cleared(op: Operation, part: Value) -> Operation:
     return Operation(OPS["full"], (Literal(0.0),), (part,), attrs, op.span, op.origin)
 
 
-def added_up(op: Operation, part: Value) -> Operation:
+def collected(op: Operation, part: Value) -> Operation:
     """The operation that adds up what the iterations leave."""
     attrs: dict[str, Attr] = {"dim": (0,), "keepdim": False}
     return Operation(OPS["sum"], (part,), (op.result,), attrs, op.span, op.origin)

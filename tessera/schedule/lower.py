@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tessera.ir.dialects.contract import letters
@@ -17,8 +17,7 @@ from tessera.ir.roles import Roles
 from tessera.ir.types import BufferType, ScalarType, TensorType
 from tessera.schedule.across import BLOCK, AcrossLowering, choice, parts_of, sums_across
 from tessera.schedule.cost import region_cost
-from tessera.schedule.crosswise import added_up as rows_added_up
-from tessera.schedule.crosswise import cleared, parts, row_pieces
+from tessera.schedule.crosswise import cleared, collected, parts, row_pieces
 from tessera.schedule.nestlower import ATTEMPTS, NestLowering, axis_mark
 from tessera.schedule.nests import Analysis
 from tessera.schedule.pieces import Pieces, added_up, behind, pieces, rows_of
@@ -142,19 +141,21 @@ class RegionLowering:
         assert self.region.body is not None
         cut = row_pieces(roles.space, roles.axis)
         found = {op: parts(op, cut) for op in crosses}
-        build = TileBuilder(Container(), self.taken)
-        for part in found.values():
-            kind = BufferType(part.type.dtype, part.type.dims, "temp")
-            self.buffers[part] = self.temps[part] = Value(build.fresh(part.name), kind)
+        memory = self.memory(found.values())
         before, _ = self.nests([cleared(op, v) for op, v in found.items()], (), scalars, outputs=tuple(found.values()))
         self.taken = self.names
-        buffers = {**self.buffers, **{op.result: self.buffers[v] for op, v in found.items()}}
-        mark, ops, axes = axis_mark(self.region.body.ops), self.region.body.ops, (roles.axis,)
-        state = (ops, self.region.results, axes, buffers, scalars, self.taken, mark)
-        stream = StreamLowering(*state, rows=cut).run()
+        buffers, ops = {**self.buffers, **{op.result: memory[v] for op, v in found.items()}}, self.region.body.ops
+        stream = self.stream(ops, self.region.results, buffers, scalars, (roles.axis,), rows=cut)
         results = tuple(op.result for op in crosses)
-        after, _ = self.nests([rows_added_up(op, v) for op, v in found.items()], (), scalars, outputs=results)
-        return [*before, stream, *after], [self.buffers[v] for v in found.values()]
+        after, _ = self.nests([collected(op, v) for op, v in found.items()], (), scalars, outputs=results)
+        return [*before, stream, *after], list(memory.values())
+
+    def memory(self, parts: Iterable[Value]) -> dict[Value, Value]:
+        """Memory for parts of sums, which nests write to and read from under their names."""
+        build = TileBuilder(Container(), self.taken)
+        made = {v: Value(build.fresh(v.name), BufferType(v.type.dtype, v.type.dims, "temp")) for v in parts}
+        self.buffers.update(made)
+        return made
 
     def or_apart(
         self, stream: Operation, folds: Sequence[Operation], scalars: Mapping[Value, Value]
@@ -207,19 +208,15 @@ class RegionLowering:
         before = behind(ops, parts)
         if any(op.record.kind is Kind.REDUCE for op in before):
             return [], []
-        build = TileBuilder(Container(), self.taken)
-        memory = {
-            v: Value(build.fresh(part.name), BufferType(part.type.dtype, part.type.dims, "temp"))
-            for v, part in parts.items()
-        }
-        self.buffers.update((part, memory[v]) for v, part in parts.items())
+        memory = self.memory(parts.values())
         made = self.alternative(behind(after, self.region.results), scalars)
         if not made:
             return [], []
         reads = {v: b for v, b in self.buffers.items() if v not in self.region.results}
         axes = self.region.attrs["axes"]
         assert isinstance(axes, tuple)
-        nest = self.stream(before, tuple(parts), {**reads, **memory}, scalars, axes, cut)
+        writes = {v: memory[part] for v, part in parts.items()}
+        nest = self.stream(before, tuple(parts), {**reads, **writes}, scalars, axes, cut)
         return [nest, *made], list(memory.values())
 
     def kernel(
@@ -234,9 +231,10 @@ class RegionLowering:
     def stream(
         self, ops: Sequence[Operation], outputs: Sequence[Value], buffers: Mapping[Value, Value],
         scalars: Mapping[Value, Value], axes: tuple[Attr, ...], cut: Pieces | None = None,
+        rows: Pieces | None = None,
     ) -> Operation:  # fmt: skip
         mark = axis_mark(ops)
-        return StreamLowering(ops, outputs, axes, buffers, scalars, self.taken, mark, cut).run()
+        return StreamLowering(ops, outputs, axes, buffers, scalars, self.taken, mark, cut, rows).run()
 
     def recurrence(self, scalars: Mapping[Value, Value]) -> Operation:
         assert self.region.body is not None

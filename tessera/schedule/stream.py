@@ -254,7 +254,9 @@ class StreamLowering:
         y, at = self.other(op)
         dims, buffer = op.result.type.dims, self.buffers[op.result]
         place = tuple(ZERO if d is ONE else at[c] for c, d in zip(letters(op)[2], dims, strict=True))
-        self.pull.accumulate(buffer, x, y, (Dim.name(self.piece), *place), self.index[self.roles.rows], op)
+        rows = self.roles.rows
+        assert rows is not None
+        self.pull.accumulate(buffer, x, y, (Dim.name(self.piece), *place), self.index[rows], op)
         self.build.close_inner()
 
     def other(self, op: Operation) -> tuple[Operand, dict[str, Dim]]:

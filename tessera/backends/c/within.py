@@ -18,13 +18,13 @@ from tessera.backends.c.products import mmas
 from tessera.backends.c.recurrent import SIDE_BY_SIDE, Recurrent
 from tessera.backends.c.source import c_index
 from tessera.backends.c.tiles import Loop
-from tessera.ir.dialects import OPS
+from tessera.ir.dialects.math import CAST
 from tessera.ir.dialects.tile import LOAD, STORE
 from tessera.ir.dim import Dim, ceildiv, product
 from tessera.ir.dim_range import coefficient
 from tessera.ir.dtype import f32, f64
 from tessera.ir.graph import Operand, Operation, Value, walk
-from tessera.ir.record import Kind
+from tessera.ir.record import Kind, Law
 from tessera.ir.types import BufferType
 from tessera.schedule.plan import ONE
 
@@ -174,13 +174,16 @@ def gains(ops: Sequence[Operation], axis: str) -> Iterator[tuple[Operation, tupl
 def _gain(store: Operation, maker: Mapping[Value, Operation], uses: Counter[Value]) -> tuple[Operation, ...]:
     """The load, the sum and the cast of such a store; nothing where it is none."""
 
-    def made(x: Operand, name: str) -> Operation | None:
-        op = maker.get(x) if isinstance(x, Value) and uses[x] == 1 else None
-        return op if op is not None and op.record is OPS[name] else None
+    def made(x: Operand) -> Operation | None:
+        return maker.get(x) if isinstance(x, Value) and uses[x] == 1 else None
 
-    add = made(store.operands[1], "add")
-    load, cast = (made(add.operands[0], "load"), made(add.operands[1], "cast")) if add else (None, None)
-    if add is None or load is None or cast is None or load.operands[0] is not store.operands[0]:
+    add = made(store.operands[1])
+    if add is None or add.record.law is not Law.SUM:
+        return ()
+    load, cast = map(made, add.operands)
+    if load is None or load.record is not LOAD or load.operands[0] is not store.operands[0]:
+        return ()
+    if cast is None or cast.record is not CAST:
         return ()
     same = load.attrs.get("index") == store.attrs.get("index") and not load.attrs.get("guard")
     return (load, add, cast) if same and cast.operands[0].type.dtype is f32 else ()

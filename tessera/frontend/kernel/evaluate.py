@@ -78,7 +78,7 @@ class Evaluator:
     def at(self, node: ast.AST) -> None:
         self.session.here = self.source.span(node)
 
-    def eval(self, node: ast.expr) -> Any:
+    def evaluate(self, node: ast.expr) -> Any:
         """The value of an expression. Views stay views."""
         found = _EVAL.get(type(node))
         if found is None:
@@ -103,19 +103,20 @@ class Evaluator:
         return found
 
     def sequence(self, node: ast.Tuple | ast.List) -> Any:
-        items = [self.eval(x) for x in node.elts]
+        items = [self.evaluate(x) for x in node.elts]
         return tuple(items) if isinstance(node, ast.Tuple) else items
 
     def mapping(self, node: ast.Dict) -> Any:
-        return {None if k is None else self.eval(k): self.eval(v) for k, v in zip(node.keys, node.values, strict=True)}
+        pairs = zip(node.keys, node.values, strict=True)
+        return {None if k is None else self.evaluate(k): self.evaluate(v) for k, v in pairs}
 
     def text(self, node: ast.JoinedStr) -> str:
-        parts = (v.value if isinstance(v, ast.Constant) else str(self.eval(v.value)) for v in node.values
+        parts = (v.value if isinstance(v, ast.Constant) else str(self.evaluate(v.value)) for v in node.values
                  if isinstance(v, ast.Constant | ast.FormattedValue))  # fmt: skip
         return "".join(map(str, parts))
 
     def attribute(self, node: ast.Attribute) -> Any:
-        base = self.eval(node.value)
+        base = self.evaluate(node.value)
         self.at(node)
         if isinstance(base, PoisonHandle):
             return base
@@ -128,7 +129,7 @@ class Evaluator:
                                 helps=_near(base, node.attr))  # fmt: skip
 
     def binary(self, node: ast.BinOp) -> Any:
-        left, right = self.eval(node.left), self.eval(node.right)
+        left, right = self.evaluate(node.left), self.evaluate(node.right)
         self.at(node)
         return self.operate(type(node.op), left, right)
 
@@ -158,7 +159,7 @@ class Evaluator:
         return session.call(session.table.records[record], args, {}, form)
 
     def unary(self, node: ast.UnaryOp) -> Any:
-        x = self.eval(node.operand)
+        x = self.evaluate(node.operand)
         self.at(node)
         if is_static(x):
             return self.static(lambda: _UNARY[type(node.op)][1](x))
@@ -174,7 +175,7 @@ class Evaluator:
         is_and = isinstance(node.op, ast.And)
         found: Any = MISSING
         for one in node.values:
-            x = self.eval(one)
+            x = self.evaluate(one)
             if is_static(x):
                 if bool(x) is not is_and:
                     return x
@@ -186,9 +187,9 @@ class Evaluator:
         return is_and if found is MISSING else found
 
     def compare(self, node: ast.Compare) -> Any:
-        left, found = self.eval(node.left), MISSING
+        left, found = self.evaluate(node.left), MISSING
         for op, other in zip(node.ops, node.comparators, strict=True):
-            right = self.eval(other)
+            right = self.evaluate(other)
             self.at(node)
             one = self.compared(op, left, right)
             if is_static(one) and not one:
@@ -216,15 +217,15 @@ class Evaluator:
         return self.apply(record, left, right)
 
     def either(self, node: ast.IfExp) -> Any:
-        test = self.eval(node.test)
+        test = self.evaluate(node.test)
         if is_static(test):
-            return self.eval(node.body if test else node.orelse)
-        yes, no = self.eval(node.body), self.eval(node.orelse)
+            return self.evaluate(node.body if test else node.orelse)
+        yes, no = self.evaluate(node.body), self.evaluate(node.orelse)
         self.at(node)
         return self.session.do("where", self.scalar(test), self.scalar(yes), self.scalar(no))
 
     def subscript(self, node: ast.Subscript) -> Any:
-        base, key = self.eval(node.value), self.key(node.slice)
+        base, key = self.evaluate(node.value), self.key(node.slice)
         self.at(node)
         if isinstance(base, PoisonHandle):
             return base
@@ -239,22 +240,22 @@ class Evaluator:
 
     def key(self, node: ast.expr) -> Any:
         if isinstance(node, ast.Slice):
-            parts = (None if x is None else self.eval(x) for x in (node.lower, node.upper, node.step))
+            parts = (None if x is None else self.evaluate(x) for x in (node.lower, node.upper, node.step))
             return slice(*(self.scalar(x) for x in parts))
         if isinstance(node, ast.Tuple):
             return tuple(self.key(x) for x in node.elts)
-        return self.scalar(self.eval(node))
+        return self.scalar(self.evaluate(node))
 
     # -- calls
 
     def called(self, node: ast.Call) -> Any:
-        callee = self.eval(node.func)
-        args = [self.eval(x) for x in node.args]
+        callee = self.evaluate(node.func)
+        args = [self.evaluate(x) for x in node.args]
         kwargs = {}
         for word in node.keywords:
             if word.arg is None:
                 self.session.unsupported("`**` in a call", "name the arguments", self.source.span(node))
-            kwargs[word.arg] = self.eval(word.value)
+            kwargs[word.arg] = self.evaluate(word.value)
         self.at(node)
         return self.invoke(callee, args, kwargs, ast.unparse(node.func))
 

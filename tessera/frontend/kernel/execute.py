@@ -89,7 +89,7 @@ class Walker(Evaluator):
         self.env[STOP] = True
 
     def condition(self, node: ast.expr) -> Any:
-        test = self.scalar(self.eval(node))
+        test = self.scalar(self.evaluate(node))
         self.at(node)
         if isinstance(test, OnChip) and test.dims:
             dims = ", ".join(map(str, test.dims))
@@ -104,13 +104,13 @@ class Walker(Evaluator):
     # -- assignments
 
     def assign(self, s: ast.Assign) -> None:
-        value = self.eval(s.value)
+        value = self.evaluate(s.value)
         for target in s.targets:
             self.bind(target, value)
 
     def annotated(self, s: ast.AnnAssign) -> None:
         if s.value is not None:
-            self.bind(s.target, self.eval(s.value))
+            self.bind(s.target, self.evaluate(s.value))
 
     def bind(self, target: ast.expr, value: Any) -> None:
         """Give a target its value."""
@@ -141,7 +141,7 @@ class Walker(Evaluator):
         return value
 
     def write(self, target: ast.Subscript, value: Any) -> None:
-        base, key = self.eval(target.value), self.key(target.slice)
+        base, key = self.evaluate(target.value), self.key(target.slice)
         self.at(target)
         session = self.session
         if isinstance(base, PoisonHandle) or isinstance(value, PoisonHandle):
@@ -168,12 +168,12 @@ class Walker(Evaluator):
     def updated(self, s: ast.AugAssign) -> None:
         target = s.target
         if isinstance(target, ast.Subscript):
-            base, key = self.eval(target.value), self.key(target.slice)
+            base, key = self.evaluate(target.value), self.key(target.slice)
             self.at(s)
             old: Any = sub_view(self.session, base, key) if isinstance(base, View) else self.subscript(target)
         else:
-            old = self.eval(target)
-        value = self.eval(s.value)
+            old = self.evaluate(target)
+        value = self.evaluate(s.value)
         self.at(s)
         try:
             found = self.operate(type(s.op), old, value)
@@ -186,7 +186,7 @@ class Walker(Evaluator):
     def loop(self, s: ast.For) -> None:
         if s.orelse:
             self.session.unsupported("`else` of a loop", "write it behind the loop", self.source.span(s))
-        over = self.eval(s.iter)
+        over = self.evaluate(s.iter)
         self.at(s.iter)
         if isinstance(over, PoisonHandle):
             return
@@ -240,16 +240,16 @@ class Walker(Evaluator):
     def expression(self, s: ast.Expr) -> None:
         if isinstance(s.value, ast.Constant):
             return
-        found = self.eval(s.value)
+        found = self.evaluate(s.value)
         if isinstance(found, Iteration):
             self.session.unsupported("a loop that is not looped over", "write `for i in …`", self.source.span(s))
 
     def asserted(self, s: ast.Assert) -> None:
         """What is asserted of sizes is checked when the kernel is called; of static values, now."""
-        text = "" if s.msg is None else str(self.eval(s.msg))
+        text = "" if s.msg is None else str(self.evaluate(s.msg))
         if self.required(s.test, text):
             return
-        test = self.eval(s.test)
+        test = self.evaluate(s.test)
         self.at(s.test)
         if not is_static(test):
             self.session.unsupported("`assert` on what the kernel computes", "check it where the kernel is called")
@@ -262,7 +262,7 @@ class Walker(Evaluator):
         """Whether a condition compares two sizes, which then becomes one of the program's needs."""
         if not isinstance(node, ast.Compare) or len(node.ops) != 1 or type(node.ops[0]) not in _NEEDS:
             return False
-        sides = [self.scalar(self.eval(x)) for x in (node.left, node.comparators[0])]
+        sides = [self.scalar(self.evaluate(x)) for x in (node.left, node.comparators[0])]
         session = self.session
         if not any(isinstance(x, SizeHandle) for x in sides):
             return False
@@ -288,7 +288,7 @@ class Walker(Evaluator):
         if self.depth == 0:
             self.session.unsupported("a returned value", "write results to parameters with `tile.store`",
                                      self.source.span(s))  # fmt: skip
-        self.result = self.eval(s.value)
+        self.result = self.evaluate(s.value)
 
     def nothing(self, s: ast.stmt) -> None:
         return
@@ -297,11 +297,11 @@ class Walker(Evaluator):
 
     def called(self, node: ast.Call) -> Any:
         """A call; one that gives an argument another value does so for every name of it."""
-        callee = self.eval(node.func)
+        callee = self.evaluate(node.func)
         if not isinstance(callee, TileOp) or callee.target is None or len(node.args) <= callee.target:
             return super().called(node)
-        args = [self.target(x) if n == callee.target else self.eval(x) for n, x in enumerate(node.args)]
-        kwargs = {w.arg: self.eval(w.value) for w in node.keywords if w.arg is not None}
+        args = [self.target(x) if n == callee.target else self.evaluate(x) for n, x in enumerate(node.args)]
+        kwargs = {w.arg: self.evaluate(w.value) for w in node.keywords if w.arg is not None}
         self.at(node)
         made = self.invoke(callee, args, kwargs, ast.unparse(node.func))
         target = args[callee.target]
@@ -312,11 +312,11 @@ class Walker(Evaluator):
     def target(self, node: ast.expr) -> Any:
         """An argument that is given another value: a view, or a block and the part of it that is meant."""
         if isinstance(node, ast.Subscript):
-            base = self.eval(node.value)
+            base = self.evaluate(node.value)
             if isinstance(base, OnChip):
                 return Target(base, self.key(node.slice))
-            return self.eval(node)
-        found = self.eval(node)
+            return self.evaluate(node)
+        found = self.evaluate(node)
         return Target(found) if isinstance(found, OnChip) else found
 
     def inline(self, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
