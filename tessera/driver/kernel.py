@@ -13,10 +13,12 @@ import torch
 
 from tessera import config
 from tessera.diag import Diagnostic, Label, ShapeError, TesseraError, TesseraWarning, TraceError, user_frames, warn_user
-from tessera.driver.kernel_call import KernelCall, as_tensor, bind_kernel, check_overlap, interpret_kernel
+from tessera.driver.kernel_call import KernelCall, bind_kernel, bind_traced, check_overlap, interpret_kernel
+from tessera.driver.kernel_ways import MISSING, Ways, interpreted
 from tessera.driver.layout import TABLE
 from tessera.frontend.accept import require_function
 from tessera.frontend.handles import Deferred
+from tessera.frontend.inline import inline_call
 from tessera.frontend.kernel.context import BLOCKS, SETTINGS
 from tessera.frontend.kernel.program import KernelProgram, check_kernel, read_kernel
 from tessera.frontend.kernel.source import Source, source_of
@@ -50,6 +52,7 @@ class Kernel:
         if config.current().shapes != "off":
             self._check()
         self.outputs = _outputs(self.spec, self.source, self.checked)
+        self._ways = Ways(self.spec, self.outputs, frozenset(self.settings))
 
     def _check(self) -> None:
         try:
@@ -67,30 +70,52 @@ class Kernel:
         TSR0612) and RaceError (TSR0610, TSR0613) for what the kernel does wrong with them.
         """
         if current() is not None:
-            raise TraceError(f"the kernel `{self.spec.name}` inside a compiled function", code="TSR0406")
+            return self._inside(args, kwargs)
+        if not kwargs and self._derivative is None:
+            found = self._ways.again(args)
+            if found is not MISSING:
+                return found
         call = bind_kernel(self.spec, self.outputs, args, kwargs)
         check_overlap(call, self.outputs)
         tensors = tuple(call.tensors.values())
         if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
             if self._derivative is not None:
                 return self._differentiable(call, args, kwargs)
-            return _Undifferentiable.apply(self, call, *tensors)
+            found = MISSING if len(call.made) < len(self.outputs) else self._compiled(call)
+            return found if found is not MISSING else _Undifferentiable.apply(self, call, *tensors)
         return self._run(call)
 
     def _run(self, call: KernelCall) -> Any:
         program, sizes = self._program(call)
-        found = interpret_kernel(program, call, sizes, exact=False)
-        made: list[torch.Tensor] = []
-        like = next(iter(call.tensors.values()), None)
-        for name in program.outputs:
-            target = call.tensors.get(name)
-            result = as_tensor(found[name], program.params[name].type.dtype, like)
-            if target is None:
-                made.append(result)
-            else:
-                with torch.no_grad():
-                    target.copy_(result)
-        return None if not made else made[0] if len(made) == 1 else tuple(made)
+        return self._ways.run(program, call, sizes)
+
+    def _compiled(self, call: KernelCall) -> Any:
+        program, sizes = self._program(call)
+        return self._ways.compiled(program, call, sizes)
+
+    def _inside(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """A call in a function that is being traced: on whole tensors it is a part of that."""
+        values, given, written = bind_traced(self.spec, self.outputs, args, kwargs)
+        try:
+            program = self._read(tuple((name, type(x), x) for name, x in given.items()), given, None)
+            made = self._ways.whole(program, given, written)
+        except Deferred:
+            made = None
+        if made is None:
+            raise TraceError(f"the kernel `{self.spec.name}`, which has no form on whole tensors,"
+                             " inside a compiled function", code="TSR0406")  # fmt: skip
+        return inline_call(made.spec, [values[name] for name in made.names], {})
+
+    @user_frames
+    def check(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the kernel in the checking interpreter, whatever its size: what it would give, with every access checked.
+        Given outputs are not written. Raises what a call does.
+        """
+        call = bind_kernel(self.spec, self.outputs, args, kwargs)
+        check_overlap(call, self.outputs)
+        program, sizes = self._program(call)
+        found = tuple(interpreted(program, call, sizes).values())
+        return found[0] if len(found) == 1 else found
 
     @user_frames
     def reference(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
@@ -153,18 +178,18 @@ class Kernel:
             found = None
             if call.key not in self._by_sizes:
                 try:
-                    found = self._read(call.key, call, None)
+                    found = self._read(call.key, call.given, None)
                 except Deferred:
                     self._by_sizes.add(call.key)
-            found = found or self._read((call.key, tuple(sizes.items())), call, sizes)
+            found = found or self._read((call.key, tuple(sizes.items())), call.given, sizes)
         _check_obligations(found.function, sizes)
         return found, sizes
 
-    def _read(self, key: Any, call: KernelCall, sizes: Mapping[str, int] | None) -> KernelProgram:
+    def _read(self, key: Any, given: Mapping[str, Any], sizes: Mapping[str, int] | None) -> KernelProgram:
         """The program under a key, read when it is first asked for."""
         found = self._programs.get(key)
         if found is None:
-            found = read_kernel(self.spec, self.source, TABLE, call.given, sizes, self.settings)
+            found = read_kernel(self.spec, self.source, TABLE, given, sizes, self.settings)
             self._programs[key] = found
         return found
 
