@@ -14,10 +14,11 @@ import torch
 from tessera import config
 from tessera.diag import Diagnostic, Label, ShapeError, TesseraError, TesseraWarning, TraceError, user_frames, warn_user
 from tessera.driver.kernel_call import KernelCall, bind_kernel, bind_traced, check_overlap, interpret_kernel
-from tessera.driver.kernel_ways import MISSING, Ways, interpreted
+from tessera.driver.kernel_ways import MISSING, Ways, interpreted, kinds_of
 from tessera.driver.layout import TABLE
+from tessera.driver.opaque import NUMBER, TENSOR, called
 from tessera.frontend.accept import require_function
-from tessera.frontend.handles import Deferred
+from tessera.frontend.handles import Deferred, PoisonHandle
 from tessera.frontend.inline import inline_call
 from tessera.frontend.kernel.context import BLOCKS, SETTINGS
 from tessera.frontend.kernel.program import KernelProgram, check_kernel, read_kernel
@@ -30,6 +31,7 @@ from tessera.ir.printer import print_function
 #: Block sizes where nothing else is said.
 _BLOCK = 32
 _STORES = ("store", "store_vector")
+_dynamo = torch.compiler.is_dynamo_compiling
 
 
 class Kernel:
@@ -69,6 +71,8 @@ class Kernel:
         Raises CallError (TSR0111), ShapeError and DTypeError for arguments that do not fit; BoundsError (TSR0605,
         TSR0612) and RaceError (TSR0610, TSR0613) for what the kernel does wrong with them.
         """
+        if _dynamo():
+            return self._in_graph(args, kwargs)
         if current() is not None:
             return self._inside(args, kwargs)
         if not kwargs and self._derivative is None:
@@ -83,7 +87,10 @@ class Kernel:
                 return self._differentiable(call, args, kwargs)
             found = MISSING if len(call.made) < len(self.outputs) else self._compiled(call)
             return found if found is not MISSING else _Undifferentiable.apply(self, call, *tensors)
-        return self._run(call)
+        found = self._run(call)
+        if not kwargs and self._derivative is None:
+            self._ways.note(args, self._program_of)
+        return found
 
     def _run(self, call: KernelCall) -> Any:
         program, sizes = self._program(call)
@@ -95,16 +102,32 @@ class Kernel:
 
     def _inside(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """A call in a function that is being traced: on whole tensors it is a part of that."""
+        if any(isinstance(x, PoisonHandle) for x in (*args, *kwargs.values())):
+            return next(x for x in (*args, *kwargs.values()) if isinstance(x, PoisonHandle))
         values, given, written = bind_traced(self.spec, self.outputs, args, kwargs)
-        try:
-            program = self._read(tuple((name, type(x), x) for name, x in given.items()), given, None)
-            made = self._ways.whole(program, given, written)
-        except Deferred:
-            made = None
+        program = self._program_of(given)
+        made = None if program is None else self._ways.whole(program, given, written)
         if made is None:
             raise TraceError(f"the kernel `{self.spec.name}`, which has no form on whole tensors,"
                              " inside a compiled function", code="TSR0406")  # fmt: skip
         return inline_call(made.spec, [values[name] for name in made.names], {})
+
+    def _in_graph(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """A call under torch's tracer: an operation of its graph where the kernel has a form on whole tensors."""
+        given = (*args, *kwargs.values())
+        number, how, tensors, numbers = _form(self, kinds_of(given), tuple(kwargs))
+        if number < 0:
+            return self._ways.apart(self, args, kwargs)
+        made = self._ways.numbered[number]
+        found = called(made, how, (), [given[p] for p in tensors], [given[p] for p in numbers])
+        return self._ways.apart(self, args, kwargs) if found is None else found[0]
+
+    def _program_of(self, given: Mapping[str, Any]) -> KernelProgram | None:
+        """The program for arguments of these kinds; None where it takes sizes to read one."""
+        try:
+            return self._read(tuple((name, type(x), x) for name, x in given.items()), given, None)
+        except Deferred:
+            return None
 
     @user_frames
     def check(self, *args: Any, **kwargs: Any) -> Any:
@@ -242,6 +265,31 @@ def _check_obligations(f: IRFunction, sizes: Mapping[str, int]) -> None:
                        () if o.span is None else (Label(o.span, o.why or "needed here", True),))
             for o in broken
         )  # fmt: skip
+
+
+def _form(kernel: Kernel, kinds: Any, names: tuple[str, ...]) -> tuple[int, Any, Any, Any]:
+    """For torch's tracer: the number of the form that serves a call, what its arguments are, and which of those of the
+    call are its tensors and its numbers; -1 for none.
+    """
+    kernel._ways.apart = torch.compiler.disable(_apart)  # here, where torch's compiler is loaded anyway
+    served = None not in kinds and kernel._derivative is None
+    found = kernel._ways.form(kinds, names, kernel._program_of) if served else None
+    if found is None:
+        return -1, (), (), ()
+    made, places = found
+    if made not in kernel._ways.numbered:
+        kernel._ways.numbered.append(made)
+    words = [p if isinstance(p, tuple) else NUMBER if kinds[p][0] is float else TENSOR for p in places]
+    chosen = [tuple(p for p, w in zip(places, words, strict=True) if w == word) for word in (TENSOR, NUMBER)]
+    return kernel._ways.numbered.index(made), tuple(words), chosen[0], chosen[1]
+
+
+_form._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _apart(kernel: Kernel, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """A call that stands between two graphs of torch's."""
+    return kernel(*args, **kwargs)
 
 
 class _Undifferentiable(torch.autograd.Function):

@@ -11,6 +11,7 @@ import torch
 
 from tessera.backends.eager.dtypes import to_torch_dtype
 from tessera.diag import CallError, Diagnostic, Label, Note, ShapeError, TraceError, caller_span
+from tessera.driver import devices
 from tessera.driver.guards import check_devices, check_kinds, check_memory
 from tessera.driver.layout import TABLE
 from tessera.frontend.binding import Bound, Leaf
@@ -22,6 +23,7 @@ from tessera.frontend.unifying import check_call
 from tessera.ir.dtype import DType, f32
 from tessera.ir.interp.block import run_program
 from tessera.ir.types import BufferType, TensorType
+from tessera.runtime import dispatch
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,9 @@ def bind_kernel(
     bound = Bound(LEAF, tuple(leaves), ())
     check_kinds(bound)
     check_devices(bound)
-    check_memory(list(tensors.values()))
+    given_tensors = list(tensors.values())
+    if not dispatch.intercepted(devices.device_of(given_tensors)):  # whose memory cannot be looked at
+        check_memory(given_tensors)
     ranks = {leaf.path: _rank(leaf.param) for leaf in bound.tensors}
     shapes = [t.shape[len(t.shape) - ranks[name] :] for name, t in tensors.items()]
     dtypes = [TABLE.tensor_type(t).dtype for t in tensors.values()]
@@ -144,13 +148,15 @@ def _placed(
 
 def _misfit(p: ParamSpec, x: Any, is_output: bool) -> str:
     """What a value is, where its parameter does not take it."""
+    traced = isinstance(x, TensorHandle)
+    is_tensor = isinstance(x._value.type, TensorType) if isinstance(x, TensorHandle) else isinstance(x, torch.Tensor)
     if p.kind in ("tensor", "optional"):
-        if isinstance(x, torch.Tensor) or (x is None and (is_output or p.hint.optional)):
+        if is_tensor or (x is None and (is_output or p.hint.optional)):
             return ""
         return f"a {type(x).__name__}"
-    if isinstance(x, torch.Tensor):
+    if is_tensor:
         return "a tensor"
-    if p.kind == "scalar" and not (x is None and p.hint.optional):
+    if p.kind == "scalar" and not traced and not (x is None and p.hint.optional):
         return "" if isinstance(x, int | float) and not isinstance(x, bool) else f"a {type(x).__name__}"
     if p.binds or p.hint.type is int:
         good = isinstance(x, int) and not isinstance(x, bool) and (x >= 0 or not p.binds)

@@ -7,14 +7,15 @@ it does with memory is found there, and not in what comes out.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import torch
 
 from tessera import config
 from tessera.diag import BoundsError, ShapeError
-from tessera.driver.kernel_call import KernelCall, as_tensor, interpret_kernel
+from tessera.driver import devices
+from tessera.driver.kernel_call import KernelCall, as_tensor, bind_traced, interpret_kernel
 from tessera.driver.kernel_whole import WholeKernel, may_fail
 from tessera.frontend.kernel.program import KernelProgram
 from tessera.frontend.spec import FunctionSpec
@@ -25,6 +26,12 @@ from tessera.runtime import dispatch
 CHECKED = 2048
 MISSING: Final = object()
 _PLAIN = frozenset({bool, int, str, type(None)})
+_TENSORS = frozenset({torch.Tensor, torch.nn.Parameter})
+
+Kinds = tuple[tuple[Any, ...] | None, ...]
+#: A kernel on whole tensors, and for each of its arguments which argument of the call it is, or what it is always.
+Form = tuple[WholeKernel, tuple[int | tuple[Any], ...]]
+Reads = Callable[[Mapping[str, Any]], KernelProgram | None]
 
 
 class Ways:
@@ -39,7 +46,12 @@ class Ways:
         #: Why a program has no form on whole tensors.
         self.partial: dict[int, Partial] = {}
         self._checked: set[int] = set()
-        self._quick: dict[Any, tuple[WholeKernel, tuple[int, ...]]] = {}
+        self.forms: dict[Any, Form | None] = {}
+        #: The kernels of forms that torch's graphs call, by number.
+        self.numbered: list[WholeKernel] = []
+        #: What carries out a call between two of torch's graphs.
+        self.apart: Callable[..., Any] = _unset
+        self._served: set[Kinds] = set()
         self._lock = threading.RLock()
 
     def whole(
@@ -72,7 +84,8 @@ class Ways:
         if made is None:
             return MISSING
         if id(program) not in self._checked:
-            if sum(t.numel() for t in tensors) <= CHECKED and all(map(dispatch.plain, tensors)):
+            looked = not dispatch.intercepted(devices.device_of(tensors)) and all(map(dispatch.plain, tensors))
+            if looked and sum(t.numel() for t in tensors) <= CHECKED:
                 interpret_kernel(program, call, sizes, exact=False)
             self._checked.add(id(program))
         written = tuple(name for name in program.outputs if name in call.tensors)
@@ -84,48 +97,72 @@ class Ways:
         except (BoundsError, ShapeError):  # the interpreter knows where, and serves what is right for other blocks
             return MISSING
         if not written:
-            self._note(made, call)
             return found
         return deliver(program, call, dict(zip(program.outputs, _several(found), strict=True)))
 
-    def _note(self, made: WholeKernel, call: KernelCall) -> None:
-        """Serve calls like this one at once: without outputs and with all arguments in order."""
-        args = list(call.values.values())
-        while args and args[-1] is None:
-            args.pop()
-        names = list(call.values)
-        key = _kind(args)
-        if key is not None and all(names.index(name) < len(args) for name in made.names):
-            self._quick[key, config.current().backend] = made, tuple(names.index(name) for name in made.names)
+    def form(self, kinds: Kinds, names: tuple[str, ...], read: Reads) -> Form | None:
+        """The kernel on whole tensors for arguments of these kinds, the last of them given by ``names``; None where it
+        has no such form, or outputs are given. ``read`` reads a program.
+        """
+        key = (kinds, names)
+        with self._lock:
+            if key not in self.forms:
+                self.forms[key] = self._form(kinds, names, read)
+        return self.forms[key]
+
+    def _form(self, kinds: Kinds, names: tuple[str, ...], read: Reads) -> Form | None:
+        stand = [_stand_in(n, kind) for n, kind in enumerate(kinds)]
+        first = len(stand) - len(names)
+        named = dict(zip(names, stand[first:], strict=True))
+        values, given, written = bind_traced(self.spec, self.outputs, stand[:first], named)
+        program = None if written else read(given)
+        made = None if program is None else self.whole(program, given)
+        if made is None:
+            return None
+        at = {id(x): n for n, x in enumerate(stand)}
+        return made, tuple(at.get(id(values[name]), (values[name],)) for name in made.names)
 
     def again(self, args: Sequence[Any]) -> Any:
-        """The results of a call like an earlier one; MISSING where it is none."""
-        key = _kind(args)
-        found = None if key is None else self._quick.get((key, config.current().backend))
-        if found is None:
+        """The results of a call like an earlier one that ran on whole tensors; MISSING where it is none."""
+        kinds = kinds_of(args)
+        if kinds not in self._served or config.current().backend == "eager":
             return MISSING
-        made, places = found
+        form = self.forms.get((kinds, ()))
+        if form is None or not all(a.numel() for a in args if isinstance(a, torch.Tensor)):
+            return MISSING
+        made, places = form
         try:
-            return made(*[args[n] for n in places])
+            return made(*[args[p] if type(p) is int else p[0] for p in places])  # type: ignore[index]
         except (BoundsError, ShapeError):
             return MISSING
 
+    def note(self, args: Sequence[Any], read: Reads) -> None:
+        """A call has run; others like it need not be looked at again."""
+        kinds = kinds_of(args)
+        if kinds not in self._served and all(k is not None for k in kinds) and self.form(kinds, (), read) is not None:
+            self._served.add(kinds)
 
-def _kind(args: Sequence[Any]) -> tuple[Any, ...] | None:
-    """What programs differ by, for arguments that are taken as they are."""
-    found: list[Any] = []
-    for a in args:
-        if type(a) is torch.Tensor or type(a) is torch.nn.Parameter:
-            if not a.numel():
-                return None
-            found += (a.dtype, a.ndim)
-        elif type(a) is float:
-            found.append(float)
-        elif type(a) in _PLAIN:
-            found += (type(a), a)
-        else:
-            return None
-    return tuple(found)
+
+def kinds_of(args: Sequence[Any]) -> Kinds:
+    """What programs differ by, for each of the arguments as they are; None for what is no tensor, float or plain value.
+
+    >>> kinds_of([torch.ones(2, 3), 0.5, None])
+    ((torch.float32, 2), (<class 'float'>,), (<class 'NoneType'>, None))
+    """
+    return tuple(
+        (a.dtype, a.ndim) if type(a) in _TENSORS else (float,) if type(a) is float
+        else (type(a), a) if type(a) in _PLAIN else None
+        for a in args
+    )  # fmt: skip
+
+
+def _stand_in(number: int, kind: tuple[Any, ...] | None) -> Any:
+    """An object of its own with what kinds say of an argument."""
+    if kind is None:
+        return object()
+    if kind[0] is float:
+        return number + 0.5
+    return torch.empty((2,) * kind[1], dtype=kind[0], device="meta") if isinstance(kind[0], torch.dtype) else kind[1]
 
 
 def interpreted(program: KernelProgram, call: KernelCall, sizes: Mapping[str, int]) -> dict[str, torch.Tensor]:
@@ -145,8 +182,12 @@ def deliver(program: KernelProgram, call: KernelCall, found: Mapping[str, torch.
     return None if not made else made[0] if len(made) == 1 else made
 
 
+def _unset(*_: Any) -> Any:
+    raise AssertionError("torch's tracer asks for the form of a call first")
+
+
 def _several(found: Any) -> tuple[Any, ...]:
     return found if isinstance(found, tuple) else (found,)
 
 
-__all__ = ["CHECKED", "MISSING", "Ways", "deliver", "interpreted"]
+__all__ = ["CHECKED", "MISSING", "Ways", "deliver", "interpreted", "kinds_of"]

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from tessera.backends.eager.function import run_function
 from tessera.driver.decorated import Function
 from tessera.frontend.annotation import Lead, TensorAnnotation
@@ -67,7 +69,7 @@ def _body(
     def body(*args: Any) -> Any:
         session = current()
         found: Sequence[Any] = (
-            run_function(made.function, list(args[:count])) if session is None
+            run_function(made.function, list(args[:count]), grad=torch.is_grad_enabled()) if session is None
             else replay(session, made.function, args[:count])
         )  # fmt: skip
         for name, target in zip(names[count:], args[count:], strict=True):
