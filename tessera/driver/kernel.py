@@ -12,21 +12,26 @@ from typing import Any
 import torch
 
 from tessera import config
+from tessera.backends.base import Target
 from tessera.diag import Diagnostic, Label, ShapeError, TesseraError, TesseraWarning, TraceError, user_frames, warn_user
+from tessera.driver import inspect
 from tessera.driver.kernel_call import KernelCall, bind_kernel, bind_traced, check_overlap, interpret_kernel
+from tessera.driver.kernel_report import KernelReport, of_whole
 from tessera.driver.kernel_ways import MISSING, Ways, interpreted, kinds_of
+from tessera.driver.kernel_whole import WholeKernel
 from tessera.driver.layout import TABLE
 from tessera.driver.opaque import NUMBER, TENSOR, called
 from tessera.frontend.accept import require_function
 from tessera.frontend.handles import Deferred, PoisonHandle
 from tessera.frontend.inline import inline_call
 from tessera.frontend.kernel.context import BLOCKS, SETTINGS
-from tessera.frontend.kernel.program import KernelProgram, check_kernel, read_kernel
+from tessera.frontend.kernel.program import KernelProgram, check_kernel, read_kernel, ways
 from tessera.frontend.kernel.source import Source, source_of
 from tessera.frontend.session import current
 from tessera.frontend.spec import FunctionSpec
 from tessera.ir.graph import Function as IRFunction
 from tessera.ir.printer import print_function
+from tessera.passes.whole import Partial, whole
 
 #: Block sizes where nothing else is said.
 _BLOCK = 32
@@ -44,7 +49,7 @@ class Kernel:
         self.spec = FunctionSpec.of(fn)
         _check_signature(self.spec)
         #: As it is now: what happens to the file later changes nothing.
-        self.source = source_of(fn)
+        self.text = source_of(fn)
         self._programs: dict[Any, KernelProgram] = {}
         #: Ways of calling it for which Python needs the sizes.
         self._by_sizes: set[Any] = set()
@@ -53,12 +58,12 @@ class Kernel:
         self.checked: tuple[KernelProgram, ...] = ()
         if config.current().shapes != "off":
             self._check()
-        self.outputs = _outputs(self.spec, self.source, self.checked)
+        self.outputs = _outputs(self.spec, self.text, self.checked)
         self._ways = Ways(self.spec, self.outputs, frozenset(self.settings))
 
     def _check(self) -> None:
         try:
-            self.checked = check_kernel(self.spec, self.source, TABLE)
+            self.checked = check_kernel(self.spec, self.text, TABLE)
         except TesseraError as error:
             if config.current().shapes != "warn":
                 raise
@@ -186,12 +191,81 @@ class Kernel:
         """The block program as text, for given arguments or else for the first way of calling the kernel."""
         return print_function(self._function(args, kwargs))
 
+    @user_frames
+    def lower(
+        self, *args: Any, backend: str | None = None, target: Target | str | None = None, **kwargs: Any
+    ) -> inspect.Lowered:
+        """The launches for a backend (``c``, ``triton``, ``eager``) and a target such as ``"cuda:90"``, for given
+        arguments or the first way of calling the kernel. Raises ResourceError (TSR0607) for an unknown backend,
+        TraceError (TSR0406) for a kernel that runs in its own blocks.
+        """
+        made, given = self._shown(args, kwargs)
+        return made.lower(*given, backend=backend, target=target)
+
+    @user_frames
+    def source(self, backend: str | None = None, *args: Any, **kwargs: Any) -> str:
+        """The text of all launches for a backend; arguments as for ``lower``."""
+        return "\n\n".join(k.source for k in self.lower(*args, backend=backend, **kwargs).kernels)
+
+    @user_frames
+    def resources(self, *args: Any, target: Target | str = "cuda:90", **kwargs: Any) -> dict[str, Mapping[str, Any]]:
+        """What each launch takes of a target, by its name, as far as a compiler says it: registers, spilled bytes,
+        shared memory. Arguments, which may be meta tensors, say for which sizes.
+        """
+        return {k.name: k.resources for k in self.lower(*args, target=target, **kwargs).kernels}
+
+    @user_frames
+    def launches(self, *args: Any, **kwargs: Any) -> int:
+        """How many kernels and library calls a call runs one after the other."""
+        return self.report(*args, **kwargs).launches
+
+    @user_frames
+    def report(self, *args: Any, **kwargs: Any) -> KernelReport:
+        """How a call runs: in which form and why, its launches, and what each moves and computes."""
+        made, given = self._shown(args, kwargs)
+        return of_whole(self.spec.name, made._variant(tuple(given), {}), made.lower(*given))
+
+    def require_whole(self) -> None:
+        """Refuse a kernel that has no form on whole tensors in one of its ways (TSR0419)."""
+        for program in self.checked:
+            try:
+                whole(program.function, frozenset(program.blocks) - self.settings.keys())
+            except Partial as why:
+                span = why.at.span
+                labels = [] if span is None else [Label(span, str(why), True)]
+                raise TraceError(
+                    f"`{self.spec.name}` has no form on whole tensors: {why}", code="TSR0419", labels=labels,
+                    helps=["load whole tiles, and leave block sizes to the compiler"],
+                ) from None  # fmt: skip
+
+    def _shown(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[WholeKernel, list[Any]]:
+        """The kernel on whole tensors for given arguments, with those that it takes, or for the first way of calling
+        it without any.
+        """
+        if args or kwargs:
+            call = bind_kernel(self.spec, self.outputs, args, kwargs)
+            program, given = self._program(call)[0], call.given
+        else:
+            call, given = None, next(ways(self.spec))
+            found = self._program_of(given)
+            if found is None:
+                raise self._unread()
+            program = found
+        made = self._ways.whole(program, given)
+        if made is None:
+            why = self._ways.partial[id(program)]
+            raise TraceError(f"`{self.spec.name}` runs in its own blocks: {why}", code="TSR0406")
+        return made, [] if call is None else [call.values[name] for name in made.names]
+
+    def _unread(self) -> TraceError:
+        return TraceError(f"`{self.spec.name}` has no program before its sizes are known", code="TSR0406",
+                          helps=["pass example arguments"])  # fmt: skip
+
     def _function(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> IRFunction:
         if args or kwargs:
             return self._program(bind_kernel(self.spec, self.outputs, args, kwargs))[0].function
         if not self.checked:
-            raise TraceError(f"`{self.spec.name}` has no program before its sizes are known", code="TSR0406",
-                             helps=["pass example arguments"])  # fmt: skip
+            raise self._unread()
         return self.checked[0].function
 
     def _program(self, call: KernelCall) -> tuple[KernelProgram, dict[str, int]]:
@@ -212,7 +286,7 @@ class Kernel:
         """The program under a key, read when it is first asked for."""
         found = self._programs.get(key)
         if found is None:
-            found = read_kernel(self.spec, self.source, TABLE, given, sizes, self.settings)
+            found = read_kernel(self.spec, self.text, TABLE, given, sizes, self.settings)
             self._programs[key] = found
         return found
 
@@ -326,8 +400,7 @@ class _Differentiable(torch.autograd.Function):
         return (None, None, None, *found)
 
 
-@user_frames
-def kernel(fn: Callable[..., Any], /) -> Kernel:
+class Kernels:
     """A program over blocks of its arguments, which are views of tensors: read from its source, checked, and run.
 
     Parameters are annotated ``Tile["S", "D", tessera.f32]`` and what a function may take besides; those that the body
@@ -345,10 +418,35 @@ def kernel(fn: Callable[..., Any], /) -> Kernel:
     >>> double(torch.arange(3.0)).tolist()
     [0.0, 2.0, 4.0]
     """
-    if isinstance(fn, Kernel):
-        return fn
-    require_function(fn)
-    return Kernel(fn)
+
+    @user_frames
+    def __call__(self, fn: Callable[..., Any], /) -> Kernel:
+        if isinstance(fn, Kernel):
+            return fn
+        require_function(fn)
+        return Kernel(fn)
+
+    @user_frames
+    def fused(self, fn: Callable[..., Any], /) -> Kernel:
+        """A kernel written with operations on whole tiles, which becomes as few launches as its dependencies allow;
+        ``launches`` and ``report`` say how many. Raises TraceError (TSR0419) for one that has no form on whole tensors.
+
+        >>> import tessera
+        >>> from tessera import Tile, tile
+        >>> @tessera.kernel.fused
+        ... def gated(x: Tile["S", "D"], W: Tile["D", "F"], V: Tile["D", "F"], y: Tile["S", "F"]):
+        ...     tile.store(y, tile.swish(tile.mma(x, W)) * tile.mma(x, V))
+        >>> gated.launches()
+        1
+        """
+        made = self(fn)
+        made.require_whole()
+        return made
+
+    def __repr__(self) -> str:
+        return "tessera.kernel"
 
 
-__all__ = ["Kernel", "kernel"]
+kernel = Kernels()
+
+__all__ = ["Kernel", "Kernels", "kernel"]

@@ -236,8 +236,56 @@ def flash_attention_kernel(
             tile.store(O[b, i : i + bm], acc / tile.broadcast(total, axis=1))
 
 
+@tessera.kernel.fused
+def fused_attention_block_kernel(
+    x: Tile["B*S", "D"],
+    norm_weight: Tile["D"],
+    W_qkv: Tile["D", "D+2*D_kv"],
+    W_out: Tile["D", "D"],
+    rope_cos: Tile["S", "D_head/2"],
+    rope_sin: Tile["S", "D_head/2"],
+    output: Tile["B*S", "D"],
+    mask: Tile["S", "S"] | None = None,
+    eps: float = 1e-6,
+    is_causal: bool = True,
+) -> None:
+    """x + attention(q, k, v)·W_out, where q, k and v are the parts of rms_norm(x)·W_qkv, in heads of twice the width of
+    the tables, by which queries and keys are rotated.
+
+    There may be fewer heads of keys and values; ``mask`` is as that of ``flash_attention_kernel``.
+    """
+    ctx = tile.context()
+    width = ctx.D_head
+    heads, few = (ctx.B, ctx.S, ctx.D // width, width), (ctx.B, ctx.S, ctx.D_kv // width, width)
+    rows = tile.load(x)
+    qkv = tile.mma(tile.rms_norm(rows, eps, tile.load(norm_weight)), W_qkv)
+    keys, values = ctx.D, ctx.D + ctx.D_kv
+    cos, sin = tile.load_broadcast(rope_cos), tile.load_broadcast(rope_sin)
+    q = tile.apply_rope(tile.reshape(qkv[:, :keys], heads), cos, sin)
+    k = tile.apply_rope(tile.reshape(qkv[:, keys:values], few), cos, sin)
+    o = tile.flash_attention(q, k, tile.reshape(qkv[:, values:], few), causal=is_causal, mask=None if mask is None else tile.load(mask))
+    tile.store(output, rows + tile.mma(tile.reshape(o, (ctx.BS, ctx.D)), W_out))
+
+
+@tessera.kernel.fused
+def fused_mlp_block_kernel(
+    x: Tile["B*S", "D"],
+    norm_weight: Tile["D"],
+    W_gate: Tile["D", "D_ff"],
+    W_up: Tile["D", "D_ff"],
+    W_down: Tile["D_ff", "D"],
+    output: Tile["B*S", "D"],
+    eps: float = 1e-6,
+) -> None:
+    """x + (swish(h·W_gate)·(h·W_up))·W_down, where h is rms_norm(x)."""
+    rows = tile.load(x)
+    h = tile.rms_norm(rows, eps, tile.load(norm_weight))
+    tile.store(output, rows + tile.mma(tile.swish(tile.mma(h, W_gate)) * tile.mma(h, W_up), W_down))
+
+
 __all__ = [
-    "casted_embedding_kernel", "flash_attention_kernel", "fused_softmax_cross_entropy_kernel", "int8_linear_kernel",
+    "casted_embedding_kernel", "flash_attention_kernel", "fused_attention_block_kernel", "fused_mlp_block_kernel",
+    "fused_softmax_cross_entropy_kernel", "int8_linear_kernel",
     "rms_norm_kernel", "rotary_embedding_kernel", "sparse_embedding_kernel", "stable_cross_entropy_kernel",
     "swiglu_fused_kernel",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import tessera
-from tessera import ShapeError, Tensor, TesseraWarning, Tile, integer, tile
+from tessera import ShapeError, Tensor, TesseraWarning, Tile, TraceError, integer, tile
 from tessera.ops import kernels as K
 from tessera.passes.whole import Partial, whole
 from tests.kernels.given import f, ints
@@ -247,3 +247,23 @@ def test_a_position_outside_is_found_in_large_calls_and_nothing_is_written() -> 
             looked_up(ids, table, out)
         assert caught.value.code == "TSR0605" and "table[ids[n]]" in str(caught.value)
         assert (out == 7.0).all()
+
+
+# -- looking at them
+
+
+def test_sources_and_launches() -> None:
+    x, w = f(5, 8), f(8)
+    assert "int tessera_0(const i64 *a)" in K.rms_norm_kernel.source("c", x, w)
+    assert "tl.load" in K.rms_norm_kernel.source("triton", x, w)
+    assert K.rms_norm_kernel.launches() == K.flash_attention_kernel.launches() == 1
+    assert K.swiglu_fused_kernel.report().form == "whole"
+    with pytest.raises(TraceError, match="`running` runs in its own blocks: iterations that follow"):
+        running.report()
+
+
+def test_a_fused_kernel_has_such_a_form() -> None:
+    with pytest.raises(TraceError, match="no form on whole tensors: iterations that follow") as caught:
+        tessera.kernel.fused(running.fn)
+    assert caught.value.code == "TSR0419" and "tile.range" in str(caught.value)
+    assert tessera.kernel.fused(moved).launches() == 1
