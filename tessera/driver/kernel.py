@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import functools
+import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -16,7 +18,9 @@ from tessera.backends.base import Target
 from tessera.diag import Diagnostic, Label, ShapeError, TesseraError, TesseraWarning, TraceError, user_frames, warn_user
 from tessera.driver import inspect
 from tessera.driver.kernel_call import KernelCall, bind_kernel, bind_traced, check_overlap, interpret_kernel
+from tessera.driver.kernel_grad import Differentiable, Undifferentiable
 from tessera.driver.kernel_report import KernelReport, of_whole
+from tessera.driver.kernel_tune import Tuned
 from tessera.driver.kernel_ways import MISSING, Ways, interpreted, kinds_of
 from tessera.driver.kernel_whole import WholeKernel
 from tessera.driver.layout import TABLE
@@ -55,6 +59,7 @@ class Kernel:
         self._by_sizes: set[Any] = set()
         self._lock = threading.RLock()
         self._derivative: tuple[Callable[..., Any], Callable[..., Any]] | None = None
+        self._tuned: Tuned | None = None
         self.checked: tuple[KernelProgram, ...] = ()
         if config.current().shapes != "off":
             self._check()
@@ -80,6 +85,8 @@ class Kernel:
             return self._in_graph(args, kwargs)
         if current() is not None:
             return self._inside(args, kwargs)
+        if self._tuned is not None and (chosen := self._tuned.of_call(args, kwargs)) is not None:
+            return chosen(*args, **kwargs)
         if not kwargs and self._derivative is None:
             found = self._ways.again(args)
             if found is not MISSING:
@@ -91,7 +98,7 @@ class Kernel:
             if self._derivative is not None:
                 return self._differentiable(call, args, kwargs)
             found = MISSING if len(call.made) < len(self.outputs) else self._compiled(call)
-            return found if found is not MISSING else _Undifferentiable.apply(self, call, *tensors)
+            return found if found is not MISSING else Undifferentiable.apply(self, call, *tensors)
         found = self._run(call)
         if not kwargs and self._derivative is None:
             self._ways.note(args, self._program_of)
@@ -170,7 +177,7 @@ class Kernel:
         if len(call.made) < len(self.outputs):
             raise TraceError(f"a derivative of `{self.spec.name}` with an output that is given", code="TSR0413",
                              helps=["leave the outputs out"])  # fmt: skip
-        return _Differentiable.apply(self._derivative, args, kwargs, *call.tensors.values())
+        return Differentiable.apply(self._derivative, args, kwargs, *call.tensors.values())
 
     def configure(self, **settings: int) -> Kernel:
         """The same kernel with other block sizes (``block_m``, ``block_n``, ``block_k``) or settings (``num_warps``,
@@ -185,6 +192,42 @@ class Kernel:
         made = Kernel(self.fn, {**self.settings, **settings})
         made._derivative = self._derivative
         return made
+
+    @user_frames
+    def autotune(
+        self, configs: Iterable[Mapping[str, int]], arguments: Iterable[tuple[Any, ...]] = (),
+        key: Sequence[str] | None = None, warmup: int = 3, reps: int = 10, cache: str | os.PathLike[str] | None = None,
+    ) -> Kernel:  # fmt: skip
+        """The same kernel with the fastest settings for calls of some sizes, measured now and never in a call.
+
+        ``configs`` are candidates, as ``configure`` takes them, beside the compiler's own choice; one that fails, or
+        gives something else than the checking interpreter, is rejected. They are measured for each of ``arguments``,
+        tuples of positional arguments, by the median of ``reps`` runs in turns. A call has the settings measured for
+        its dtypes, its device and its sizes of the names in ``key``, or all its sizes; others have the compiler's. With
+        ``cache`` all of it is kept in a JSON file, and what that has is not measured again.
+
+        Raises what ``configure`` raises, and ConfigError for a file that is none.
+
+        >>> import tessera, torch
+        >>> from tessera import Tile, tile
+        >>> @tessera.kernel
+        ... def double(x: Tile["N"], y: Tile["N"]):
+        ...     b = tile.context().block_m
+        ...     for i in tile.grid(0, tile.context().N, b):
+        ...         tile.store(y[i : i + b], tile.load(x[i : i + b]) * 2)
+        >>> tuned = double.autotune([{"block_m": 64}, {"block_m": 256}], [(torch.ones(1000),)], reps=2)
+        >>> tuned(torch.ones(3)).tolist()
+        [2.0, 2.0, 2.0]
+        """
+        made = Kernel(self.fn, self.settings)
+        made._derivative = self._derivative
+        path = None if cache is None else Path(cache)
+        made._tuned = Tuned.of(self, self._text(), tuple(configs), tuple(arguments), key, (warmup, reps), path)
+        return made
+
+    def _text(self) -> str:
+        """What the kernel is, as text."""
+        return "".join(print_function(p.function) for p in self.checked) or ast.dump(self.text.node)
 
     @user_frames
     def ir(self, *args: Any, **kwargs: Any) -> str:
@@ -364,40 +407,6 @@ _form._dynamo_marked_constant = True  # type: ignore[attr-defined]
 def _apart(kernel: Kernel, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """A call that stands between two graphs of torch's."""
     return kernel(*args, **kwargs)
-
-
-class _Undifferentiable(torch.autograd.Function):
-    """Keeps a kernel without a derivative from being taken for a constant."""
-
-    @staticmethod
-    def forward(ctx: Any, kernel: Kernel, call: KernelCall, *tensors: torch.Tensor) -> Any:
-        ctx.kernel = kernel
-        written = [t for name, t in call.tensors.items() if name in kernel.outputs]
-        ctx.mark_dirty(*written)
-        made = kernel._run(call)
-        return made if made is not None else tuple(written)
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> Any:
-        raise TraceError(f"the kernel `{ctx.kernel.spec.name}` has no derivative", code="TSR0413")
-
-
-class _Differentiable(torch.autograd.Function):
-    """A kernel with the derivative that it was given."""
-
-    @staticmethod
-    def forward(ctx: Any, pair: Any, args: Any, kwargs: Any, *tensors: torch.Tensor) -> Any:
-        fwd, ctx.bwd = pair
-        found, ctx.saved = fwd(*args, **kwargs)
-        ctx.count = len(tensors)
-        return found
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        found = ctx.bwd(ctx.saved, *grads)
-        if not isinstance(found, tuple) or len(found) != ctx.count:
-            raise TraceError(f"a derivative that gives no tuple of {ctx.count} gradients", code="TSR0413")
-        return (None, None, None, *found)
 
 
 class Kernels:

@@ -263,7 +263,9 @@ def fused_attention_block_kernel(
     cos, sin = tile.load_broadcast(rope_cos), tile.load_broadcast(rope_sin)
     q = tile.apply_rope(tile.reshape(qkv[:, :keys], heads), cos, sin)
     k = tile.apply_rope(tile.reshape(qkv[:, keys:values], few), cos, sin)
-    o = tile.flash_attention(q, k, tile.reshape(qkv[:, values:], few), causal=is_causal, mask=None if mask is None else tile.load(mask))
+    v = tile.reshape(qkv[:, values:], few)
+    allowed = None if mask is None else tile.load(mask)
+    o = tile.flash_attention(q, k, v, causal=is_causal, mask=allowed)
     tile.store(output, rows + tile.mma(tile.reshape(o, (ctx.BS, ctx.D)), W_out))
 
 
