@@ -39,7 +39,7 @@ from tessera.passes.whole import Partial, whole
 
 #: Block sizes where nothing else is said.
 _BLOCK = 32
-_STORES = ("store", "store_vector")
+_STORES = ("store", "store_vector", "atomic_add")
 _dynamo = torch.compiler.is_dynamo_compiling
 
 
@@ -64,6 +64,8 @@ class Kernel:
         if config.current().shapes != "off":
             self._check()
         self.outputs = _outputs(self.spec, self.text, self.checked)
+        #: Outputs that may be the tensor of another parameter.
+        self.inplace = _inplace(self.checked)
         self._ways = Ways(self.spec, self.outputs, frozenset(self.settings))
 
     def _check(self) -> None:
@@ -92,7 +94,7 @@ class Kernel:
             if found is not MISSING:
                 return found
         call = bind_kernel(self.spec, self.outputs, args, kwargs)
-        check_overlap(call, self.outputs)
+        check_overlap(call, self.outputs, self.inplace)
         tensors = tuple(call.tensors.values())
         if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
             if self._derivative is not None:
@@ -147,7 +149,7 @@ class Kernel:
         Given outputs are not written. Raises what a call does.
         """
         call = bind_kernel(self.spec, self.outputs, args, kwargs)
-        check_overlap(call, self.outputs)
+        check_overlap(call, self.outputs, self.inplace)
         program, sizes = self._program(call)
         found = tuple(interpreted(program, call, sizes).values())
         return found[0] if len(found) == 1 else found
@@ -348,6 +350,10 @@ def _check_signature(spec: FunctionSpec) -> None:
             labels = [] if p.span is None else [Label(p.span, "this parameter", True)]
             raise TraceError(f"`{p.name}` of the kernel `{spec.name}` takes {what}", code="TSR0419", labels=labels,
                              helps=["give each tensor a parameter of its own"])  # fmt: skip
+
+
+def _inplace(checked: tuple[KernelProgram, ...]) -> frozenset[tuple[str, str]]:
+    return frozenset(pair for program in checked for pair in program.inplace)
 
 
 def _outputs(spec: FunctionSpec, source: Source, checked: tuple[KernelProgram, ...]) -> tuple[str, ...]:

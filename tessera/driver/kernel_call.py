@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -201,16 +201,28 @@ def _described(p: ParamSpec, x: Any, kind: TensorType | None, made: Sequence[str
     return Number() if p.kind == "scalar" and x is not None else x
 
 
-def check_overlap(call: KernelCall, outputs: Sequence[str]) -> None:
-    """Refuse an output that shares memory with another argument (TSR0417)."""
+def in_place(call: KernelCall, outputs: Sequence[str]) -> bool:
+    """Is an output that is given memory of another argument?"""
+    pairs = [(call.tensors[name], name) for name in outputs if name in call.tensors]
+    return any(other != name and _overlap(out, t) for out, name in pairs for other, t in call.tensors.items())
+
+
+def check_overlap(call: KernelCall, outputs: Sequence[str], allowed: Collection[tuple[str, str]] = ()) -> None:
+    """Refuse an output that shares memory with another argument (TSR0417), but for those that may be that one."""
     for name in outputs:
         out = call.tensors.get(name)
         for other, t in call.tensors.items():
-            if out is not None and other != name and _overlap(out, t):
+            if out is None or other == name or ((name, other) in allowed and _same(out, t)):
+                continue
+            if _overlap(out, t):
                 span = caller_span()
                 labels = [] if span is None else [Label(span, f"`{name}` and `{other}` overlap", True)]
                 raise TraceError(f"output `{name}` shares memory with `{other}`", code="TSR0417", labels=labels,
                                  helps=["leave the output out, or give a tensor of its own"])  # fmt: skip
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
 
 
 def _overlap(a: torch.Tensor, b: torch.Tensor) -> bool:

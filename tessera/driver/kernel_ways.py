@@ -15,10 +15,11 @@ import torch
 from tessera import config
 from tessera.diag import BoundsError, ShapeError
 from tessera.driver import devices
-from tessera.driver.kernel_call import KernelCall, as_tensor, bind_traced, interpret_kernel
+from tessera.driver.kernel_call import KernelCall, as_tensor, bind_traced, in_place, interpret_kernel
 from tessera.driver.kernel_whole import WholeKernel, may_fail
 from tessera.frontend.kernel.program import KernelProgram
 from tessera.frontend.spec import FunctionSpec
+from tessera.ir.interp.block import added_to
 from tessera.passes.whole import Partial
 from tessera.runtime import dispatch
 
@@ -89,7 +90,10 @@ class Ways:
                 interpret_kernel(program, call, sizes, exact=False)
             self._checked.add(id(program))
         written = tuple(name for name in program.outputs if name in call.tensors)
-        direct = None if not written or may_fail(made.made.function) else self.whole(program, call.given, written)
+        if any(program.params[name] in added_to(program.function) for name in written):
+            return MISSING
+        apart = not written or may_fail(made.made.function) or in_place(call, program.outputs)
+        direct = None if apart else self.whole(program, call.given, written)
         try:
             if direct is not None:
                 return direct(*(call.values[name] for name in direct.names))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tessera.ir.dialects.block import BLOCK_OPS, CASE, CHOOSE, EACH, FETCH, FILLED, LOOP, NUMBER, PUT, SEND
+from tessera.ir.dialects.block import BLOCK_OPS, CASE, CHOOSE, DEBUG_PRINT, EACH, FETCH, FILLED, LOOP, NUMBER, PUT, SEND
 from tessera.ir.dialects.tile import LOCAL
 from tessera.ir.graph import Block, Function, Operand, Operation, Value, dims_in
 from tessera.ir.record import Kind, OpRecord
@@ -58,6 +58,8 @@ def _operation(op: Operation, owner: Operation | None) -> Iterator[Found]:
         yield from _memory(op)
     elif op.record is LOCAL:
         yield from _local(op)
+    elif op.record is DEBUG_PRINT:
+        yield from _results(op, 0)
     elif op.record is NUMBER:
         yield from _results(op, 1)
     elif op.record is FILLED:

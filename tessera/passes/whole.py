@@ -98,6 +98,8 @@ class _Lift(Lifting):
     """Walks a program. Axes of loops with one iteration are no axes here, but sizes."""
 
     puts: dict[Value, _Put] = field(default_factory=dict)
+    #: What outputs are added up to.
+    sums: dict[Value, _Put] = field(default_factory=dict)
     #: What must hold for the operations of a case to count.
     path: tuple[Lifted, ...] = ()
 
@@ -118,7 +120,7 @@ class _Lift(Lifting):
             if not self.builder.context.holds(o.kind, left, right, o.why):
                 raise Partial(f"`{o}` does not hold", f.ops[0])
         self.block(f.body)
-        outputs = tuple(p for p in f.params if p in self.puts)
+        outputs = tuple(p for p in f.params if p in self.puts or p in self.sums)
         results = tuple(self.result(p) for p in outputs)
         obligations = tuple(self.builder.context.obligations.values())
         body = Block(tuple(self.builder.ops), tuple(params), results)
@@ -286,7 +288,8 @@ class _Lift(Lifting):
         assert isinstance(buffer, Value)
         kind = buffer.type
         assert isinstance(kind, BufferType)
-        if buffer in self.puts or kind.role != "out":
+        adds = bool(op.attrs.get("adds"))
+        if buffer in self.puts or kind.role != "out" or (buffer in self.sums and not adds):
             raise Partial(f"`{buffer.name}` is written more than once, or read", op)
         singles: list[tuple[int, str]] = []
         for n, (row, size) in enumerate(zip(self.rows(op), kind.dims, strict=True)):
@@ -297,13 +300,34 @@ class _Lift(Lifting):
                 raise Partial(f"a part of `{buffer.name}` is written", op)
         value = self.of(op, op.operands[1])
         named = [a for _, a in singles]
-        if len({*named}) < len(named) or {*named} != {*self.axes}:
+        if len({*named}) < len(named) or ({*named} != {*self.axes} and not adds):
             raise Partial(f"iterations write to one place of `{buffer.name}`", op)
+        if adds:
+            self.add(buffer, _Put(tuple(singles), value, op), kind)
+            return
         self.puts[buffer] = _Put(tuple(singles), self.stored(value, TensorType(kind.dtype, ())), op)
+
+    def add(self, buffer: Value, put: _Put, kind: BufferType) -> None:
+        """Add up what iterations that take part add to one place."""
+        value = self.stored(put.value, TensorType(kind.dtype, ()))
+        for taken in self.path:
+            value = self.together("where", [taken, value, Lifted(Literal(0.0 if kind.dtype.is_float else 0))])
+        kept = {a for _, a in put.singles}
+        order = [*(a for a in self.axes if a not in kept), *(a for a in self.axes if a in kept)]
+        dims = value.value.type.dims[len(value.axes) :]
+        x: Any = self.shown(self.aligned(value, order, len(dims)))
+        x = self.t.expand(x, *(self.axes[a] for a in order), *dims)
+        gone = len(order) - len(kept)
+        total = Lifted((self.t.sum(x, tuple(range(gone))) if gone else x).value, tuple(order[gone:]))
+        known = self.sums.get(buffer)
+        if known is not None and known.singles != put.singles:
+            raise Partial(f"`{buffer.name}` is added to in several ways", put.op)
+        both = total if known is None else self.together("add", [known.value, total])
+        self.sums[buffer] = _Put(put.singles, self.stored(both, TensorType(kind.dtype, ())), put.op)
 
     def result(self, buffer: Value) -> Operand:
         """An output, its dims in their order."""
-        put, kind = self.puts[buffer], buffer.type
+        put, kind = self.puts.get(buffer) or self.sums[buffer], buffer.type
         where = {a: n for n, a in put.singles}
         axes = sorted(where, key=lambda a: where[a])
         rest = [n for n in range(kind.rank) if n not in where.values()]

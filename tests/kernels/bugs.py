@@ -316,3 +316,22 @@ def masks_one_column_too_few(x: Tile["S"], y: Tile[1]):
         z = tile.mask_cols(tile.load(x[i : i + 32]), i, ctx.S + 1)
         total += tile.sum(tile.exp(z))  # bug: TSR0612 tile.sum(tile.exp(z))
     y[0] = total
+
+
+# -- adding
+
+
+@run(f(5))
+def adds_and_reads(x: Tile["S"], y: Tile["S"], total: Tile[1]):
+    for i in tile.grid(tile.context().S):
+        tile.atomic_add(total[0], x[i] * 2.0)  # bug: TSR0610 tile.atomic_add(total[0], x[i] * 2.0)
+        y[i] = tile.load(total[0])
+
+
+@run(f(5))
+def adds_and_writes(x: Tile["S"], total: Tile[1]):
+    for i in tile.grid(tile.context().S):
+        if i == 3:
+            total[0] = 0.0  # bug: TSR0610 total[0]
+        else:
+            tile.atomic_add(total[0], tile.load(x[i]))

@@ -406,3 +406,71 @@ def test_dropout_draws_what_flash_attention_draws() -> None:
 def test_names_may_come_in_any_order() -> None:
     x, weight = torch.randn(3, 8), torch.rand(8)
     assert torch.equal(rms_norm_kernel(weight=weight, x=x), rms_norm_kernel(x, weight))
+
+
+# -- adding, writing in place, printing
+
+
+@tessera.kernel
+def weight_gradient(g: Tile["S", "D"], x: Tile["S", "D"], dw: Tile["D"], count: Tile[1]):
+    ctx = tile.context()
+    for i in tile.grid(0, ctx.S, ctx.block_m):
+        part = tile.load(g[i : i + ctx.block_m]) * tile.load(x[i : i + ctx.block_m])
+        tile.atomic_add(dw, tile.sum(part, axis=0))
+    for i in tile.grid(ctx.S):
+        if tile.sum(tile.load(x[i])) > 0.0:
+            tile.atomic_add(count[0], 1.0)
+
+
+@tessera.kernel
+def histogram(ids: Tile["N", integer], y: Tile["V", integer], size: Tile["V"]):
+    for n in tile.grid(tile.context().N):
+        tile.atomic_add(y[ids[n]], 1)
+    tile.store(size, tile.load(size))
+
+
+def test_iterations_add_up() -> None:
+    g, x = f(35, 5), f(35, 5) + 0.1
+    wanted = (g * x).sum(0), (x.sum(1) > 0).sum()[None].float()
+    for found in (weight_gradient(g, x), weight_gradient.check(g, x), weight_gradient.configure(block_m=4)(g, x)):
+        for a, b in zip(found, wanted, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    dw, count = torch.ones(5), torch.full((1,), 10.0)
+    weight_gradient(g, x, dw, count)
+    torch.testing.assert_close(dw, wanted[0] + 1, rtol=1e-5, atol=1e-5)
+    assert count == wanted[1] + 10
+    y = torch.zeros(4, dtype=torch.int64)
+    histogram(ints(0, 3, 3, 1, 3), y, torch.zeros(4))
+    assert y.tolist() == [1, 1, 0, 3]
+
+
+@tessera.kernel
+def scaled_there(x: Tile["S"], y: Tile["S"]):
+    tile.inplace(y, x)
+    b = tile.context().block_m
+    for i in tile.grid(0, tile.context().S, b):
+        tile.store(y[i : i + b], tile.load(x[i : i + b]) * 2)
+
+
+def test_an_output_in_the_place_of_an_input() -> None:
+    for kernel in (scaled_there, scaled_there.configure(block_m=4)):
+        x = f(9)
+        kernel(x, x)
+        assert torch.equal(x, f(9) * 2)
+    with pytest.raises(TraceError, match="shares memory"):
+        scaled_there(x[1:], x[:-1])
+    with pytest.raises(TraceError, match="shares memory"):
+        add(x, f(9), x)
+
+
+@tessera.kernel
+def told(x: Tile["S"], y: Tile["S"]):
+    for i in tile.grid(tile.context().S):
+        v = tile.load(x[i])
+        tile.debug_print("{at}", i, "is", v, x[i])
+        y[i] = v
+
+
+def test_printing(capsys: pytest.CaptureFixture[str]) -> None:
+    told(torch.tensor([1.0, 2.5]))
+    assert capsys.readouterr().out == "{at} 0 is 1.0 1.0\n{at} 1 is 2.5 2.5\n"

@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from tessera.diag import DTypeError, ShapeError, TraceError
-from tessera.frontend.handles import PoisonHandle
+from tessera.frontend.handles import PoisonHandle, SizeHandle
 from tessera.frontend.kernel.session import KernelSession
 from tessera.frontend.kernel.values import Context, Iteration, OnChip, Target, View
 from tessera.frontend.kernel.windows import shaped, store, update
-from tessera.ir.dialects.block import SEND, WAIT
+from tessera.ir.dialects.block import DEBUG_PRINT, SEND, WAIT
 from tessera.ir.dialects.tile import LOCAL
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, dtype, f32
@@ -110,6 +110,30 @@ def _vector(k: KernelSession, view: Any, name: str) -> None:
 def store_block(k: KernelSession, view: Any, value: Any) -> None:
     """Write a block to a view of its shape, cast to the dtype of the view."""
     store(k, view, value)
+
+
+def atomic_add(k: KernelSession, view: Any, value: Any) -> None:
+    """Add a block to a view of its shape, as other iterations may; an output that is left out begins with 0."""
+    store(k, view, value, adds=True)
+
+
+def inplace(k: KernelSession, output: Any, source: Any) -> None:
+    """Allow an output to be the tensor that is given for another parameter, which is then as it was for all loads."""
+    names = [x.name for x in (output, source) if isinstance(x, View)]
+    if len(names) != 2:
+        k.refuse(TraceError, "TSR0404", "`tile.inplace` of what is no parameter", "no parameters")
+    k.settings["inplace"].add((names[0], names[1]))
+
+
+def debug_print(k: KernelSession, *values: Any) -> None:
+    """Print texts and values; a kernel that does runs in the checking interpreter."""
+    texts = [x.replace("{", "{{").replace("}", "}}") if isinstance(x, str) else "{}" for x in values]
+    shown = [k.fetch(x) if isinstance(x, View) else x for x in values if not isinstance(x, str)]
+    k.emit(DEBUG_PRINT, [_printed(k, x) for x in shown], (), {"text": " ".join(texts)})
+
+
+def _printed(k: KernelSession, x: Any) -> Any:
+    return k.number(x._dim) if isinstance(x, SizeHandle) else k.operand(x)
 
 
 def load_async(k: KernelSession, source: Any, target: Any) -> None:

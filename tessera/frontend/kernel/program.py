@@ -50,7 +50,7 @@ class Number:
 class KernelProgram:
     """A kernel for one way of calling it. ``params`` are the values of the arguments that the program has, ``outputs``
     the parameters that it writes, ``leads`` the sizes that stand for dims before the declared ones, ``blocks`` the
-    block sizes that it asks for.
+    block sizes that it asks for, ``inplace`` outputs with the parameters whose memory they may be.
     """
 
     function: Function
@@ -58,6 +58,7 @@ class KernelProgram:
     outputs: tuple[str, ...]
     leads: tuple[str, ...] = ()
     blocks: tuple[str, ...] = ()
+    inplace: tuple[tuple[str, str], ...] = ()
 
 
 def read_kernel(
@@ -71,7 +72,9 @@ def read_kernel(
     number. Raises what is wrong with the kernel as one TesseraError, and Deferred where Python needs a size without.
     """
     blocks: set[str] = set()
-    session = KernelSession(table, spec, sizes, {**(settings or {}), "table": TILE_TABLE, "blocks": blocks})
+    inplace: set[tuple[str, str]] = set()
+    noted = {"table": TILE_TABLE, "blocks": blocks, "inplace": inplace}
+    session = KernelSession(table, spec, sizes, {**(settings or {}), **noted})
     count = max((g.leads for g in given.values() if isinstance(g, Buffer)), default=0)
     leads = tuple(f"lead_{n}" for n in range(count))
     axes = tuple(session.builder.fresh(f"at_{n}") for n in range(count))
@@ -103,7 +106,7 @@ def read_kernel(
     obligations = tuple(session.context.obligations.values())
     body = Block(tuple(ops), tuple(params.values()))
     function = Function(spec.function.__name__, body, "block", obligations, span=spec.span)
-    return KernelProgram(verify(function), params, outputs, leads, tuple(sorted(blocks)))
+    return KernelProgram(verify(function), params, outputs, leads, tuple(sorted(blocks)), tuple(sorted(inplace)))
 
 
 def _size(session: KernelSession, name: str) -> Dim:

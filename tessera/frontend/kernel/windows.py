@@ -94,8 +94,8 @@ def shaped(session: KernelSession, view: View, dims: Sequence[Dim]) -> View:
     return View(view.buffer, tuple(rows), view.name)
 
 
-def store(session: KernelSession, view: Any, value: Any) -> None:
-    """Write a block to a view of the same shape, or a scalar to one position."""
+def store(session: KernelSession, view: Any, value: Any, adds: bool = False) -> None:
+    """Write a block to a view of the same shape, or a scalar to one position; or add it to what is there."""
     if isinstance(view, PoisonHandle) or isinstance(value, PoisonHandle):
         return
     if not isinstance(view, View):
@@ -121,7 +121,7 @@ def store(session: KernelSession, view: Any, value: Any) -> None:
     operand = session.operand(x)
     looked, at = session.window(view.rows)
     session.stored.add(view.buffer)
-    session.emit(PUT, (view.buffer, operand, *looked), (), {"at": at})
+    session.emit(PUT, (view.buffer, operand, *looked), (), {"at": at, "adds": True} if adds else {"at": at})
 
 
 def _shape(dims: Sequence[Dim]) -> str:

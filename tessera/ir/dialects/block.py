@@ -35,8 +35,9 @@ FETCH = OpRecord(
     "on it.",
 )  # fmt: skip
 PUT = OpRecord(
-    "put", Kind.TILE, "buffer: tensor, value: tensor, lookups: tensors, *, at: any",
-    "Write a block to the window `at` of a buffer, cast to the buffer's dtype; what lies beyond its end is dropped.",
+    "put", Kind.TILE, "buffer: tensor, value: tensor, lookups: tensors, *, at: any, adds: bool = False",
+    "Write a block to the window `at` of a buffer, cast to the buffer's dtype; what lies beyond its end is dropped. "
+    "With `adds` it is added to what is there, by as many iterations as there are, in any order.",
 )  # fmt: skip
 SEND = OpRecord(
     "send", Kind.TILE, "source: tensor, target: tensor, lookups: tensors, *, at: any, to: any",
@@ -44,9 +45,12 @@ SEND = OpRecord(
 )  # fmt: skip
 WAIT = OpRecord("wait", Kind.TILE, "*, pending: int = 0", "Go on once at most so many copies are under way.")
 NUMBER = OpRecord("number", Kind.TILE, "lookups: tensors, *, of: size", "The value of a size expression, int64.")
+DEBUG_PRINT = OpRecord(
+    "debug_print", Kind.TILE, "xs: tensors, *, text: str", "Print a text, with the values in the place of its braces.",
+)  # fmt: skip
 FILLED = OpRecord(
     "filled", Kind.TILE, "x: tensor, *, dim: dims",
     "The block itself, where what follows counts all its lanes along some axes: none of them may be padding.",
 )  # fmt: skip
 
-BLOCK_OPS: tuple[OpRecord, ...] = (EACH, LOOP, CHOOSE, CASE, FETCH, PUT, SEND, WAIT, NUMBER, FILLED)
+BLOCK_OPS: tuple[OpRecord, ...] = (EACH, LOOP, CHOOSE, CASE, FETCH, PUT, SEND, WAIT, NUMBER, FILLED, DEBUG_PRINT)

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from tessera.diag import Label, RaceError, ShapeError, TraceError
-from tessera.ir.dialects.block import CASE, CHOOSE, EACH, FETCH, FILLED, LOOP, NUMBER, PUT, SEND, WAIT
+from tessera.ir.dialects.block import CASE, CHOOSE, DEBUG_PRINT, EACH, FETCH, FILLED, LOOP, NUMBER, PUT, SEND, WAIT
 from tessera.ir.dialects.tile import LOCAL
 from tessera.ir.dim import Dim
-from tessera.ir.graph import Attr, Block, Function, Operand, Operation, Value
+from tessera.ir.graph import Attr, Block, Function, Operand, Operation, Value, walk
 from tessera.ir.interp.convert import Array, holder
 from tessera.ir.interp.memory import labels_of
 from tessera.ir.interp.padding import Pad, Pads, follow, partly, refuse
@@ -173,7 +173,7 @@ class BlockMachine:
             inside = np.broadcast_to(pad.mask, at.shape).reshape(at.full)[at.inner]
             if inside.any():
                 raise refuse(op, pad, inside, buffer.name)
-        buffer.store(op, at, a[at.inner])
+        (buffer.add if op.attrs.get("adds") else buffer.store)(op, at, a[at.inner])
 
     def local(self, op: Operation) -> None:
         kind = op.result.type
@@ -212,6 +212,10 @@ class BlockMachine:
         if r in self.pads:
             self.pads[r] = partly(op, self.pads[r], self.machine.env[r].shape)
 
+    def debug_print(self, op: Operation) -> None:
+        values = [self.machine.stored(self.machine.read(x, x.type.dtype), x.type) for x in op.operands]
+        print(str(op.attrs["text"]).format(*values))
+
     def misplaced(self, op: Operation) -> None:
         raise TraceError(f"`{op.name}` stands alone", code="TSR0408", labels=labels_of(op))
 
@@ -224,8 +228,14 @@ _RUN: Mapping[str, Callable[[BlockMachine, Operation], None]] = {
     EACH.name: BlockMachine.each, LOOP.name: BlockMachine.loop, CHOOSE.name: BlockMachine.choose,
     CASE.name: BlockMachine.misplaced, FETCH.name: BlockMachine.fetch, PUT.name: BlockMachine.put,
     SEND.name: BlockMachine.send, WAIT.name: BlockMachine.wait, NUMBER.name: BlockMachine.number,
-    LOCAL.name: BlockMachine.local, FILLED.name: BlockMachine.filled,
+    LOCAL.name: BlockMachine.local, FILLED.name: BlockMachine.filled, DEBUG_PRINT.name: BlockMachine.debug_print,
 }  # fmt: skip
+
+
+def added_to(f: Function) -> frozenset[Value]:
+    """The buffers that iterations of a program add to."""
+    puts = (op for op in walk(f.body) if op.record is PUT and op.attrs.get("adds"))
+    return frozenset(op.operands[0] for op in puts if isinstance(op.operands[0], Value))
 
 
 def run_program(
@@ -233,11 +243,12 @@ def run_program(
 ) -> dict[Value, Array]:
     """The contents of the buffers that a block program writes, once it has run.
 
-    ``given`` has the scalars and the buffers with contents; other buffers have none and must be written whole. With
+    ``given`` has the scalars and the buffers with contents; other buffers have none and must be written whole, but for
+    those that are added to, which begin with 0. With
     ``exact`` floats stay float64 until a cast or a buffer narrows them, else every value is rounded to its dtype.
     Raises BoundsError (TSR0605, TSR0612), RaceError (TSR0610, TSR0613), ResourceError (TSR0608).
     """
-    iterations = Iterations()
+    iterations, added = Iterations(), added_to(f)
     bound = dict(sizes)
     buffers: dict[Value, Watched] = {}
     env: dict[Value, Array] = {}
@@ -248,7 +259,7 @@ def run_program(
             continue
         shape = shape_of(kind, bound)
         data = given.get(p)
-        written = None if data is not None else np.zeros(shape, bool)
+        written = None if data is not None or p in added else np.zeros(shape, bool)
         data = np.zeros(shape, holder(kind.dtype)) if data is None else np.array(data).reshape(shape)
         buffers[p] = Watched(p.name, kind, data, written, exact, iterations)
     machine = BlockMachine(bound, buffers, TensorMachine(bound, exact, env), iterations)

@@ -102,6 +102,7 @@ class Watched:
     iterations: Iterations
     writer: Array | None = field(init=False, default=None)
     reader: Array | None = field(init=False, default=None)
+    adder: Array | None = field(init=False, default=None)
     busy: Array | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -110,6 +111,7 @@ class Watched:
         if self.type.role != "in":
             self.writer = np.full(self.data.shape, _NOBODY, np.int64)
             self.reader = np.full(self.data.shape, _NOBODY, np.int64)
+            self.adder = np.full(self.data.shape, _NOBODY, np.int64)
 
     def load(self, op: Operation, at: Place) -> Array:
         """The elements of the place that lie inside. Raises RaceError (TSR0610, TSR0613)."""
@@ -119,7 +121,8 @@ class Watched:
         if self.writer is not None:
             writer = self.writer[at.key]
             self._refuse(op, at, self._foreign(writer), "is read here and written by another iteration")
-            self._mark_read(at)
+            self._refuse(op, at, self._shared(self.adder, at), "is read here and added to by another iteration")
+            self._mark(self.reader, at)
         return self.data[at.key]
 
     def store(self, op: Operation, at: Place, values: Array) -> None:
@@ -127,11 +130,22 @@ class Watched:
         self._idle(op, at, "is written")
         if self.writer is not None and self.reader is not None:
             self._refuse(op, at, self._foreign(self.writer[at.key]), "is written by two iterations")
-            reader = self.reader[at.key]
-            seen = self._foreign(reader) | (reader < _NOBODY)
-            self._refuse(op, at, seen, "is written here and read by another iteration")
+            self._refuse(op, at, self._shared(self.reader, at), "is written here and read by another iteration")
+            self._refuse(op, at, self._shared(self.adder, at), "is written here and added to by another iteration")
             self.writer[at.key] = self.iterations.around[-1]
         self.put(at, values)
+
+    def add(self, op: Operation, at: Place, values: Array) -> None:
+        """Add to the elements that lie inside, as others may at the same time. Raises RaceError (TSR0610, TSR0613)."""
+        if self.written is not None and not self.written[at.key].all():
+            self._refuse(op, at, ~self.written[at.key], "is added to and has no contents", "TSR0613")
+        self._idle(op, at, "is written")
+        if self.writer is not None:
+            foreign = self._foreign(self.writer[at.key])
+            self._refuse(op, at, foreign, "is added to here and written by another iteration")
+            self._refuse(op, at, self._shared(self.reader, at), "is added to here and read by another iteration")
+            self._mark(self.adder, at)
+        self.put(at, self.data[at.key] + values)
 
     def put(self, at: Place, values: Array) -> None:
         """The contents alone, cast to the dtype of the buffer."""
@@ -155,7 +169,7 @@ class Watched:
 
     def merge(self, first: int, owner: int) -> None:
         """The iterations from ``first`` on have ended: what they did, the ``owner`` of their grid has done."""
-        for marks in (self.writer, self.reader):
+        for marks in (self.writer, self.reader, self.adder):
             if marks is not None:
                 marks[(marks >= first) | (marks == -(owner + 2))] = owner
 
@@ -171,16 +185,22 @@ class Watched:
             found &= marks != n
         return found
 
-    def _mark_read(self, at: Place) -> None:
-        assert self.reader is not None
-        before = self.reader[at.key]
+    def _shared(self, marks: Array | None, at: Place) -> Array:
+        """Where marks that several iterations may leave are not of this one alone."""
+        assert marks is not None
+        found: Array = self._foreign(marks[at.key]) | (marks[at.key] < _NOBODY)
+        return found
+
+    def _mark(self, marks: Array | None, at: Place) -> None:
+        assert marks is not None
+        before = marks[at.key]
         foreign = self._foreign(before)
         several = before < _NOBODY
-        self.reader[at.key] = np.where(several, before, self.iterations.around[-1])
+        marks[at.key] = np.where(several, before, self.iterations.around[-1])
         if foreign.any():
-            # Several iterations of one grid have read it; the grid is that of the iteration around the last of these.
+            # Several iterations of one grid did it; the grid is that of the iteration around the last of these.
             owner = max(n for n in self.iterations.around[:-1] if n <= int(before[foreign].min()))
-            self.reader[at.key][foreign & ~several] = -(owner + 2)
+            marks[at.key][foreign & ~several] = -(owner + 2)
 
     def _refuse(self, op: Operation, at: Place, bad: Array, what: str, code: str = "TSR0610", help_: str = "") -> None:
         if not bad.any():
