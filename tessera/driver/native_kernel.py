@@ -1,0 +1,122 @@
+"""Hand-written kernels as C: a block program compiled once, and run on tensors."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from tessera.backends.base import Packed
+from tessera.backends.c import backend as c_backend
+from tessera.backends.c.load import SharedObject
+from tessera.diag import BoundsError, Label, ResourceError, ShapeError, TesseraError
+from tessera.driver.variant import Lazy, check_ir
+from tessera.frontend.kernel.program import KernelProgram
+from tessera.ir.dialects.block import PART
+from tessera.ir.dim import Dim
+from tessera.ir.graph import Block, Function, Operation, walk
+from tessera.ir.types import BufferType
+from tessera.passes.base import Row, run_pipeline
+from tessera.passes.parts import Parts
+from tessera.passes.pipeline import PASSES
+from tessera.runtime.cache import default_cache
+from tessera.runtime.keys import content_key, environment_parts
+from tessera.runtime.steps import Native, NoAddressError
+from tessera.schedule.owned import own_kernels
+from tessera.schedule.plan import Program
+
+#: What is done to each part of a program.
+_ROWS = tuple(Row(PASSES[name], "") for name in ("canonicalize", "cse", "dce", "fuse"))
+#: Points that loops visit from which on more than one thread is at work.
+_MANY = 16384
+
+
+@dataclass
+class NativeKernel:
+    """A block program as C, compiled when it first runs or its source is asked for.
+
+    Raises ResourceError (TSR0601, TSR0602, TSR0604) and TraceError (TSR0408) for a program that has no C.
+    """
+
+    program: KernelProgram
+    threads: int | None = None
+
+    @Lazy
+    def function(self) -> Function:
+        """The program with its operations on blocks in parts."""
+        return Parts().run(self.program.function)
+
+    @Lazy
+    def parts(self) -> dict[Operation, Program]:
+        """The kernels of each part."""
+        found: dict[Operation, Program] = {}
+        obligations = self.program.function.obligations
+        for n, op in enumerate(o for o in walk(self.function.body) if o.record is PART):
+            assert op.body is not None
+            inputs = tuple(op.inputs)
+            f = Function(f"part_{n}", Block(op.body.ops, inputs, op.results), obligations=obligations, span=op.span)
+            *_, fused = run_pipeline(f, _ROWS, check_ir).values()
+            found[op] = own_kernels(fused)
+        return found
+
+    @Lazy
+    def code(self) -> c_backend.BlockCode:
+        return c_backend.emit_program(self.function, self.parts)
+
+    @property
+    def source(self) -> str:
+        """The C text."""
+        return self.code.program.text
+
+    @Lazy
+    def entry(self) -> Native:
+        """The compiled program, or the one in the cache."""
+        native, built = self.code.program, list[SharedObject]()
+        key = content_key(*native.key_parts(), *environment_parts())
+
+        def build() -> Packed:
+            artifact = native.compile(key)
+            built.append(artifact.load())
+            return artifact.pack()
+
+        packed = default_cache().get_or_build(key, build)
+        library = built[0] if built else c_backend.CArtifact.unpack(packed).load()
+        return Native.at(library.address(self.code.entry.entry))
+
+    @Lazy
+    def sized(self) -> tuple[Callable[[Mapping[str, int]], int], Callable[[Mapping[str, int]], int]]:
+        """The bytes that each thread needs, and the points that loops visit."""
+        return tuple(d.evaluator(signed=True) for d in (self.code.entry.scratch, self.code.entry.work))  # type: ignore[return-value]
+
+    def run(
+        self, tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, float], sizes: Mapping[str, int]
+    ) -> None:  # fmt: skip
+        """Run on dense tensors, of which those that the program writes are written to.
+
+        Raises BoundsError (TSR0605), ShapeError (TSR0106) and ZeroDivisionError for what the kernel does wrong.
+        """
+        entry, (scratch, work) = self.code.entry, self.sized
+        threads = torch.get_num_threads() if work(sizes) >= _MANY else 1
+        room = torch.empty(threads * (scratch(sizes) + 64) + 64, dtype=torch.uint8)
+        params = self.program.params
+        buffers = [tensors[name] for name, v in params.items() if isinstance(v.type, BufferType)]
+        given = [*(t.data_ptr() for t in buffers), room.data_ptr(), 0, *(sizes[n] for n in entry.sizes)]
+        floats = [float(numbers[name]) for name, v in params.items() if not isinstance(v.type, BufferType)]
+        code = self.entry.call(struct.pack(f"={len(given)}q{len(floats)}d", *given, *floats))
+        if code:
+            raise self.failure(code)
+
+    def failure(self, code: int) -> TesseraError | ZeroDivisionError | NoAddressError:
+        """The exception that a code stands for."""
+        number, kind = (code >> 4) - 1, code & 15
+        if number < 0:
+            return NoAddressError(self.program.function.name)
+        op = self.code.sites[number]
+        labels = [] if op.span is None else [Label(op.span, "here", True)]
+        if kind & 8:
+            return ShapeError("a loop in steps below 1", code="TSR0106", labels=labels)
+        if kind & 2:
+            return BoundsError("an index is out of range", labels=labels)
+        return ZeroDivisionError("integer division by zero")
