@@ -11,14 +11,14 @@ import torch
 from tessera.backends.base import Packed
 from tessera.backends.c import backend as c_backend
 from tessera.backends.c.load import SharedObject
-from tessera.diag import BoundsError, Label, ResourceError, ShapeError, TesseraError
+from tessera.diag import BoundsError, Label, ShapeError, TesseraError
 from tessera.driver.variant import Lazy, check_ir
 from tessera.frontend.kernel.program import KernelProgram
 from tessera.ir.dialects.block import PART
-from tessera.ir.dim import Dim
 from tessera.ir.graph import Block, Function, Operation, walk
 from tessera.ir.types import BufferType
 from tessera.passes.base import Row, run_pipeline
+from tessera.passes.fuse import Fuse
 from tessera.passes.parts import Parts
 from tessera.passes.pipeline import PASSES
 from tessera.runtime.cache import default_cache
@@ -28,7 +28,10 @@ from tessera.schedule.owned import own_kernels
 from tessera.schedule.plan import Program
 
 #: What is done to each part of a program.
-_ROWS = tuple(Row(PASSES[name], "") for name in ("canonicalize", "cse", "dce", "fuse"))
+_ROWS = (
+    *(Row(PASSES[name], "as in a function") for name in ("canonicalize", "cse", "dce")),
+    Row(Fuse(folds=False), "blocks are small: what is made of a product is near when it is folded"),
+)
 #: Points that loops visit from which on more than one thread is at work.
 _MANY = 16384
 

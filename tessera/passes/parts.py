@@ -9,7 +9,7 @@ choices pass on are values.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from tessera.diag import Label, TraceError
@@ -34,7 +34,6 @@ from tessera.ir.dtype import bool_, int64
 from tessera.ir.facts import Facts
 from tessera.ir.graph import Attr, Block, Function, Literal, Note, Operand, Operation, Value, dims_in, walk
 from tessera.ir.infer import ONE
-from tessera.ir.record import Kind
 from tessera.ir.solver import Verdict, judge_ge
 from tessera.ir.types import BufferType, ScalarType, TensorType
 from tessera.ir.window import read, shape

@@ -51,7 +51,7 @@ def _rows(op: Operation) -> tuple[Attr, ...]:
     """The axes of a product that are its first operand's alone, where it is one of matrices in floats."""
     left, right, result = letters(op)
     dims = op.result.type.dims
-    if not op.result.type.dtype.is_float or not dims or result[-1] in left or dims[-1] is ONE:
+    if op.result.type.dtype.is_bool or not dims or result[-1] in left or dims[-1] is ONE:
         return ()
     rows = tuple(n for n, c in enumerate(result) if c in left and c not in right)
     return () if all(dims[n] is ONE for n in rows) else rows

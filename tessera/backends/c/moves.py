@@ -10,7 +10,7 @@ from tessera.backends.c.emit import CSource
 from tessera.backends.c.room import Room, buffer, last_uses, most, reads, tensor
 from tessera.backends.c.source import Lines, c_index
 from tessera.backends.c.windows import Window, bits, is_dense, write_copy, write_window
-from tessera.diag import Label, ResourceError
+from tessera.diag import ResourceError
 from tessera.ir.dialects.block import PART, PUT
 from tessera.ir.dim import Dim, dim_max, product
 from tessera.ir.graph import Block, Function, Operand, Operation, Value
