@@ -11,6 +11,7 @@ import torch
 from tessera.backends.base import Packed
 from tessera.backends.c import backend as c_backend
 from tessera.backends.c.load import SharedObject
+from tessera.backends.c.skeleton import known_divisors
 from tessera.diag import BoundsError, Label, ShapeError, TesseraError
 from tessera.driver.variant import Lazy, check_ir
 from tessera.frontend.kernel.program import KernelProgram
@@ -44,7 +45,6 @@ class NativeKernel:
     """
 
     program: KernelProgram
-    threads: int | None = None
 
     @Lazy
     def function(self) -> Function:
@@ -93,6 +93,11 @@ class NativeKernel:
         """The bytes that each thread needs, and the points that loops visit."""
         return tuple(d.evaluator(signed=True) for d in (self.code.entry.scratch, self.code.entry.work))  # type: ignore[return-value]
 
+    @Lazy
+    def divisors(self) -> tuple[Callable[[Mapping[str, int]], int], ...]:
+        """The sizes that something is divided by."""
+        return tuple(d.evaluator(signed=True) for d in known_divisors(self.function))
+
     def run(
         self, tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, float], sizes: Mapping[str, int]
     ) -> None:  # fmt: skip
@@ -101,22 +106,23 @@ class NativeKernel:
         Raises BoundsError (TSR0605), ShapeError (TSR0106) and ZeroDivisionError for what the kernel does wrong.
         """
         entry, (scratch, work) = self.code.entry, self.sized
+        if any(d(sizes) <= 0 for d in self.divisors):
+            raise ZeroDivisionError("integer division by zero")
         threads = torch.get_num_threads() if work(sizes) >= _MANY else 1
-        room = torch.empty(threads * (scratch(sizes) + 64) + 64, dtype=torch.uint8)
+        room = torch.empty(threads * scratch(sizes), dtype=torch.uint8)
         params = self.program.params
         buffers = [tensors[name] for name, v in params.items() if isinstance(v.type, BufferType)]
-        given = [*(t.data_ptr() for t in buffers), room.data_ptr(), 0, *(sizes[n] for n in entry.sizes)]
+        if any(t.numel() and not t.data_ptr() for t in buffers):
+            raise NoAddressError(self.program.function.name)
+        given = [*(t.data_ptr() for t in buffers), room.data_ptr(), threads, *(sizes[n] for n in entry.sizes)]
         floats = [float(numbers[name]) for name, v in params.items() if not isinstance(v.type, BufferType)]
         code = self.entry.call(struct.pack(f"={len(given)}q{len(floats)}d", *given, *floats))
         if code:
             raise self.failure(code)
 
-    def failure(self, code: int) -> TesseraError | ZeroDivisionError | NoAddressError:
+    def failure(self, code: int) -> TesseraError | ZeroDivisionError:
         """The exception that a code stands for."""
-        number, kind = (code >> 4) - 1, code & 15
-        if number < 0:
-            return NoAddressError(self.program.function.name)
-        op = self.code.sites[number]
+        kind, op = code & 15, self.code.sites[(code >> 4) - 1]
         labels = [] if op.span is None else [Label(op.span, "here", True)]
         if kind & 8:
             return ShapeError("a loop in steps below 1", code="TSR0106", labels=labels)

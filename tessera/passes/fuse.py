@@ -29,8 +29,8 @@ class Fuse:
     """Grow regions greedily (see ``grouping``) so that the bytes moved between kernels are few, then write them
     down. Plain products of the dtypes in ``library`` stay calls of one, whatever follows them. ``lookups`` says whether
     a kernel may make single points of a contraction once more, for positions that are read from memory, ``across``
-    whether one may both fold rows and add up down all of them, ``folds`` whether what one folds of a contraction's result
-    may be made and used up block by block.
+    whether one may both fold rows and add up down all of them, ``folds`` whether what one folds of a contraction's
+    result may be made and used up block by block; without, contractions of integers get kernels, too.
     """
 
     name: str = "fuse"

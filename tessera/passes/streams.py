@@ -76,7 +76,7 @@ def _around(source: _Source, plain: bool, folds: bool) -> Stream | None:
     """
     op = source.f.ops[source.number]
     kind = op.result.type
-    if not kind.dtype.is_float:
+    if not kind.dtype.is_float and (folds or kind.dtype.is_bool):
         return None
     left, right, result = letters(op)
     for axis in reversed(range(kind.rank)) if folds else ():

@@ -65,8 +65,8 @@ def agrees(kernel: Kernel, *args: Any, atol: float = 1e-5, rtol: float | None = 
             continue
         bound, least = BOUNDS.get(x.dtype, (0.07, 0.01))
         torch.testing.assert_close(
-            x.double(), reference.double(), rtol=rtol or bound, atol=max(least, atol if x.dtype != torch.float64 else 0),
-            equal_nan=True,
+            x.double(), reference.double(), rtol=rtol or bound, equal_nan=True,
+            atol=max(least, atol if x.dtype != torch.float64 else 0),
         )  # fmt: skip
 
 

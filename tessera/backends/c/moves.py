@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tessera.backends.c import intrinsics as ci
 from tessera.backends.c.emit import CSource
-from tessera.backends.c.room import Room, buffer, last_uses, most, reads, tensor
+from tessera.backends.c.room import Room, buffer, divisors, last_uses, reads, tensor
 from tessera.backends.c.source import Lines, c_index
 from tessera.backends.c.windows import Window, bits, is_dense, write_copy, write_window
 from tessera.diag import ResourceError
@@ -17,6 +17,7 @@ from tessera.ir.graph import Block, Function, Operand, Operation, Value
 from tessera.ir.types import BufferType, TensorType
 from tessera.ir.window import read
 from tessera.schedule.plan import ZERO, Kernel, Program
+from tessera.schedule.ranges import most
 
 
 @dataclass
@@ -131,14 +132,20 @@ class Moves:
 
     # -- what goes wrong
 
-    def refuse(self, op: Operation, test: str, code: int) -> None:
+    def refuse(self, op: Operation, test: str, code: int | str) -> None:
         """Leave, with a code and the number of the operation, where a test is true."""
         if op not in self.sites:
             self.sites.append(op)
         label = self.leave or "done"
         self.jumps.add(label)
-        number = (self.sites.index(op) + 1) << 4 | code
+        number = f"{(self.sites.index(op) + 1) << 4} | {code}"
         self.lines.add(f"if ({test}) {{ failed = x_max(failed, {number}); goto {label}; }}")
+
+    def divides(self, op: Operation, sizes: Iterable[Dim], names: Mapping[str, str]) -> None:
+        """Leave where something is divided by a value that is known here only, and is not positive."""
+        for divisor in dict.fromkeys(e for d in sizes for e in divisors(d)):
+            if any(n in self.ranges or n.startswith("_l") for n in divisor.names()):
+                self.refuse(op, f"{c_index(divisor, names)} <= 0", 1)
 
     # -- operations
 
@@ -155,7 +162,9 @@ class Moves:
         stem = self.fresh("_w")
         _, kind = buffer(op.operands[0])
         names = self.with_lookups([x for x in lookups if isinstance(x, Value)], stem)
-        found, tests = write_window(self.lines, read(op.attrs["at"]), kind, names, stem)
+        rows = read(op.attrs["at"])
+        self.divides(op, (d for row in rows for d in row.dims), names)
+        found, tests = write_window(self.lines, rows, kind, names, stem)
         for test in tests:
             self.refuse(op, test, 2)
         return found
@@ -204,6 +213,7 @@ class Moves:
         name = self.at[op.result] = self.mine(op.result)
         of = op.attrs["of"]
         assert isinstance(of, Dim | int)
+        self.divides(op, (Dim.of(of),), names)
         self.lines.add(f"*(i64 *){name} = {c_index(Dim.of(of), names)};")
 
     def local(self, op: Operation) -> None:
@@ -252,12 +262,7 @@ class Moves:
         name, code = self.fresh("t"), self.fresh("e")
         self.lines.add(f"const i64 {name}[] = {{{', '.join(given)}}};")
         self.lines.add(f"const int {code} = {source.entry}({name});")
-        if op not in self.sites:
-            self.sites.append(op)
-        label = self.leave or "done"
-        self.jumps.add(label)
-        number = (self.sites.index(op) + 1) << 4
-        self.lines.add(f"if ({code}) {{ failed = x_max(failed, {number} | {code}); goto {label}; }}")
+        self.refuse(op, code, code)
 
     def in_buffer(self, op: Operation, r: Value) -> str | None:
         """Where in a buffer a result may be written at once, if a put right behind the part is all that reads it."""

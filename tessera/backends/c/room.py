@@ -6,16 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tessera.backends.c.source import c_index
-from tessera.ir.dim import Dim
+from tessera.ir.dim import Dim, build_atom
 from tessera.ir.graph import Block, Operand, Operation, Value
 from tessera.ir.types import BufferType, TensorType
 from tessera.schedule.plan import ZERO
-from tessera.schedule.ranges import bounds
 
 #: Bytes of a cache line, at which every slot begins.
 LINE = 64
-#: How often a bound that depends on further axes is bounded once more.
-_ROUNDS = 8
+#: Atoms of sizes that divide.
+_DIVISIONS = ("//", "%", "ceildiv", "/")
 
 
 @dataclass
@@ -51,16 +50,19 @@ class Room:
         yield f"const i64 behind = {at};"
 
 
-def most(e: Dim, ranges: Mapping[str, tuple[Dim, Dim]]) -> Dim | None:
-    """A bound of a size that does not depend on the axes of loops; None where none is found."""
-    for _ in range(_ROUNDS):
-        if not e.names() & ranges.keys():
-            return e if not any(n.startswith("_l") for n in e.names()) else None
-        _, high = bounds(e, ranges)
-        if high is None or high is e:
-            return None
-        e = high
-    return None
+def divisors(d: Dim) -> Iterator[Dim]:
+    """The sizes that a size expression divides by, constants left out.
+
+    >>> [str(e) for e in divisors(Dim.name("V") // Dim.name("b") + Dim.name("D") // 2)]
+    ['b']
+    """
+    for atom in d.atoms.values():
+        for e in atom.args:
+            yield from divisors(e)
+        if atom.kind in _DIVISIONS and not atom.args[1].is_const:
+            yield atom.args[1]
+    for base in {base for monomial, _ in d.terms for base, power in monomial if power < 0}:
+        yield Dim.name(base) if base not in d.atoms else build_atom(d.atoms[base].kind, d.atoms[base].args)
 
 
 def last_uses(ops: Sequence[Operation]) -> dict[Value, int]:

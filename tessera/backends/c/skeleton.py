@@ -1,19 +1,20 @@
 """The control of a block program in C: loops, choices and memory around kernels that are functions of the same file.
 
-One entry with the calling convention of a kernel. The outermost grids are shared out to the threads; each iteration is
+One entry with the calling convention of a kernel, but for the number of threads that there is scratch memory for in
+the place of the stream flag. The outermost grids are shared out to the threads; each iteration is
 carried out by one of them, so that results do not depend on how many there are. What one kernel leaves for another
 lies in the thread's part of the scratch memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tessera.backends.c import intrinsics as ci
 from tessera.backends.c.emit import LOOKUP_NAME, PARALLEL_FROM, CSource
 from tessera.backends.c.moves import Moves
-from tessera.backends.c.room import most, tensor
+from tessera.backends.c.room import divisors, tensor
 from tessera.backends.c.source import c_index
 from tessera.ir.dialects.block import CHOOSE, EACH, FETCH, LOOP, NUMBER, PART, PUT
 from tessera.ir.dialects.tile import LOCAL
@@ -21,6 +22,7 @@ from tessera.ir.dim import Dim, ceildiv, dim_max
 from tessera.ir.graph import Attr, Block, Function, Literal, Operation, Value, dims_in, walk
 from tessera.ir.types import BufferType, ScalarType
 from tessera.schedule.plan import ONE, ZERO
+from tessera.schedule.ranges import most
 
 #: Iterations that a loop is taken to have where its bounds are read from memory.
 SOME = Dim.const(8)
@@ -29,12 +31,24 @@ SOME = Dim.const(8)
 def size_names(f: Function) -> tuple[str, ...]:
     """The sizes that a block program is given, in order."""
     axes = {str(op.attrs["axis"]) for op in walk(f.body) if "axis" in op.attrs}
-    found = {n for p in f.params for d in p.type.dims for n in d.names()}
-    for op in walk(f.body):
-        literals = (x.value for x in op.operands if isinstance(x, Literal) and isinstance(x.value, Dim))
-        kinds = (d for r in op.results for d in r.type.dims)
-        found.update(n for d in (*dims_in(op.attrs.values()), *literals, *kinds) for n in d.names())
+    found = {n for d in every_size(f) for n in d.names()}
     return tuple(sorted(n for n in found - axes if not LOOKUP_NAME.fullmatch(n)))
+
+
+def every_size(f: Function) -> Iterator[Dim]:
+    """The size expressions of a block program."""
+    yield from (d for p in f.params for d in p.type.dims)
+    for op in walk(f.body):
+        yield from dims_in(op.attrs.values())
+        yield from (x.value for x in op.operands if isinstance(x, Literal) and isinstance(x.value, Dim))
+        yield from (d for r in op.results for d in r.type.dims)
+
+
+def known_divisors(f: Function) -> tuple[Dim, ...]:
+    """What a block program divides by that its sizes tell: all of it must be positive."""
+    sizes = set(size_names(f))
+    found = dict.fromkeys(e for d in every_size(f) for e in divisors(d))
+    return tuple(d for d in found if d.names() <= sizes)
 
 
 @dataclass
@@ -62,10 +76,8 @@ class Skeleton(Moves):
             out.add(f"const i64 n{n} = a[{at + 2 + n}];")
         for n, s in enumerate(scalars):
             self.scalars[s] = f"a[{at + 2 + len(sizes) + n}]"
-        for b in buffers:
-            elements = " * ".join(f"({c_index(d, self.names)})" for d in b.type.dims) or "1"
-            out.add(f"if (!{self.at[b]} && {elements} > 0) return 4;")
         out.add(f"char *const scratch = (char *)((a[{at}] + 63) & ~(i64)63), *const mine = scratch;")
+        out.add(f"const int allowed = (int)a[{at + 1}];")
         out.add("int failed = 0;")
         mark = len(out.text)
         self.room.give(self.block(f.body))
@@ -98,15 +110,17 @@ class Skeleton(Moves):
         """The C names of where a loop begins, ends, and how far it steps."""
         out, stem = self.lines, self.fresh("x")
         names = self.with_lookups(lookups, stem)
-        lo, hi, step = (c_index(_size(op.attrs[key]), names) for key in ("lo", "hi", "step"))
+        sizes = [_size(op.attrs[key]) for key in ("lo", "hi", "step")]
+        self.divides(op, sizes, names)
+        lo, hi, step = (c_index(d, names) for d in sizes)
         out.add(f"const i64 {stem}_lo = {lo}, {stem}_hi = {hi}, {stem}_step = {step};")
-        if not _size(op.attrs["step"]).is_const:
+        if not sizes[2].is_const or sizes[2].value < 1:
             self.refuse(op, f"{stem}_step <= 0", 8)
         return f"{stem}_lo", f"{stem}_hi", f"{stem}_step"
 
     def trips(self, op: Operation) -> Dim:
         lo, hi, step = (_size(op.attrs[key]) for key in ("lo", "hi", "step"))
-        found = most(ceildiv(hi - lo, step), self.ranges)
+        found = most(ceildiv(hi - lo, dim_max(step, 1)), self.ranges)
         return SOME if found is None else dim_max(found, 0)
 
     def inside(self, op: Operation, axis: str) -> None:
@@ -140,7 +154,8 @@ class Skeleton(Moves):
         self.shared_out(nest, counts)
         inside = most(self.work, self.ranges)
         many = PARALLEL_FROM if inside is None else f"({c_index(inside, self.names)})"
-        pragma = f"#pragma omp parallel if ({many} >= {PARALLEL_FROM} && total > 1) reduction(max:failed)"
+        shared = f"if ({many} >= {PARALLEL_FROM} && total > 1) num_threads(allowed)"
+        pragma = f"#pragma omp parallel {shared} reduction(max:failed)"
         out.text.insert(mark, "    " * out.depth + pragma)
         for axis in axes:
             del self.names[axis], self.ranges[axis]

@@ -87,9 +87,9 @@ def write_window(
             bound = c_index(d, names)
             stop = bound if row.end is d else f"x_min({c_index(row.end, names)}, {bound})"
             lines.add(f"const i64 {start} = {c_index(row.start, names)}, {size} = {extent}, {end} = {stop};")
-            beyond = f"{start} + {size} > {end} && {size}"
+            beyond = f"{start} > {end} - {size} && {size}"  # no index from memory makes this overflow
             if row.kind == TAIL:
-                inside.append(f"{start} + {size} <= {end}")
+                inside.append(f"{start} <= {end} - {size}")
                 beyond = f"{start} >= x_max({end}, 1) && {beyond}"
             tests.append(f"{start} < 0 || ({beyond})")
             extent, count = size, f"x_min({size}, {end} - {start})" if row.kind == TAIL else size
@@ -115,8 +115,8 @@ def write_copy(lines: Lines, w: Window, item: int, block: str, place: str, into_
     lines.add(f"const i64 x_b[] = {{{', '.join(dense)}}};")
     lines.add(f"const i64 x_s[] = {{{', '.join(f'{item} * ({s})' for s in w.strides)}}};")
     lines.add(f"const i64 x_n[] = {{{', '.join(w.counts)}}};")
-    to, source = ((block, "x_b"), (place, "x_s")) if into_block else ((place, "x_s"), (block, "x_b"))
-    lines.add(f"x_box({to[0]}, {to[1]}, {source[0]}, {source[1]}, x_n, {len(w.extents)}, {item});")
+    ends = (f"{block}, x_b, {place}, x_s") if into_block else (f"{place}, x_s, {block}, x_b")
+    lines.add(f"x_box({ends}, x_n, {len(w.extents)}, {item});")
     lines.close()
 
 
