@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from tessera.diag import Label, TraceError
+from tessera.ir.access import accesses
 from tessera.ir.build import names_of, numbered
 from tessera.ir.dialects import OPS
 from tessera.ir.dialects.block import (
@@ -97,6 +98,8 @@ class _Body:
             self.value(self.writer.read(y), kind, last) for y, kind in zip(block.yields, kinds, strict=True)
         )
         self.need(yields)
+        # What nobody reads is still refused where it is out of bounds.
+        self.need(r for op in self.pending.values() if checks(op) for r in op.results)
         return Block(tuple(self.out), block.params, yields)
 
     def visit(self, op: Operation) -> None:
@@ -288,6 +291,11 @@ def _reads(block: Block) -> Iterator[Operand]:
                 stack.append(op.body)
 
 
+def checks(op: Operation) -> bool:
+    """Does an operation look something up, at positions that may be out of bounds?"""
+    return any(True for _ in accesses(op))
+
+
 def _ordered(ops: Sequence[Operation]) -> list[Operation]:
     """The operations, each behind those that it reads."""
     maker = {r: op for op in ops for r in op.results}
@@ -319,7 +327,10 @@ def _trimmed(block: Block) -> Block:
     out: list[Operation] = []
     for op in reversed(block.ops):
         if op.record is PART:
-            op = replace(op, results=tuple(r for r in op.results if r in wanted))
+            assert op.body is not None
+            inside = {v for o in op.body.ops for v in o.inputs}
+            kept = {r for o in op.body.ops if checks(o) for r in o.results if r not in inside}
+            op = replace(op, results=tuple(r for r in op.results if r in wanted or r in kept))
         elif op.body is not None:
             wanted.update(v for v in _reads(op.body) if isinstance(v, Value))
             op = replace(op, body=_trimmed(op.body))

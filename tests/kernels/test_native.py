@@ -1,0 +1,175 @@
+"""Kernels as C: the same as in the interpreter, whatever the block sizes, and to the bit on any number of threads."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import tessera
+from tessera import BoundsError, ShapeError, Tile, bf16, f32, integer, tile
+from tessera.ir.dialects.block import PART
+from tessera.ir.graph import walk
+from tessera.ops import kernels as K
+from tessera.schedule.block_sizes import default_blocks
+from tests.kernels import test_language as language
+from tests.kernels.given import f, ints
+from tests.kernels.native import agrees, built, native, prepared
+from tests.kernels.test_models import BOUNDS, attention, blocks
+
+SIZES = [1, 5, 16, 64]
+
+
+# -- the kernels of models
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("shape", [(0, 5), (1, 1), (31, 7), (33, 257), (2, 3, 16), (2, 0, 3, 16)])
+def test_rms_norm(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    for rows in SIZES:
+        agrees(K.rms_norm_kernel.configure(block_m=rows), (f(*shape) * 3).to(dtype), f(shape[-1]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("sizes", [(1, 1, 2), (5, 3, 8), (33, 2, 6)])
+def test_rotary_embedding(sizes: tuple[int, int, int], dtype: torch.dtype) -> None:
+    s, h, d = sizes
+    x, angle = f(2, s, h, d).to(dtype), f(s, d // 2) * 3
+    agrees(K.rotary_embedding_kernel.configure(block_m=4), x, angle.cos(), angle.sin())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2])
+def test_casted_embedding(dtype: torch.dtype) -> None:
+    agrees(K.casted_embedding_kernel, ints(0, 10, 3, 3), f(11, 7).to(dtype), torch.empty(4, 7), scale=0.5)
+    agrees(K.casted_embedding_kernel, ints(), f(11, 7).to(dtype), torch.empty(0, 7), scale=0.5)
+
+
+@pytest.mark.parametrize("at", [11, -1, 2**31 - 1, -(2**31)])
+def test_a_row_outside_of_its_table(at: int) -> None:
+    with pytest.raises(BoundsError) as caught:
+        native(K.casted_embedding_kernel, ints(0, at), f(11, 7), torch.empty(2, 7), scale=1.0)
+    assert caught.value.code == "TSR0605"
+    assert "embeddings[indices[n]]" in str(caught.value)
+    far = torch.tensor([2**63 - 1, -(2**63)])
+    with pytest.raises(BoundsError):
+        native(K.casted_embedding_kernel, far, f(11, 7), torch.empty(2, 7), scale=1.0)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_sparse_embedding(size: int) -> None:
+    _, stored = blocks(12, 16, size)
+    agrees(K.sparse_embedding_kernel, ints(0, 11, 5, 5, 7), *stored, torch.empty(5, 16))
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (5, 40, 37), (33, 7, 64)])
+@pytest.mark.parametrize("block", SIZES)
+def test_int8_linear(sizes: tuple[int, int, int], block: int) -> None:
+    n, k, o = sizes
+    g = torch.Generator().manual_seed(0)
+    x, w = (torch.randint(-128, 128, shape, dtype=torch.int8, generator=g) for shape in ((n, k), (o, k)))
+    scale, bias = torch.rand(o, generator=g), torch.randn(o, generator=g)
+    kernel = K.int8_linear_kernel.configure(block_m=block, block_n=16, block_k=block)
+    agrees(kernel, x, w, None, torch.empty(n, o), 0.01, scale)
+    agrees(kernel, x, w, bias, torch.empty(n, o, dtype=torch.bfloat16), 0.01, scale, rtol=2**-7)
+    agrees(kernel, x, w, bias, torch.empty(n, o, dtype=torch.int8), 0.01, scale, 2.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(0, 4), (1, 1), (5, 31), (3, 33), (2, 4, 70)])
+def test_cross_entropy(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    z = (f(*shape) * 20).to(dtype)
+    target = torch.arange(z[..., 0].numel(), dtype=torch.int32).reshape(shape[:-1]) % shape[-1]
+    for block in SIZES:
+        agrees(K.stable_cross_entropy_kernel.configure(block_n=block), z, target)
+    agrees(K.fused_softmax_cross_entropy_kernel, z, target)
+
+
+def test_cross_entropy_at_its_edges() -> None:
+    z = f(4, 10)
+    z[0, 3], z[1, :] = -torch.inf, 0.0
+    z[2, 1], z[3, 0] = torch.nan, 300.0
+    agrees(K.stable_cross_entropy_kernel, z, ints(3, -100, 0, 5))
+    agrees(K.stable_cross_entropy_kernel, z[3:], ints(5), vocab_size=7)
+    with pytest.raises(BoundsError):
+        native(K.fused_softmax_cross_entropy_kernel, z, ints(0, 1, 2, 10))
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (5, 33, 7), (33, 16, 70)])
+@pytest.mark.parametrize("block", [(5, 3, 2), (16, 16, 16), (64, 128, 32)])
+def test_swiglu(sizes: tuple[int, int, int], block: tuple[int, int, int]) -> None:
+    s, d, hidden = sizes
+    kernel = K.swiglu_fused_kernel.configure(block_m=block[0], block_n=block[1], block_k=block[2])
+    given = f(s, d), f(d, hidden) / d**0.5, f(d, hidden).flip(0) / d**0.5, f(hidden, d) / hidden**0.5
+    agrees(kernel, *given, beta=1.5)
+    agrees(kernel, *(t.bfloat16() for t in given), rtol=0.05, atol=0.02)
+
+
+@pytest.mark.parametrize("block", [(16, 16), (5, 7), (32, 64)])
+@pytest.mark.parametrize("sizes", [(1, 1, 4), (7, 16, 8), (33, 65, 16), (0, 3, 4)])
+def test_flash_attention(sizes: tuple[int, int, int], block: tuple[int, int]) -> None:
+    s, t, d = sizes
+    kernel = K.flash_attention_kernel.configure(block_m=block[0], block_n=block[1])
+    q, k, v = f(2, s, d), f(2, t, d).flip(1), f(2, t, d) + 1
+    allowed, bias = f(s, t) > 0, f(s, t)
+    for given in (
+        {}, {"mask": allowed}, {"mask": bias, "scale": 0.0}, {"is_causal": True}, {"is_causal": True, "mask": allowed},
+    ):  # fmt: skip
+        agrees(kernel, q, k, v, **given)
+    agrees(kernel, *(x.bfloat16() for x in (q, k, v)), rtol=0.03, atol=0.02)
+
+
+def test_flash_attention_over_many_blocks() -> None:
+    q, k, v = f(3, 200, 32), f(3, 200, 32).flip(1), f(3, 200, 32) + 1
+    kernel = K.flash_attention_kernel.configure(block_m=32, block_n=16)
+    found = native(kernel, q, k, v, is_causal=True)["O"]
+    causal = torch.ones(200, 200, dtype=torch.bool).tril()
+    torch.testing.assert_close(found.double(), attention(q, k, v, causal, None, 32**-0.5), rtol=1e-5, atol=1e-5)
+    agrees(kernel, q, k, v, is_causal=True)
+
+
+# -- the language
+
+
+def _dropped() -> tuple[Any, ...]:
+    return language.dropped.configure(block_m=7), torch.ones(50, 40), 0.25
+
+
+@pytest.mark.parametrize(
+    ("kernel", "args"),
+    [
+        (language.add, (f(33), f(33) * 2)),
+        (language.add.configure(block_m=5), (f(3, 33), f(3, 33) * 2)),
+        (language.add, (f(6, 4).T, f(4, 6))),
+        (language.prefix, (f(5, 3),)),
+        (language.prefix, (f(2, 0, 3),)),
+        (language.first_above, (f(7, 11) * 4, 0.5, torch.zeros(7, dtype=torch.int64))),
+        (language.masked, (f(3, 4), torch.zeros(3), f(3, 4) > 0, True)),
+        (language.cube, (f(7).double(),)),
+        (language.per_head, (f(4, 3, 5),)),
+        (language.total_of_segments, (ints(0, 2, 2, 6), f(6), torch.zeros(3))),
+        (language.staged, (f(5, 3),)),
+        (language.staged, (f(2, 5, 3),)),
+        (language.reversed_rows, (f(3, 4),)),
+        (language.doubled_in_place, (f(4),)),
+        (language.narrow, (torch.tensor([1.00390625, 300.7, -300.0, float("nan"), -1.9]),)),
+        (language.matmul.configure(block_m=16, block_n=8, block_k=4), (f(40, 16), f(16, 35))),
+        (language.matmul, (f(7, 33).double(), f(33, 5).double())),
+        (language.matmul, (f(4, 4), f(4, 4).half(), torch.zeros(4, 4))),
+        (language.scaled, (f(2, 4, 3, 5), f(3))),
+        (language.scaled_in_f32, (f(3, 5), f(3).bfloat16())),
+        (language.square, (f(5),)),
+    ],
+)
+def test_the_language(kernel: Any, args: tuple[Any, ...]) -> None:
+    if kernel is language.matmul and args[0].dtype is torch.float64:
+        pytest.skip("a product in f64 has no sum in f32")
+    agrees(kernel, *args)
+
+
+def test_dropout() -> None:
+    kernel, x, p = _dropped()
+    agrees(kernel, x, p=p, seed=7)
+    agrees(kernel, x, p=0.0, seed=7)
