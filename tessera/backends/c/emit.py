@@ -155,11 +155,7 @@ class Emitter(Body):
         points = product(extents) * self.swept(op)
         self.work = self.work + points
         work = c_index(points, self.names)
-        if not self.serial:
-            out.add(f"#pragma omp parallel if (({work}) >= {PARALLEL_FROM} && total > 1) reduction(|:failed)")
-        out.open()
-        threads, me = ("1", "0") if self.serial else ("omp_get_num_threads()", "omp_get_thread_num()")
-        out.add(f"const i64 threads = {threads}, me = {me};")
+        self.shared_out(work)
         if self.blocked is None:
             out.add("const i64 first = total * me / threads, last = total * (me + 1) / threads;")
         out.add("int *const t_err = &failed;")
@@ -189,6 +185,17 @@ class Emitter(Body):
             out.add("if (stream) t_fence();")
         out.close()
         out.close()
+
+    def shared_out(self, work: str) -> None:
+        """Open the block that every thread carries out for its part of a nest."""
+        out = self.lines
+        if self.serial:
+            out.open()
+            out.add("const i64 threads = 1, me = 0;")
+            return
+        out.add(f"#pragma omp parallel if (({work}) >= {PARALLEL_FROM} && total > 1) reduction(|:failed)")
+        out.open()
+        out.add("const i64 threads = omp_get_num_threads(), me = omp_get_thread_num();")
 
     def reads_again(self, nest: Operation) -> bool:
         """Does a nest read in one sweep what an earlier one has read, so that the end of that is nearest?"""
