@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -45,6 +45,7 @@ class NativeKernel:
     """
 
     program: KernelProgram
+    _measured: tuple[tuple[int, ...], int, int] | None = field(default=None, repr=False)
 
     @Lazy
     def function(self) -> Function:
@@ -89,9 +90,37 @@ class NativeKernel:
         return Native.at(library.address(self.code.entry.entry))
 
     @Lazy
+    def names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The parameters that are buffers, and those that are numbers."""
+        params = self.program.params.items()
+        buffers = tuple(name for name, v in params if isinstance(v.type, BufferType))
+        return buffers, tuple(name for name, _ in params if name not in buffers)
+
+    @Lazy
+    def packed(self) -> Callable[..., bytes]:
+        """The arguments of the entry as it takes them."""
+        buffers, scalars = self.names
+        return struct.Struct(f"={len(buffers) + 2 + len(self.code.entry.sizes)}q{len(scalars)}d").pack
+
+    @Lazy
     def sized(self) -> tuple[Callable[[Mapping[str, int]], int], Callable[[Mapping[str, int]], int]]:
-        """The bytes that each thread needs, and the points that loops visit."""
+        """What ``measured`` gives of any sizes."""
         return tuple(d.evaluator(signed=True) for d in (self.code.entry.scratch, self.code.entry.work))  # type: ignore[return-value]
+
+    def measured(self, sizes: Mapping[str, int]) -> tuple[tuple[int, ...], int, int]:
+        """The sizes as the entry takes them, the bytes that each thread needs, and the points that loops visit.
+
+        Raises ZeroDivisionError where something is divided by a size that is none.
+        """
+        names = self.code.entry.sizes
+        given = tuple(sizes[n] for n in names)
+        found = self._measured
+        if found is None or found[0] != given:
+            if any(d(sizes) <= 0 for d in self.divisors):
+                raise ZeroDivisionError("integer division by zero")
+            scratch, work = self.sized
+            found = self._measured = given, scratch(sizes), work(sizes)
+        return found
 
     @Lazy
     def divisors(self) -> tuple[Callable[[Mapping[str, int]], int], ...]:
@@ -105,18 +134,15 @@ class NativeKernel:
 
         Raises BoundsError (TSR0605), ShapeError (TSR0106) and ZeroDivisionError for what the kernel does wrong.
         """
-        entry, (scratch, work) = self.code.entry, self.sized
-        if any(d(sizes) <= 0 for d in self.divisors):
-            raise ZeroDivisionError("integer division by zero")
-        threads = torch.get_num_threads() if work(sizes) >= _MANY else 1
-        room = torch.empty(threads * scratch(sizes), dtype=torch.uint8)
-        params = self.program.params
-        buffers = [tensors[name] for name, v in params.items() if isinstance(v.type, BufferType)]
-        if any(t.numel() and not t.data_ptr() for t in buffers):
+        given, scratch, work = self.measured(sizes)
+        threads = torch.get_num_threads() if work >= _MANY else 1
+        room = torch.empty(threads * scratch, dtype=torch.uint8)
+        buffers, scalars = self.names
+        places = [tensors[name].data_ptr() for name in buffers]
+        if not all(places) and any(tensors[name].numel() for name, at in zip(buffers, places, strict=True) if not at):
             raise NoAddressError(self.program.function.name)
-        given = [*(t.data_ptr() for t in buffers), room.data_ptr(), threads, *(sizes[n] for n in entry.sizes)]
-        floats = [float(numbers[name]) for name, v in params.items() if not isinstance(v.type, BufferType)]
-        code = self.entry.call(struct.pack(f"={len(given)}q{len(floats)}d", *given, *floats))
+        floats = (float(numbers[name]) for name in scalars)
+        code = self.entry.call(self.packed(*places, room.data_ptr(), threads, *given, *floats))
         if code:
             raise self.failure(code)
 
