@@ -11,12 +11,12 @@ import torch
 from tessera.backends.base import Packed
 from tessera.backends.c import backend as c_backend
 from tessera.backends.c.load import SharedObject
-from tessera.backends.c.skeleton import known_divisors
+from tessera.backends.c.skeleton import known_divisors, lined
 from tessera.diag import BoundsError, Label, ShapeError, TesseraError
 from tessera.driver.variant import Lazy, check_ir
 from tessera.frontend.kernel.program import KernelProgram
 from tessera.ir.dialects.block import PART
-from tessera.ir.graph import Block, Function, Operation, walk
+from tessera.ir.graph import Block, Function, Operation, Value, walk
 from tessera.ir.types import BufferType
 from tessera.passes.base import Row, run_pipeline
 from tessera.passes.fuse import Fuse
@@ -53,6 +53,11 @@ class NativeKernel:
         return Parts().run(self.program.function)
 
     @Lazy
+    def lined(self) -> frozenset[Value]:
+        """The blocks that kernels read where they lie in a buffer, row by row."""
+        return lined(self.function)
+
+    @Lazy
     def parts(self) -> dict[Operation, Program]:
         """The kernels of each part."""
         found: dict[Operation, Program] = {}
@@ -62,12 +67,12 @@ class NativeKernel:
             inputs = tuple(op.inputs)
             f = Function(f"part_{n}", Block(op.body.ops, inputs, op.results), obligations=obligations, span=op.span)
             *_, fused = run_pipeline(f, _ROWS, check_ir).values()
-            found[op] = own_kernels(fused)
+            found[op] = own_kernels(fused, frozenset(v.name for v in inputs if v in self.lined))
         return found
 
     @Lazy
     def code(self) -> c_backend.BlockCode:
-        return c_backend.emit_program(self.function, self.parts)
+        return c_backend.emit_program(self.function, self.parts, self.lined)
 
     @property
     def source(self) -> str:

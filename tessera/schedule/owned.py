@@ -21,11 +21,14 @@ from tessera.schedule.schedule import schedule
 from tessera.schedule.sums import as_sums
 
 
-def own_kernels(f: Function) -> Program:
-    """The kernels of a fused function. Raises ResourceError (TSR0604) for an operation that cannot become one."""
-    program = schedule(f.with_ops(tuple(_owned(op) for op in f.ops)))
+def own_kernels(f: Function, lined: frozenset[str] = frozenset()) -> Program:
+    """The kernels of a fused function, of whose parameters those in ``lined`` are dense along their last dim only.
+
+    Raises ResourceError (TSR0604) for an operation that cannot become one.
+    """
+    program = schedule(f.with_ops(tuple(_owned(op) for op in f.ops)), lined, lined=lined)
     if program.calls:  # one kernel for each operation, then
-        program = schedule(f.with_ops(tuple(one for op in f.ops for one in _apart(op))))
+        program = schedule(f.with_ops(tuple(one for op in f.ops for one in _apart(op))), lined, lined=lined)
     for call in program.calls:
         raise _refused(call.op)
     return program

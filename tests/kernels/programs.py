@@ -208,3 +208,14 @@ def paged(q: Tile["H", "D"], pages: Tile["P", "B", "D"], table: Tile["N", intege
         page = tile.load(pages[table[n]])
         acc = tile.mma(tile.mma(qq, tile.transpose(page)), page, acc)
     tile.store(o, acc)
+
+
+@tessera.kernel
+def tiles(x: Tile["S", "D"], y: Tile["S", "D"], z: Tile["D", "S"]):
+    ctx = tile.context()
+    bm, bn = ctx.block_m, ctx.block_n
+    for i in tile.grid(0, ctx.S, bm):
+        for j in tile.grid(0, ctx.D, bn):
+            block = tile.load(x[i : i + bm, j : j + bn])
+            tile.store(y[i : i + bm, j : j + bn], block * 1.0)
+            tile.store(z[j : j + bn, i : i + bm], tile.transpose(block))

@@ -164,6 +164,14 @@ def test_columns(dtype: torch.dtype) -> None:
     agrees(programs.columns_out, (f(6, 5) * 3).to(dtype))
 
 
+@pytest.mark.parametrize("block", [(1, 1), (2, 3), (4, 8), (16, 16)])
+def test_tiles(block: tuple[int, int]) -> None:
+    """Windows that are not dense are read where they lie, but for the last ones."""
+    kernel = programs.tiles.configure(block_m=block[0], block_n=block[1])
+    for x in (f(8, 16), f(2, 7, 9), f(5, 9).bfloat16()):
+        agrees(kernel, x)
+
+
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_carries_that_change_places(n: int) -> None:
     agrees(programs.swap, f(5), n)
@@ -220,7 +228,8 @@ def test_out_of_bounds(name: str) -> None:
 
 
 def test_divisions_by_nothing() -> None:
-    program, _, sizes = prepared(K.sparse_embedding_kernel, (ints(0), f(1, 1, 1), ints(0), ints(0, 1), f(1)), {})
+    given = (ints(0), f(1, 1, 1), ints(0), ints(0, 1), f(1), torch.zeros(1, 1))
+    program, _, sizes = prepared(K.sparse_embedding_kernel, given, {})
     tensors = {name: torch.zeros(4) for name in program.params}
     with pytest.raises(ZeroDivisionError):
         built(program).run(tensors, {}, {**sizes, "block_size": 0})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from tessera import config
@@ -14,7 +14,7 @@ from tessera.backends.c.intrinsics import has_pairs, natural_lanes
 from tessera.backends.c.load import SharedObject, load_shared
 from tessera.backends.c.skeleton import Skeleton
 from tessera.backends.c.toolchain import CompileOptions, compile_shared, find_compiler, toolchain_key
-from tessera.ir.graph import Function, Operation
+from tessera.ir.graph import Function, Operation, Value
 from tessera.ir.types import BufferType
 from tessera.schedule.plan import Kernel, Program
 
@@ -78,8 +78,12 @@ def emit(kernels: Sequence[Kernel], target: Target | None = None) -> CProgram:
     return CProgram(text, sources, _options(text))
 
 
-def emit_program(f: Function, programs: Mapping[Operation, Program], target: Target | None = None) -> BlockCode:
-    """The C text of a block program; ``programs`` are the kernels of its parts."""
+def emit_program(
+    f: Function, programs: Mapping[Operation, Program], lined: Set[Value] = frozenset(), target: Target | None = None
+) -> BlockCode:  # fmt: skip
+    """The C text of a block program; ``programs`` are the kernels of its parts, which read blocks that are ``lined``
+    row by row.
+    """
     features = (target or host_target()).features
     natural = natural_lanes(features)
     kernels = [k for p in programs.values() for k in p.kernels]
@@ -87,7 +91,7 @@ def emit_program(f: Function, programs: Mapping[Operation, Program], target: Tar
     pairs = has_pairs(features, lanes)
     made = [Emitter(k.function, lanes, f"tessera_k{n}", pairs, serial=True).run() for n, k in enumerate(kernels)]
     sources = shared(made)
-    skeleton = Skeleton(f, programs, {id(k): s for k, s in zip(kernels, sources, strict=True)})
+    skeleton = Skeleton(f, programs, {id(k): s for k, s in zip(kernels, sources, strict=True)}, lined)
     entry = replace(skeleton.run(), lanes=lanes)
     once = list({s.entry: s for s in sources}.values())
     text = CSource.join([*once, replace(entry, body=windows.HELPERS + entry.body)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from tessera.backends.c import intrinsics as ci
@@ -16,7 +16,9 @@ from tessera.ir.dim import Dim, dim_max, product
 from tessera.ir.graph import Block, Function, Operand, Operation, Value
 from tessera.ir.types import BufferType, TensorType
 from tessera.ir.window import read
+from tessera.schedule.lower import stride_name
 from tessera.schedule.plan import ZERO, Kernel, Program
+from tessera.schedule.pull import dense_strides
 from tessera.schedule.ranges import most
 
 
@@ -52,6 +54,8 @@ class Moves:
     function: Function
     programs: Mapping[Operation, Program]
     sources: Mapping[int, CSource]
+    #: Blocks that kernels read where they lie in a buffer, where that is wholly inside.
+    lined: Set[Value] = frozenset()
     entry: str = "tessera_program"
     lines: Lines = field(default_factory=Lines)
     names: dict[str, str] = field(default_factory=dict)
@@ -105,6 +109,13 @@ class Moves:
     def copied(self, to: str, source: str, kind: TensorType) -> None:
         size = c_index(product(kind.dims), self.names)
         self.lines.add(f"__builtin_memcpy({to}, {source}, {kind.dtype.bytes} * ({size}));")
+
+    def gathered(self, to: str, v: Value) -> None:
+        """A copy of a block that lies in its buffer row by row."""
+        dims, item = [f"({c_index(d, self.names)})" for d in v.type.dims], v.type.dtype.bytes
+        steps = (*(self.names[stride_name(v.name, axis)] for axis in range(len(dims) - 1)), "1")
+        w = Window("0", "", steps, tuple(dims), tuple(dims), dense=False)
+        write_copy(self.lines, w, item, to, self.at[v], True)
 
     def begun(self, op: Operation, n: int) -> str:
         """The slot in which a carry of a loop is at first: that of what it begins with, where nothing else reads it."""
@@ -174,13 +185,15 @@ class Moves:
         w, v, item = self.window(op, op.operands[1:]), op.result, kind.dtype.bytes
         out, place = self.lines, f"{self.at[x]} + {item} * ({{}})"
         place = place.format(w.offset)
-        direct = w.dense and kind.role == "in"
+        direct = v in self.lined or (w.dense and kind.role == "in")
         if direct and not w.inside:
             name = self.at[v] = self.fresh("v")
+            self.steps(v, w, "1")
             out.add(f"char *{name} = {place};")
             return
         name = self.at[v] = self.mine(v)
         if direct:
+            self.steps(v, w, w.inside)
             out.add(f"if ({w.inside}) {name} = {place};")
             out.open("else")
         if w.inside:
@@ -190,6 +203,14 @@ class Moves:
         write_copy(out, w, item, name, place, True)
         if direct:
             out.close()
+
+    def steps(self, v: Value, w: Window, inside: str) -> None:
+        """How far apart the elements of a block lie that is read from its buffer, or from where it was copied to."""
+        if v not in self.lined:
+            return
+        for axis, dense in enumerate(dense_strides(v.type.dims)[:-1]):
+            name = self.names[stride_name(v.name, axis)] = self.fresh("s")
+            self.lines.add(f"const i64 {name} = {inside} ? {w.strides[axis]} : {c_index(dense, self.names)};")
 
     def put(self, op: Operation) -> None:
         x, kind = buffer(op.operands[0])
@@ -245,7 +266,10 @@ class Moves:
             self.kernel(op, step, places)
         for r, x in copies:
             assert isinstance(x, Value), "a part gives values"
-            self.copied(self.at[r], places.get(x) or self.at[x], tensor(r))
+            if x in self.lined:
+                self.gathered(self.at[r], x)
+            else:
+                self.copied(self.at[r], places.get(x) or self.at[x], tensor(r))
         self.room.give(taken)
 
     def kernel(self, op: Operation, step: Kernel, places: Mapping[Value, str]) -> None:

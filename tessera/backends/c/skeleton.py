@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from tessera.backends.c import intrinsics as ci
 from tessera.backends.c.emit import LOOKUP_NAME, PARALLEL_FROM, CSource
 from tessera.backends.c.moves import Moves
-from tessera.backends.c.room import divisors, tensor
+from tessera.backends.c.room import buffer, divisors, tensor
 from tessera.backends.c.source import c_index
+from tessera.backends.c.windows import is_dense
 from tessera.ir.dialects.block import CHOOSE, EACH, FETCH, LOOP, NUMBER, PART, PUT
 from tessera.ir.dialects.tile import LOCAL
 from tessera.ir.dim import Dim, ceildiv, dim_max
 from tessera.ir.graph import Attr, Block, Function, Literal, Operation, Value, dims_in, walk
 from tessera.ir.types import BufferType, ScalarType
+from tessera.ir.window import SINGLE, read
 from tessera.schedule.plan import ONE, ZERO
 from tessera.schedule.ranges import most
 
@@ -42,6 +44,26 @@ def every_size(f: Function) -> Iterator[Dim]:
         yield from dims_in(op.attrs.values())
         yield from (x.value for x in op.operands if isinstance(x, Literal) and isinstance(x.value, Dim))
         yield from (d for r in op.results for d in r.type.dims)
+
+
+def lined(f: Function) -> frozenset[Value]:
+    """The blocks that parts alone read, and that lie in inputs row by row: these are not copied before."""
+    ops, parted = list(walk(f.body)), {r for op in walk(f.body) if op.record is PART for r in _inner(op)}
+    others = {v for op in ops if op.record is not PART and op not in parted for v in op.inputs}
+    bodies = (f.body, *(op.body for op in ops if op.body is not None))
+    others |= {y for body in bodies for y in body.yields if isinstance(y, Value)}
+    found: set[Value] = set()
+    for op in ops:
+        if op.record is FETCH and op.result not in others:
+            _, kind = buffer(op.operands[0])
+            rows = read(op.attrs["at"])
+            if kind.role == "in" and rows and rows[-1].kind != SINGLE and not is_dense(rows, kind.dims):
+                found.add(op.result)
+    return frozenset(found)
+
+
+def _inner(op: Operation) -> tuple[Operation, ...]:
+    return () if op.body is None else op.body.ops
 
 
 def known_divisors(f: Function) -> tuple[Dim, ...]:
