@@ -15,7 +15,7 @@ from tessera.backends.c.skeleton import known_divisors, lined
 from tessera.diag import BoundsError, Label, ShapeError, TesseraError
 from tessera.driver.variant import Lazy, check_ir
 from tessera.frontend.kernel.program import KernelProgram
-from tessera.ir.dialects.block import PART
+from tessera.ir.dialects.block import FETCH, PART, PUT
 from tessera.ir.graph import Block, Function, Operation, Value, walk
 from tessera.ir.types import BufferType
 from tessera.passes.base import Row, run_pipeline
@@ -158,5 +158,7 @@ class NativeKernel:
         if kind & 8:
             return ShapeError("a loop in steps below 1", code="TSR0106", labels=labels)
         if kind & 2:
-            return BoundsError("an index is out of range", labels=labels)
+            verb = "written" if op.record is PUT else "read"
+            where = f"outside of `{op.operands[0].name}`" if op.record in (FETCH, PUT) else "out of range"  # type: ignore[union-attr]
+            return BoundsError(f"a position that is {verb} is {where}", labels=labels)
         return ZeroDivisionError("integer division by zero")

@@ -6,7 +6,7 @@ them at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import replace
 
 from tessera.diag import Label, ResourceError
@@ -26,9 +26,12 @@ def own_kernels(f: Function, lined: frozenset[str] = frozenset()) -> Program:
 
     Raises ResourceError (TSR0604) for an operation that cannot become one.
     """
-    program = schedule(f.with_ops(tuple(_owned(op) for op in f.ops)), lined, lined=lined)
-    if program.calls:  # one kernel for each operation, then
-        program = schedule(f.with_ops(tuple(one for op in f.ops for one in _apart(op))), lined, lined=lined)
+    regions = [_owned(op) for op in f.ops]
+    program = schedule(f.with_ops(tuple(regions)), lined, lined=lined)
+    called = {r for call in program.calls for r in call.outputs}
+    if called:  # one kernel for each operation of such a region, then
+        parts = (_apart(r) if _makes(r, called) else (r,) for r in regions)
+        program = schedule(f.with_ops(tuple(op for part in parts for op in part)), lined, lined=lined)
     for call in program.calls:
         raise _refused(call.op)
     return program
@@ -48,6 +51,11 @@ def _owned(region: Operation) -> Operation:
     if not rows:
         return _region(as_sums([op]), region.results)
     return replace(region, record=STREAM, attrs={"axes": rows})
+
+
+def _makes(region: Operation, values: Set[Value]) -> bool:
+    assert region.body is not None
+    return any(r in values for op in region.body.ops for r in op.results)
 
 
 def _rows(op: Operation) -> tuple[Attr, ...]:
