@@ -29,13 +29,15 @@ class Fuse:
     """Grow regions greedily (see ``grouping``) so that the bytes moved between kernels are few, then write them
     down. Plain products of the dtypes in ``library`` stay calls of one, whatever follows them. ``lookups`` says whether
     a kernel may make single points of a contraction once more, for positions that are read from memory, ``across``
-    whether one may both fold rows and add up down all of them.
+    whether one may both fold rows and add up down all of them, ``folds`` whether what one folds of a contraction's
+    result may be made and used up block by block; without, contractions of integers get kernels, too.
     """
 
     name: str = "fuse"
     library: tuple[str, ...] = ()
     lookups: bool = True
     across: bool = True
+    folds: bool = True
 
     def run(self, f: Function) -> Function:
         if any(op.record.kind is Kind.REGION and op.record is not BLOCKS for op in f.ops):
@@ -68,7 +70,7 @@ class Fuse:
 
     def fused(self, f: Function) -> Function:
         """The function with its operations in regions; what is a region already stays one."""
-        f, streams = gather_streams(own_positions(f), self.library, self.lookups, self.across)
+        f, streams = gather_streams(own_positions(f), self.library, self.lookups, self.across, self.folds)
         f, recurrences = gather_recurrences(f, streams)
         gathered: dict[Operation, Gathered] = {**streams, **recurrences}
         grouping = Grouping(f, gathered, self.across).run()

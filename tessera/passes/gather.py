@@ -14,12 +14,12 @@ from tessera.passes.streams import Stream, find_streams
 
 
 def gather_streams(
-    f: Function, library: Container[str] = (), lookups: bool = True, across: bool = False
+    f: Function, library: Container[str] = (), lookups: bool = True, across: bool = False, folds: bool = True
 ) -> tuple[Function, dict[Operation, Stream]]:
     """The function with the operations of each stream next to each other and common factors moved behind its sums;
     and for each operation of a stream, the stream. The options are those of ``Fuse``.
     """
-    streams = find_streams(f, library, lookups)
+    streams = find_streams(f, library, lookups, folds)
     if not streams:
         return f, {}
     if across:

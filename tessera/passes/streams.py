@@ -36,7 +36,9 @@ class Stream:
         return {"axes": self.axes}
 
 
-def find_streams(f: Function, library: Container[str] = (), lookups: bool = True) -> list[Stream]:
+def find_streams(
+    f: Function, library: Container[str] = (), lookups: bool = True, folds: bool = True
+) -> list[Stream]:  # fmt: skip
     """The streams of a function; the options are those of ``Fuse``."""
     found: list[Stream] = []
     taken: set[Operation] = set()
@@ -46,7 +48,7 @@ def find_streams(f: Function, library: Container[str] = (), lookups: bool = True
     for number, op in enumerate(f.ops):
         if op.record.kind is Kind.CONTRACT and op not in taken:
             plain = not any(x.type.dtype.name in library for x in op.operands)
-            stream = _around(_Source(f, number, readers, place, maker, taken, lookups), plain)
+            stream = _around(_Source(f, number, readers, place, maker, taken, lookups), plain, folds)
             if stream is not None:
                 taken.update(stream.ops)
                 found.append(stream)
@@ -68,16 +70,16 @@ class _Source:
     lookups: bool
 
 
-def _around(source: _Source, plain: bool) -> Stream | None:
+def _around(source: _Source, plain: bool, folds: bool) -> Stream | None:
     """The stream of one contraction: swept along the last axis that allows folds, else along the axes of its first
     operand alone, so that what is stored is contiguous along the others.
     """
     op = source.f.ops[source.number]
     kind = op.result.type
-    if not kind.dtype.is_float:
+    if not kind.dtype.is_float and (folds or kind.dtype.is_bool):
         return None
     left, right, result = letters(op)
-    for axis in reversed(range(kind.rank)):
+    for axis in reversed(range(kind.rank)) if folds else ():
         if kind.dims[axis] is ONE or (result[axis] in left and result[axis] in right):
             continue
         stream = _Growth(source, (axis,)).run(folds=True)

@@ -253,6 +253,7 @@ class RegionLowering:
         strides = None
         if role == "in" and v.name in self.layouts.strided and kind.dims:
             strides = tuple(Dim.name(stride_name(v.name, axis)) for axis in range(kind.rank))
+            strides = strides if v.name not in self.layouts.lined else (*strides[:-1], ONE)
         pieces = role == "in" and v.name in self.layouts.pieces
         return Value(v.name, BufferType(kind.dtype, kind.dims, role, strides, pieces))
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from tessera.ir.dialects import OPS
 from tessera.ir.dim import Dim, ceildiv, dim_min, product
 from tessera.ir.folds import FOLDS
-from tessera.ir.graph import Attr, Block, Operation, Value
+from tessera.ir.graph import Attr, Block, Literal, Operation, Value, dims_in
 from tessera.ir.infer import ONE
 from tessera.ir.record import Kind
 from tessera.schedule.merge import merge_axes, vector_axis
@@ -30,14 +30,10 @@ _AXIS = re.compile(r"(?:i\d+|c|p|t\d*|k\d*)(_*)")
 
 def axis_mark(ops: Sequence[Operation]) -> str:
     """What must end the names of loop axes so that they differ from every size name: nothing, or underscores."""
-    taken = [
-        len(m[1])
-        for op in ops
-        for v in (*op.inputs, *op.results)
-        for d in v.type.dims
-        for n in d.names()
-        if (m := _AXIS.fullmatch(n))
-    ]
+    dims = [d for op in ops for v in (*op.inputs, *op.results) for d in v.type.dims]
+    dims += [x.value for op in ops for x in op.operands if isinstance(x, Literal) and isinstance(x.value, Dim)]
+    dims += [d for op in ops for d in dims_in(op.attrs.values())]
+    taken = [len(m[1]) for d in dims for n in d.names() if (m := _AXIS.fullmatch(n))]
     return "_" * (max(taken) + 1) if taken else ""
 
 

@@ -115,10 +115,13 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Layouts:
-    """How parameters lie in memory, by name: ``strided`` ones are not dense, those in ``pieces`` are several blocks."""
+    """How parameters lie in memory, by name: ``strided`` ones are not dense, of which those in ``lined`` are so along
+    their last dim, and those in ``pieces`` are several blocks.
+    """
 
     strided: frozenset[str] = frozenset()
     pieces: frozenset[str] = frozenset()
+    lined: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

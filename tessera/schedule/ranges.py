@@ -11,6 +11,8 @@ from tessera.ir.infer import ONE
 from tessera.ir.solver import Verdict, judge_ge
 
 _FACTS = Facts()
+#: How often a bound that depends on further axes is bounded once more.
+_ROUNDS = 8
 Ranges = Mapping[str, tuple[Dim, Dim]]
 
 
@@ -22,6 +24,23 @@ def provably_ge(a: Dim, b: Dim) -> bool:
 def bounds(e: Dim, ranges: Ranges) -> tuple[Dim | None, Dim | None]:
     """The least and the greatest value of ``e`` over the ranges (lo inclusive, hi exclusive), where provable."""
     return _bounds(e, ranges)
+
+
+def most(e: Dim, ranges: Ranges) -> Dim | None:
+    """A bound of a size that depends neither on axes nor on what is read from memory; None where none is found.
+
+    >>> i, S = Dim.name("i"), Dim.name("S")
+    >>> str(most(i * 2, {"i": (Dim.const(0), S)}))
+    '2*S - 2'
+    """
+    for _ in range(_ROUNDS):
+        if not e.names() & ranges.keys():
+            return None if any(n.startswith("_l") for n in e.names()) else e
+        _, high = bounds(e, ranges)
+        if high is None or high is e:
+            return None
+        e = high
+    return None
 
 
 def delinearize(position: Dim, dims: Sequence[Dim]) -> tuple[Dim, ...]:

@@ -21,14 +21,16 @@ def schedule(
     pieces: frozenset[str] = frozenset(),
     joined: frozenset[str] = frozenset(),
     programs: int = 0,
+    lined: frozenset[str] = frozenset(),
 ) -> Program:
-    """Lower every region of a fused function. ``strided`` names the parameters that are not dense row-major, ``pieces``
-    those that lie in several dense blocks of memory; those of them in ``joined`` are made one block in any case.
-    ``programs`` says how many programs keep the target busy, where that asks for cutting long sums into pieces.
+    """Lower every region of a fused function. ``strided`` names the parameters that are not dense row-major, of which
+    those in ``lined`` are so along their last dim; ``pieces`` those that lie in several dense blocks of memory, of
+    which those in ``joined`` are made one block in any case. ``programs`` says how many programs keep the target busy,
+    where that asks for cutting long sums into pieces.
     """
     while True:
-        layouts = Layouts(strided | joined, pieces - joined)
-        steps, cuts = _steps(f, Layouts(strided, pieces - joined), programs)
+        layouts = Layouts(strided | joined, pieces - joined, lined)
+        steps, cuts = _steps(f, Layouts(strided, pieces - joined, lined), programs)
         steps = in_place(f, steps, layouts)
         found = scattered(steps, f, pieces - joined)
         if not found:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from tessera import config
 from tessera.backends.base import Json, Packed, Stage, Target
-from tessera.backends.c import openmp, runner
+from tessera.backends.c import openmp, runner, windows
 from tessera.backends.c.emit import CSource, Emitter
 from tessera.backends.c.host import host_target
 from tessera.backends.c.intrinsics import has_pairs, natural_lanes
 from tessera.backends.c.load import SharedObject, load_shared
+from tessera.backends.c.skeleton import Skeleton
 from tessera.backends.c.toolchain import CompileOptions, compile_shared, find_compiler, toolchain_key
-from tessera.ir.graph import Function
+from tessera.ir.graph import Function, Operation, Value
 from tessera.ir.types import BufferType
-from tessera.schedule.plan import Kernel
+from tessera.schedule.plan import Kernel, Program
 
 KIND = "c"
 
@@ -74,12 +75,41 @@ def emit(kernels: Sequence[Kernel], target: Target | None = None) -> CProgram:
     pairs = has_pairs(features, lanes)
     sources = shared([Emitter(k.function, lanes, f"tessera_{n}", pairs).run() for n, k in enumerate(kernels)])
     text = CSource.join(list({s.entry: s for s in sources}.values())) + runner.TEXT
-    level = config.current().cflags_opt
-    return CProgram(
-        text,
-        sources,
-        CompileOptions(level=level, libm=_calls_libm(text), extra=() if _calls_libm(text) else ("-fno-math-errno",)),
-    )
+    return CProgram(text, sources, _options(text))
+
+
+def emit_program(
+    f: Function, programs: Mapping[Operation, Program], lined: Set[Value] = frozenset(), target: Target | None = None
+) -> BlockCode:  # fmt: skip
+    """The C text of a block program; ``programs`` are the kernels of its parts, which read blocks that are ``lined``
+    row by row.
+    """
+    features = (target or host_target()).features
+    natural = natural_lanes(features)
+    kernels = [k for p in programs.values() for k in p.kernels]
+    lanes = min((choose_lanes(k.function, natural) for k in kernels), default=natural)
+    pairs = has_pairs(features, lanes)
+    made = [Emitter(k.function, lanes, f"tessera_k{n}", pairs, serial=True).run() for n, k in enumerate(kernels)]
+    sources = shared(made)
+    skeleton = Skeleton(f, programs, {id(k): s for k, s in zip(kernels, sources, strict=True)}, lined)
+    entry = replace(skeleton.run(), lanes=lanes)
+    once = list({s.entry: s for s in sources}.values())
+    text = CSource.join([*once, replace(entry, body=windows.HELPERS + entry.body)])
+    return BlockCode(CProgram(text, (entry,), _options(text)), entry, tuple(skeleton.sites))
+
+
+@dataclass(frozen=True)
+class BlockCode:
+    """A block program as C: its entry, and the operations that a code which the entry gives back may name."""
+
+    program: CProgram
+    entry: CSource
+    sites: tuple[Operation, ...]
+
+
+def _options(text: str) -> CompileOptions:
+    libm = _calls_libm(text)
+    return CompileOptions(level=config.current().cflags_opt, libm=libm, extra=() if libm else ("-fno-math-errno",))
 
 
 def shared(sources: Sequence[CSource]) -> tuple[CSource, ...]:

@@ -171,7 +171,7 @@ class Body:
             return
         lane = ci.lane(dtype_of(op.result))
         if step == "0":
-            plain = lane == kind
+            plain = lane == kind or lane == "i32"  # C widens integers
             text = f"t_splat_{lane}({buffer}[{offset}])" if plain else f"t_load_step_{kind}({buffer} + {offset}, 0)"
         else:
             how, extra = ("", "") if step == "1" else ("_step", f", {step}")

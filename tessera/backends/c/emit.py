@@ -73,6 +73,8 @@ class Emitter(Body):
     blocked: Blocked | Recurrent | None = None
     #: Whether a nest has taken over what others are there for, which are for few rows.
     whole: bool = False
+    #: Whether what calls the kernel is shared out to the threads, and not the kernel: it is a function of its own file.
+    serial: bool = False
     #: The buffers that nests have read so far.
     seen: set[Operand] = field(default_factory=set)
 
@@ -82,7 +84,7 @@ class Emitter(Body):
         scalars = [p for p in f.params if isinstance(p.type, ScalarType)]
         sizes = size_names(f)
         out = self.lines
-        out.open(f"{ci.VISIBLE} int {self.entry}(const i64 *a)")
+        out.open(f"{'static' if self.serial else ci.VISIBLE} int {self.entry}(const i64 *a)")
         for n, b in enumerate(buffers):
             assert isinstance(b.type, BufferType)
             kind = pointee(b.type)
@@ -153,9 +155,7 @@ class Emitter(Body):
         points = product(extents) * self.swept(op)
         self.work = self.work + points
         work = c_index(points, self.names)
-        out.add(f"#pragma omp parallel if (({work}) >= {PARALLEL_FROM} && total > 1) reduction(|:failed)")
-        out.open()
-        out.add("const i64 threads = omp_get_num_threads(), me = omp_get_thread_num();")
+        self.shared_out(work)
         if self.blocked is None:
             out.add("const i64 first = total * me / threads, last = total * (me + 1) / threads;")
         out.add("int *const t_err = &failed;")
@@ -185,6 +185,17 @@ class Emitter(Body):
             out.add("if (stream) t_fence();")
         out.close()
         out.close()
+
+    def shared_out(self, work: str) -> None:
+        """Open the block that every thread carries out for its part of a nest."""
+        out = self.lines
+        if self.serial:
+            out.open()
+            out.add("const i64 threads = 1, me = 0;")
+            return
+        out.add(f"#pragma omp parallel if (({work}) >= {PARALLEL_FROM} && total > 1) reduction(|:failed)")
+        out.open()
+        out.add("const i64 threads = omp_get_num_threads(), me = omp_get_thread_num();")
 
     def reads_again(self, nest: Operation) -> bool:
         """Does a nest read in one sweep what an earlier one has read, so that the end of that is nearest?"""

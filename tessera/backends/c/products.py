@@ -110,7 +110,7 @@ class Products(Pairs):
 
         *outer, inner = self.walks(sweep)
         tiles = self.from_tiles(sweep, block[0])
-        with self.pieces(inner, LONG_CHAIN) as piece:
+        with self.pieces(inner, LONG_CHAIN, once=True) as piece:  # a sum of nothing is 0
 
             def end(op: Operation, total: str, side: int) -> None:
                 slot, kind = self.slot(self.tiles[op.result], side), self.tiles[op.result].lane

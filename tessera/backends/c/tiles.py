@@ -100,11 +100,12 @@ class Tiles:
         return [(a, c_index(lo, names), c_index(hi, names)) for a, lo, hi in rows]
 
     @contextmanager
-    def pieces(self, block: Loop, length: int) -> Iterator[Loop]:
-        """A loop over pieces of a block; gives back the bounds of one."""
+    def pieces(self, block: Loop, length: int, once: bool = False) -> Iterator[Loop]:
+        """A loop over pieces of a block; gives back the bounds of one. With ``once`` a block of no points has one."""
         axis, lo, hi = block
         e, begin, stop = self.e, self.e.fresh(), self.e.fresh()
-        e.lines.open(f"for (i64 {begin} = {lo}; {begin} < {hi}; {begin} += {length})")
+        more = f"{begin} < {hi} || {begin} == {lo}" if once else f"{begin} < {hi}"
+        e.lines.open(f"for (i64 {begin} = {lo}; {more}; {begin} += {length})")
         e.lines.add(f"const i64 {stop} = x_min({begin} + {length}, {hi});")
         yield axis, begin, stop
         e.lines.close()

@@ -52,5 +52,12 @@ FILLED = OpRecord(
     "filled", Kind.TILE, "x: tensor, *, dim: dims",
     "The block itself, where what follows counts all its lanes along some axes: none of them may be padding.",
 )  # fmt: skip
+PART = OpRecord(
+    "part", Kind.CONTROL, "xs: tensors",
+    "Operations on blocks that are carried out together, with no memory between them: its operands are the values that "
+    "it reads, its results those of its body that others read.",
+)  # fmt: skip
 
-BLOCK_OPS: tuple[OpRecord, ...] = (EACH, LOOP, CHOOSE, CASE, FETCH, PUT, SEND, WAIT, NUMBER, FILLED, DEBUG_PRINT)
+BLOCK_OPS: tuple[OpRecord, ...] = (
+    EACH, LOOP, CHOOSE, CASE, FETCH, PUT, SEND, WAIT, NUMBER, FILLED, DEBUG_PRINT, PART,
+)  # fmt: skip
