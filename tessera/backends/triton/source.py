@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from tessera.backends.triton.block_config import block_config, streamed
 from tessera.backends.triton.blocks import Blocks
@@ -58,6 +58,20 @@ def arguments(taken: Mapping[str, Value], sizes: Mapping[Dim, str]) -> tuple[Arg
         else:
             scalars.append(Argument(name, "scalar", number, dtype=v.type.dtype))
     return (*buffers, *(Argument(name, "size", dim=d) for d, name in sizes.items()), *scalars)
+
+
+class Launchable(Protocol):
+    """One launch: the functions that can carry it out, and for which sizes it is made."""
+
+    @property
+    def functions(self) -> Mapping[Mode, KernelFunction]: ...
+
+    @property
+    def when(self) -> Attr: ...
+
+    def bind(self, sizes: Mapping[str, int], wave: int) -> Bound:
+        """The launch at given sizes. Raises Unschedulable where it is too large for a program."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +170,7 @@ class TritonSource:
     """
 
     text: str
-    nests: tuple[Nest, ...]
+    nests: tuple[Launchable, ...]
     dtypes: tuple[DType, ...]
     scalars: tuple[DType, ...]
     wave: int = 32
