@@ -18,7 +18,7 @@ from tessera.backends.triton.descriptors import descriptors
 from tessera.backends.triton.function import FunctionEmitter, emitter
 from tessera.backends.triton.recurrence import Recurrence, is_ordered, recurrence
 from tessera.backends.triton.recurrent_function import RecurrentEmitter, recurrent_emitter
-from tessera.backends.triton.source import KernelFunction, Nest, TritonSource
+from tessera.backends.triton.source import KernelFunction, Nest, TritonSource, wave
 from tessera.backends.triton.tiling import Mode, Tiling, tiling
 from tessera.ir.dtype import DType
 from tessera.ir.graph import Function, Operation, Value
@@ -74,11 +74,6 @@ def emit_function(f: Function, target: Target) -> TritonSource:
             functions[mode] = one.function()
         nests.append(Nest(laid, functions, op.attrs.get("when")))
     return TritonSource(parts.text(texts), tuple(nests), tuple(dtypes), tuple(scalars), wave(target))
-
-
-def wave(target: Target) -> int:
-    """The lanes of a warp."""
-    return 64 if target.kind == "hip" else 32
 
 
 def named(params: Sequence[Value], target: Target) -> tuple[dict[Value, str], list[DType], list[DType]]:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from tessera.backends.base import Target
-from tessera.backends.triton.emit import Parts, named, wave
+from tessera.backends.triton.emit import Parts, named
 from tessera.backends.triton.expr import Expressions, Sizes
 from tessera.backends.triton.launch import Compile, Launcher, compile_here, load_here, never
 from tessera.backends.triton.program_config import default_blocks, makers_of, programs, warps_for
@@ -20,7 +20,7 @@ from tessera.backends.triton.program_function import ProgramFunction
 from tessera.backends.triton.program_memory import shared_buffers, stride
 from tessera.backends.triton.program_plan import Needs, Part, bounded, parts, static_names
 from tessera.backends.triton.program_products import is_tiles, least_lengths
-from tessera.backends.triton.source import Bound, KernelFunction, TritonSource
+from tessera.backends.triton.source import Bound, KernelFunction, TritonSource, wave
 from tessera.backends.triton.tiling import Config, Mode
 from tessera.diag import ResourceError
 from tessera.ir.dialects.tile import LOCAL

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 from tessera.backends.base import Target
-from tessera.backends.triton.block_config import ENOUGH_PROGRAMS, ROOMS, Room
-from tessera.backends.triton.program_plan import Part, extent, parts
+from tessera.backends.triton.block_config import ENOUGH_PROGRAMS, ROOMS
+from tessera.backends.triton.program_plan import Part, bounded, extent, parts
 from tessera.backends.triton.program_products import LEAST, factors, is_tiles
+from tessera.backends.triton.source import wave
 from tessera.backends.triton.tiling import power
 from tessera.diag import ShapeError
-from tessera.ir.dialects.block import EACH, LOOP
+from tessera.ir.dialects.block import EACH, FETCH, LOOP
 from tessera.ir.dim import Dim
 from tessera.ir.graph import Function, Operation, Value, walk
 from tessera.ir.types import TensorType
 
 #: Elements that a lane may hold of what lives at a time, by what products there are: none, of f32, of narrow dtypes.
-ALONE, EXACT, NARROW = 24, 32, 112
+ALONE, EXACT, NARROW = 32, 32, 112
 #: The longest block where products are formed, and where none are.
 LONGEST, LONGEST_ALONE = 128, 1024
-#: The longest block that products sum over.
-LONGEST_INNER = 64
+#: Bytes of the longest block that products sum over; its length for f32, and where it is a side of others as well.
+INNER_BYTES, LONGEST_INNER_EXACT, LONGEST_BOTH, LONGEST_BOTH_EXACT = 128, 16, 64, 32
+#: Rows of products for which there are tensor cores that are worth more than further programs.
+ENOUGH_ROWS = 64
+#: Bytes of a register.
+WORD = 4
 
 
 def makers_of(f: Function) -> dict[Value, Operation]:
@@ -35,36 +41,41 @@ def default_blocks(
 
     ``sizes`` has the other sizes, those of blocks that are given among them.
     """
+    f = bounded(f)
     makers = makers_of(f)
-    products = [op for op in walk(f.body) if op.operands and _names_of(op) and _is_product(op, makers, names, sizes)]
-    dotted = {n for op in products for x in (*op.operands, *op.results) for d in x.type.dims for n in d.names()}
-    inner = {n for op in products for n in op.operands[0].type.dims[-1].names()}
+    limits = _limits(f, makers, {**sizes, **{n: sizes.get(n, LEAST) for n in names}})
     chosen: dict[str, int] = {}
     for name in names:
         if name not in sizes:
-            most = LONGEST_INNER if name in inner else LONGEST if name in dotted else LONGEST_ALONE
-            least = LEAST if name in dotted else 1
+            least, most = limits.get(name, (1, LONGEST_ALONE))
             chosen[name] = max(least, min(most, _walked(f, name, sizes, most)))
     while True:
         known = {**sizes, **chosen}
-        free = [n for n in chosen if chosen[n] > (LEAST if n in dotted else 1)]
+        free = [n for n in chosen if chosen[n] > limits.get(n, (1, 0))[0]]
         if not free or _fits(f, known, target, makers):
             break
         # The longest first; of several the last, which is that of an inner loop.
         longest = max(free, key=lambda n: (chosen[n], n))
         chosen[longest] //= 2
-    _enough(f, chosen, sizes, dotted)
+    _enough(f, chosen, sizes, limits.keys())
     return chosen
 
 
-def _names_of(op: Operation) -> bool:
-    return all(isinstance(x, Value) and isinstance(x.type, TensorType) for x in op.operands)
-
-
-def _is_product(
-    op: Operation, makers: Mapping[Value, Operation], names: Sequence[str], sizes: Mapping[str, int]
-) -> bool:
-    return is_tiles(op, makers, {**sizes, **{n: sizes.get(n, LEAST) for n in names}})
+def _limits(f: Function, makers: Mapping[Value, Operation], sizes: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """The shortest and the longest that a block may be that has to do with products."""
+    inner: set[str] = set()
+    outer: set[str] = set()
+    exact, width = False, 1
+    for op in walk(f.body):
+        if is_tiles(op, makers, sizes):
+            width = max(width, factors(op, makers)[0].type.dtype.bytes)
+            exact = width >= 4
+            inner |= {n for x in (op.operands[0].type.dims[-1],) for n in x.names()}
+            outer |= {n for d in op.result.type.dims for n in d.names()}
+    within = LONGEST_INNER_EXACT if exact else INNER_BYTES // width
+    found = {n: (LEAST, LONGEST) for n in outer - inner}
+    found |= {n: (LEAST, within) for n in inner - outer}
+    return found | {n: (LEAST, LONGEST_BOTH_EXACT if exact else LONGEST_BOTH) for n in inner & outer}
 
 
 def _walked(f: Function, name: str, sizes: Mapping[str, int], most: int) -> int:
@@ -79,13 +90,13 @@ def _walked(f: Function, name: str, sizes: Mapping[str, int], most: int) -> int:
     return found if found > 1 else most
 
 
-def _enough(f: Function, chosen: dict[str, int], sizes: Mapping[str, int], dotted: set[str]) -> None:
+def _enough(f: Function, chosen: dict[str, int], sizes: Mapping[str, int], dotted: Collection[str]) -> None:
     """Shorter blocks of grids, where there are too few programs to keep a GPU busy."""
     for part in parts(f):
         stepped = [g for g in part.grid if g.step.is_name and str(g.step) in chosen]
         for g in stepped:
             name = str(g.step)
-            least = 2 * LEAST if name in dotted else 1
+            least = ENOUGH_ROWS if name in dotted else 1
             while chosen[name] > least and 4 * programs(part, {**sizes, **chosen}) < 3 * ENOUGH_PROGRAMS:
                 chosen[name] //= 2
 
@@ -102,52 +113,73 @@ def warps_for(
     ops: Sequence[Operation], makers: Mapping[Value, Operation], static: Mapping[str, int], target: Target
 ) -> int:
     """Warps of a program, so that each lane has a fair share of the largest block."""
-    lanes = 64 if target.kind == "hip" else 32
-    held, per_lane, dots = _held(ops, makers, static)
-    warps = 1 if not dots else 4
-    most = 8 if dots else 16
-    while warps < most and held > per_lane * lanes * warps // (1 if dots else 2):
+    live = _held(ops, makers, static)
+    warps = 4 if live.dots else 1
+    while warps < (8 if live.dots else 16) and live.most > live.per_lane // 2 * wave(target) * warps:
         warps *= 2
     return warps
 
 
 def _fits(f: Function, static: Mapping[str, int], target: Target, makers: Mapping[Value, Operation]) -> bool:
     room = ROOMS.get(target.name) or ROOMS[target.kind]
-    lanes = 64 if target.kind == "hip" else 32
     try:
-        held, per_lane, dots = _held(f.ops, makers, static)
-        return held <= per_lane * lanes * (8 if dots else 4) and _under_way(f, makers, static, room) <= room.shared
+        live = _held(f.ops, makers, static, room.stages)
+        return live.most <= live.per_lane * wave(target) * (8 if live.dots else 4) and live.shared <= room.shared
     except ShapeError:
         return False
 
 
-def _under_way(f: Function, makers: Mapping[Value, Operation], static: Mapping[str, int], room: Room) -> int:
-    """Bytes of the operands of products that lie in shared memory at a time."""
-    found = {x for op in walk(f.body) if is_tiles(op, makers, static) for x in factors(op, makers)}
-    return sum(_numel(x, static) * x.type.dtype.bytes for x in found) * room.stages
-
-
 def _held(
-    ops: Sequence[Operation], makers: Mapping[Value, Operation], static: Mapping[str, int]
-) -> tuple[int, int, bool]:
-    """Elements that live at a time: what a loop carries and the largest block beside it; how many a lane may hold."""
-    every = list(_every(ops))
-    dots = [op for op in every if is_tiles(op, makers, static)]
-    carried = 0
-    for op in every:
-        if op.record is LOOP and op.body is not None:
-            carried = max(carried, sum(_numel(p, static) for p in op.body.params))
-    fed = {x for op in dots for x in (*factors(op, makers), *op.operands)}
-    largest = max((_numel(r, static) for op in every for r in op.results if r not in fed), default=1)
-    exact = any(factors(op, makers)[0].type.dtype.bits >= 32 for op in dots)
-    return max(carried + (largest if dots else 0), largest), EXACT if exact else NARROW if dots else ALONE, bool(dots)
+    ops: Sequence[Operation], makers: Mapping[Value, Operation], static: Mapping[str, int], stages: int = 1
+) -> _Live:
+    inside = [o for op in ops for o in ((op,) if op.body is None else (op, *walk(op.body)))]
+    widths = [factors(o, makers)[0].type.dtype.bits for o in inside if is_tiles(o, makers, static)]
+    found = _Live(makers, static, stages, bool(widths), max(widths, default=0) >= 32)
+    found.block(ops, 0, frozenset(), 1)
+    return found
 
 
-def _every(ops: Sequence[Operation]) -> Iterator[Operation]:
-    for op in ops:
-        yield op
-        if op.body is not None:
-            yield from walk(op.body)
+@dataclass
+class _Live:
+    """What lives at a time, by following a program: ``most`` elements in registers, and bytes of the operands of
+    products in ``shared`` memory, those of a loop as often as steps of it are under way.
+    """
+
+    makers: Mapping[Value, Operation]
+    static: Mapping[str, int]
+    stages: int
+    dots: bool
+    exact: bool
+    most: int = 1
+    shared: int = 0
+
+    @property
+    def per_lane(self) -> int:
+        """How many elements a lane may hold."""
+        return EXACT if self.exact else NARROW if self.dots else ALONE
+
+    def block(
+        self, ops: Sequence[Operation], around: int, kept: frozenset[tuple[Dim, ...]], stages: int
+    ) -> None:  # fmt: skip
+        """``around`` are the elements that loops around carry, ``kept`` the shapes of those."""
+        self.shared += sum(
+            _numel(op.result, self.static) * op.result.type.dtype.bytes * stages
+            for op in ops if op.record is FETCH and op.result.type.rank > 1
+        )  # fmt: skip
+        fed: set[object] = set()
+        for op in ops:
+            if is_tiles(op, self.makers, self.static):
+                fed |= {*factors(op, self.makers), *op.operands}
+        for op in ops:
+            carries = op.body.params if op.body is not None else ()
+            inside = around + sum(_numel(p, self.static) for p in carries)
+            # A block in the shape of a carry becomes the next one, and what is multiplied comes from shared memory.
+            own = [_numel(r, self.static) * r.type.dtype.bytes // WORD for r in op.results
+                   if r not in fed and not (self.dots and r.type.dims in kept)]  # fmt: skip
+            self.most = max(self.most, inside, around + max(own, default=0))
+            if op.body is not None:
+                steps = self.stages if op.record is LOOP else stages
+                self.block(op.body.ops, inside, kept | {p.type.dims for p in carries}, steps)
 
 
 def _numel(v: object, static: Mapping[str, int]) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from tessera.backends.triton.expr import bound_parts
 from tessera.backends.triton.program_folds import ProgramFolds
 from tessera.backends.triton.program_plan import Grid, Part, ordered
 from tessera.backends.triton.source import KernelFunction, arguments
@@ -67,13 +68,19 @@ class ProgramFunction(ProgramFolds):
 
     def along(self, axis: str, text: str, lo: Dim, hi: Dim, step: Dim) -> None:
         """Where an axis is, and between which bounds."""
-        self.exprs.axes = {**self.exprs.axes, axis: text}
-        vary = {n for e in (lo, hi) for n in e.names() if n in self.exprs.axes}
         ranges = {n: r for n, r in self.exprs.ranges.items() if n != axis}
-        if not vary:
-            ranges[axis] = (lo, hi)
+        least, most = self.settled(lo, "max"), self.settled(hi, "min")
+        if least is not None and most is not None:
+            ranges[axis] = (least, most)
             self.steps[axis] = (lo, hi, step)
+        self.exprs.axes = {**self.exprs.axes, axis: text}
         self.exprs.ranges = ranges
+
+    def settled(self, e: Dim, kind: str) -> Dim | None:
+        """A bound of sizes alone on an expression: the expression itself, or one of those it is the ``min`` of (or the
+        ``max``, for a bound from below). None where it depends on what varies.
+        """
+        return next((p for p in bound_parts(e, kind) if not p.names() & self.exprs.axes.keys()), None)
 
     # -- statements
 
@@ -129,7 +136,7 @@ class ProgramFunction(ProgramFolds):
         """A loop over the positions of an axis."""
         lo, hi, step = self.bounds_of(op, lookups)
         variable = self.fresh("step")
-        start, stop, by = (self.exprs.text(e) for e in (lo, hi, step))
+        start, stop, by = (self.bound(e) for e in (lo, hi, step))
         self.lines.add(f"for {variable} in range({start}, {stop}, {by}):")
         with self.scope():
             mark = len(self.lines.text)
@@ -137,6 +144,19 @@ class ProgramFunction(ProgramFolds):
             yield
             if len(self.lines.text) == mark:
                 self.lines.add("pass")
+
+    def bound(self, e: Dim) -> str:
+        """A bound of a loop, of 32 bits where positions have no more: loads under way ask for that."""
+        text = self.exprs.text(e)
+        vary = {n for n in e.names() if n in self.exprs.axes}
+        if not vary or not vary <= self.exprs.ranges.keys():
+            return text
+        self.slopes.append((1, e.substitute({n: self.exprs.ranges[n][1] for n in vary})))
+        name = self.fresh("bound")
+        self.lines.add(f"{name} = {self.used.note(text)}")
+        self.lines.add("if not WIDE:")
+        self.lines.add(f"    {name} = tl.cast({name}, tl.int32)")
+        return name
 
     def loop(self, op: Operation) -> None:
         body, count = op.body, op.attrs["carries"]

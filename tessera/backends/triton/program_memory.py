@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tessera.backends.triton import intrinsics
-from tessera.backends.triton.program_plan import ONE, ZERO
+from tessera.backends.triton.program_plan import ZERO, stored_slabs
 from tessera.backends.triton.program_values import Coordinates, Lanes, ProgramValues
 from tessera.ir.dialects.block import PUT, SEND
 from tessera.ir.dim import Dim, dim_min, product
-from tessera.ir.dtype import int64
-from tessera.ir.graph import Literal, Operand, Operation, Value
+from tessera.ir.graph import Operand, Operation, Value
 from tessera.ir.types import BufferType, TensorType
 from tessera.ir.window import SINGLE, TAIL, Row, read, shape
 from tessera.schedule.ranges import provably_ge
@@ -111,7 +110,7 @@ class ProgramMemory(ProgramValues):
     def evenly(self, row: Row, test: str) -> str:
         """A test that a constant settles where whole blocks fill what a loop walks along."""
         known = self.steps.get(str(row.start)) if row.start.is_name else None
-        if known is None or known[0] is not ZERO or known[1] is not row.end or known[2] is not row.extent:
+        if known is None or known[0] is not ZERO or known[2] is not row.extent:
             return test
         if not row.extent.is_const:
             return test
@@ -152,10 +151,21 @@ class ProgramMemory(ProgramValues):
         assert isinstance(buffer, Value)
         self.meet(buffer)
         rows = self.window(op, "at", op.operands[2:])
+        slabs = stored_slabs(op, self.makers, self.static)
+        if slabs is None:
+            self.store(op, buffer, rows, x)
+            return
+        inside = [n for n, row in enumerate(rows) if row.kind != SINGLE]
+        for slab in slabs:
+            n = inside[slab.axis]
+            row = rows[n]
+            part = Row(row.start + slab.offset, self.dim(slab.value.type.dims[slab.axis]), row.end, row.kind)
+            self.store(op, buffer, [*rows[:n], part, *rows[n + 1 :]], slab.value)
+
+    def store(self, op: Operation, buffer: Value, rows: Sequence[Row], x: Operand) -> None:
         with self.framed(self.extents(shape(rows))):
-            at = self.identity
             if isinstance(x, Value) and isinstance(x.type, TensorType):
-                lanes = self.read(x, self.broadcast(x, at))
+                lanes = self.read(x, self.broadcast(x, self.identity))
                 value = self.converted(lanes.text, x.type.dtype, buffer.type.dtype)
             else:
                 value = self.used.note(self.cast(x, buffer.type.dtype))
@@ -208,4 +218,4 @@ def shared_buffers(ops: Sequence[Operation]) -> frozenset[Value]:
     return frozenset(x for x in read_ & written if isinstance(x, Value))
 
 
-__all__ = ["ONE", "Literal", "ProgramMemory", "int64", "shared_buffers", "stride"]
+__all__ = ["ProgramMemory", "shared_buffers", "stride"]

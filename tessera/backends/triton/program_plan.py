@@ -203,7 +203,8 @@ class Needs:
                 self.control(op)
             elif op.record in (PUT, SEND, WAIT, LOCAL):
                 self.effects.add(op)
-                self.want(op.inputs)
+                slabs = stored_slabs(op, self.makers, self.static)
+                self.want(op.inputs if slabs is None else (op.operands[0], *op.operands[2:], *(s.value for s in slabs)))
             elif not self.whole.isdisjoint(op.results):
                 self.one(op)
             elif not self.indexed.isdisjoint(op.results):
@@ -293,6 +294,43 @@ def mapped(
     return tuple(found)
 
 
+@dataclass(frozen=True, slots=True)
+class Slab:
+    """A block that is a part of a larger one, from ``offset`` on along an axis."""
+
+    value: Value
+    axis: int
+    offset: int
+
+
+def stored_slabs(op: Operation, makers: Mapping[Value, Operation], static: Mapping[str, int]) -> list[Slab] | None:
+    """The blocks that a stored one is put together from, each of them whole; None where it is none such."""
+    x = op.operands[1] if op.record is PUT else None
+    made = makers.get(x) if isinstance(x, Value) else None
+    if made is None or made.record.kind is not Kind.VIEW or made.record.pieces is None:
+        return None
+    t = made.result.type
+    assert isinstance(t, TensorType)
+    names = tuple(Dim.name(f"_i{n}") for n in range(t.rank))
+    pieces = made.record.pieces(names, [y.type for y in made.operands], t, made.attrs)
+    boxes = [p.box for p in pieces[:-1]]
+    if not boxes or pieces[-1].box or any(len(box) != 1 or box[0][0] != boxes[0][0][0] for box in boxes):
+        return None
+    axis, at, found = boxes[0][0][0], 0, list[Slab]()
+    for p in pieces:
+        y = made.operands[p.operand] if isinstance(p.operand, int) else p.operand
+        index = tuple(e.substitute(dict(static)) for e in p.index if isinstance(e, Dim))
+        wanted = tuple(name - at if n == axis else name for n, name in enumerate(names))
+        if not isinstance(y, Value) or index != wanted:
+            return None
+        end = at + extent(y.type.dims[axis], static)
+        if p.box and [extent(d, static) for d in p.box[0][1:]] != [at, end]:
+            return None
+        found.append(Slab(y, axis, at))
+        at = end
+    return found if at == extent(t.dims[axis], static) else None
+
+
 def static_names(f: Function) -> frozenset[str]:
     """The sizes that blocks have; others are known when the kernel runs."""
     found: set[str] = set()
@@ -314,4 +352,4 @@ def _rows(op: Operation, key: str) -> Iterator[frozenset[str]]:
 
 
 __all__ = ["ONE", "ZERO", "Grid", "Needs", "Part", "axis_map", "bounded", "extent", "mapped", "ordered", "parts",
-           "static_names"]  # fmt: skip
+           "static_names", "stored_slabs"]  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from tessera.backends.base import Target
 from tessera.backends.triton.block_config import block_config, streamed
 from tessera.backends.triton.blocks import Blocks
 from tessera.backends.triton.intrinsics import SIGNATURE
@@ -16,6 +17,11 @@ from tessera.ir.dtype import DType
 from tessera.ir.graph import Attr, Value
 from tessera.ir.types import BufferType
 from tessera.ir.within import applies
+
+
+def wave(target: Target) -> int:
+    """The lanes of a warp."""
+    return 64 if target.kind == "hip" else 32
 
 
 @dataclass(frozen=True, slots=True)
