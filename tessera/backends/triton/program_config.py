@@ -20,7 +20,7 @@ from tessera.ir.types import TensorType
 #: Elements that a lane may hold of what lives at a time, by what products there are: none, of f32, of narrow dtypes.
 ALONE, EXACT, NARROW = 32, 32, 112
 #: The longest block where products are formed, and where none are.
-LONGEST, LONGEST_ALONE = 128, 1024
+LONGEST, LONGEST_ALONE = 128, 2048
 #: Bytes of the longest block that products sum over; its length for f32, and where it is a side of others as well.
 INNER_BYTES, LONGEST_INNER_EXACT, LONGEST_BOTH, LONGEST_BOTH_EXACT = 128, 16, 64, 32
 #: Rows of products for which there are tensor cores that are worth more than further programs.
@@ -73,9 +73,9 @@ def _limits(f: Function, makers: Mapping[Value, Operation], sizes: Mapping[str, 
             inner |= {n for x in (op.operands[0].type.dims[-1],) for n in x.names()}
             outer |= {n for d in op.result.type.dims for n in d.names()}
     within = LONGEST_INNER_EXACT if exact else INNER_BYTES // width
-    found = {n: (LEAST, LONGEST) for n in outer - inner}
-    found |= {n: (LEAST, within) for n in inner - outer}
-    return found | {n: (LEAST, LONGEST_BOTH_EXACT if exact else LONGEST_BOTH) for n in inner & outer}
+    found = dict.fromkeys(outer - inner, (LEAST, LONGEST))
+    found |= dict.fromkeys(inner - outer, (LEAST, within))
+    return found | dict.fromkeys(inner & outer, (LEAST, LONGEST_BOTH_EXACT if exact else LONGEST_BOTH))
 
 
 def _walked(f: Function, name: str, sizes: Mapping[str, int], most: int) -> int:

@@ -13,7 +13,7 @@ from tessera.backends.triton.program_memory import ProgramMemory
 from tessera.backends.triton.program_plan import ZERO
 from tessera.backends.triton.program_products import Roles, factors, is_tiles
 from tessera.ir.dialects.contract import contracted_dtype, letters
-from tessera.ir.dtype import DType, compute_dtype, f32
+from tessera.ir.dtype import DType, compute_dtype, f16, f32
 from tessera.ir.graph import Literal, Operation, Value
 from tessera.ir.types import TensorType, TileType
 
@@ -117,22 +117,21 @@ class ProgramFolds(ProgramMemory):
         for x, subscripts, order in ((a, left, roles.rows + roles.inner), (b, right, roles.inner + roles.cols)):
             with self.framed([roles.lengths[c] for c in subscripts]):
                 text = self.cleared(x, subscripts.index(roles.inner))
-            text = text if subscripts == order else self.define("turned", f"tl.permute({text}, [1, 0])")
-            texts.append(f"{text}.to(tl.float16)" if x.type.dtype.name in EIGHT else text)
+            texts.append(text if subscripts == order else self.define("turned", f"tl.permute({text}, [1, 0])"))
         exact = ', input_precision="ieee"' if a.type.dtype.bits == 32 else ""
         out = f", out_dtype={intrinsics.type_name(wide)}" if wide is not f32 else ""
         text = f"tl.dot({', '.join(texts)}{exact}{out})"
         return text if result == roles.rows + roles.cols else f"tl.permute({self.define('dot', text)}, [1, 0])"
 
     def cleared(self, x: Value, axis: int) -> str:
-        """A block that is 0 beyond its true length along an axis of the frame."""
-        text = self.values[x]
+        """A factor that is 0 beyond its true length along an axis of the frame."""
+        text, t = self.values[x], x.type.dtype
+        if t.name in EIGHT:
+            text, t = self.define("wide", f"{text}.to(tl.float16)"), f16
         mask = self.pads((axis,))
         if not mask or x in self.zeroed:
             return text
-        zero = intrinsics.literal(0, x.type.dtype if x.type.dtype.bits > 8 else f32)
-        zero = zero if x.type.dtype.is_float else "0"
-        return self.define("cleared", f"tl.where({mask[0].text}, {text}, {zero}).to({intrinsics.type_name(x.type.dtype)})")
+        return self.define("cleared", f"tl.where({mask[0].text}, {text}, {intrinsics.literal(0, t)})")
 
     def points(self, op: Operation, roles: Roles, wide: DType) -> str:
         """Products one by one, and their sums."""
@@ -149,7 +148,8 @@ class ProgramFolds(ProgramMemory):
             for x, subscripts in zip(op.operands, (left, right), strict=True):
                 assert isinstance(x, Value)
                 own = self.extents(x.type.dims)
-                at = tuple(ZERO if n == 1 else self.identity[order.index(c)] for c, n in zip(subscripts, own, strict=True))
+                lanes = (self.identity[order.index(c)] for c in subscripts)
+                at = tuple(ZERO if n == 1 else lane for lane, n in zip(lanes, own, strict=True))
                 texts.append(self.converted(self.read(x, at).text, x.type.dtype, wide))
             shape = self.shape(extents)
             made = f"tl.broadcast_to({texts[0]} * {texts[1]}, {shape})"

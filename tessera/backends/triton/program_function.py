@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from tessera.backends.triton.expr import bound_parts
 from tessera.backends.triton.program_folds import ProgramFolds
-from tessera.backends.triton.program_plan import Grid, Part, ordered
+from tessera.backends.triton.program_plan import Grid, Part
 from tessera.backends.triton.source import KernelFunction, arguments
 from tessera.ir.dialects.block import CHOOSE, EACH, FETCH, LOOP, NUMBER, PUT, SEND, WAIT
 from tessera.ir.dialects.tile import LOCAL
@@ -26,8 +26,6 @@ class ProgramFunction(ProgramFolds):
     name: str = ""
     part: Part = field(kw_only=True)
     effects: frozenset[Operation] = frozenset()
-    #: Variables that loops give other values.
-    carried: set[str] = field(default_factory=set)
 
     # -- the function as a whole
 
@@ -178,13 +176,12 @@ class ProgramFunction(ProgramFolds):
             assert isinstance(p.type, TensorType)
             name = self.fresh("carry")
             self.lines.add(f"{name} = {self.used.note(self.block(x, p.type))}")
-            self.carried.add(name)
             names.append(name)
         return names
 
     def carry(self, names: Sequence[str], params: Sequence[Value], yields: Sequence[Operand]) -> None:
         """Give variables their next values, all at once."""
-        texts = []
+        texts: list[str] = []
         for p, x in zip(params, yields, strict=True):
             assert isinstance(p.type, TensorType)
             text = self.block(x, p.type)
@@ -240,4 +237,4 @@ _EFFECTS: Mapping[str, Callable[[ProgramFunction, Operation], None]] = {
     LOCAL.name: ProgramFunction.local,
 }  # fmt: skip
 
-__all__ = ["ProgramFunction", "ordered"]
+__all__ = ["ProgramFunction"]

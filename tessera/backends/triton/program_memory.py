@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tessera.backends.triton import intrinsics
+from tessera.backends.triton.program_frames import Coordinates, Lanes
 from tessera.backends.triton.program_plan import ZERO, stored_slabs
-from tessera.backends.triton.program_values import Coordinates, Lanes, ProgramValues
+from tessera.backends.triton.program_values import ProgramValues
 from tessera.ir.dialects.block import PUT, SEND
 from tessera.ir.dim import Dim, dim_min, product
 from tessera.ir.graph import Operand, Operation, Value
@@ -92,7 +93,7 @@ class ProgramMemory(ProgramValues):
         base = self.text(buffer)
         if buffer in self.own:
             base += f" + tl.program_id(0).to(tl.int64) * {self.exprs.inner(self.own[buffer])}"
-        tests += [t.text for t in self.pads(touched)]
+        tests += [t.text for t in self.pads(touched | {n for n, size in enumerate(self.frame) if not size})]
         text = self.place(offset)
         pointer = base if text == "0" else f"{base} + {text}".replace("+ -", "- ")
         return Address(pointer, touched, list(dict.fromkeys(tests)))

@@ -10,11 +10,11 @@ from tessera.ir.dialects.block import CHOOSE, EACH, FETCH, FILLED, LOOP, NUMBER,
 from tessera.ir.dialects.tile import LOCAL
 from tessera.ir.dim import Dim, ceildiv, dim_min
 from tessera.ir.dim_range import simplify_index
+from tessera.ir.dtype import bool_
 from tessera.ir.graph import Block, Function, Literal, Operand, Operation, Value, walk
 from tessera.ir.intervals import holds, position
 from tessera.ir.record import Kind
 from tessera.ir.types import BufferType, TensorType, TileType
-from tessera.ir.dtype import bool_
 from tessera.schedule.plan import ONE, ZERO
 
 #: Kinds whose elements can be worked out at any position, without those beside them.
@@ -55,21 +55,19 @@ def parts(f: Function) -> tuple[Part, ...]:
     found: list[Part] = []
     free: list[Operation] = []
     run: list[Operation] = []
-    kept: set[Value] = set()
+    gone: set[Value] = set()
     for op in f.ops:
         if op.record is EACH:
             found += [Part((), (*free, *run))] if run else []
-            free, run = [*free, *(o for o in run if not ordered(o))], []
-            if not kept.isdisjoint(_reads(op)) or _looked_up(op):
-                return (Part((), f.ops),)
-            found.append(_grid(op, free))
-        elif not kept.isdisjoint(_reads(op)) and not run:
+            free += [o for o in run if not ordered(o)]
+            gone.update(r for o in run for r in o.results if ordered(o))
+            run = []
+        if not gone.isdisjoint(_reads(op)) or (op.record is EACH and _looked_up(op)):
             return (Part((), f.ops),)
-        elif ordered(op):
-            run.append(op)
-            kept.update(op.results)
+        if op.record is EACH:
+            found.append(_grid(op, free))
         else:
-            (run if run else free).append(op)
+            (run if run or ordered(op) else free).append(op)
     return (*found, *([Part((), (*free, *run))] if run else ()))
 
 
@@ -83,11 +81,14 @@ def _grid(op: Operation, free: Sequence[Operation]) -> Part:
         inside = [o for o in op.body.ops if ordered(o)]
         inner = inside[0] if len(inside) == 1 else None
         axes = {g.axis for g in grid}
-        names = set() if inner is None else {n for key in ("lo", "hi", "step") for n in _dim(inner.attrs.get(key)).names()}
-        if inner is None or inner.record is not EACH or _looked_up(inner) or names & axes:
+        if inner is None or inner.record is not EACH or _looked_up(inner) or _bound_names(inner) & axes:
             return Part(tuple(grid), (*ops, *op.body.ops))
         ops += [o for o in op.body.ops if o is not inner]
         op = inner
+
+
+def _bound_names(op: Operation) -> set[str]:
+    return {n for key in ("lo", "hi", "step") for n in _dim(op.attrs[key]).names()}
 
 
 def _dim(x: object) -> Dim:

@@ -8,21 +8,18 @@ coordinates into what they read, down to the addresses of loads; a whole value i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tessera.backends.triton import intrinsics
 from tessera.backends.triton.fold import Trace
-from tessera.backends.triton.program_plan import ZERO, axis_map, extent, mapped
-from tessera.backends.triton.statements import Statements
-from tessera.backends.triton.tiling import power
-from tessera.diag import Label, ResourceError
+from tessera.backends.triton.program_frames import Coordinates, Frames, Lanes
+from tessera.backends.triton.program_plan import ZERO, axis_map, mapped
 from tessera.ir.dialects import OPS
 from tessera.ir.dialects.block import FILLED, NUMBER
 from tessera.ir.dim import Dim
-from tessera.ir.dim_range import bounds, coefficient, simplify_index
 from tessera.ir.dtype import DType, compute_dtype, f32, int8, int64
 from tessera.ir.graph import Literal, Operand, Operation, Value
 from tessera.ir.record import Kind, Lookup, Piece
@@ -31,172 +28,11 @@ from tessera.schedule.ranges import provably_ge
 from tessera.schedule.tilebuild import Container, Expr, Namespace, TileBuilder, unwrap
 
 _CAST = OPS["cast"]
-Coordinates = tuple[Dim, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Lanes:
-    """A text, and the axes of the frame along which it has lanes."""
-
-    text: str
-    axes: frozenset[int] = frozenset()
 
 
 @dataclass
-class ProgramValues(Statements):
-    """``static`` are the sizes of blocks, ``makers`` the operations that give values, ``whole`` the values that are
-    variables, ``dotted`` the lengths that products of matrices have, which are no shorter than those take.
-    """
-
-    static: Mapping[str, int] = field(kw_only=True)
-    makers: Mapping[Value, Operation] = field(kw_only=True)
-    whole: frozenset[Value] = field(kw_only=True)
-    least: Mapping[int, int] = field(default_factory=dict)
-    frame: tuple[int, ...] = ()
-    #: Where the elements that are being written out are wanted at all.
-    alive: tuple[Lanes, ...] = ()
-    steps: dict[str, tuple[Dim, Dim, Dim]] = field(default_factory=dict)
-    prelude: list[str] = field(default_factory=list)
-    looks_up: bool = False
-    #: Values whose lanes beyond the true lengths are 0.
-    zeroed: set[Value] = field(default_factory=set)
-    #: Coordinates that come from memory, by their names.
-    found: dict[str, Lanes] = field(default_factory=dict)
-    #: Lanes, and by how much an address moves from one to the next.
-    slopes: list[tuple[int, Dim]] = field(default_factory=list)
-    _names: dict[Value, str] = field(default_factory=dict)
-
-    # -- sizes
-
-    def dim(self, e: object) -> Dim:
-        """A size with the sizes of blocks as numbers."""
-        return Dim.of(e).substitute(dict(self.static)) if isinstance(e, int | str | Dim) else ZERO
-
-    def extents(self, dims: Iterable[Dim]) -> tuple[int, ...]:
-        return tuple(extent(d, self.static) for d in dims)
-
-    def padded(self, n: int) -> int:
-        """The lanes that ``n`` elements take."""
-        return max(power(n), self.least.get(n, 1))
-
-    def shape(self, extents: Sequence[int]) -> str:
-        return f"[{', '.join(str(self.padded(n)) for n in extents)}]"
-
-    def refuse(self, op: Operation, what: str, code: str = "TSR0607") -> ResourceError:
-        """What a kernel cannot be on a GPU, with its place."""
-        labels = [] if op.span is None else [Label(op.span, f"`{op.origin or op.name}`", True)]
-        return ResourceError(f"{what} in a Triton kernel", code=code, labels=labels)
-
-    # -- frames and lanes
-
-    @contextmanager
-    def framed(self, extents: Sequence[int]) -> Iterator[None]:
-        """Inside, values are written for a block of this shape."""
-        kept = self.frame, self.exprs.axes, self.exprs.ranges
-        self.frame = tuple(extents)
-        lanes = {f"_i{n}": self.lane(n) for n in range(len(self.frame))}
-        ranges = {f"_i{n}": (ZERO, Dim.const(size)) for n, size in enumerate(self.frame)}
-        outer = {k: v for k, v in self.exprs.axes.items() if not k.startswith("_i")}
-        self.exprs.axes = {**outer, **lanes}
-        self.exprs.ranges = {**{k: v for k, v in self.exprs.ranges.items() if not k.startswith("_i")}, **ranges}
-        yield
-        self.frame, self.exprs.axes, self.exprs.ranges = kept
-
-    @property
-    def identity(self) -> Coordinates:
-        """The coordinates of the frame itself."""
-        return tuple(Dim.name(f"_i{n}") for n in range(len(self.frame)))
-
-    def lane(self, axis: int) -> str:
-        """The lanes along an axis of the frame."""
-        count = self.padded(self.frame[axis])
-        if count == 1:
-            return "0"
-        name = f"lanes_{count}"
-        lines = [f"{name} = tl.arange(0, {count})", "if WIDE:", f"    {name} = {name}.to(tl.int64)"]
-        if lines[0] not in self.prelude:
-            self.prelude += lines
-        return self.spread(name, (axis,))
-
-    def spread(self, text: str, axes: Sequence[int]) -> str:
-        """A variable whose axes are these of the frame, in order."""
-        if len(self.frame) == len(axes) or not axes:
-            return text
-        return f"{text}[{', '.join(':' if n in axes else 'None' for n in range(len(self.frame)))}]"
-
-    def lanes_of(self, e: Dim) -> frozenset[int]:
-        """The axes of the frame along which an index expression differs."""
-        found: set[int] = set()
-        for n in e.names():
-            if n.startswith("_i") and self.padded(self.frame[int(n[2:])]) > 1:
-                found.add(int(n[2:]))
-            elif n in self.found:
-                found |= self.found[n].axes
-        return frozenset(found)
-
-    def pads(self, axes: Iterable[int]) -> list[Lanes]:
-        """Which lanes along axes of the frame are elements, where not all are."""
-        return [
-            Lanes(self.define("inside", f"{self.lane(n)} < {self.frame[n]}"), frozenset((n,)))
-            for n in sorted(axes) if self.padded(self.frame[n]) != self.frame[n] and self.padded(self.frame[n]) > 1
-        ]  # fmt: skip
-
-    # -- index expressions
-
-    def integer(self, x: Operand) -> Dim:
-        """An integer of rank 0 as a name in index expressions."""
-        if isinstance(x, Literal):
-            return self.dim(x.value)
-        if x not in self._names:
-            self._names[x] = f"_v{len(self._names)}"
-        self.exprs.axes[self._names[x]] = self.text(x)
-        return Dim.name(self._names[x])
-
-    def looked(self, e: Dim, lookups: Sequence[Operand]) -> Dim:
-        """An expression with the values of lookups in it."""
-        wanted = {f"_l{n}": self.integer(x) for n, x in enumerate(lookups) if f"_l{n}" in e.names()}
-        return self.dim(e.substitute(wanted) if wanted else e)
-
-    def simple(self, e: Dim) -> Dim:
-        return simplify_index(e, {n: r for n, r in self.exprs.ranges.items() if n in e.names()})
-
-    def reach(self, e: Dim) -> tuple[Dim | None, Dim | None]:
-        """The least and the greatest value of an expression, where it can be told."""
-        vary = {n for n in e.names() if n in self.exprs.axes}
-        if not vary <= self.exprs.ranges.keys():
-            return None, None
-        return bounds(e, {n: self.exprs.ranges[n] for n in vary})
-
-    def within(self, e: Dim, lo: Dim, hi: Dim) -> tuple[bool, bool]:
-        """Is an expression known to be at least ``lo``; is it known to be less than ``hi``?"""
-        low, high = self.reach(e)
-        below = high is not None and (provably_ge(hi, high + 1))
-        return low is not None and provably_ge(low, lo), below
-
-    def place(self, e: Dim) -> str:
-        """An index expression in the frame: first what all lanes share."""
-        e = self.simple(e)
-        vary = sorted(n for n in e.names() if n.startswith("_i") or n in self.found)
-        slopes = {n: coefficient(e, n) for n in vary}
-        if any(c is None or c.names() & set(vary) for c in slopes.values()):
-            known = self.exprs.axes
-            wide = {n: f"{known[n]}.to(tl.int64)" for n in vary if known[n] != "0"}
-            self.exprs.axes = {**known, **wide}
-            try:
-                return self.exprs.text(e)
-            finally:
-                self.exprs.axes = known
-        base = e.substitute(dict.fromkeys(vary, ZERO))
-        terms = [] if base is ZERO else [self.exprs.text(base)]
-        for n, slope in slopes.items():
-            assert slope is not None
-            lanes = self.exprs.axes[n]
-            if lanes != "0":
-                if n.startswith("_i"):
-                    self.slopes.append((self.padded(self.frame[int(n[2:])]), slope))
-                one = slope.is_const and slope.value == 1
-                terms.append(lanes if one else f"{lanes} * {self.exprs.inner(slope)}")
-        return " + ".join(terms).replace("+ -", "- ") or "0"
+class ProgramValues(Frames):
+    """Writes values of a program: blocks in variables, and elements at coordinates."""
 
     # -- reading
 
@@ -212,10 +48,11 @@ class ProgramValues(Statements):
         """An operand as a block of its own shape and dtype."""
         if isinstance(x, Value) and x in self.values:
             return self.values[x]
-        if isinstance(x, Value) and isinstance(x.type, ScalarType):
-            return f"tl.full({self.shape(self.extents(t.dims))}, {self.cast(x, t.dtype)}, {intrinsics.type_name(t.dtype)})"
-        text = self.text(x, t.dtype, alone=True)
-        return text if not t.rank else f"tl.full({self.shape(self.extents(t.dims))}, {text}, {intrinsics.type_name(t.dtype)})"
+        scalar = isinstance(x, Value) and isinstance(x.type, ScalarType)
+        text = self.cast(x, t.dtype) if scalar else self.text(x, t.dtype, alone=True)
+        if not t.rank:
+            return text
+        return f"tl.full({self.shape(self.extents(t.dims))}, {text}, {intrinsics.type_name(t.dtype)})"
 
     def read(self, x: Value, at: Coordinates) -> Lanes:
         """A value at coordinates, in its own dtype."""
@@ -240,7 +77,7 @@ class ProgramValues(Statements):
         if list(axes) == list(range(len(self.frame))):
             return Lanes(text, lanes)
         if kept != sorted(kept):
-            order = sorted(range(len(axes)), key=lambda n: -1 if axes[n] is None else axes[n])
+            order = [n for n, a in enumerate(axes) if a is None] + [axes.index(a) for a in sorted(kept)]
             text = self.define("turned", f"tl.permute({text}, {order})")
             own, axes, kept = [own[n] for n in order], [axes[n] for n in order], sorted(kept)
             if axes == list(range(len(self.frame))):
@@ -398,7 +235,8 @@ class ProgramValues(Statements):
             test = Lanes(self.define("here", " & ".join(f"({part.text})" for part in found)), axes)
             with self.only(test):
                 here = self.piece(op, p, at)
-            out = Lanes(self.define(op.name, f"tl.where({test.text}, {here.text}, {out.text})"), axes | here.axes | out.axes)
+            text = self.define(op.name, f"tl.where({test.text}, {here.text}, {out.text})")
+            out = Lanes(text, axes | here.axes | out.axes)
         return out
 
     @contextmanager
@@ -496,7 +334,7 @@ class ProgramValues(Statements):
 
 def _atom(text: str) -> str:
     """A text to which a method can be applied."""
-    return text if text.isidentifier() or text.endswith("]") and " " not in text else f"({text})"
+    return text if text.isidentifier() or (text.endswith("]") and " " not in text) else f"({text})"
 
 
-__all__ = ["Coordinates", "Lanes", "ProgramValues"]
+__all__ = ["ProgramValues"]
