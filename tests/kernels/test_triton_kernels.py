@@ -181,6 +181,22 @@ def test_code_fits(name: str, target: str, worker: Worker) -> None:
         assert used["loads_128"] > 0 or "LDGSTS.128" in mix or not aligned, used
 
 
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("target", LIMITS)
+def test_every_kernel_compiles(target: str, worker: Worker) -> None:
+    kind, _, arch = target.partition(":")
+    for label, kernel, args, kwargs in CALLS:
+        program, _, sizes = read(kernel, args, {k: x for k, x in kwargs.items() if k != "padded"})
+        if target == "cuda:80" and any(p.type.dtype.is_fp8 for p in program.function.params):
+            continue
+        made = emit_program(program.function, sizes, Target(kind, arch), kernel.settings).triton  # type: ignore[arg-type]
+        buffers = [p.type for p in program.function.params if isinstance(p.type, BufferType)]
+        strides = [dense(tuple(d.evaluate(sizes) for d in t.dims)) for t in buffers]
+        artifact = compile_aot(made, target, made.bind(bound_sizes(sizes, strides)), worker=worker)
+        assert all(nest.resources["spills"] == 0 for nest in artifact.nests), label
+
+
 # -- launched
 
 

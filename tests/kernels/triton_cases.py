@@ -47,6 +47,34 @@ def reversed_blocks(x: Tile["S", "D"], y: Tile["S", "D"]):
 
 
 @tessera.kernel
+def staged_products(a: Tile["M", "K"], b: Tile["K", "N"], c: Tile["M", "N"]):
+    """Blocks that are copied to memory on the chip before they are multiplied."""
+    ctx = tile.context()
+    bm, bn, bk = ctx.block_m, ctx.block_n, ctx.block_k
+    for i in tile.grid(0, ctx.M, bm):
+        for j in tile.grid(0, ctx.N, bn):
+            left, right = tile.alloc_shared((bm, bk), f32), tile.alloc_shared((bk, bn), a.dtype)
+            acc = tile.zeros((bm, bn))
+            for k in tile.range(0, ctx.K, bk):
+                tile.load_async(a[i : i + bm, k : k + bk], left)
+                tile.load_async(b[k : k + bk, j : j + bn], right)
+                tile.wait()
+                acc = tile.mma(tile.load(left), tile.load(right), acc)
+            tile.store(c[i : i + bm, j : j + bn], acc)
+
+
+@tessera.kernel
+def remembered(x: Tile["S", "D"], y: Tile["S", "D"]):
+    """Memory that holds what the iteration before has left."""
+    ctx = tile.context()
+    row = tile.alloc_shared((ctx.D,), f32)
+    tile.store(row, tile.load(x[0]))
+    for i in tile.range(ctx.S):
+        tile.store(y[i], tile.load(row))
+        tile.store(row, tile.load(x[i]) * 2.0)
+
+
+@tessera.kernel
 def twice(x: Tile["S"], y: Tile["S"], z: Tile["S"]):
     """Two grids, one after the other; the second reads what the first wrote."""
     ctx = tile.context()
@@ -165,7 +193,7 @@ def _language() -> Iterator[Call]:
     for s, d in ((3, 4), (4, 8)):
         yield f"shapes {s}", T.shapes, (f(s, d),), {}
     yield "positions", T.positions, (f(4, 5),), {"n": 4}
-    yield "integers", T.integers, tuple(torch.arange(-n, n, dtype=torch.int8) for n in (18,)) + (_table(5, 36),), {}
+    yield "integers", T.integers, (torch.arange(-18, 18, dtype=torch.int8), _table(5, 36)), {}
     yield "clamped", T.several, (f(6, 4),), {}
 
 
@@ -178,6 +206,8 @@ def _own() -> Iterator[Call]:
     yield "pairs", pairs, (f(3, 6), f(3, 3), f(3, 3) * 2), {}
     yield "halves of products", halves_of_products, (f(5, 6),), {}
     yield "reversed blocks", reversed_blocks, (f(8, 6),), {}
+    yield "staged products", staged_products.configure(**SMALL), (f(17, 20), f(20, 5)), {}
+    yield "remembered", remembered, (f(4, 6),), {}
     yield "two grids", twice, (f(5),), {}
     yield "shared total", shared_total, (f(5, 7),), {}
     yield "grids in loops", grids_in_loops, (f(3, 6),), {}

@@ -17,6 +17,7 @@ from tessera.backends.triton.expr import Expressions, Sizes
 from tessera.backends.triton.launch import Compile, Launcher, compile_here, load_here, never
 from tessera.backends.triton.program_config import default_blocks, makers_of, programs, warps_for
 from tessera.backends.triton.program_function import ProgramFunction
+from tessera.backends.triton.program_locals import forwarded
 from tessera.backends.triton.program_memory import shared_buffers, stride
 from tessera.backends.triton.program_plan import Needs, Part, bounded, parts, static_names
 from tessera.backends.triton.program_products import is_tiles, least_lengths
@@ -90,7 +91,7 @@ def emit_program(
 
     Raises ResourceError (TSR0607, TSR0608) for what Triton cannot do.
     """
-    f = bounded(f)
+    f = forwarded(bounded(f))
     static = {n: sizes[n] for n in sorted(static_names(f))}
     try:
         names, dtypes, scalars = named(f.params, target)

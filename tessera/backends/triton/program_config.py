@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tessera.backends.base import Target
 from tessera.backends.triton.block_config import ENOUGH_PROGRAMS, ROOMS
+from tessera.backends.triton.program_locals import forwarded
 from tessera.backends.triton.program_plan import Part, bounded, extent, parts
 from tessera.backends.triton.program_products import LEAST, factors, is_tiles
 from tessera.backends.triton.source import wave
@@ -41,7 +42,7 @@ def default_blocks(
 
     ``sizes`` has the other sizes, those of blocks that are given among them.
     """
-    f = bounded(f)
+    f = forwarded(bounded(f))
     makers = makers_of(f)
     limits = _limits(f, makers, {**sizes, **{n: sizes.get(n, LEAST) for n in names}})
     chosen: dict[str, int] = {}
@@ -174,7 +175,7 @@ class _Live:
             carries = op.body.params if op.body is not None else ()
             inside = around + sum(_numel(p, self.static) for p in carries)
             # A block in the shape of a carry becomes the next one, and what is multiplied comes from shared memory.
-            own = [_numel(r, self.static) * r.type.dtype.bytes // WORD for r in op.results
+            own = [_numel(r, self.static) * min(r.type.dtype.bytes, WORD) // WORD for r in op.results
                    if r not in fed and not (self.dots and r.type.dims in kept)]  # fmt: skip
             self.most = max(self.most, inside, around + max(own, default=0))
             if op.body is not None:

@@ -6,15 +6,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from tessera.backends.triton.block_parts import grouped
 from tessera.backends.triton.expr import bound_parts
 from tessera.backends.triton.program_folds import ProgramFolds
 from tessera.backends.triton.program_plan import Grid, Part
+from tessera.backends.triton.program_products import is_tiles
 from tessera.backends.triton.source import KernelFunction, arguments
 from tessera.ir.dialects.block import CHOOSE, EACH, FETCH, LOOP, NUMBER, PUT, SEND, WAIT
 from tessera.ir.dialects.tile import LOCAL
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import bool_
-from tessera.ir.graph import Block, Operand, Operation, Value
+from tessera.ir.graph import Block, Operand, Operation, Value, walk
 from tessera.ir.record import Kind
 from tessera.ir.types import TensorType
 
@@ -43,19 +45,31 @@ class ProgramFunction(ProgramFolds):
         return KernelFunction(self.name, arguments(self.taken, self.exprs.sizes.names), flags, self.looks_up)
 
     def programs(self) -> None:
-        """The positions of the axes in this program, the last axis the fastest."""
-        grid = self.part.grid
-        add = self.lines.add
-        if grid:
-            add("program = tl.program_id(0)")
-        for n, g in reversed(list(enumerate(grid))):
-            number = "program"
+        """The positions of the axes in this program, the last axis the fastest, two axes of tiles a group at a time."""
+        grid = list(self.part.grid)
+        counts = [self.exprs.inner(self.dim(g.count)) for g in grid]
+        names = [f"i{n}" for n in range(len(grid))]
+        if self.tiled:
+            names[-2:], counts[-2:] = ["tile"], [f"({counts[-2]} * {counts[-1]})"]
+        if names:
+            self.lines.add("program = tl.program_id(0)")
+        for n, (name, count) in reversed(list(enumerate(zip(names, counts, strict=True)))):
+            self.lines.add(f"{name} = program % {count}" if n else f"{name} = program")
             if n:
-                count = self.exprs.inner(self.dim(g.count))
-                number = self.fresh("program")
-                add(f"{number} = program % {count}")
-                add(f"program = program // {count}")
-            self.stand(g, number)
+                self.lines.add(f"program = program // {count}")
+        if self.tiled:
+            rows, cols = (self.exprs.inner(self.dim(g.count)) for g in grid[-2:])
+            self.lines.text += [f"    {line}" for line in grouped(rows, cols)]
+            names[-1:] = ["tile", "strip"]
+        for g, name in zip(grid, names, strict=True):
+            self.stand(g, name)
+
+    @property
+    def tiled(self) -> bool:
+        """Are products of matrices formed at tiles of two axes?"""
+        stepped = [not (g.step.is_const and g.step.value == 1) for g in self.part.grid[-2:]]
+        inside = (o for op in self.part.ops for o in ((op,) if op.body is None else walk(op.body)))
+        return len(stepped) == 2 and all(stepped) and any(is_tiles(o, self.makers, self.static) for o in inside)
 
     def stand(self, g: Grid, number: str) -> None:
         lo, hi, step = (self.dim(e) for e in (g.lo, g.hi, g.step))
