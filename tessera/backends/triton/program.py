@@ -18,12 +18,12 @@ from tessera.backends.triton.launch import Compile, Launcher, compile_here, load
 from tessera.backends.triton.program_config import default_blocks, makers_of, programs, warps_for
 from tessera.backends.triton.program_function import ProgramFunction
 from tessera.backends.triton.program_locals import forwarded
-from tessera.backends.triton.program_memory import shared_buffers, stride
+from tessera.backends.triton.program_memory import is_stride, shared_buffers, stride
 from tessera.backends.triton.program_plan import Needs, Part, bounded, parts, static_names
 from tessera.backends.triton.program_products import is_tiles, least_lengths
 from tessera.backends.triton.source import Bound, KernelFunction, TritonSource, wave
 from tessera.backends.triton.tiling import Config, Mode
-from tessera.diag import ResourceError
+from tessera.diag import ResourceError, ShapeError
 from tessera.ir.dialects.tile import LOCAL
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType
@@ -41,7 +41,8 @@ class Written:
 
     function: KernelFunction
     part: Part
-    warps: int
+    #: Where rows begin at multiples of 16 elements, and where some do not.
+    warps: tuple[int, int]
     stages: int
     static: Mapping[str, int]
     even: Mapping[tuple[Dim, int], str]
@@ -62,7 +63,8 @@ class Written:
         far = any(n * abs(by.evaluate(known, signed=True)) >= _NEAR for n, by in self.slopes)
         more.append(("WIDE", int(far)))
         grid = programs(self.part, known)
-        config = Config("written", 1, 1, self.warps, grid, tuple(more), self.stages)
+        apart = any(by != 1 and by % 16 for name, by in sizes.items() if is_stride(name))
+        config = Config("written", 1, 1, self.warps[apart], grid, tuple(more), self.stages)
         values = (a.dim for a in self.function.arguments if a.kind == "size" and a.dim is not None)
         return Bound(self.function, config, tuple(d.evaluate(known, signed=True) for d in values))
 
@@ -89,10 +91,10 @@ def emit_program(
 ) -> ProgramSource:
     """The Triton text of a block program; ``sizes`` has those of its blocks.
 
-    Raises ResourceError (TSR0607, TSR0608) for what Triton cannot do.
+    Raises ResourceError (TSR0607, TSR0608) for what Triton cannot do, ShapeError (TSR0110) for a block without a size.
     """
     f = forwarded(bounded(f))
-    static = {n: sizes[n] for n in sorted(static_names(f))}
+    static = {n: _known(n, sizes) for n in sorted(static_names(f))}
     try:
         names, dtypes, scalars = named(f.params, target)
     except Unschedulable as e:
@@ -108,14 +110,22 @@ def emit_program(
         one = _function(f"part{number}", f, part, static, names, shared)
         texts.append(one.run())
         own |= {v: Own(v.type.dtype, count, part) for v, count in one.own.items()}
-        warps = settings.get("num_warps") or warps_for(part.ops, one.makers, static, target)
+        given, sides = settings.get("num_warps", 0), (True, False)
+        first, second = (given or warps_for(part.ops, one.makers, static, target, aligned) for aligned in sides)
         dots = any(is_tiles(op, one.makers, static) for op in walk(f.body))
-        stages = settings.get("num_stages", 0) or (3 if dots and target.kind == "cuda" else 0)
-        launches.append(
-            Written(one.function(), part, warps, stages, static, dict(one.even), tuple(dict.fromkeys(one.slopes)))
-        )
+        # Loads under way ahead of their step must not pass what a step before it writes.
+        stages = 1 if one.shared else settings.get("num_stages", 0) or (3 if dots and target.kind == "cuda" else 0)
+        slopes = tuple(dict.fromkeys(one.slopes))
+        launches.append(Written(one.function(), part, (first, second), stages, static, dict(one.even), slopes))
     text = TritonSource(shared.text(texts), tuple(launches), tuple(dtypes), tuple(scalars), wave(target))
     return ProgramSource(text, tuple(own[v] for v in locals_))
+
+
+def _known(name: str, sizes: Mapping[str, int]) -> int:
+    """The size of a block. Raises ShapeError (TSR0110) where nobody has said it."""
+    if name not in sizes:
+        raise ShapeError(f"size `{name}` is not known", code="TSR0110")
+    return sizes[name]
 
 
 def _function(
@@ -157,7 +167,7 @@ class TritonKernel:
 
     def at(self, sizes: Mapping[str, int]) -> tuple[ProgramSource, Launcher]:
         """The text and its launcher for the sizes of blocks in ``sizes``, made when they are first asked for."""
-        key = tuple(sizes[n] for n in sorted(static_names(self.function)))
+        key = tuple(_known(n, sizes) for n in sorted(static_names(self.function)))
         if key not in self._made:
             made = emit_program(self.function, sizes, self.target, self.settings)
             self._made[key] = made, Launcher(made.triton, self.compile, self.load, self.capturing)

@@ -16,7 +16,7 @@ from tessera.diag import ShapeError
 from tessera.ir.dialects.block import EACH, FETCH, LOOP
 from tessera.ir.dim import Dim
 from tessera.ir.graph import Function, Operation, Value, walk
-from tessera.ir.types import TensorType
+from tessera.ir.types import BufferType, TensorType
 
 #: Elements that a lane may hold of what lives at a time, by what products there are: none, of f32, of narrow dtypes.
 ALONE, EXACT, NARROW = 32, 32, 112
@@ -28,6 +28,9 @@ INNER_BYTES, LONGEST_INNER_EXACT, LONGEST_BOTH, LONGEST_BOTH_EXACT = 128, 16, 64
 ENOUGH_ROWS = 64
 #: Bytes of a register.
 WORD = 4
+#: Registers that an element of an operand of products takes where rows do not begin at multiples of 16 elements, with
+#: its address and its mask; and how many a lane may have of these and of what else lives.
+SCATTERED, MOST_SCATTERED = 4, 208
 
 
 def makers_of(f: Function) -> dict[Value, Operation]:
@@ -46,6 +49,7 @@ def default_blocks(
     makers = makers_of(f)
     limits = _limits(f, makers, {**sizes, **{n: sizes.get(n, LEAST) for n in names}})
     chosen: dict[str, int] = {}
+    aligned = _rows_aligned(f, sizes)
     for name in names:
         if name not in sizes:
             least, most = limits.get(name, (1, LONGEST_ALONE))
@@ -53,7 +57,7 @@ def default_blocks(
     while True:
         known = {**sizes, **chosen}
         free = [n for n in chosen if chosen[n] > limits.get(n, (1, 0))[0]]
-        if not free or _fits(f, known, target, makers):
+        if not free or _fits(f, known, target, makers, aligned):
             break
         # The longest first; of several the last, which is that of an inner loop.
         longest = max(free, key=lambda n: (chosen[n], n))
@@ -111,23 +115,32 @@ def programs(part: Part, sizes: Mapping[str, int]) -> int:
 
 
 def warps_for(
-    ops: Sequence[Operation], makers: Mapping[Value, Operation], static: Mapping[str, int], target: Target
-) -> int:
+    ops: Sequence[Operation], makers: Mapping[Value, Operation], static: Mapping[str, int], target: Target,
+    aligned: bool = True,
+) -> int:  # fmt: skip
     """Warps of a program, so that each lane has a fair share of the largest block."""
     live = _held(ops, makers, static)
     warps = 4 if live.dots else 1
-    while warps < (8 if live.dots else 16) and live.most > live.per_lane // 2 * wave(target) * warps:
+    while warps < (8 if live.dots else 16) and not live.within(wave(target) * warps, aligned, 2):
         warps *= 2
     return warps
 
 
-def _fits(f: Function, static: Mapping[str, int], target: Target, makers: Mapping[Value, Operation]) -> bool:
+def _fits(
+    f: Function, static: Mapping[str, int], target: Target, makers: Mapping[Value, Operation], aligned: bool
+) -> bool:
     room = ROOMS.get(target.name) or ROOMS[target.kind]
     try:
         live = _held(f.ops, makers, static, room.stages)
-        return live.most <= live.per_lane * wave(target) * (8 if live.dots else 4) and live.shared <= room.shared
+        return live.within(wave(target) * (8 if live.dots else 4), aligned) and live.shared <= room.shared
     except ShapeError:
         return False
+
+
+def _rows_aligned(f: Function, sizes: Mapping[str, int]) -> bool:
+    """Do the rows of matrices begin at multiples of 16 elements, where they are dense?"""
+    rows = [p.type.dims[-1] for p in f.params if isinstance(p.type, BufferType) and p.type.rank > 1]
+    return all(d.evaluate(sizes, signed=True) % 16 == 0 for d in rows if d.names() <= sizes.keys())
 
 
 def _held(
@@ -153,20 +166,25 @@ class _Live:
     exact: bool
     most: int = 1
     shared: int = 0
+    loaded: int = 0
 
     @property
     def per_lane(self) -> int:
         """How many elements a lane may hold."""
         return EXACT if self.exact else NARROW if self.dots else ALONE
 
+    def within(self, lanes: int, aligned: bool, share: int = 1) -> bool:
+        """Does it all fit in a share of the registers of so many lanes?"""
+        scattered = self.most + (0 if aligned or not self.dots else SCATTERED * self.loaded)
+        return self.most <= self.per_lane // share * lanes and scattered <= MOST_SCATTERED * lanes
+
     def block(
         self, ops: Sequence[Operation], around: int, kept: frozenset[tuple[Dim, ...]], stages: int
     ) -> None:  # fmt: skip
         """``around`` are the elements that loops around carry, ``kept`` the shapes of those."""
-        self.shared += sum(
-            _numel(op.result, self.static) * op.result.type.dtype.bytes * stages
-            for op in ops if op.record is FETCH and op.result.type.rank > 1
-        )  # fmt: skip
+        loads = [op.result for op in ops if op.record is FETCH and op.result.type.rank > 1]
+        self.loaded = max(self.loaded, sum(_numel(x, self.static) for x in loads))
+        self.shared += sum(_numel(x, self.static) * x.type.dtype.bytes * stages for x in loads)
         fed: set[object] = set()
         for op in ops:
             if is_tiles(op, self.makers, self.static):

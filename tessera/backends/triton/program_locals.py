@@ -39,7 +39,8 @@ def _in_part(op: Operation) -> Iterator[Value]:
     for x, key in zip(op.operands, keys, strict=False):
         if not isinstance(x, Value) or not isinstance(x.type, BufferType):
             continue
-        if (op.record is SEND and key == "at") or not _is_whole(op.attrs[key], x.type) or (op.record is not FETCH and _dims(op) != x.type.dims):
+        copied = op.record is SEND and key == "at"
+        if copied or not _is_whole(op.attrs[key], x.type) or (op.record is not FETCH and _dims(op) != x.type.dims):
             yield x
 
 

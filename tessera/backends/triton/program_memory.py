@@ -35,6 +35,11 @@ def stride(number: int, axis: int) -> Dim:
     return Dim.name(f"_s{number}_{axis}")
 
 
+def is_stride(name: str) -> bool:
+    """Is a size one of those that ``stride`` gives?"""
+    return name.startswith("_s")
+
+
 @dataclass
 class ProgramMemory(ProgramValues):
     """``shared`` are the buffers that a program both reads and writes, ``even`` the constants that say whether blocks
@@ -59,7 +64,8 @@ class ProgramMemory(ProgramValues):
         end = row.end if row.end is size or provably_ge(size, row.end) else dim_min(row.end, size)
         reach = end if row.kind == TAIL else end - row.extent + 1
         above, below = self.within(row.start, ZERO, reach)
-        if above and below:
+        # A block that may hang over may begin at 0 of nothing.
+        if above and (below or (row.kind == TAIL and row.start is ZERO)):
             return Row(row.start, row.extent, end, row.kind)
         text = self.define("start", f"tl.cast({self.place(row.start)}, tl.int64)")
         fits = f"({text} >= 0) & ({text} < {self.exprs.inner(self.simple(reach))})"
@@ -219,4 +225,4 @@ def shared_buffers(ops: Sequence[Operation]) -> frozenset[Value]:
     return frozenset(x for x in read_ & written if isinstance(x, Value))
 
 
-__all__ = ["ProgramMemory", "shared_buffers", "stride"]
+__all__ = ["ProgramMemory", "is_stride", "shared_buffers", "stride"]
