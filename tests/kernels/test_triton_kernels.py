@@ -20,7 +20,7 @@ from tessera.backends.triton.aot import Worker, available, compile_aot
 from tessera.backends.triton.program import bound_sizes, emit_program, source
 from tessera.backends.triton.program_config import default_blocks
 from tessera.backends.triton.report import amd_instructions, instructions
-from tessera.diag import ResourceError
+from tessera.diag import ResourceError, ShapeError
 from tessera.driver.kernel import Kernel
 from tessera.ir.types import BufferType
 from tessera.ops import kernels as K
@@ -73,6 +73,25 @@ def test_each_nest_of_grids_is_a_launch() -> None:
         assert len(emit_program(program.function, sizes, Target("cuda", "90")).triton.nests) == count
     found = next(planned(*call[:2], *call[2]) for call in CALLS if call[0] == "two grids")
     assert [launch["grid"] for launch in found.job["launches"]] == [5, 5]
+
+
+#: Three buffers with copies to values, and two with memory for each program.
+_STAGED = ("staged products", "reversed blocks")
+
+
+def test_memory_that_is_written_and_read_whole_takes_none() -> None:
+    jobs = {label: planned(label, kernel, *args).job for label, kernel, args, _ in CALLS if label in _STAGED}
+    assert [len(jobs[label]["buffers"]) for label in _STAGED] == [3, 3]
+    assert ["debug_barrier" in jobs[label]["text"] for label in _STAGED] == [False, True]
+
+
+def test_a_stop_at_a_position_becomes_a_bound() -> None:
+    for causal in (False, True):
+        program, _, sizes = read(K.flash_attention_kernel, (f(2, 5, 4),) * 3, {"is_causal": causal})
+        text = source(program.function, sizes, Target("cuda", "90"))
+        assert "while" not in text and "device_assert" not in text and ("bound_" in text) is causal
+    program, _, sizes = read(L.first_above, (f(3, 4), 0.5, torch.zeros(3, dtype=torch.int64)), {})
+    assert "while runs" in source(program.function, sizes, Target("cuda", "90"))
 
 
 # -- sizes of blocks
@@ -173,9 +192,10 @@ def test_code_fits(name: str, target: str, worker: Worker) -> None:
     shared, matrices = LIMITS[target]
     for nest in artifact.nests:
         used = nest.resources
-        assert used["spills"] == 0 and used["stack"] == 0, used
-        assert used["shared"] <= shared, used
         hip = target.startswith("hip")
+        # Scalar registers of AMD spill to vector registers, which takes no memory.
+        assert used["stack"] == 0 and (hip or used["spills"] == 0), used
+        assert used["shared"] <= shared, used
         mix = amd_instructions(nest.stages["amdgcn"]) if hip else instructions(nest.stages["sass"])
         assert any(matrices in op for op in mix) is products, mix
         assert used["loads_128"] > 0 or "LDGSTS.128" in mix or not aligned, used
@@ -223,6 +243,11 @@ def test_a_block_that_no_program_can_hold_is_refused() -> None:
     assert caught.value.code == "TSR0608"
     (label,) = caught.value.diagnostics[0].labels
     assert label.span is not None and label.span.file.endswith("test_triton_kernels.py")
+
+
+def test_a_block_without_a_size_is_refused() -> None:
+    with pytest.raises(ShapeError, match="size `block_m` is not known"):
+        source(L.add.checked[0].function, {"N": 4}, Target("cuda", "90"))
 
 
 def test_a_dtype_that_a_target_lacks_is_refused() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from tessera.backends.base import Target
 from tessera.backends.triton.emit import Parts, named
 from tessera.backends.triton.expr import Expressions, Sizes
-from tessera.backends.triton.launch import Compile, Launcher, compile_here, load_here, never
+from tessera.backends.triton.launch import Compile, Launch, Launcher, compile_here, load_here, never
 from tessera.backends.triton.program_config import default_blocks, makers_of, programs, warps_for
 from tessera.backends.triton.program_function import ProgramFunction
 from tessera.backends.triton.program_locals import forwarded
@@ -33,6 +33,8 @@ from tessera.schedule.plan import Unschedulable
 
 #: Offsets inside a block have 32 bits below this, for sums of two.
 _NEAR = 1 << 29
+#: Sizes for which a kernel remembers its launches.
+_MOST_BOUND = 256
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,7 @@ class TritonKernel:
     load: Callable[..., Any] = load_here
     capturing: Callable[[], bool] = never
     _made: dict[tuple[int, ...], tuple[ProgramSource, Launcher]] = field(default_factory=dict)
+    _bound: dict[tuple[tuple[str, int], ...], Launch] = field(default_factory=dict)
 
     def blocks(self, names: Sequence[str], sizes: Mapping[str, int]) -> dict[str, int]:
         """Sizes for the blocks among ``names`` that ``sizes`` does not have."""
@@ -185,10 +188,15 @@ class TritonKernel:
         buffers = [tensors[p.name] for p in self.function.params if isinstance(p.type, BufferType)]
         scalars = [numbers[p.name] for p in self.function.params if not isinstance(p.type, BufferType)]
         known = bound_sizes(sizes, [t.stride() for t in buffers])
+        key = tuple(sorted(known.items()))
+        launch = self._bound.get(key)
+        if launch is None:
+            if len(self._bound) >= _MOST_BOUND:
+                self._bound.clear()
+            launch = self._bound[key] = launcher.at(known)
         # They live until the launches are on their way; the memory is used again in the order of the stream.
         own = [_memory(o, known, buffers[0]) for o in made.own]
-        addresses = [t.data_ptr() for t in (*buffers, *own)]
-        return launcher.at(known)(addresses, scalars, stream)
+        return launch([t.data_ptr() for t in (*buffers, *own)], scalars, stream)
 
 
 def bound_sizes(sizes: Mapping[str, int], strides: Sequence[Sequence[int]]) -> dict[str, int]:

@@ -34,6 +34,7 @@ SCATTERED, MOST_SCATTERED = 4, 208
 
 
 def makers_of(f: Function) -> dict[Value, Operation]:
+    """The operation that gives each value, loops and choices for what they carry."""
     return {r: op for op in walk(f.body) for r in op.results}
 
 
