@@ -41,13 +41,30 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     assert len(found) == len(CALLS)
     found["outside"] = planned("outside", K.casted_embedding_kernel, ints(0, 3), f(11, 7))
     found["outside"].arrays["0"][1] = 11
+    found |= {f"wide {call[0]}": far(*call) for call in CALLS if call[0] in _FAR}
     execute(list(found.values()), tmp_path_factory.mktemp("kernels"))
     return found
+
+
+#: Calls that are carried out once more with positions of 64 bits and bounds that no constant settles.
+_FAR = ("rms bf16", "sparse 4", "attention 17 4", "growing", "grids in loops", "halves of products")
+
+
+def far(label: str, kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run:
+    run = planned(f"wide {label}", kernel, *args, **kwargs)
+    for launch in run.job["launches"]:
+        launch["constants"] = {name: int(name == "WIDE") for name in launch["constants"]}
+    return run
 
 
 @pytest.mark.parametrize("label", LABELS)
 def test_a_kernel_gives_what_the_checking_interpreter_gives(label: str, runs: dict[str, Run]) -> None:
     judge(runs[label])
+
+
+@pytest.mark.parametrize("label", _FAR)
+def test_positions_may_have_64_bits(label: str, runs: dict[str, Run]) -> None:
+    judge(runs[f"wide {label}"])
 
 
 def test_an_index_from_memory_is_checked(runs: dict[str, Run]) -> None:
