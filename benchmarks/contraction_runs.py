@@ -12,8 +12,8 @@ from benchmarks import facts, peers
 from benchmarks.contractions import ATTENTIONS, CONTRACTIONS, Arguments, Contraction, attention_arguments
 from benchmarks.job import Job
 from benchmarks.peers import Call
-from benchmarks.progress import Progress
 from benchmarks.speed import interleave
+from tessera.driver.progress import Progress
 from tessera.ir.dialects import OPS
 from tessera.ir.record import Kind
 from tessera.runtime.memory import trim

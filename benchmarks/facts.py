@@ -12,8 +12,8 @@ import tessera
 from benchmarks import peers
 from benchmarks.cases import CASES, Case
 from benchmarks.job import Job
-from benchmarks.progress import Progress
 from tessera import Tensor
+from tessera.driver.progress import Progress
 
 #: Fifty (B, S): ones, odd and even sizes, multiples of 16, primes.
 PAIRS = tuple((b, s) for b in (1, 2, 3, 5, 16) for s in (1, 2, 7, 8, 15, 16, 17, 31, 64, 128))

@@ -31,12 +31,12 @@ from benchmarks.cases import Sizes
 from benchmarks.gpu_attention import Arguments, Compiler
 from benchmarks.gpu_cases import GPU_CASES, GpuCase
 from benchmarks.peers import Call
-from benchmarks.progress import Progress
 from benchmarks.speed import rotated
 from benchmarks.stats import paired
 from benchmarks.table import number, render
 from tessera import ResourceError
 from tessera.driver.devices import ACCELERATORS
+from tessera.driver.progress import Progress
 
 RESULTS = Path(__file__).resolve().parent / "results"
 #: Calls that are timed together, at most: one alone is shorter than the clock's grain. They take about so many

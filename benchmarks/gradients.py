@@ -24,10 +24,10 @@ from torch.profiler import ProfilerActivity, profile
 
 import tessera
 from benchmarks import job, machine, peers
-from benchmarks.progress import Progress
 from benchmarks.speed import interleave
 from benchmarks.stats import geometric_mean, paired
 from tessera import Tensor, config
+from tessera.driver.progress import Progress
 from tessera.runtime import memory
 
 Function = Callable[..., torch.Tensor]

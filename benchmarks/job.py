@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.progress import shown
+from tessera.driver.progress import shown
 
 ROOT = Path(__file__).resolve().parent.parent
 THREADS = 2

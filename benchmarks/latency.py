@@ -12,9 +12,9 @@ import torch
 import tessera
 from benchmarks import jax_functions, peers
 from benchmarks.job import Job
-from benchmarks.progress import Progress
 from benchmarks.speed import rotated
 from tessera import Tensor
+from tessera.driver.progress import Progress
 
 #: Calls in a block, and blocks: every participant makes at least 20 000 calls.
 BLOCK, BLOCKS = 500, 60

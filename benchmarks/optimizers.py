@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from benchmarks import machine, peers
-from benchmarks.progress import Progress
 from benchmarks.speed import interleave
 from benchmarks.stats import paired
 from tessera import optim
+from tessera.driver.progress import Progress
 
 #: Parameters and tensors of the usual run, and of a quick one.
 USUAL, QUICK = (10_000_000, 100), (20_000, 10)

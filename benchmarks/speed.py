@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks import bandwidth, peers
 from benchmarks.cases import CASES
 from benchmarks.job import Job
-from benchmarks.progress import Progress
+from tessera.driver.progress import Progress
 
 #: A turn lasts about this long, in seconds, and takes the median of its calls.
 _TURN = 0.02

@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import job, machine, peers
-from benchmarks.progress import Progress
 from benchmarks.speed import rotated
 from benchmarks.stats import paired
 from examples.char_lm import data
 from examples.char_lm.config import Config
 from examples.char_lm.train import Trainer
+from tessera.driver.progress import Progress
 
 #: The compiled example, and who it is compared with.
 OURS, EAGER, COMPILE = "compiled", "eager", "torch.compile"

@@ -18,11 +18,11 @@ from pathlib import Path
 if not __package__:  # run as a program: the tree is not on the path
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.progress import Progress
 from examples.char_lm import checkpoint, config, data, report
 from examples.char_lm.config import Config
 from examples.char_lm.errors import NotFinite, NotSaved, TrainingError
 from examples.char_lm.train import Trainer
+from tessera.driver.progress import Progress
 
 
 def prepared(arguments: Sequence[str] | None) -> Trainer:

@@ -4,30 +4,43 @@ from __future__ import annotations
 
 import ast
 import functools
+import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from tessera import config
+from tessera.backends.base import Target
 from tessera.diag import Diagnostic, Label, ShapeError, TesseraError, TesseraWarning, TraceError, user_frames, warn_user
-from tessera.driver.kernel_call import KernelCall, as_tensor, bind_kernel, check_overlap, interpret_kernel
+from tessera.driver import inspect
+from tessera.driver.kernel_call import KernelCall, bind_kernel, bind_traced, check_overlap, interpret_kernel
+from tessera.driver.kernel_grad import Differentiable, Undifferentiable
+from tessera.driver.kernel_report import KernelReport, of_whole
+from tessera.driver.kernel_tune import Tuned
+from tessera.driver.kernel_ways import MISSING, Ways, interpreted, kinds_of
+from tessera.driver.kernel_whole import WholeKernel
 from tessera.driver.layout import TABLE
+from tessera.driver.opaque import NUMBER, TENSOR, called
 from tessera.frontend.accept import require_function
-from tessera.frontend.handles import Deferred
+from tessera.frontend.handles import Deferred, PoisonHandle
+from tessera.frontend.inline import inline_call
 from tessera.frontend.kernel.context import BLOCKS, SETTINGS
-from tessera.frontend.kernel.program import KernelProgram, check_kernel, read_kernel
+from tessera.frontend.kernel.program import KernelProgram, check_kernel, read_kernel, ways
 from tessera.frontend.kernel.source import Source, source_of
 from tessera.frontend.session import current
 from tessera.frontend.spec import FunctionSpec
 from tessera.ir.graph import Function as IRFunction
 from tessera.ir.printer import print_function
+from tessera.passes.whole import Partial, whole
 
 #: Block sizes where nothing else is said.
 _BLOCK = 32
 _STORES = ("store", "store_vector")
+_dynamo = torch.compiler.is_dynamo_compiling
 
 
 class Kernel:
@@ -40,20 +53,22 @@ class Kernel:
         self.spec = FunctionSpec.of(fn)
         _check_signature(self.spec)
         #: As it is now: what happens to the file later changes nothing.
-        self.source = source_of(fn)
+        self.text = source_of(fn)
         self._programs: dict[Any, KernelProgram] = {}
         #: Ways of calling it for which Python needs the sizes.
         self._by_sizes: set[Any] = set()
         self._lock = threading.RLock()
         self._derivative: tuple[Callable[..., Any], Callable[..., Any]] | None = None
+        self._tuned: Tuned | None = None
         self.checked: tuple[KernelProgram, ...] = ()
         if config.current().shapes != "off":
             self._check()
-        self.outputs = _outputs(self.spec, self.source, self.checked)
+        self.outputs = _outputs(self.spec, self.text, self.checked)
+        self._ways = Ways(self.spec, self.outputs, frozenset(self.settings))
 
     def _check(self) -> None:
         try:
-            self.checked = check_kernel(self.spec, self.source, TABLE)
+            self.checked = check_kernel(self.spec, self.text, TABLE)
         except TesseraError as error:
             if config.current().shapes != "warn":
                 raise
@@ -66,31 +81,76 @@ class Kernel:
         Raises CallError (TSR0111), ShapeError and DTypeError for arguments that do not fit; BoundsError (TSR0605,
         TSR0612) and RaceError (TSR0610, TSR0613) for what the kernel does wrong with them.
         """
+        if _dynamo():
+            return self._in_graph(args, kwargs)
         if current() is not None:
-            raise TraceError(f"the kernel `{self.spec.name}` inside a compiled function", code="TSR0406")
+            return self._inside(args, kwargs)
+        if self._tuned is not None and (chosen := self._tuned.of_call(args, kwargs)) is not None:
+            return chosen(*args, **kwargs)
+        if not kwargs and self._derivative is None:
+            found = self._ways.again(args)
+            if found is not MISSING:
+                return found
         call = bind_kernel(self.spec, self.outputs, args, kwargs)
         check_overlap(call, self.outputs)
         tensors = tuple(call.tensors.values())
         if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
             if self._derivative is not None:
                 return self._differentiable(call, args, kwargs)
-            return _Undifferentiable.apply(self, call, *tensors)
-        return self._run(call)
+            found = MISSING if len(call.made) < len(self.outputs) else self._compiled(call)
+            return found if found is not MISSING else Undifferentiable.apply(self, call, *tensors)
+        found = self._run(call)
+        if not kwargs and self._derivative is None:
+            self._ways.note(args, self._program_of)
+        return found
 
     def _run(self, call: KernelCall) -> Any:
         program, sizes = self._program(call)
-        found = interpret_kernel(program, call, sizes, exact=False)
-        made: list[torch.Tensor] = []
-        like = next(iter(call.tensors.values()), None)
-        for name in program.outputs:
-            target = call.tensors.get(name)
-            result = as_tensor(found[name], program.params[name].type.dtype, like)
-            if target is None:
-                made.append(result)
-            else:
-                with torch.no_grad():
-                    target.copy_(result)
-        return None if not made else made[0] if len(made) == 1 else tuple(made)
+        return self._ways.run(program, call, sizes)
+
+    def _compiled(self, call: KernelCall) -> Any:
+        program, sizes = self._program(call)
+        return self._ways.compiled(program, call, sizes)
+
+    def _inside(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """A call in a function that is being traced: on whole tensors it is a part of that."""
+        if any(isinstance(x, PoisonHandle) for x in (*args, *kwargs.values())):
+            return next(x for x in (*args, *kwargs.values()) if isinstance(x, PoisonHandle))
+        values, given, written = bind_traced(self.spec, self.outputs, args, kwargs)
+        program = self._program_of(given)
+        made = None if program is None else self._ways.whole(program, given, written)
+        if made is None:
+            raise TraceError(f"the kernel `{self.spec.name}`, which has no form on whole tensors,"
+                             " inside a compiled function", code="TSR0406")  # fmt: skip
+        return inline_call(made.spec, [values[name] for name in made.names], {})
+
+    def _in_graph(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """A call under torch's tracer: an operation of its graph where the kernel has a form on whole tensors."""
+        given = (*args, *kwargs.values())
+        number, how, tensors, numbers = _form(self, kinds_of(given), tuple(kwargs))
+        if number < 0:
+            return self._ways.apart(self, args, kwargs)
+        made = self._ways.numbered[number]
+        found = called(made, how, (), [given[p] for p in tensors], [given[p] for p in numbers])
+        return self._ways.apart(self, args, kwargs) if found is None else found[0]
+
+    def _program_of(self, given: Mapping[str, Any]) -> KernelProgram | None:
+        """The program for arguments of these kinds; None where it takes sizes to read one."""
+        try:
+            return self._read(tuple((name, type(x), x) for name, x in given.items()), given, None)
+        except Deferred:
+            return None
+
+    @user_frames
+    def check(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the kernel in the checking interpreter, whatever its size: what it would give, with every access checked.
+        Given outputs are not written. Raises what a call does.
+        """
+        call = bind_kernel(self.spec, self.outputs, args, kwargs)
+        check_overlap(call, self.outputs)
+        program, sizes = self._program(call)
+        found = tuple(interpreted(program, call, sizes).values())
+        return found[0] if len(found) == 1 else found
 
     @user_frames
     def reference(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
@@ -117,7 +177,7 @@ class Kernel:
         if len(call.made) < len(self.outputs):
             raise TraceError(f"a derivative of `{self.spec.name}` with an output that is given", code="TSR0413",
                              helps=["leave the outputs out"])  # fmt: skip
-        return _Differentiable.apply(self._derivative, args, kwargs, *call.tensors.values())
+        return Differentiable.apply(self._derivative, args, kwargs, *call.tensors.values())
 
     def configure(self, **settings: int) -> Kernel:
         """The same kernel with other block sizes (``block_m``, ``block_n``, ``block_k``) or settings (``num_warps``,
@@ -134,16 +194,121 @@ class Kernel:
         return made
 
     @user_frames
+    def autotune(
+        self, configs: Iterable[Mapping[str, int]], arguments: Iterable[tuple[Any, ...]] = (),
+        key: Sequence[str] | None = None, warmup: int = 3, reps: int = 10, cache: str | os.PathLike[str] | None = None,
+    ) -> Kernel:  # fmt: skip
+        """The same kernel with the fastest settings for calls of some sizes, measured now and never in a call.
+
+        ``configs`` are candidates, as ``configure`` takes them, beside the compiler's own choice; one that fails, or
+        gives something else than the checking interpreter, is rejected. They are measured for each of ``arguments``,
+        tuples of positional arguments, by the median of ``reps`` runs in turns. A call has the settings measured for
+        its dtypes, its device and its sizes of the names in ``key``, or all its sizes; others have the compiler's. With
+        ``cache`` all of it is kept in a JSON file, and what that has is not measured again.
+
+        Raises what ``configure`` raises, and ConfigError for a file that is none.
+
+        >>> import tessera, torch
+        >>> from tessera import Tile, tile
+        >>> @tessera.kernel
+        ... def double(x: Tile["N"], y: Tile["N"]):
+        ...     b = tile.context().block_m
+        ...     for i in tile.grid(0, tile.context().N, b):
+        ...         tile.store(y[i : i + b], tile.load(x[i : i + b]) * 2)
+        >>> tuned = double.autotune([{"block_m": 64}, {"block_m": 256}], [(torch.ones(1000),)], reps=2)
+        >>> tuned(torch.ones(3)).tolist()
+        [2.0, 2.0, 2.0]
+        """
+        made = Kernel(self.fn, self.settings)
+        made._derivative = self._derivative
+        path = None if cache is None else Path(cache)
+        made._tuned = Tuned.of(self, self._text(), tuple(configs), tuple(arguments), key, (warmup, reps), path)
+        return made
+
+    def _text(self) -> str:
+        """What the kernel is, as text."""
+        return "".join(print_function(p.function) for p in self.checked) or ast.dump(self.text.node)
+
+    @user_frames
     def ir(self, *args: Any, **kwargs: Any) -> str:
         """The block program as text, for given arguments or else for the first way of calling the kernel."""
         return print_function(self._function(args, kwargs))
+
+    @user_frames
+    def lower(
+        self, *args: Any, backend: str | None = None, target: Target | str | None = None, **kwargs: Any
+    ) -> inspect.Lowered:
+        """The launches for a backend (``c``, ``triton``, ``eager``) and a target such as ``"cuda:90"``, for given
+        arguments or the first way of calling the kernel. Raises ResourceError (TSR0607) for an unknown backend,
+        TraceError (TSR0406) for a kernel that runs in its own blocks.
+        """
+        made, given = self._shown(args, kwargs)
+        return made.lower(*given, backend=backend, target=target)
+
+    @user_frames
+    def source(self, backend: str | None = None, *args: Any, **kwargs: Any) -> str:
+        """The text of all launches for a backend; arguments as for ``lower``."""
+        return "\n\n".join(k.source for k in self.lower(*args, backend=backend, **kwargs).kernels)
+
+    @user_frames
+    def resources(self, *args: Any, target: Target | str = "cuda:90", **kwargs: Any) -> dict[str, Mapping[str, Any]]:
+        """What each launch takes of a target, by its name, as far as a compiler says it: registers, spilled bytes,
+        shared memory. Arguments, which may be meta tensors, say for which sizes.
+        """
+        return {k.name: k.resources for k in self.lower(*args, target=target, **kwargs).kernels}
+
+    @user_frames
+    def launches(self, *args: Any, **kwargs: Any) -> int:
+        """How many kernels and library calls a call runs one after the other."""
+        return self.report(*args, **kwargs).launches
+
+    @user_frames
+    def report(self, *args: Any, **kwargs: Any) -> KernelReport:
+        """How a call runs: in which form and why, its launches, and what each moves and computes."""
+        made, given = self._shown(args, kwargs)
+        return of_whole(self.spec.name, made._variant(tuple(given), {}), made.lower(*given))
+
+    def require_whole(self) -> None:
+        """Refuse a kernel that has no form on whole tensors in one of its ways (TSR0419)."""
+        for program in self.checked:
+            try:
+                whole(program.function, frozenset(program.blocks) - self.settings.keys())
+            except Partial as why:
+                span = why.at.span
+                labels = [] if span is None else [Label(span, str(why), True)]
+                raise TraceError(
+                    f"`{self.spec.name}` has no form on whole tensors: {why}", code="TSR0419", labels=labels,
+                    helps=["load whole tiles, and leave block sizes to the compiler"],
+                ) from None  # fmt: skip
+
+    def _shown(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[WholeKernel, list[Any]]:
+        """The kernel on whole tensors for given arguments, with those that it takes, or for the first way of calling
+        it without any.
+        """
+        if args or kwargs:
+            call = bind_kernel(self.spec, self.outputs, args, kwargs)
+            program, given = self._program(call)[0], call.given
+        else:
+            call, given = None, next(ways(self.spec))
+            found = self._program_of(given)
+            if found is None:
+                raise self._unread()
+            program = found
+        made = self._ways.whole(program, given)
+        if made is None:
+            why = self._ways.partial[id(program)]
+            raise TraceError(f"`{self.spec.name}` runs in its own blocks: {why}", code="TSR0406")
+        return made, [] if call is None else [call.values[name] for name in made.names]
+
+    def _unread(self) -> TraceError:
+        return TraceError(f"`{self.spec.name}` has no program before its sizes are known", code="TSR0406",
+                          helps=["pass example arguments"])  # fmt: skip
 
     def _function(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> IRFunction:
         if args or kwargs:
             return self._program(bind_kernel(self.spec, self.outputs, args, kwargs))[0].function
         if not self.checked:
-            raise TraceError(f"`{self.spec.name}` has no program before its sizes are known", code="TSR0406",
-                             helps=["pass example arguments"])  # fmt: skip
+            raise self._unread()
         return self.checked[0].function
 
     def _program(self, call: KernelCall) -> tuple[KernelProgram, dict[str, int]]:
@@ -153,18 +318,18 @@ class Kernel:
             found = None
             if call.key not in self._by_sizes:
                 try:
-                    found = self._read(call.key, call, None)
+                    found = self._read(call.key, call.given, None)
                 except Deferred:
                     self._by_sizes.add(call.key)
-            found = found or self._read((call.key, tuple(sizes.items())), call, sizes)
+            found = found or self._read((call.key, tuple(sizes.items())), call.given, sizes)
         _check_obligations(found.function, sizes)
         return found, sizes
 
-    def _read(self, key: Any, call: KernelCall, sizes: Mapping[str, int] | None) -> KernelProgram:
+    def _read(self, key: Any, given: Mapping[str, Any], sizes: Mapping[str, int] | None) -> KernelProgram:
         """The program under a key, read when it is first asked for."""
         found = self._programs.get(key)
         if found is None:
-            found = read_kernel(self.spec, self.source, TABLE, call.given, sizes, self.settings)
+            found = read_kernel(self.spec, self.text, TABLE, given, sizes, self.settings)
             self._programs[key] = found
         return found
 
@@ -219,42 +384,32 @@ def _check_obligations(f: IRFunction, sizes: Mapping[str, int]) -> None:
         )  # fmt: skip
 
 
-class _Undifferentiable(torch.autograd.Function):
-    """Keeps a kernel without a derivative from being taken for a constant."""
-
-    @staticmethod
-    def forward(ctx: Any, kernel: Kernel, call: KernelCall, *tensors: torch.Tensor) -> Any:
-        ctx.kernel = kernel
-        written = [t for name, t in call.tensors.items() if name in kernel.outputs]
-        ctx.mark_dirty(*written)
-        made = kernel._run(call)
-        return made if made is not None else tuple(written)
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> Any:
-        raise TraceError(f"the kernel `{ctx.kernel.spec.name}` has no derivative", code="TSR0413")
-
-
-class _Differentiable(torch.autograd.Function):
-    """A kernel with the derivative that it was given."""
-
-    @staticmethod
-    def forward(ctx: Any, pair: Any, args: Any, kwargs: Any, *tensors: torch.Tensor) -> Any:
-        fwd, ctx.bwd = pair
-        found, ctx.saved = fwd(*args, **kwargs)
-        ctx.count = len(tensors)
-        return found
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        found = ctx.bwd(ctx.saved, *grads)
-        if not isinstance(found, tuple) or len(found) != ctx.count:
-            raise TraceError(f"a derivative that gives no tuple of {ctx.count} gradients", code="TSR0413")
-        return (None, None, None, *found)
+def _form(kernel: Kernel, kinds: Any, names: tuple[str, ...]) -> tuple[int, Any, Any, Any]:
+    """For torch's tracer: the number of the form that serves a call, what its arguments are, and which of those of the
+    call are its tensors and its numbers; -1 for none.
+    """
+    kernel._ways.apart = torch.compiler.disable(_apart)  # here, where torch's compiler is loaded anyway
+    served = None not in kinds and kernel._derivative is None
+    found = kernel._ways.form(kinds, names, kernel._program_of) if served else None
+    if found is None:
+        return -1, (), (), ()
+    made, places = found
+    if made not in kernel._ways.numbered:
+        kernel._ways.numbered.append(made)
+    words = [p if isinstance(p, tuple) else NUMBER if kinds[p][0] is float else TENSOR for p in places]
+    chosen = [tuple(p for p, w in zip(places, words, strict=True) if w == word) for word in (TENSOR, NUMBER)]
+    return kernel._ways.numbered.index(made), tuple(words), chosen[0], chosen[1]
 
 
-@user_frames
-def kernel(fn: Callable[..., Any], /) -> Kernel:
+_form._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _apart(kernel: Kernel, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """A call that stands between two graphs of torch's."""
+    return kernel(*args, **kwargs)
+
+
+class Kernels:
     """A program over blocks of its arguments, which are views of tensors: read from its source, checked, and run.
 
     Parameters are annotated ``Tile["S", "D", tessera.f32]`` and what a function may take besides; those that the body
@@ -272,10 +427,35 @@ def kernel(fn: Callable[..., Any], /) -> Kernel:
     >>> double(torch.arange(3.0)).tolist()
     [0.0, 2.0, 4.0]
     """
-    if isinstance(fn, Kernel):
-        return fn
-    require_function(fn)
-    return Kernel(fn)
+
+    @user_frames
+    def __call__(self, fn: Callable[..., Any], /) -> Kernel:
+        if isinstance(fn, Kernel):
+            return fn
+        require_function(fn)
+        return Kernel(fn)
+
+    @user_frames
+    def fused(self, fn: Callable[..., Any], /) -> Kernel:
+        """A kernel written with operations on whole tiles, which becomes as few launches as its dependencies allow;
+        ``launches`` and ``report`` say how many. Raises TraceError (TSR0419) for one that has no form on whole tensors.
+
+        >>> import tessera
+        >>> from tessera import Tile, tile
+        >>> @tessera.kernel.fused
+        ... def gated(x: Tile["S", "D"], W: Tile["D", "F"], V: Tile["D", "F"], y: Tile["S", "F"]):
+        ...     tile.store(y, tile.swish(tile.mma(x, W)) * tile.mma(x, V))
+        >>> gated.launches()
+        1
+        """
+        made = self(fn)
+        made.require_whole()
+        return made
+
+    def __repr__(self) -> str:
+        return "tessera.kernel"
 
 
-__all__ = ["Kernel", "kernel"]
+kernel = Kernels()
+
+__all__ = ["Kernel", "Kernels", "kernel"]

@@ -11,16 +11,19 @@ import torch
 
 from tessera.backends.eager.dtypes import to_torch_dtype
 from tessera.diag import CallError, Diagnostic, Label, Note, ShapeError, TraceError, caller_span
+from tessera.driver import devices
 from tessera.driver.guards import check_devices, check_kinds, check_memory
 from tessera.driver.layout import TABLE
 from tessera.frontend.binding import Bound, Leaf
+from tessera.frontend.handles import TensorHandle
 from tessera.frontend.kernel.program import Buffer, KernelProgram, Number
 from tessera.frontend.spec import EMPTY, FunctionSpec, ParamSpec
 from tessera.frontend.tree import LEAF
 from tessera.frontend.unifying import check_call
 from tessera.ir.dtype import DType, f32
 from tessera.ir.interp.block import run_program
-from tessera.ir.types import BufferType
+from tessera.ir.types import BufferType, TensorType
+from tessera.runtime import dispatch
 
 
 @dataclass(frozen=True)
@@ -61,17 +64,41 @@ def bind_kernel(
     bound = Bound(LEAF, tuple(leaves), ())
     check_kinds(bound)
     check_devices(bound)
-    check_memory(list(tensors.values()))
+    given_tensors = list(tensors.values())
+    if not dispatch.intercepted(devices.device_of(given_tensors)):  # whose memory cannot be looked at
+        check_memory(given_tensors)
     ranks = {leaf.path: _rank(leaf.param) for leaf in bound.tensors}
     shapes = [t.shape[len(t.shape) - ranks[name] :] for name, t in tensors.items()]
     dtypes = [TABLE.tensor_type(t).dtype for t in tensors.values()]
     sizes = dict(check_call(spec, bound, shapes, dtypes).names)
     sizes |= {f"lead_{n}": size for n, size in enumerate(leads)}
     made = tuple(name for name in outputs if name not in tensors)
-    floats = [t for t in tensors.values() if t.dtype.is_floating_point]
-    first = next(iter((*floats, *tensors.values())), None)
-    given = {p.name: _given(p, values[p.name], tensors, made, (leads, first)) for p in spec.params}
+    types = {name: TABLE.tensor_type(t) for name, t in tensors.items()}
+    floats = [t for t in types.values() if t.dtype.is_float]
+    first = next(iter((*floats, *types.values())), None)
+    more = (len(leads), first)
+    given = {p.name: _described(p, values[p.name], types.get(p.name), made, more) for p in spec.params}
     return KernelCall(tensors, values, given, sizes, made)
+
+
+def bind_traced(
+    spec: FunctionSpec, outputs: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
+    """The same for a call in a running trace: values by parameter, what the reading of the kernel is told of them, and
+    the outputs that are given.
+    """
+    values = _matched(spec, outputs, args, kwargs)
+    types: dict[str, TensorType] = {}
+    for name, x in values.items():
+        if isinstance(x, TensorHandle) and isinstance(x._value.type, TensorType):
+            types[name] = x._value.type
+        elif isinstance(x, torch.Tensor) and not isinstance(x, TensorHandle):
+            types[name] = TABLE.tensor_type(x)
+    leads = max((t.rank - _rank(spec.by_name[name]) for name, t in types.items()), default=0)
+    first = next((t for t in (*(t for t in types.values() if t.dtype.is_float), *types.values())), None)
+    made = tuple(name for name in outputs if name not in types)
+    given = {p.name: _described(p, values[p.name], types.get(p.name), made, (leads, first)) for p in spec.params}
+    return values, given, tuple(name for name in outputs if name in types)
 
 
 def _matched(
@@ -121,13 +148,15 @@ def _placed(
 
 def _misfit(p: ParamSpec, x: Any, is_output: bool) -> str:
     """What a value is, where its parameter does not take it."""
+    traced = isinstance(x, TensorHandle)
+    is_tensor = isinstance(x._value.type, TensorType) if isinstance(x, TensorHandle) else isinstance(x, torch.Tensor)
     if p.kind in ("tensor", "optional"):
-        if isinstance(x, torch.Tensor) or (x is None and (is_output or p.hint.optional)):
+        if is_tensor or (x is None and (is_output or p.hint.optional)):
             return ""
         return f"a {type(x).__name__}"
-    if isinstance(x, torch.Tensor):
+    if is_tensor:
         return "a tensor"
-    if p.kind == "scalar" and not (x is None and p.hint.optional):
+    if p.kind == "scalar" and not traced and not (x is None and p.hint.optional):
         return "" if isinstance(x, int | float) and not isinstance(x, bool) else f"a {type(x).__name__}"
     if p.binds or p.hint.type is int:
         good = isinstance(x, int) and not isinstance(x, bool) and (x >= 0 or not p.binds)
@@ -160,18 +189,15 @@ def _leads(spec: FunctionSpec, tensors: Mapping[str, torch.Tensor]) -> tuple[int
     return found
 
 
-def _given(p: ParamSpec, x: Any, tensors: Mapping[str, torch.Tensor], made: Sequence[str], more: Any) -> Any:
+def _described(p: ParamSpec, x: Any, kind: TensorType | None, made: Sequence[str], more: Any) -> Any:
     """What the reading of a kernel is told of an argument."""
     leads, first = more
-    if p.name in tensors:
-        t = tensors[p.name]
-        return Buffer(TABLE.tensor_type(t).dtype, t.ndim - _rank(p))
+    if kind is not None:
+        return Buffer(kind.dtype, kind.rank - _rank(p))
     if p.name in made:
         a = p.hint.annotation
         dtype = a.dtype if a is not None and isinstance(a.dtype, DType) else None
-        if dtype is None:
-            dtype = f32 if first is None else TABLE.tensor_type(first).dtype
-        return Buffer(dtype, len(leads))
+        return Buffer(dtype or (f32 if first is None else first.dtype), leads)
     return Number() if p.kind == "scalar" and x is not None else x
 
 

@@ -55,11 +55,21 @@ def inside(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> A
             how.append((a,))
         else:
             return function.fn(*args, **kwargs)
-    key, layout, constant = _site(function, tuple(how), tuple(kwargs))
+    made = called(function, tuple(how), tuple(kwargs), tensors, numbers)
+    return function.fn(*args, **kwargs) if made is None else made[0]
+
+
+def called(
+    function: Any, how: tuple[Any, ...], names: tuple[str, ...], tensors: list[torch.Tensor], numbers: list[float]
+) -> tuple[Any] | None:
+    """The result of a call as an operation of torch's graph; None for one that has to be followed. ``how`` says what
+    each argument is, ``names`` which of them the last ones are.
+    """
+    key, layout, constant = _site(function, how, names)
     if not key:
-        return function.fn(*args, **kwargs)
+        return None
     found = torch.ops.tessera.call(tensors, numbers, key)
-    return _nested(layout, [y.detach() if n in constant else y for n, y in enumerate(found)])
+    return (_nested(layout, [y.detach() if n in constant else y for n, y in enumerate(found)]),)
 
 
 def _nested(layout: Any, found: list[torch.Tensor]) -> Any:
@@ -306,4 +316,4 @@ def _backward(ctx: Any, cotangents: Sequence[torch.Tensor | None]) -> tuple[Any,
     return [next(found) if need else None for need in needs], None if ctx.numbers else [], None
 
 
-__all__ = ["inside"]
+__all__ = ["NUMBER", "TENSOR", "called", "inside"]

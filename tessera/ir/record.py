@@ -245,6 +245,8 @@ class OpRecord:
       first name.
     - ``rewrites``: constants with which the op is another one. Only what changes no bit of any result: not ``x + 0``
       (turns -0.0 into 0.0), not ``x * 0`` (NaN, infinity), not ``pow(x, 0.5)`` (``sqrt`` differs at -0.0 and -inf).
+    - ``lead(operand_types, attrs, sizes)``: VIEW: the attributes with which the op does the same to tensors that have
+      dims of these sizes in front, or None; without it, axes are counted on.
     - ``law``: MAP: how the result moves with its operands, see ``Law``.
     - ``derivative``: the cotangents of the operands from those of the results, see ``ir/derive.py``; without one a
       float result cannot be differentiated.
@@ -274,6 +276,7 @@ class OpRecord:
     example: str = ""
     infer_body: Callable[[InferContext, Operation], tuple[TensorType, ...]] | None = None
     derivative: Derivative | None = None
+    lead: Callable[[Sequence[Type], Mapping[str, Attr], tuple[Dim, ...]], Mapping[str, Attr] | None] | None = None
 
     @cached_property
     def params(self) -> tuple[Param, ...]:

@@ -16,6 +16,11 @@ def _wide(x: Any) -> Any:
     return x if x.dtype.bits >= 32 else tile.cast(x, f32)
 
 
+def _sum_of(x: Any) -> Any:
+    """The dtype in which products of such floats are added up."""
+    return tessera.f64 if x.dtype == tessera.f64 else f32
+
+
 @tessera.kernel
 def rms_norm_kernel(x: Tile["S", "D"], weight: Tile["D"], output: Tile["S", "D"], eps: float = 1e-6) -> None:
     """x / sqrt(mean(x²) + eps) · weight for each row; 0 for a row of zeros, with eps = 0, too.
@@ -48,10 +53,10 @@ def swiglu_fused_kernel(
     ctx = tile.context()
     bm, bn, bk = ctx.block_m, ctx.block_n, ctx.block_k
     for i in tile.grid(0, ctx.S, bm):
-        acc = tile.zeros((bm, ctx.D))
+        acc = tile.zeros((bm, ctx.D), _sum_of(x))
         for f in tile.range(0, ctx.D_ff, bn):
-            gate = tile.zeros((bm, bn))
-            up = tile.zeros((bm, bn))
+            gate = tile.zeros((bm, bn), _sum_of(x))
+            up = tile.zeros((bm, bn), _sum_of(x))
             for d in tile.range(0, ctx.D, bk):
                 part = tile.load(x[i : i + bm, d : d + bk])
                 gate = tile.mma(part, W_gate[d : d + bk, f : f + bn], gate)
@@ -165,6 +170,7 @@ def stable_cross_entropy_kernel(
     """
     ctx = tile.context()
     columns = ctx.V if vocab_size is None else vocab_size
+    assert columns <= ctx.V, "there are no more classes than columns"
     for n in tile.grid(ctx.N):
         target = targets[n]
         if target == ignore_index:
@@ -180,6 +186,7 @@ def fused_softmax_cross_entropy_kernel(
     """log Σ exp(z) - z[target] of each row, in one pass over it; columns from ``num_classes`` on are no classes."""
     ctx = tile.context()
     columns = ctx.C if num_classes is None else num_classes
+    assert columns <= ctx.C, "there are no more classes than columns"
     for n in tile.grid(ctx.B):
         loss[n] = _row_loss(logits[n], targets[n], columns, ctx.block_n)
 
@@ -206,7 +213,8 @@ def flash_attention_kernel(
     for b in tile.grid(ctx.BH):
         for i in tile.grid(0, ctx.S, bm):
             q = tile.load(Q[b, i : i + bm])
-            top, total, acc = tile.full(bm, -math.inf), tile.zeros(bm), tile.zeros((bm, ctx.D))
+            kind = _sum_of(Q)
+            top, total, acc = tile.full(bm, -math.inf, kind), tile.zeros(bm, kind), tile.zeros((bm, ctx.D), kind)
             for j in tile.range(0, ctx.T, bn):
                 if is_causal and j >= i + bm + shift:
                     break
@@ -228,8 +236,58 @@ def flash_attention_kernel(
             tile.store(O[b, i : i + bm], acc / tile.broadcast(total, axis=1))
 
 
+@tessera.kernel.fused
+def fused_attention_block_kernel(
+    x: Tile["B*S", "D"],
+    norm_weight: Tile["D"],
+    W_qkv: Tile["D", "D+2*D_kv"],
+    W_out: Tile["D", "D"],
+    rope_cos: Tile["S", "D_head/2"],
+    rope_sin: Tile["S", "D_head/2"],
+    output: Tile["B*S", "D"],
+    mask: Tile["S", "S"] | None = None,
+    eps: float = 1e-6,
+    is_causal: bool = True,
+) -> None:
+    """x + attention(q, k, v)·W_out, where q, k and v are the parts of rms_norm(x)·W_qkv, in heads of twice the width of
+    the tables, by which queries and keys are rotated.
+
+    There may be fewer heads of keys and values; ``mask`` is as that of ``flash_attention_kernel``.
+    """
+    ctx = tile.context()
+    width = ctx.D_head
+    heads, few = (ctx.B, ctx.S, ctx.D // width, width), (ctx.B, ctx.S, ctx.D_kv // width, width)
+    rows = tile.load(x)
+    qkv = tile.mma(tile.rms_norm(rows, eps, tile.load(norm_weight)), W_qkv)
+    keys, values = ctx.D, ctx.D + ctx.D_kv
+    cos, sin = tile.load_broadcast(rope_cos), tile.load_broadcast(rope_sin)
+    q = tile.apply_rope(tile.reshape(qkv[:, :keys], heads), cos, sin)
+    k = tile.apply_rope(tile.reshape(qkv[:, keys:values], few), cos, sin)
+    v = tile.reshape(qkv[:, values:], few)
+    allowed = None if mask is None else tile.load(mask)
+    o = tile.flash_attention(q, k, v, causal=is_causal, mask=allowed)
+    tile.store(output, rows + tile.mma(tile.reshape(o, (ctx.BS, ctx.D)), W_out))
+
+
+@tessera.kernel.fused
+def fused_mlp_block_kernel(
+    x: Tile["B*S", "D"],
+    norm_weight: Tile["D"],
+    W_gate: Tile["D", "D_ff"],
+    W_up: Tile["D", "D_ff"],
+    W_down: Tile["D_ff", "D"],
+    output: Tile["B*S", "D"],
+    eps: float = 1e-6,
+) -> None:
+    """x + (swish(h·W_gate)·(h·W_up))·W_down, where h is rms_norm(x)."""
+    rows = tile.load(x)
+    h = tile.rms_norm(rows, eps, tile.load(norm_weight))
+    tile.store(output, rows + tile.mma(tile.swish(tile.mma(h, W_gate)) * tile.mma(h, W_up), W_down))
+
+
 __all__ = [
-    "casted_embedding_kernel", "flash_attention_kernel", "fused_softmax_cross_entropy_kernel", "int8_linear_kernel",
+    "casted_embedding_kernel", "flash_attention_kernel", "fused_attention_block_kernel", "fused_mlp_block_kernel",
+    "fused_softmax_cross_entropy_kernel", "int8_linear_kernel",
     "rms_norm_kernel", "rotary_embedding_kernel", "sparse_embedding_kernel", "stable_cross_entropy_kernel",
     "swiglu_fused_kernel",
 ]  # fmt: skip

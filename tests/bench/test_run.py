@@ -18,9 +18,9 @@ import benchmarks
 from benchmarks import app, bandwidth, gradients, job, machine, peers, speed
 from benchmarks.cases import CASES
 from benchmarks.job import Job
-from benchmarks.progress import Progress
 from tessera import config
 from tessera.cli.main import main
+from tessera.driver.progress import Progress
 
 PEERS = "eager,jax" if importlib.util.find_spec("jax") is not None else "eager"
 

@@ -291,11 +291,17 @@ def test_settings_that_are_not_there() -> None:
     assert repr(add.configure(block_m=8)) == "<tessera.kernel add, block_m=8>"
 
 
-def test_a_kernel_has_no_derivative() -> None:
-    x = f(4).requires_grad_()
-    y = add(x, x)
-    with pytest.raises(TraceError, match="`add` has no derivative"):
+def test_a_kernel_that_goes_step_by_step_has_no_derivative() -> None:
+    x = f(4, 3).requires_grad_()
+    y = prefix(x)
+    with pytest.raises(TraceError, match="`prefix` has no derivative"):
         y.sum().backward()
+
+
+def test_a_kernel_whose_blocks_are_free_has_one() -> None:
+    x, y = f(4).requires_grad_(), f(4).requires_grad_()
+    add(x, y).square().sum().backward()
+    assert torch.equal(x.grad, 2 * (x + y)) and torch.equal(y.grad, x.grad)
 
 
 def test_the_reference_is_float64() -> None:

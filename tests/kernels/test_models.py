@@ -220,3 +220,58 @@ def test_the_reference_of_a_kernel_is_float64() -> None:
     x, w = f(4, 33), f(33)
     found = K.rms_norm_kernel.reference(x.double(), w)["output"]
     torch.testing.assert_close(found, rms(x, w, 1e-6), rtol=1e-13, atol=1e-13)
+
+
+# -- blocks of a transformer
+
+
+def attention_block(x: Any, nw: Any, qkv: Any, out: Any, cos: Any, sin: Any, mask: Any, causal: bool) -> Any:
+    x, nw, qkv, out, cos, sin = (t.double() for t in (x, nw, qkv, out, cos, sin))
+    (s, half), d = cos.shape, x.shape[1]
+    few = (qkv.shape[1] - d) // 2
+    q, k, v = (rms(x, nw, 1e-6) @ qkv).split([d, few, few], 1)
+    q, k, v = (t.view(-1, s, t.shape[1] // (2 * half), 2 * half).transpose(1, 2) for t in (q, k, v))
+
+    def turned(t: torch.Tensor) -> torch.Tensor:
+        a, b = t.chunk(2, -1)
+        return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+
+    seen = torch.ones(s, s, dtype=torch.bool).tril() if causal else torch.ones(s, s, dtype=torch.bool)
+    bias = torch.zeros(s, s, dtype=torch.float64).masked_fill(~seen, -torch.inf)
+    bias = bias if mask is None else bias.masked_fill(~mask, -torch.inf) if mask.dtype is torch.bool else bias + mask
+    o = F.scaled_dot_product_attention(turned(q), turned(k), v, attn_mask=bias, enable_gqa=True)
+    return x + o.transpose(1, 2).reshape(x.shape) @ out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("heads", "few", "mask", "causal"), [
+    (4, 4, None, True), (4, 2, None, False), (2, 1, torch.rand(7, 7).tril(3) > 0.1, False), (2, 2, f(7, 7), True),
+])  # fmt: skip
+def test_fused_attention_block(heads: int, few: int, mask: Any, causal: bool, dtype: torch.dtype) -> None:
+    s, width, d = 7, 6, 6 * heads
+    if mask is not None and mask.dtype is torch.bool:
+        mask = mask | torch.eye(s, dtype=torch.bool)
+    x, qkv, out = f(3 * s, d).to(dtype), (f(d, d + 2 * few * width) / d**0.5).to(dtype), (f(d, d) / d**0.5).to(dtype)
+    nw, angle = f(d).abs().to(dtype), f(s, width // 2)
+    args = (x, nw, qkv, out, angle.cos(), angle.sin())
+    y = K.fused_attention_block_kernel(*args, mask=mask, is_causal=causal)
+    wanted = attention_block(*args, mask, causal)
+    close(y, wanted, dtype, atol=1e-5 if dtype is torch.float32 else 3e-2)
+
+
+def test_fused_mlp_block() -> None:
+    x, nw = f(9, 12), f(12).abs()
+    gate, up, down = f(12, 20) / 3, f(12, 20) / 4, f(20, 12) / 4
+    wanted = x.double() + (F.silu(rms(x, nw, 1e-6) @ gate.double()) * (rms(x, nw, 1e-6) @ up.double())) @ down.double()
+    close(unchanged(K.fused_mlp_block_kernel, x, nw, gate, up, down), wanted, torch.float32, atol=1e-5)
+
+
+def test_how_many_launches_blocks_take() -> None:
+    """Norm and product; rotated keys; attention with rotated queries; the way out. Of the other the sum of squares,
+    and all the rest.
+    """
+    assert K.fused_mlp_block_kernel.launches() == 2
+    assert K.fused_attention_block_kernel.launches() == 5
+    report = K.fused_mlp_block_kernel.report(f(9, 12), f(12), f(12, 20), f(12, 20), f(20, 12))
+    assert [k.form for k in report.kernels] == ["row", "stream"] and not report.calls
+    assert str(report).startswith("fused_mlp_block_kernel: 2 launches, on whole tensors")

@@ -175,7 +175,8 @@ def dp4a(k: KernelSession, x: Any, w: Any, acc: Any) -> Any:
     return k.do("add", acc, total)
 
 
-def _positions(k: KernelSession, size: Dim, start: Any, axis: int) -> Any:
+def positions(k: KernelSession, size: Dim, start: Any, axis: int) -> Any:
+    """The positions of a dim from a start on, with an axis of size 1 put in."""
     line = k.do("add", k.do("arange", k.given(size)), start)
     return k.do("unsqueeze", line, axis)
 
@@ -196,8 +197,8 @@ def apply_causal_mask(k: KernelSession, scores: Any, q_start: Any, k_start: Any,
         return x
     if len(x.dims) != 2:
         return k.fault(ShapeError, "TSR0204", f"a causal mask on a block of {len(x.dims)} dims")
-    rows = k.do("add", _positions(k, x.dims[0], q_start, 1), offset)
-    columns = _positions(k, x.dims[1], k_start, 0)
+    rows = k.do("add", positions(k, x.dims[0], q_start, 1), offset)
+    columns = positions(k, x.dims[1], k_start, 0)
     return k.do("where", k.do("gt", columns, rows), -_INF, x)
 
 

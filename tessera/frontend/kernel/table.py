@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 from tessera.diag import TraceError, user_frames
-from tessera.frontend.kernel import compute, memory, random
+from tessera.frontend.kernel import attention, compute, memory, random
 from tessera.frontend.kernel.session import KernelSession
 
 Define = Callable[..., Any]
@@ -184,6 +184,7 @@ _OPS = (
     TileOp("dropout", random.dropout,
            "Elements dropped with probability `p`, the others scaled by 1 / (1 - p); a function of seed and position."),
     _op("rms_norm", compute.rms_norm),
+    _op("flash_attention", attention.flash_attention),
     TileOp("apply_rope", compute.apply_rope, "Halves, or pairs, of the last axis rotated by the angles given."),
     _op("cdiv", compute.cdiv),
     *(TileOp(name, _one(name), doc) for name, doc in _ONE.items()),

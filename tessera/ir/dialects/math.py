@@ -16,6 +16,7 @@ from tessera.ir.dialects.rules import (
     DTypeRule,
     arithmetic,
     elementwise_record,
+    neutral,
     torch_names,
 )
 from tessera.ir.dialects.samples import T, call, samples
@@ -277,9 +278,11 @@ ARITHMETIC_OPS: tuple[OpRecord, ...] = (
             more=("torch.Tensor.__pow__",), rewrites=(Rewrite(((1, 1),), 0), Rewrite(((1, 2),), ("mul", (0, 0)))),
             d=parts(_pow_base, _pow_exponent)),
     _binary("minimum", "The smaller value; NaN propagates.", call=_either_way("minimum", "logical_and"),
-            dtypes="f32 bf16 int32 bool", d=parts(_winner(False, True), _winner(True, True))),
+            dtypes="f32 bf16 int32 bool", rewrites=neutral(math.inf),
+            d=parts(_winner(False, True), _winner(True, True))),
     _binary("maximum", "The larger value; NaN propagates.", call=_either_way("maximum", "logical_or"),
-            dtypes="f32 bf16 int32 bool", d=parts(_winner(False, False), _winner(True, False))),
+            dtypes="f32 bf16 int32 bool", rewrites=neutral(-math.inf),
+            d=parts(_winner(False, False), _winner(True, False))),
     _binary("fmin", "The smaller value; a NaN loses.", call=_either_way("fmin", "logical_and"),
             dtypes="f32 int32 bool", d=parts(_first_winner(False, True), _first_winner(True, True))),
     _binary("fmax", "The larger value; a NaN loses.", call=_either_way("fmax", "logical_or"), dtypes="f32 int32 bool",

@@ -31,6 +31,11 @@ class DTypeRule:
     result: ResultRule
 
 
+def neutral(value: float) -> tuple[Rewrite, ...]:
+    """With this number on one side, the op gives the other side."""
+    return Rewrite(((0, value),), 1), Rewrite(((1, value),), 0)
+
+
 def dtype_class(t: DType) -> str:
     """``float``, ``int`` (signed or not) or ``bool``."""
     return "float" if t.is_float else "bool" if t.is_bool else "int"

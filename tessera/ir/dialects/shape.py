@@ -49,6 +49,30 @@ def as_dim(attr: Attr) -> Dim:
     return attr if isinstance(attr, Dim) else Dim.const(attr)
 
 
+# --- dims in front ----------------------------------------------------------------------------------------------------
+
+
+def in_front(*keys: str) -> Any:
+    """The rule for attributes with one entry a dim: the sizes in front, or for those of ends nothing, come first."""
+
+    def lead(types: Sequence[Type], attrs: Attrs, sizes: tuple[Dim, ...]) -> Attrs | None:
+        first = sizes if keys == ("shape",) else (ZERO,) * len(sizes)
+        return {**attrs, **{key: (*first, *dims_of(attrs[key])) for key in keys}}
+
+    return lead
+
+
+def _lead_permute(types: Sequence[Type], attrs: Attrs, sizes: tuple[Dim, ...]) -> Attrs:
+    count = len(sizes)
+    return {"dims": (*range(count), *(n + count for n in ints(attrs["dims"])))}
+
+
+def _lead_expand(types: Sequence[Type], attrs: Attrs, sizes: tuple[Dim, ...]) -> Attrs | None:
+    """Not where the op puts dims before those that there are."""
+    shape = dims_of(attrs["shape"])
+    return {"shape": (*sizes, *shape)} if len(shape) == types[0].rank else None
+
+
 # --- permute ----------------------------------------------------------------------------------------------------------
 
 
@@ -78,7 +102,7 @@ PERMUTE = OpRecord(
     call=_permute, eager=lambda torch, x, *, dims: torch.permute(x, dims), torch=torch_names("permute", "t", "m"),
     methods=("permute",), samples=samples(call(T(("B", "S", "D")), (2, 0, 1)),
                                           call(T(("B", "D"), "int32", 5), (-1, 0))),
-    derivative=adjoints.permute,
+    lead=_lead_permute, derivative=adjoints.permute,
 )  # fmt: skip
 
 
@@ -228,7 +252,7 @@ RESHAPE = OpRecord(
         call(T(("B", "S", "D")), (size("B", "S"), size("D"))), call(T(("B", 6)), (size("B"), 2, 3)),
         call(T(("B", "S", 4)), (-1, 4)), call(T(("B", "S"), "bf16"), (-1,)), call(T((1, 1)), ()),
     ),
-    derivative=adjoints.reshape,
+    lead=in_front("shape"), derivative=adjoints.reshape,
 )  # fmt: skip
 
 
@@ -277,7 +301,7 @@ EXPAND = OpRecord(
     torch=("torch.Tensor.expand",), methods=("expand",),
     samples=samples(call(T(("B", 1, "D")), (size("B"), size("S"), -1)), call(T(("D",)), 3, -1),
                     call(T(()), size("B"), 2)),
-    derivative=adjoints.expand,
+    lead=_lead_expand, derivative=adjoints.expand,
 )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from tessera.ir.dialects import adjoints
 from tessera.ir.dialects.fits import need_one_rank
 from tessera.ir.dialects.rules import torch_names
 from tessera.ir.dialects.samples import T, call, samples
-from tessera.ir.dialects.shape import ZERO, Attrs, Index, Types, as_dim, dims_of
+from tessera.ir.dialects.shape import ZERO, Attrs, Index, Types, as_dim, dims_of, in_front
 from tessera.ir.dim import Dim, ceildiv, dim_max, dim_min
 from tessera.ir.dtype import DType
 from tessera.ir.infer import ONE, Blame, InferContext
@@ -217,7 +217,7 @@ PAD_CONSTANT = OpRecord(
     "The tensor with `low` and `high` elements of one value added at the ends of each axis.",
     _pad_infer, pieces=_pad_pieces, eager=_pad_eager,
     operands_as=lambda types: (None, types[0].dtype),
-    derivative=adjoints.pad,
+    lead=in_front("low", "high"), derivative=adjoints.pad,
 )  # fmt: skip
 
 
@@ -268,7 +268,7 @@ PAD_EDGE = OpRecord(
     "pad_edge", Kind.VIEW, "x: tensor, low: sizes, high: sizes, mode: str",
     'The tensor continued at the ends of each axis: "reflect", "replicate" or "circular".',
     _edge_infer, pieces=_edge_pieces, eager=_edge_eager,
-    derivative=adjoints.pad_edge,
+    lead=in_front("low", "high"), derivative=adjoints.pad_edge,
 )  # fmt: skip
 
 

@@ -1,0 +1,47 @@
+"""Kernels in torch's autograd: with the derivative that they were given, or with none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from tessera.diag import TraceError
+from tessera.driver.kernel_call import KernelCall
+
+
+class Undifferentiable(torch.autograd.Function):
+    """Keeps a kernel without a derivative from being taken for a constant."""
+
+    @staticmethod
+    def forward(ctx: Any, kernel: Any, call: KernelCall, *tensors: torch.Tensor) -> Any:
+        ctx.kernel = kernel
+        written = [t for name, t in call.tensors.items() if name in kernel.outputs]
+        ctx.mark_dirty(*written)
+        made = kernel._run(call)
+        return made if made is not None else tuple(written)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise TraceError(f"the kernel `{ctx.kernel.spec.name}` has no derivative", code="TSR0413")
+
+
+class Differentiable(torch.autograd.Function):
+    """A kernel with the derivative that it was given."""
+
+    @staticmethod
+    def forward(ctx: Any, pair: Any, args: Any, kwargs: Any, *tensors: torch.Tensor) -> Any:
+        fwd, ctx.bwd = pair
+        found, ctx.saved = fwd(*args, **kwargs)
+        ctx.count = len(tensors)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        found = ctx.bwd(ctx.saved, *grads)
+        if not isinstance(found, tuple) or len(found) != ctx.count:
+            raise TraceError(f"a derivative that gives no tuple of {ctx.count} gradients", code="TSR0413")
+        return (None, None, None, *found)
+
+
+__all__ = ["Differentiable", "Undifferentiable"]

@@ -1,0 +1,52 @@
+"""What a kernel becomes for a call: its launches, their source, and what they take of the machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tessera.driver import inspect
+from tessera.driver.inspect import Lowered, LoweredKernel
+from tessera.ir.record import Kind
+from tessera.schedule.plan import Program
+
+
+@dataclass(frozen=True)
+class KernelReport:
+    """How a kernel runs. ``form`` is ``whole`` where its blocks were left to the compiler, so that it is fused as
+    tensor code is, and ``blocks`` where it runs as it is written, for which ``reason`` is why. Prints as text.
+    """
+
+    name: str
+    form: str
+    launches: int
+    kernels: tuple[LoweredKernel, ...]
+    calls: tuple[str, ...] = ()
+    reason: str = ""
+    text: str = ""
+
+    def __str__(self) -> str:
+        count = "1 launch" if self.launches == 1 else f"{self.launches} launches"
+        how = "on whole tensors" if self.form == "whole" else f"in its own blocks: {self.reason}"
+        lines = [f"{self.name}: {count}, {how}"]
+        for n, k in enumerate(self.kernels):
+            lines.append(f"  {n}  {k.name} ({k.form}): {k.bytes} bytes, {k.flops} flops")
+            lines += [f"     {what}: {x}" for what, x in k.resources.items()]
+        lines += [f"  -  library call {name}" for name in self.calls]
+        return "\n".join([*lines, self.text] if self.text else lines)
+
+
+def launches(program: Program) -> int:
+    """How many kernels and library calls run one after the other."""
+    return len(program.kernels) + sum(c.op.record.kind is not Kind.VIEW for c in program.calls)
+
+
+def of_whole(name: str, variant: Any, lowered: Lowered) -> KernelReport:
+    """The report of a kernel on whole tensors."""
+    program: Program = variant.program
+    calls = tuple(c.op.name for c in program.calls if c.op.record.kind is not Kind.VIEW)
+    text = str(inspect.explain(variant, name))
+    return KernelReport(name, "whole", launches(program), lowered.kernels, calls, text=text)
+
+
+__all__ = ["KernelReport", "launches", "of_whole"]

@@ -1,0 +1,193 @@
+"""How a call of a kernel runs: compiled, on whole tensors where the program has such a form, else as it is written.
+
+The first call of a program whose arguments are small is run in the checking interpreter, too: what is wrong with what
+it does with memory is found there, and not in what comes out.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import torch
+
+from tessera import config
+from tessera.diag import BoundsError, ShapeError
+from tessera.driver import devices
+from tessera.driver.kernel_call import KernelCall, as_tensor, bind_traced, interpret_kernel
+from tessera.driver.kernel_whole import WholeKernel, may_fail
+from tessera.frontend.kernel.program import KernelProgram
+from tessera.frontend.spec import FunctionSpec
+from tessera.passes.whole import Partial
+from tessera.runtime import dispatch
+
+#: Elements of all arguments up to which the first call of a program is checked.
+CHECKED = 2048
+MISSING: Final = object()
+_PLAIN = frozenset({bool, int, str, type(None)})
+_TENSORS = frozenset({torch.Tensor, torch.nn.Parameter})
+
+Kinds = tuple[tuple[Any, ...] | None, ...]
+#: A kernel on whole tensors, and for each of its arguments which argument of the call it is, or what it is always.
+Form = tuple[WholeKernel, tuple[int | tuple[Any], ...]]
+Reads = Callable[[Mapping[str, Any]], KernelProgram | None]
+
+
+class Ways:
+    """The ways in which one kernel runs, by program. ``fixed`` are the settings that it was given."""
+
+    def __init__(self, spec: FunctionSpec, outputs: Sequence[str], fixed: frozenset[str]) -> None:
+        self.spec = spec
+        self.outputs = tuple(outputs)
+        self.fixed = fixed
+        #: Programs by identity, which lasts as long as they are kept here.
+        self._whole: dict[Any, tuple[KernelProgram, WholeKernel | None]] = {}
+        #: Why a program has no form on whole tensors.
+        self.partial: dict[int, Partial] = {}
+        self._checked: set[int] = set()
+        self.forms: dict[Any, Form | None] = {}
+        #: The kernels of forms that torch's graphs call, by number.
+        self.numbered: list[WholeKernel] = []
+        #: What carries out a call between two of torch's graphs.
+        self.apart: Callable[..., Any] = _unset
+        self._served: set[Kinds] = set()
+        self._lock = threading.RLock()
+
+    def whole(
+        self, program: KernelProgram, given: Mapping[str, Any], written: Sequence[str] = ()
+    ) -> WholeKernel | None:  # fmt: skip
+        """The kernel on whole tensors; None where it has no such form."""
+        with self._lock:
+            key = (id(program), tuple(written))
+            if key not in self._whole:
+                free = tuple(b for b in program.blocks if b not in self.fixed)
+                found: WholeKernel | None = None
+                try:
+                    found = WholeKernel(self.spec, program, given, written, free)
+                except Partial as failure:
+                    self.partial[id(program)] = failure
+                self._whole[key] = program, found
+        return self._whole[key][1]
+
+    def run(self, program: KernelProgram, call: KernelCall, sizes: Mapping[str, int]) -> Any:
+        """The results of a call; outputs that it gives are written."""
+        found = self.compiled(program, call, sizes)
+        return deliver(program, call, interpreted(program, call, sizes)) if found is MISSING else found
+
+    def compiled(self, program: KernelProgram, call: KernelCall, sizes: Mapping[str, int]) -> Any:
+        """The results of a call that runs compiled; MISSING where it does not."""
+        tensors = list(call.tensors.values())
+        if config.current().backend == "eager" or not all(t.numel() for t in tensors):
+            return MISSING
+        made = self.whole(program, call.given)
+        if made is None:
+            return MISSING
+        if id(program) not in self._checked:
+            looked = not dispatch.intercepted(devices.device_of(tensors)) and all(map(dispatch.plain, tensors))
+            if looked and sum(t.numel() for t in tensors) <= CHECKED:
+                interpret_kernel(program, call, sizes, exact=False)
+            self._checked.add(id(program))
+        written = tuple(name for name in program.outputs if name in call.tensors)
+        direct = None if not written or may_fail(made.made.function) else self.whole(program, call.given, written)
+        try:
+            if direct is not None:
+                return direct(*(call.values[name] for name in direct.names))
+            found = made(*(call.values[name] for name in made.names))
+        except (BoundsError, ShapeError):  # the interpreter knows where, and serves what is right for other blocks
+            return MISSING
+        if not written:
+            return found
+        return deliver(program, call, dict(zip(program.outputs, _several(found), strict=True)))
+
+    def form(self, kinds: Kinds, names: tuple[str, ...], read: Reads) -> Form | None:
+        """The kernel on whole tensors for arguments of these kinds, the last of them given by ``names``; None where it
+        has no such form, or outputs are given. ``read`` reads a program.
+        """
+        key = (kinds, names)
+        with self._lock:
+            if key not in self.forms:
+                self.forms[key] = self._form(kinds, names, read)
+        return self.forms[key]
+
+    def _form(self, kinds: Kinds, names: tuple[str, ...], read: Reads) -> Form | None:
+        stand = [_stand_in(n, kind) for n, kind in enumerate(kinds)]
+        first = len(stand) - len(names)
+        named = dict(zip(names, stand[first:], strict=True))
+        values, given, written = bind_traced(self.spec, self.outputs, stand[:first], named)
+        program = None if written else read(given)
+        made = None if program is None else self.whole(program, given)
+        if made is None:
+            return None
+        at = {id(x): n for n, x in enumerate(stand)}
+        return made, tuple(at.get(id(values[name]), (values[name],)) for name in made.names)
+
+    def again(self, args: Sequence[Any]) -> Any:
+        """The results of a call like an earlier one that ran on whole tensors; MISSING where it is none."""
+        kinds = kinds_of(args)
+        if kinds not in self._served or config.current().backend == "eager":
+            return MISSING
+        form = self.forms.get((kinds, ()))
+        if form is None or not all(a.numel() for a in args if isinstance(a, torch.Tensor)):
+            return MISSING
+        made, places = form
+        try:
+            return made(*[args[p] if type(p) is int else p[0] for p in places])  # type: ignore[index]
+        except (BoundsError, ShapeError):
+            return MISSING
+
+    def note(self, args: Sequence[Any], read: Reads) -> None:
+        """A call has run; others like it need not be looked at again."""
+        kinds = kinds_of(args)
+        if kinds not in self._served and all(k is not None for k in kinds) and self.form(kinds, (), read) is not None:
+            self._served.add(kinds)
+
+
+def kinds_of(args: Sequence[Any]) -> Kinds:
+    """What programs differ by, for each of the arguments as they are; None for what is no tensor, float or plain value.
+
+    >>> kinds_of([torch.ones(2, 3), 0.5, None])
+    ((torch.float32, 2), (<class 'float'>,), (<class 'NoneType'>, None))
+    """
+    return tuple(
+        (a.dtype, a.ndim) if type(a) in _TENSORS else (float,) if type(a) is float
+        else (type(a), a) if type(a) in _PLAIN else None
+        for a in args
+    )  # fmt: skip
+
+
+def _stand_in(number: int, kind: tuple[Any, ...] | None) -> Any:
+    """An object of its own with what kinds say of an argument."""
+    if kind is None:
+        return object()
+    if kind[0] is float:
+        return number + 0.5
+    return torch.empty((2,) * kind[1], dtype=kind[0], device="meta") if isinstance(kind[0], torch.dtype) else kind[1]
+
+
+def interpreted(program: KernelProgram, call: KernelCall, sizes: Mapping[str, int]) -> dict[str, torch.Tensor]:
+    """The outputs of a call, as the checking interpreter finds them."""
+    found = interpret_kernel(program, call, sizes, exact=False)
+    like = next(iter(call.tensors.values()), None)
+    return {name: as_tensor(found[name], program.params[name].type.dtype, like) for name in program.outputs}
+
+
+def deliver(program: KernelProgram, call: KernelCall, found: Mapping[str, torch.Tensor]) -> Any:
+    """Write the outputs that the caller gave, and give the others."""
+    with torch.no_grad():
+        for name, x in found.items():
+            if name in call.tensors:
+                call.tensors[name].copy_(x)
+    made = tuple(x for name, x in found.items() if name not in call.tensors)
+    return None if not made else made[0] if len(made) == 1 else made
+
+
+def _unset(*_: Any) -> Any:
+    raise AssertionError("torch's tracer asks for the form of a call first")
+
+
+def _several(found: Any) -> tuple[Any, ...]:
+    return found if isinstance(found, tuple) else (found,)
+
+
+__all__ = ["CHECKED", "MISSING", "Ways", "deliver", "interpreted", "kinds_of"]

@@ -1,0 +1,87 @@
+"""A kernel whose block sizes nobody gave as a function on whole tensors: compiled, differentiated and dispatched like
+any other.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from tessera.backends.eager.function import run_function
+from tessera.driver.decorated import Function
+from tessera.frontend.annotation import Lead, TensorAnnotation
+from tessera.frontend.hints import ANY, Hint
+from tessera.frontend.kernel.program import Buffer, KernelProgram
+from tessera.frontend.kernel.replay import replay
+from tessera.frontend.session import current
+from tessera.frontend.spec import EMPTY, FunctionSpec, ParamSpec
+from tessera.ir.dim import Dim
+from tessera.ir.graph import Function as IRFunction
+from tessera.ir.record import Kind
+from tessera.passes.whole import Whole, whole
+
+
+class WholeKernel(Function[..., Any]):
+    """A kernel for one way of calling it. It takes the tensors and floats of the program in the order of ``names``, and
+    gives its outputs in their order; those of ``written`` it writes to the tensors given for them, which stand last.
+    """
+
+    def __init__(
+        self, spec: FunctionSpec, program: KernelProgram, given: Mapping[str, Any], written: Sequence[str],
+        free: Sequence[str],
+    ) -> None:  # fmt: skip
+        made = whole(program.function, frozenset(free))
+        self.declared, self.program, self.given, self.made = spec, program, given, made
+        self.written = tuple(written)
+        self.names = (*(p.name for p in made.inputs), *self.written)
+        super().__init__(_body(spec, made, self.names, self.written), updates=self.written)
+
+    def describe(self) -> FunctionSpec:
+        """The declared parameters that the program has."""
+        kinds = {name: v.type.dims for name, v in self.program.params.items()}
+        params = tuple(_param(self.declared.by_name[name], self.given[name], kinds[name]) for name in self.names)
+        return replace(self.declared, function=self.fn, params=params, returns=ANY, updates=self.written)
+
+
+def may_fail(f: IRFunction) -> bool:
+    """May a function find while it runs that it cannot go on? Then what it writes may be half of it."""
+    return any(op.record.kind is Kind.INDEX for op in f.ops)
+
+
+def _param(p: ParamSpec, given: Any, dims: Sequence[Dim]) -> ParamSpec:
+    if not isinstance(given, Buffer):
+        return replace(p, hint=replace(p.hint, optional=False), default=EMPTY, keyword_only=False)
+    declared = (*((Lead(),) if given.leads else ()), *dims[given.leads :])
+    hint = Hint("tensor", TensorAnnotation(declared, given.dtype, tile=True))
+    return replace(p, hint=hint, default=EMPTY, keyword_only=False)
+
+
+def _body(
+    spec: FunctionSpec, made: Whole, names: Sequence[str], written: Sequence[str]
+) -> Callable[..., Any]:  # fmt: skip
+    """What is traced: the operations of the kernel on whole tensors."""
+    count, places = len(made.inputs), {p.name: n for n, p in enumerate(made.outputs)}
+
+    def body(*args: Any) -> Any:
+        session = current()
+        found: Sequence[Any] = (
+            run_function(made.function, list(args[:count]), grad=torch.is_grad_enabled()) if session is None
+            else replay(session, made.function, args[:count])
+        )  # fmt: skip
+        for name, target in zip(names[count:], args[count:], strict=True):
+            target.copy_(found[places[name]])
+        kept = tuple(y for p, y in zip(made.outputs, found, strict=True) if p.name not in written)
+        return None if not kept else kept[0] if len(kept) == 1 else kept
+
+    how = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    body.__signature__ = inspect.Signature([inspect.Parameter(name, how) for name in names])  # type: ignore[attr-defined]
+    body.__name__, body.__qualname__, body.__doc__ = spec.function.__name__, spec.function.__qualname__, None
+    body.__wrapped__ = spec.function  # type: ignore[attr-defined]
+    return body
+
+
+__all__ = ["WholeKernel", "may_fail"]
