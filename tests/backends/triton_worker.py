@@ -79,7 +79,7 @@ def run(number: int, job: dict[str, Any], arrays: Any, folder: Path) -> tuple[di
         complaints += [f"{launch['function']}: {c}" for c in watch.complaints]
     outs = {}
     for n, (b, s) in enumerate(zip(buffers, job["buffers"], strict=True)):
-        if s["array"] is None:
+        if s["array"] is None or s.get("out"):
             outs[f"{number}_{n}"] = (b.double() if b.is_floating_point() else b).numpy()
     return outs, complaints
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from tessera.backends.triton import intrinsics
 from tessera.backends.triton.block_bounds import integer, loop_bounds, narrow_comparison
-from tessera.backends.triton.block_parts import BlockParts
+from tessera.backends.triton.block_parts import BlockParts, grouped
 from tessera.backends.triton.blocks import COLS, EIGHT, PART, ROWS, Blocks, Side, every, names, varying
 from tessera.backends.triton.descriptors import Descriptor, descriptors, end
 from tessera.backends.triton.expr import Expressions, Sizes
@@ -43,8 +43,6 @@ class Loop:
     declared: list[str] = field(default_factory=list)
 
 
-#: Rows of tiles that programs take one after the other, down each column of them.
-GROUP = 8
 #: Writes a product, added to a state where there is one; and the sides of its result.
 Product = tuple[Callable[[str], str], Sequence[Side]]
 
@@ -99,7 +97,7 @@ class BlockEmitter(BlockParts):
             counts.append(("", "part", most))
         self.numbered(counts, self.mode == "streamed")
         if len(tiles) == 2:
-            self.grouped(tiles[ROWS], tiles[COLS])
+            self.lines.text += ["    " * self.lines.depth + line for line in grouped(tiles[ROWS], tiles[COLS])]
         for s in t.sides:
             if (s.block == COLS and t.walks) or (self.mode != "held" and s in t.inner):
                 self.lanes(s)
@@ -149,17 +147,6 @@ class BlockEmitter(BlockParts):
     def begin(self, side: Side) -> str:
         """Where a side begins; empty for 0."""
         return "" if side.lo[0] is ZERO else self.exprs.text(side.lo[0])
-
-    def grouped(self, rows: str, cols: str) -> None:
-        """Take programs apart so that neighbours share most of what they read: a few rows of tiles at a time."""
-        for line in (
-            f"across = {GROUP} * {cols}",
-            f"first = tile // across * {GROUP}",
-            f"group = tl.minimum({rows} - first, {GROUP})",
-            "strip = tile % across // group",
-            "tile = first + tile % across % group",
-        ):
-            self.lines.add(line)
 
     # -- sweeps
 

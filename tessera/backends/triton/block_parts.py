@@ -14,6 +14,22 @@ from tessera.backends.triton.source import KernelFunction, arguments
 from tessera.backends.triton.statements import dim
 from tessera.ir.graph import Literal, Operand, Value
 
+#: Rows of tiles that programs take one after the other, down each column of them.
+GROUP = 8
+
+
+def grouped(rows: str, cols: str) -> tuple[str, ...]:
+    """Take the number ``tile`` apart into a row ``tile`` and a column ``strip`` so that neighbours share most of what
+    they read: a few rows of tiles at a time.
+    """
+    return (
+        f"across = {GROUP} * {cols}",
+        f"first = tile // across * {GROUP}",
+        f"group = tl.minimum({rows} - first, {GROUP})",
+        "strip = tile % across // group",
+        "tile = first + tile % across % group",
+    )
+
 
 @dataclass
 class BlockParts(BlockStatements):

@@ -7,6 +7,7 @@ from the user.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tessera.backends.base import Target
@@ -17,7 +18,7 @@ from tessera.backends.triton.descriptors import descriptors
 from tessera.backends.triton.function import FunctionEmitter, emitter
 from tessera.backends.triton.recurrence import Recurrence, is_ordered, recurrence
 from tessera.backends.triton.recurrent_function import RecurrentEmitter, recurrent_emitter
-from tessera.backends.triton.source import KernelFunction, Nest, TritonSource
+from tessera.backends.triton.source import KernelFunction, Nest, TritonSource, wave
 from tessera.backends.triton.tiling import Mode, Tiling, tiling
 from tessera.ir.dtype import DType
 from tessera.ir.graph import Function, Operation, Value
@@ -28,7 +29,7 @@ _HEADER = "import triton\nimport triton.language as tl\nfrom triton.language.ext
 
 
 @dataclass
-class _Parts:
+class Parts:
     """Text that the functions of a kernel share: helpers, and one merge function for each kind of fold."""
 
     used: intrinsics.Used = field(default_factory=intrinsics.Used)
@@ -60,12 +61,29 @@ def emit_function(f: Function, target: Target) -> TritonSource:
     >>> source.functions[0].name, [a.name for a in source.functions[0].arguments]
     ('nest0_tile', ['b0', 'b1', 'n0'])
     """
+    names, dtypes, scalars = named(f.params, target)
+    parts = Parts()
+    nests: list[Nest] = []
+    texts: list[str] = []
+    for number, op in enumerate(f.ops):
+        laid = _laid_out(op, target)
+        functions: dict[Mode, KernelFunction] = {}
+        for mode in (*laid.modes, *more_modes(laid)):
+            one = _emitter(f"nest{number}_{mode}", laid, mode, names, parts)
+            texts.append(one.run())
+            functions[mode] = one.function()
+        nests.append(Nest(laid, functions, op.attrs.get("when")))
+    return TritonSource(parts.text(texts), tuple(nests), tuple(dtypes), tuple(scalars), wave(target))
+
+
+def named(params: Sequence[Value], target: Target) -> tuple[dict[Value, str], list[DType], list[DType]]:
+    """The names of buffers and scalars in the text, and their dtypes. Raises Unschedulable for what a target lacks."""
     if target.kind == "cpu":
         raise Unschedulable("Triton makes code for GPUs")
     names: dict[Value, str] = {}
     dtypes: list[DType] = []
     scalars: list[DType] = []
-    for p in f.params:
+    for p in params:
         if isinstance(p.type, BufferType):
             if p.type.pieces:
                 raise Unschedulable("a buffer in several pieces of memory")
@@ -79,20 +97,7 @@ def emit_function(f: Function, target: Target) -> TritonSource:
         old = target.kind == "cuda" and target.arch.isdigit() and int(target.arch) < 89
         if t.name not in intrinsics.TYPES or (old and t.name == "fp8_e4m3"):
             raise Unschedulable(f"Triton has no element type `{t}` on {target.name}")
-    parts = _Parts()
-    nests: list[Nest] = []
-    texts: list[str] = []
-    for number, op in enumerate(f.ops):
-        laid = _laid_out(op, target)
-        functions: dict[Mode, KernelFunction] = {}
-        for mode in (*laid.modes, *more_modes(laid)):
-            one = _emitter(f"nest{number}_{mode}", laid, mode, names, parts)
-            texts.append(one.run())
-            functions[mode] = one.function()
-        nests.append(Nest(laid, functions, op.attrs.get("when")))
-    return TritonSource(
-        parts.text(texts), tuple(nests), tuple(dtypes), tuple(scalars), 64 if target.kind == "hip" else 32
-    )
+    return names, dtypes, scalars
 
 
 def more_modes(laid: Tiling | Blocks) -> tuple[Mode, ...]:
@@ -109,7 +114,7 @@ def _laid_out(nest: Operation, target: Target) -> Tiling | Blocks:
 
 
 def _emitter(
-    name: str, laid: Tiling | Blocks, mode: Mode, names: dict[Value, str], parts: _Parts
+    name: str, laid: Tiling | Blocks, mode: Mode, names: dict[Value, str], parts: Parts
 ) -> FunctionEmitter | BlockEmitter | RecurrentEmitter:
     if isinstance(laid, Recurrence):
         return recurrent_emitter(name, laid, names, parts.used, parts.merges)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
+from tessera.backends.base import Target
 from tessera.backends.triton.block_config import block_config, streamed
 from tessera.backends.triton.blocks import Blocks
 from tessera.backends.triton.intrinsics import SIGNATURE
@@ -16,6 +17,11 @@ from tessera.ir.dtype import DType
 from tessera.ir.graph import Attr, Value
 from tessera.ir.types import BufferType
 from tessera.ir.within import applies
+
+
+def wave(target: Target) -> int:
+    """The lanes of a warp."""
+    return 64 if target.kind == "hip" else 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,20 @@ def arguments(taken: Mapping[str, Value], sizes: Mapping[Dim, str]) -> tuple[Arg
         else:
             scalars.append(Argument(name, "scalar", number, dtype=v.type.dtype))
     return (*buffers, *(Argument(name, "size", dim=d) for d, name in sizes.items()), *scalars)
+
+
+class Launchable(Protocol):
+    """One launch: the functions that can carry it out, and for which sizes it is made."""
+
+    @property
+    def functions(self) -> Mapping[Mode, KernelFunction]: ...
+
+    @property
+    def when(self) -> Attr: ...
+
+    def bind(self, sizes: Mapping[str, int], wave: int) -> Bound:
+        """The launch at given sizes. Raises Unschedulable where it is too large for a program."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +176,7 @@ class TritonSource:
     """
 
     text: str
-    nests: tuple[Nest, ...]
+    nests: tuple[Launchable, ...]
     dtypes: tuple[DType, ...]
     scalars: tuple[DType, ...]
     wave: int = 32

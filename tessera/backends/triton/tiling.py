@@ -28,7 +28,8 @@ from tessera.schedule.ranges import provably_ge
 #: ``held``, ``walked``: a nest of blocks (see ``blocks``), its inner sides whole or walked.
 #: ``streamed``: as ``walked``, with descriptors (see ``descriptors``); a program takes one tile after the other.
 #: ``stepped``: a nest with an ordered sweep (see ``recurrence``).
-Mode = Literal["tile", "hold", "loop", "held", "walked", "streamed", "stepped"]
+#: ``written``: a block program, as it is written (see ``program``).
+Mode = Literal["tile", "hold", "loop", "held", "walked", "streamed", "stepped", "written"]
 
 #: Elements of a tile of a nest without folds.
 MAP_TILE = 1024
