@@ -17,9 +17,11 @@ from tessera import config
 from tessera.backends.base import Target
 from tessera.diag import Diagnostic, Label, ShapeError, TesseraError, TesseraWarning, TraceError, user_frames, warn_user
 from tessera.driver import inspect
+from tessera.driver.guards import parse_target
+from tessera.driver.kernel_blocks import BlockKernel
 from tessera.driver.kernel_call import KernelCall, bind_kernel, bind_traced, check_overlap, interpret_kernel
 from tessera.driver.kernel_grad import Differentiable, Undifferentiable
-from tessera.driver.kernel_report import KernelReport, of_whole
+from tessera.driver.kernel_report import KernelReport, of_blocks, of_whole
 from tessera.driver.kernel_tune import Tuned
 from tessera.driver.kernel_ways import MISSING, Ways, interpreted, kinds_of
 from tessera.driver.kernel_whole import WholeKernel
@@ -66,7 +68,7 @@ class Kernel:
         self.outputs = _outputs(self.spec, self.text, self.checked)
         #: Outputs that may be the tensor of another parameter.
         self.inplace = _inplace(self.checked)
-        self._ways = Ways(self.spec, self.outputs, frozenset(self.settings))
+        self._ways = Ways(self.spec, self.outputs, self.settings)
 
     def _check(self) -> None:
         try:
@@ -241,10 +243,11 @@ class Kernel:
         self, *args: Any, backend: str | None = None, target: Target | str | None = None, **kwargs: Any
     ) -> inspect.Lowered:
         """The launches for a backend (``c``, ``triton``, ``eager``) and a target such as ``"cuda:90"``, for given
-        arguments or the first way of calling the kernel. Raises ResourceError (TSR0607) for an unknown backend,
-        TraceError (TSR0406) for a kernel that runs in its own blocks.
+        arguments or the first way of calling the kernel. Raises ResourceError (TSR0607) for an unknown backend.
         """
-        made, given = self._shown(args, kwargs)
+        made, given, sizes = self._shown(args, kwargs)
+        if isinstance(made, BlockKernel):
+            return made.lower(backend, parse_target(target), sizes)
         return made.lower(*given, backend=backend, target=target)
 
     @user_frames
@@ -267,7 +270,9 @@ class Kernel:
     @user_frames
     def report(self, *args: Any, **kwargs: Any) -> KernelReport:
         """How a call runs: in which form and why, its launches, and what each moves and computes."""
-        made, given = self._shown(args, kwargs)
+        made, given, _ = self._shown(args, kwargs)
+        if isinstance(made, BlockKernel):
+            return of_blocks(self.spec.name, self._ways.reason(made.program), made.lower(None, None, None))
         return of_whole(self.spec.name, made._variant(tuple(given), {}), made.lower(*given))
 
     def require_whole(self) -> None:
@@ -283,13 +288,16 @@ class Kernel:
                     helps=["load whole tiles, and leave block sizes to the compiler"],
                 ) from None  # fmt: skip
 
-    def _shown(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[WholeKernel, list[Any]]:
-        """The kernel on whole tensors for given arguments, with those that it takes, or for the first way of calling
-        it without any.
+    def _shown(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[WholeKernel | BlockKernel, list[Any], dict[str, int]]:
+        """What runs for given arguments, with those that it takes and the sizes, or for the first way of calling the
+        kernel without any.
         """
+        sizes: dict[str, int] = {}
         if args or kwargs:
             call = bind_kernel(self.spec, self.outputs, args, kwargs)
-            program, given = self._program(call)[0], call.given
+            (program, sizes), given = self._program(call), call.given
         else:
             call, given = None, next(ways(self.spec))
             found = self._program_of(given)
@@ -298,9 +306,8 @@ class Kernel:
             program = found
         made = self._ways.whole(program, given)
         if made is None:
-            why = self._ways.partial[id(program)]
-            raise TraceError(f"`{self.spec.name}` runs in its own blocks: {why}", code="TSR0406")
-        return made, [] if call is None else [call.values[name] for name in made.names]
+            return self._ways.blocks(program), [], sizes
+        return made, [] if call is None else [call.values[name] for name in made.names], sizes
 
     def _unread(self) -> TraceError:
         return TraceError(f"`{self.spec.name}` has no program before its sizes are known", code="TSR0406",

@@ -8,7 +8,7 @@ from typing import Any
 from tessera.driver import inspect
 from tessera.driver.inspect import Lowered, LoweredKernel
 from tessera.ir.record import Kind
-from tessera.schedule.plan import Program
+from tessera.schedule.plan import ZERO, Program
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class KernelReport:
         how = "on whole tensors" if self.form == "whole" else f"in its own blocks: {self.reason}"
         lines = [f"{self.name}: {count}, {how}"]
         for n, k in enumerate(self.kernels):
-            lines.append(f"  {n}  {k.name} ({k.form}): {k.bytes} bytes, {k.flops} flops")
+            cost = f": {k.bytes} bytes, {k.flops} flops" if k.flops is not ZERO else ""
+            lines.append(f"  {n}  {k.name} ({k.form}){cost}")
             lines += [f"     {what}: {x}" for what, x in k.resources.items()]
         lines += [f"  -  library call {name}" for name in self.calls]
         return "\n".join([*lines, self.text] if self.text else lines)
@@ -49,4 +50,9 @@ def of_whole(name: str, variant: Any, lowered: Lowered) -> KernelReport:
     return KernelReport(name, "whole", launches(program), lowered.kernels, calls, text=text)
 
 
-__all__ = ["KernelReport", "launches", "of_whole"]
+def of_blocks(name: str, reason: str, lowered: Lowered) -> KernelReport:
+    """The report of a kernel that runs as it is written: all of it is one launch on the CPU."""
+    return KernelReport(name, "blocks", sum(k.launches for k in lowered.kernels), lowered.kernels, (), reason)
+
+
+__all__ = ["KernelReport", "launches", "of_blocks", "of_whole"]

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import torch
 
 from tessera import config
-from tessera.diag import BoundsError, ShapeError
+from tessera.diag import BoundsError, Note, ResourceError, ShapeError, TesseraWarning, TraceError, warn_user
 from tessera.driver import devices
+from tessera.driver.kernel_blocks import BlockKernel
 from tessera.driver.kernel_call import KernelCall, as_tensor, bind_traced, in_place, interpret_kernel
 from tessera.driver.kernel_whole import WholeKernel, may_fail
 from tessera.frontend.kernel.program import KernelProgram
@@ -36,17 +38,19 @@ Reads = Callable[[Mapping[str, Any]], KernelProgram | None]
 
 
 class Ways:
-    """The ways in which one kernel runs, by program. ``fixed`` are the settings that it was given."""
+    """The ways in which one kernel runs, by program. ``settings`` are those that it was given."""
 
-    def __init__(self, spec: FunctionSpec, outputs: Sequence[str], fixed: frozenset[str]) -> None:
+    def __init__(self, spec: FunctionSpec, outputs: Sequence[str], settings: Mapping[str, int]) -> None:
         self.spec = spec
         self.outputs = tuple(outputs)
-        self.fixed = fixed
+        self.settings = settings
         #: Programs by identity, which lasts as long as they are kept here.
         self._whole: dict[Any, tuple[KernelProgram, WholeKernel | None]] = {}
         #: Why a program has no form on whole tensors.
         self.partial: dict[int, Partial] = {}
+        self._blocks: dict[int, tuple[KernelProgram, BlockKernel]] = {}
         self._checked: set[int] = set()
+        self._warned = False
         self.forms: dict[Any, Form | None] = {}
         #: The kernels of forms that torch's graphs call, by number.
         self.numbered: list[WholeKernel] = []
@@ -62,7 +66,7 @@ class Ways:
         with self._lock:
             key = (id(program), tuple(written))
             if key not in self._whole:
-                free = tuple(b for b in program.blocks if b not in self.fixed)
+                free = tuple(b for b in program.blocks if b not in self.settings)
                 found: WholeKernel | None = None
                 try:
                     found = WholeKernel(self.spec, program, given, written, free)
@@ -74,7 +78,55 @@ class Ways:
     def run(self, program: KernelProgram, call: KernelCall, sizes: Mapping[str, int]) -> Any:
         """The results of a call; outputs that it gives are written."""
         found = self.compiled(program, call, sizes)
-        return deliver(program, call, interpreted(program, call, sizes)) if found is MISSING else found
+        return deliver(program, call, self.in_blocks(program, call, sizes)) if found is MISSING else found
+
+    def reason(self, program: KernelProgram) -> str:
+        """Why a program has no form on whole tensors."""
+        return str(self.partial[id(program)])
+
+    def blocks(self, program: KernelProgram) -> BlockKernel:
+        """The kernel in its own blocks."""
+        with self._lock:
+            if id(program) not in self._blocks:
+                self._blocks[id(program)] = program, BlockKernel(program, self.settings)
+            return self._blocks[id(program)][1]
+
+    def in_blocks(
+        self, program: KernelProgram, call: KernelCall, sizes: Mapping[str, int]
+    ) -> Mapping[str, torch.Tensor]:  # fmt: skip
+        """The outputs of a call that runs as the kernel is written; in the interpreter where it is not compiled."""
+        made, tensors = self.blocks(program), list(call.tensors.values())
+        intercepted = dispatch.intercepted(devices.device_of(tensors))
+        wanted = config.current().backend
+        if made.prints or intercepted or wanted == "eager" or not devices.usable(tensors, wanted):
+            return interpreted(program, call, sizes)
+        if not all(map(dispatch.plain, tensors)):
+            return interpreted(program, call, sizes)
+        self.look(program, call, sizes)
+        try:
+            with self._lock:
+                return made.run(call, sizes)
+        except (BoundsError, ShapeError, ZeroDivisionError):  # the interpreter knows where
+            return interpreted(program, call, sizes)
+        except (ResourceError, TraceError) as error:
+            if wanted in ("c", "triton"):
+                raise
+            if not self._warned:
+                self._warned = True
+                first = error.diagnostics[0]
+                notes = (*first.notes, Note(f"`{self.spec.name}` runs in the checking interpreter from here on"))
+                warn_user(TesseraWarning.from_diagnostics([replace(first, notes=notes)]))
+            return interpreted(program, call, sizes)
+
+    def look(self, program: KernelProgram, call: KernelCall, sizes: Mapping[str, int]) -> None:
+        """Run the first call of a program in the checking interpreter, if it is small."""
+        if id(program) in self._checked:
+            return
+        tensors = list(call.tensors.values())
+        looked = not dispatch.intercepted(devices.device_of(tensors)) and all(map(dispatch.plain, tensors))
+        if looked and sum(t.numel() for t in tensors) <= CHECKED:
+            interpret_kernel(program, call, sizes, exact=False)
+        self._checked.add(id(program))
 
     def compiled(self, program: KernelProgram, call: KernelCall, sizes: Mapping[str, int]) -> Any:
         """The results of a call that runs compiled; MISSING where it does not."""
@@ -84,11 +136,7 @@ class Ways:
         made = self.whole(program, call.given)
         if made is None:
             return MISSING
-        if id(program) not in self._checked:
-            looked = not dispatch.intercepted(devices.device_of(tensors)) and all(map(dispatch.plain, tensors))
-            if looked and sum(t.numel() for t in tensors) <= CHECKED:
-                interpret_kernel(program, call, sizes, exact=False)
-            self._checked.add(id(program))
+        self.look(program, call, sizes)
         written = tuple(name for name in program.outputs if name in call.tensors)
         if any(program.params[name] in added_to(program.function) for name in written):
             return MISSING

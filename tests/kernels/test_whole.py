@@ -258,8 +258,11 @@ def test_sources_and_launches() -> None:
     assert "tl.load" in K.rms_norm_kernel.source("triton", x, w)
     assert K.rms_norm_kernel.launches() == K.flash_attention_kernel.launches() == 1
     assert K.swiglu_fused_kernel.report().form == "whole"
-    with pytest.raises(TraceError, match="`running` runs in its own blocks: iterations that follow"):
-        running.report()
+    report = running.report()
+    assert (report.form, report.launches, report.reason) == ("blocks", 1, "iterations that follow one another")
+    assert "in its own blocks: iterations that follow" in str(report)
+    assert "omp parallel" in by_16.source("c")
+    assert "@triton.jit" in by_16.source("triton", f(40))
 
 
 def test_a_fused_kernel_has_such_a_form() -> None:

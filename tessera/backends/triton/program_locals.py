@@ -34,12 +34,12 @@ def forwarded(f: Function) -> Function:
 
 
 def _in_part(op: Operation) -> Iterator[Value]:
-    """The buffers of which an operation touches a part alone, or that it copies elsewhere."""
+    """The buffers of which an operation touches a part alone, which it adds to, or that it copies elsewhere."""
     keys = {FETCH: ("at",), PUT: ("at",), SEND: ("at", "to")}.get(op.record, ())
     for x, key in zip(op.operands, keys, strict=False):
         if not isinstance(x, Value) or not isinstance(x.type, BufferType):
             continue
-        copied = op.record is SEND and key == "at"
+        copied = (op.record is SEND and key == "at") or bool(op.attrs.get("adds"))
         if copied or not _is_whole(op.attrs[key], x.type) or (op.record is not FETCH and _dims(op) != x.type.dims):
             yield x
 

@@ -20,6 +20,9 @@ from tessera.ir.types import BufferType, TensorType
 from tessera.ir.window import SINGLE, TAIL, Row, read, shape
 from tessera.schedule.ranges import provably_ge
 
+#: What GPUs add to memory at once.
+_ATOMIC = frozenset({"f16", "bf16", "f32", "f64", "int32", "int64"})
+
 
 @dataclass
 class Address:
@@ -185,7 +188,10 @@ class ProgramMemory(ProgramValues):
         if self.frame and not where.axes:
             pointer += f" + tl.zeros({self.shape(self.frame)}, tl.int32)"
         masked = f", mask={' & '.join(where.tests)}" if where.tests else ""
-        self.lines.add(f"tl.store({pointer}, {self.used.note(value)}{masked})")
+        word = "atomic_add" if op.attrs.get("adds") else "store"
+        if word == "atomic_add" and buffer.type.dtype.name not in _ATOMIC:
+            raise self.refuse(op, f"atomic sums of {buffer.type.dtype}")
+        self.lines.add(f"tl.{word}({pointer}, {self.used.note(value)}{masked})")
 
     def send(self, op: Operation) -> None:
         """A copy, complete at once."""
