@@ -163,7 +163,7 @@ def sizes_of_one() -> Iterator[Any]:
             yield pytest.param(lead, ONES[2:], id=f"{lead}, more", marks=pytest.mark.nightly)
 
 
-@pytest.mark.parametrize(("lead", "sizes"), sizes_of_one())
+@pytest.mark.parametrize(("lead", "sizes"), tuple(sizes_of_one()))
 def test_a_constant_size_of_one_or_more(lead: tuple[int, ...], sizes: list[tuple[int, int, int, int]]) -> None:
     """Where shapes are constants, dims of size 1 are no loops."""
 
