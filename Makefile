@@ -26,7 +26,7 @@ quickstart: env ## install, then prove, compile, run and compare the example fun
 	$(BIN)/python examples/quickstart.py
 
 test: env-dev ## run the test suite (ARGS="tests/ir -k dim" narrows it)
-	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: env-dev ## ruff over the code, the tests and the examples
 	$(BIN)/ruff check $(wildcard $(CODE))

@@ -6,6 +6,7 @@ thread pools read their variables once, at load.
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import sys
@@ -25,6 +26,10 @@ if str(ROOT) not in _inherited.split(os.pathsep):
 
 import pytest  # noqa: E402  (after the environment is set)
 from hypothesis import HealthCheck, settings  # noqa: E402
+
+_LEVEL = "TESSERA_CFLAGS_OPT"
+#: Folders whose kernels are compiled at the level that users get: their subject is what the compiler makes of them.
+SHIPPED_LEVEL = frozenset({"backends", "corpus", "diag", "examples", "faults", "fuzz", "kernels", "ops"})
 
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("ci", derandomize=True, deadline=None, suppress_health_check=_SLOW, print_blob=True)
@@ -65,6 +70,48 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     import shutil
 
     shutil.rmtree(config.stash[_CACHE], ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[object]:
+    """Collect the tests without looking for garbage: nearly all of the two million objects that this makes stay."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
+def pytest_sessionfinish() -> None:
+    """Give everything back to the collector: libraries report what is left at the end as lost."""
+    gc.unfreeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _settled() -> None:
+    """Take what earlier modules leave out of the collector's sight, so that `gc.collect()` in a test costs little."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _level(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Compile as users do where machine code is the subject and in a nightly run, and elsewhere in half the time."""
+    room = request.path.relative_to(ROOT / "tests").parts[0]
+    usual = room in SHIPPED_LEVEL or "nightly" in request.config.option.markexpr.removeprefix("not nightly")
+    with pytest.MonkeyPatch.context() as patch:
+        if not usual and _LEVEL not in os.environ:
+            patch.setenv(_LEVEL, "1")
+        _forget_options()
+        yield
+    _forget_options()
+
+
+def _forget_options() -> None:
+    """Have the options read again, where they have been read at all."""
+    config = sys.modules.get("tessera.config")
+    if config is not None:
+        config.refresh()
 
 
 @pytest.fixture(autouse=True)

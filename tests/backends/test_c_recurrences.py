@@ -58,7 +58,14 @@ def room(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
-@pytest.mark.parametrize(("lanes", "march"), WIDTHS)
+#: Eight lanes are compiled for the processor here in a nightly run only: that makes what x86-64-v3 does of them.
+SEEN_TWICE = (8, "native")
+
+
+@pytest.mark.parametrize(
+    ("lanes", "march"),
+    [pytest.param(*w, marks=[pytest.mark.nightly] * (w == SEEN_TWICE and len(WIDTHS) > 2)) for w in WIDTHS],
+)
 def test_a_recurrence_is_what_the_interpreter_says(lanes: int, march: str) -> None:
     kernels = [kernel_of(name) for name in (*CHOSEN, *IN_CHUNKS)]
     sources = [Emitter(k.function, lanes, f"k{n}").run() for n, (k, _) in enumerate(kernels)]

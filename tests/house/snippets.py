@@ -17,6 +17,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
+import os
 import re
 import runpy
 import sys
@@ -213,5 +214,26 @@ def main(arguments: list[str]) -> int:
     return min(failed, 1)
 
 
+def serve() -> int:
+    """Run what standard input names, one document and one file for its output a line, and answer each with a status.
+
+    Every document has a fork of its own of this process, in which nothing ran yet and whose imports are done once.
+    """
+    import tessera  # noqa: F401  (and torch with it)
+
+    for line in sys.stdin:
+        document, output = line.rstrip("\n").split("\t")
+        child = os.fork()
+        if not child:
+            written = os.open(output, os.O_WRONLY | os.O_CREAT)
+            for stream, descriptor in enumerate((os.open(os.devnull, os.O_RDONLY), written, written)):
+                os.dup2(descriptor, stream)
+            code = main([document])
+            sys.stderr.flush()
+            os._exit(code)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    return 0
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(serve() if sys.argv[1:] == ["--serve"] else main(sys.argv[1:]))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,13 +18,24 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 WITH_CODE = [path for path in DOCUMENTS if path.exists() and list(blocks(path.read_text(encoding="utf-8")))]
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[subprocess.Popen[str]]:
+    """A process that runs documents."""
+    command = [sys.executable, "-m", "tests.house.snippets", "--serve"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True, process_group=0) as running:
+        yield running
+        os.killpg(running.pid, signal.SIGKILL)
+
+
 @pytest.mark.parametrize("path", WITH_CODE, ids=label)
-def test_document(path: Path) -> None:
+def test_document(path: Path, server: subprocess.Popen[str], tmp_path: Path) -> None:
     if surface() is None:
         return
-    command = [sys.executable, "-m", "tests.house.snippets", str(path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr + done.stdout
+    assert server.stdin is not None and server.stdout is not None
+    output = tmp_path / "output"
+    print(path, output, sep="\t", file=server.stdin, flush=True)
+    assert server.stdout.readline() == "0\n", output.read_text(encoding="utf-8")
 
 
 def _document(tmp_path: Path, *parts: str) -> Path:

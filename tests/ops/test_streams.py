@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -152,17 +152,28 @@ def test_nothing_at_all(sizes: dict[str, int]) -> None:
     close(programs.causal(*args), programs.causal.eager(*args))
 
 
-def test_a_constant_size_of_one_or_more() -> None:
+#: Sizes S, T, D, E of which some are 1; batch dims are combined with the first two, in a nightly run with all.
+ONES = [(1, 9, 1, 1), (7, 1, 5, 4), (7, 9, 5, 1), (7, 9, 1, 4), (1, 9, 5, 4), (1, 1, 1, 1)]
+
+
+def sizes_of_one() -> Iterator[Any]:
+    for lead in ((), (2,), (1, 3)):
+        yield pytest.param(lead, ONES[:2] if lead else ONES, id=f"{lead}")
+        if lead:
+            yield pytest.param(lead, ONES[2:], id=f"{lead}, more", marks=pytest.mark.nightly)
+
+
+@pytest.mark.parametrize(("lead", "sizes"), tuple(sizes_of_one()))
+def test_a_constant_size_of_one_or_more(lead: tuple[int, ...], sizes: list[tuple[int, int, int, int]]) -> None:
     """Where shapes are constants, dims of size 1 are no loops."""
 
     def attention(q, k, v):  # type: ignore[no-untyped-def]
         return torch.softmax(q @ k.mT, -1) @ v
 
-    for lead in ((), (2,), (1, 3)):
-        fused = tessera.function(attention)
-        for s, t, d, e in [(7, 9, 5, 1), (7, 9, 1, 4), (7, 1, 5, 4), (1, 9, 5, 4), (1, 1, 1, 1), (1, 9, 1, 1)]:
-            q, k, v = torch.randn(*lead, s, d), torch.randn(*lead, t, d), torch.randn(*lead, t, e)
-            close(fused(q, k, v), attention(q.double(), k.double(), v.double()))
+    fused = tessera.function(attention)
+    for s, t, d, e in sizes:
+        q, k, v = torch.randn(*lead, s, d), torch.randn(*lead, t, d), torch.randn(*lead, t, e)
+        close(fused(q, k, v), attention(q.double(), k.double(), v.double()))
 
 
 LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {

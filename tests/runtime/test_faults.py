@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +18,10 @@ from tessera.diag import TesseraWarning
 from tessera.runtime.cache import ArtifactCache
 from tessera.runtime.keys import content_key
 from tessera.runtime.store import decode
+from tests.house.source import ROOT
 from tests.runtime import forking
 
 KEY = content_key("kernel")
-KILLS = 250
 
 
 def packed(key: str, fill: int, size: int = 200_000) -> Packed:
@@ -48,13 +50,23 @@ def publish_for_ever(folder: Path, ready: int, seed: int) -> Callable[[], None]:
     return task
 
 
-def test_killed_while_publishing(tmp_path: Path) -> None:
-    """Each child is killed in the middle of its writes, after one to three whole ones."""
-    ArtifactCache(tmp_path).put(packed(KEY, 1))
+@pytest.mark.parametrize("kills", [100, pytest.param(1000, marks=pytest.mark.nightly)])
+def test_killed_while_publishing(tmp_path: Path, kills: int) -> None:
+    """From a process of its own: one that ran many tests takes long to fork."""
+    code = "import sys; from tests.runtime.test_faults import kill; kill(sys.argv[1], int(sys.argv[2]))"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path), str(kills)], cwd=ROOT, check=True, timeout=280)
+    assert assert_whole(tmp_path) == 6
+    assert ArtifactCache(tmp_path).get(KEY) == packed(KEY, 1)
+
+
+def kill(path: str, kills: int) -> None:
+    """Kill so many children in the middle of their writes, after one to three whole ones."""
+    folder = Path(path)
+    ArtifactCache(folder).put(packed(KEY, 1))
     halves = 0
-    for turn in range(KILLS):
+    for turn in range(kills):
         reading, ready = os.pipe()
-        child = forking.start(publish_for_ever(tmp_path, ready, turn))
+        child = forking.start(publish_for_ever(folder, ready, turn))
         os.close(ready)
         for _ in range(1 + turn % 3):
             os.read(reading, 1)
@@ -63,15 +75,13 @@ def test_killed_while_publishing(tmp_path: Path) -> None:
         os.kill(child, signal.SIGKILL)
         os.close(reading)
         assert forking.finish(child) == -signal.SIGKILL
-        left = [path for path in (tmp_path / "artifacts").iterdir() if path.name.startswith(".tmp-")]
+        left = [path for path in (folder / "artifacts").iterdir() if path.name.startswith(".tmp-")]
         halves += len(left)
         for path in left:
             path.unlink()
         if turn % 10 == 0:
-            assert_whole(tmp_path)
-    assert assert_whole(tmp_path) == 6
+            assert_whole(folder)
     assert halves > 0  # some were killed with a half-written file, and it was never visible
-    assert ArtifactCache(tmp_path).get(KEY) == packed(KEY, 1)
 
 
 def test_two_processes_write_and_read_one_key(tmp_path: Path) -> None:
