@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,18 +16,29 @@ import torch
 
 from tessera import config
 from tessera.backends.base import Target
-from tessera.diag import Diagnostic, Label, ShapeError, TesseraError, TesseraWarning, TraceError, user_frames, warn_user
+from tessera.diag import (
+    Diagnostic,
+    Label,
+    ShapeError,
+    TesseraError,
+    TesseraWarning,
+    TraceError,
+    caller_span,
+    user_frames,
+    warn_user,
+)
 from tessera.driver import inspect
 from tessera.driver.guards import parse_target
 from tessera.driver.kernel_blocks import BlockKernel
 from tessera.driver.kernel_call import KernelCall, bind_kernel, bind_traced, check_overlap, interpret_kernel
 from tessera.driver.kernel_grad import Differentiable, Undifferentiable
+from tessera.driver.kernel_graph import graph_form
 from tessera.driver.kernel_report import KernelReport, of_blocks, of_whole
 from tessera.driver.kernel_tune import Tuned
 from tessera.driver.kernel_ways import MISSING, Ways, interpreted, kinds_of
 from tessera.driver.kernel_whole import WholeKernel
 from tessera.driver.layout import TABLE
-from tessera.driver.opaque import NUMBER, TENSOR, called
+from tessera.driver.opaque import called
 from tessera.frontend.accept import require_function
 from tessera.frontend.handles import Deferred, PoisonHandle
 from tessera.frontend.inline import inline_call
@@ -41,7 +53,9 @@ from tessera.passes.whole import Partial, whole
 
 #: Block sizes where nothing else is said.
 _BLOCK = 32
-_STORES = ("store", "store_vector", "atomic_add")
+#: Operations that write to memory, with the number of the argument that says where.
+_STORES = {"store": 0, "store_vector": 0, "atomic_add": 0, "fill": 0, "copy": 1}
+_OWN = re.compile(r"_|lead_\d")
 _dynamo = torch.compiler.is_dynamo_compiling
 
 
@@ -62,6 +76,7 @@ class Kernel:
         self._lock = threading.RLock()
         self._derivative: tuple[Callable[..., Any], Callable[..., Any]] | None = None
         self._tuned: Tuned | None = None
+        self._fused = False
         self.checked: tuple[KernelProgram, ...] = ()
         if config.current().shapes != "off":
             self._check()
@@ -102,11 +117,15 @@ class Kernel:
             if self._derivative is not None:
                 return self._differentiable(call, args, kwargs)
             found = MISSING if len(call.made) < len(self.outputs) else self._compiled(call)
-            return found if found is not MISSING else Undifferentiable.apply(self, call, *tensors)
+            return found if found is not MISSING else self._undifferentiable(call, tensors)
         found = self._run(call)
         if not kwargs and self._derivative is None:
             self._ways.note(args, self._program_of)
         return found
+
+    def _undifferentiable(self, call: KernelCall, tensors: tuple[torch.Tensor, ...]) -> Any:
+        made = Undifferentiable.apply(self, call, *tensors)[len(self.outputs) - len(call.made) :]
+        return None if not made else made[0] if len(made) == 1 else made
 
     def _run(self, call: KernelCall) -> Any:
         program, sizes = self._program(call)
@@ -124,14 +143,16 @@ class Kernel:
         program = self._program_of(given)
         made = None if program is None else self._ways.whole(program, given, written)
         if made is None:
+            span = caller_span()
+            labels = [] if span is None else [Label(span, "called here", True)]
             raise TraceError(f"the kernel `{self.spec.name}`, which has no form on whole tensors,"
-                             " inside a compiled function", code="TSR0406")  # fmt: skip
+                             " inside a compiled function", code="TSR0406", labels=labels)  # fmt: skip
         return inline_call(made.spec, [values[name] for name in made.names], {})
 
     def _in_graph(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """A call under torch's tracer: an operation of its graph where the kernel has a form on whole tensors."""
         given = (*args, *kwargs.values())
-        number, how, tensors, numbers = _form(self, kinds_of(given), tuple(kwargs))
+        number, how, tensors, numbers = graph_form(self, kinds_of(given), tuple(kwargs))
         if number < 0:
             return self._ways.apart(self, args, kwargs)
         made = self._ways.numbered[number]
@@ -195,6 +216,8 @@ class Kernel:
                 raise ShapeError(f"`{name}={x}`", code="TSR0106", helps=["give a number of at least 1"])
         made = Kernel(self.fn, {**self.settings, **settings})
         made._derivative = self._derivative
+        if self._fused:
+            made.require_whole()
         return made
 
     @user_frames
@@ -230,8 +253,9 @@ class Kernel:
         return made
 
     def _text(self) -> str:
-        """What the kernel is, as text."""
-        return "".join(print_function(p.function) for p in self.checked) or ast.dump(self.text.node)
+        """What the kernel is, with its settings, as text."""
+        text = "".join(print_function(p.function) for p in self.checked) or ast.dump(self.text.node)
+        return f"{text}{sorted(self.settings.items())}"
 
     @user_frames
     def ir(self, *args: Any, **kwargs: Any) -> str:
@@ -272,11 +296,16 @@ class Kernel:
         """How a call runs: in which form and why, its launches, and what each moves and computes."""
         made, given, _ = self._shown(args, kwargs)
         if isinstance(made, BlockKernel):
+            if made.prints:
+                return KernelReport(self.spec.name, "interpreter", 0, (), (), "it prints")
             return of_blocks(self.spec.name, self._ways.reason(made.program), made.lower(None, None, None))
         return of_whole(self.spec.name, made._variant(tuple(given), {}), made.lower(*given))
 
     def require_whole(self) -> None:
         """Refuse a kernel that has no form on whole tensors in one of its ways (TSR0419)."""
+        self._fused = True
+        if not self.checked:
+            raise self._unread()
         for program in self.checked:
             try:
                 whole(program.function, frozenset(program.blocks) - self.settings.keys())
@@ -310,8 +339,9 @@ class Kernel:
         return made, [] if call is None else [call.values[name] for name in made.names], sizes
 
     def _unread(self) -> TraceError:
+        labels = [] if self.spec.span is None else [Label(self.spec.span, "reads its sizes", True)]
         return TraceError(f"`{self.spec.name}` has no program before its sizes are known", code="TSR0406",
-                          helps=["pass example arguments"])  # fmt: skip
+                          labels=labels, helps=["pass example arguments"])  # fmt: skip
 
     def _function(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> IRFunction:
         if args or kwargs:
@@ -351,6 +381,11 @@ class Kernel:
 
 
 def _check_signature(spec: FunctionSpec) -> None:
+    own = next((n for n in spec.dim_names if _OWN.match(n)), None)
+    if own is not None:
+        labels = [] if spec.span is None else [Label(spec.span, "declared here", True)]
+        raise ShapeError(f"`{own}` as the name of a dim of a kernel", code="TSR0101", labels=labels,
+                         helps=["names with `_` or `lead_` in front are those of the compiler"])  # fmt: skip
     for p in spec.params:
         if p.how != "plain" or p.kind not in ("tensor", "optional", "size", "scalar", "static", "any"):
             what = "any number of arguments" if p.how != "plain" else "a container of tensors"
@@ -377,8 +412,9 @@ def _targets(node: ast.AST) -> list[ast.Name]:
     found: ast.expr | None = None
     if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
         found = node
-    elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in _STORES:
-        found = next(iter(node.args), None)
+    elif isinstance(node, ast.Call):
+        place = _STORES.get(ast.unparse(node.func).rpartition(".")[2], len(node.args))
+        found = next(iter(node.args[place:]), None)
     while isinstance(found, ast.Subscript):
         found = found.value
     return [found] if isinstance(found, ast.Name) else []
@@ -395,31 +431,6 @@ def _check_obligations(f: IRFunction, sizes: Mapping[str, int]) -> None:
                        () if o.span is None else (Label(o.span, o.why or "needed here", True),))
             for o in broken
         )  # fmt: skip
-
-
-def _form(kernel: Kernel, kinds: Any, names: tuple[str, ...]) -> tuple[int, Any, Any, Any]:
-    """For torch's tracer: the number of the form that serves a call, what its arguments are, and which of those of the
-    call are its tensors and its numbers; -1 for none.
-    """
-    kernel._ways.apart = torch.compiler.disable(_apart)  # here, where torch's compiler is loaded anyway
-    served = None not in kinds and kernel._derivative is None
-    found = kernel._ways.form(kinds, names, kernel._program_of) if served else None
-    if found is None:
-        return -1, (), (), ()
-    made, places = found
-    if made not in kernel._ways.numbered:
-        kernel._ways.numbered.append(made)
-    words = [p if isinstance(p, tuple) else NUMBER if kinds[p][0] is float else TENSOR for p in places]
-    chosen = [tuple(p for p, w in zip(places, words, strict=True) if w == word) for word in (TENSOR, NUMBER)]
-    return kernel._ways.numbered.index(made), tuple(words), chosen[0], chosen[1]
-
-
-_form._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
-def _apart(kernel: Kernel, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """A call that stands between two graphs of torch's."""
-    return kernel(*args, **kwargs)
 
 
 class Kernels:

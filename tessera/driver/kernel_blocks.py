@@ -19,7 +19,6 @@ from tessera.driver.native_kernel import NativeKernel
 from tessera.frontend.kernel.program import KernelProgram
 from tessera.ir.dialects.block import DEBUG_PRINT
 from tessera.ir.graph import Value, walk
-from tessera.ir.interp.block import added_to
 from tessera.ir.printer import print_function
 from tessera.ir.types import BufferType
 from tessera.schedule.block_sizes import default_blocks
@@ -37,8 +36,12 @@ class BlockKernel:
         self.native = NativeKernel(self.program)
         f = self.program.function
         self.prints = any(op.record is DEBUG_PRINT for op in walk(f.body))
-        self.added = added_to(f)
         self.free = tuple(b for b in self.program.blocks if b not in self.settings)
+
+    def prepare(self, device: torch.device) -> None:
+        """Compile for the CPU what has not been; for a GPU that is done for each choice of sizes."""
+        if device.type not in devices.ACCELERATORS:
+            self.native.prepare()
 
     def run(self, call: KernelCall, sizes: Mapping[str, int]) -> dict[str, torch.Tensor]:
         """The outputs by parameter, in memory of their own. Raises what the program does wrong, ResourceError and
@@ -75,10 +78,8 @@ class BlockKernel:
         if given is not None:
             return given.detach().clone(memory_format=torch.contiguous_format)
         shape = [d.evaluate(sizes) for d in v.type.dims]
-        make = torch.zeros if v in self.added else torch.empty
         device = None if like is None else like.device
-        made: torch.Tensor = make(shape, dtype=to_torch_dtype(v.type.dtype), device=device)
-        return made
+        return torch.zeros(shape, dtype=to_torch_dtype(v.type.dtype), device=device)
 
     def gpu(self, device: torch.device) -> TritonKernel:
         """The program for a GPU."""

@@ -52,6 +52,7 @@ def bind_kernel(
     Raises CallError (TSR0111), ShapeError (TSR0105 to TSR0107, TSR0110) and DTypeError (TSR0108).
     """
     values = _matched(spec, outputs, args, kwargs)
+    _check_static(spec, values)
     tensors = {name: x for name, x in values.items() if isinstance(x, torch.Tensor)}
     leads = _leads(spec, tensors)
     leaves: list[Leaf] = []
@@ -79,6 +80,18 @@ def bind_kernel(
     more = (len(leads), first)
     given = {p.name: _described(p, values[p.name], types.get(p.name), made, more) for p in spec.params}
     return KernelCall(tensors, values, given, sizes, made)
+
+
+def _check_static(spec: FunctionSpec, values: Mapping[str, Any]) -> None:
+    """Refuse a value that programs cannot be told apart by (TSR0111)."""
+    for name, x in values.items():
+        try:
+            hash(x)
+        except TypeError:
+            span = caller_span()
+            labels = [] if span is None else [Label(span, "called here", True)]
+            raise CallError(f"a call of `{spec.name}` with a {type(x).__name__} for `{name}`", code="TSR0111",
+                            labels=labels, helps=["give a tuple"]) from None  # fmt: skip
 
 
 def bind_traced(
@@ -239,15 +252,19 @@ def _range(t: torch.Tensor) -> tuple[int, int]:
     return first * t.itemsize, (first + int(last) + 1) * t.itemsize
 
 
-def interpret_kernel(program: KernelProgram, call: KernelCall, sizes: Mapping[str, int], exact: bool) -> dict[str, Any]:
-    """The contents of the outputs as arrays, by parameter."""
+def interpret_kernel(
+    program: KernelProgram, call: KernelCall, sizes: Mapping[str, int], exact: bool, most: int | None = None
+) -> dict[str, Any]:
+    """The contents of the outputs as arrays, by parameter; of a run that ends after ``most`` iterations what they are
+    then.
+    """
     given: dict[Any, Any] = {}
     for name, value in program.params.items():
         if name in call.tensors:
             given[value] = _array(call.tensors[name])
         elif not isinstance(value.type, BufferType):
             given[value] = np.asarray(call.values[name], np.float64)
-    made = run_program(program.function, given, sizes, exact)
+    made = run_program(program.function, given, sizes, exact, most)
     return {name: made[program.params[name]] for name in program.outputs}
 
 

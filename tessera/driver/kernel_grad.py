@@ -6,24 +6,33 @@ from typing import Any
 
 import torch
 
-from tessera.diag import TraceError
+from tessera.diag import Label, Span, TraceError, caller_span
 from tessera.driver.kernel_call import KernelCall
 
 
+def _labels(at: Span | None) -> list[Label]:
+    return [] if at is None else [Label(at, "called here", True)]
+
+
 class Undifferentiable(torch.autograd.Function):
-    """Keeps a kernel without a derivative from being taken for a constant."""
+    """Keeps a kernel without a derivative from being taken for a constant. Gives the outputs that the call gave, then
+    those that it left out.
+    """
 
     @staticmethod
     def forward(ctx: Any, kernel: Any, call: KernelCall, *tensors: torch.Tensor) -> Any:
-        ctx.kernel = kernel
+        ctx.kernel, ctx.at = kernel, caller_span()
         written = [t for name, t in call.tensors.items() if name in kernel.outputs]
         ctx.mark_dirty(*written)
         made = kernel._run(call)
-        return made if made is not None else tuple(written)
+        return (*written, *(() if made is None else made if isinstance(made, tuple) else (made,)))
 
     @staticmethod
     def backward(ctx: Any, *_: Any) -> Any:
-        raise TraceError(f"the kernel `{ctx.kernel.spec.name}` has no derivative", code="TSR0413")
+        raise TraceError(
+            f"the kernel `{ctx.kernel.spec.name}` has no derivative", code="TSR0413", labels=_labels(ctx.at),
+            helps=["`kernel.defvjp` gives it one"],
+        )  # fmt: skip
 
 
 class Differentiable(torch.autograd.Function):
@@ -33,14 +42,15 @@ class Differentiable(torch.autograd.Function):
     def forward(ctx: Any, pair: Any, args: Any, kwargs: Any, *tensors: torch.Tensor) -> Any:
         fwd, ctx.bwd = pair
         found, ctx.saved = fwd(*args, **kwargs)
-        ctx.count = len(tensors)
+        ctx.count, ctx.at = len(tensors), caller_span()
         return found
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         found = ctx.bwd(ctx.saved, *grads)
         if not isinstance(found, tuple) or len(found) != ctx.count:
-            raise TraceError(f"a derivative that gives no tuple of {ctx.count} gradients", code="TSR0413")
+            text = f"a derivative that gives no tuple of {ctx.count} gradients"
+            raise TraceError(text, code="TSR0413", labels=_labels(ctx.at))
         return (None, None, None, *found)
 
 

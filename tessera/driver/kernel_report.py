@@ -10,11 +10,14 @@ from tessera.driver.inspect import Lowered, LoweredKernel
 from tessera.ir.record import Kind
 from tessera.schedule.plan import ZERO, Program
 
+_PLACES = {"whole": "on whole tensors", "blocks": "in its own blocks", "interpreter": "in the interpreter"}
+
 
 @dataclass(frozen=True)
 class KernelReport:
     """How a kernel runs. ``form`` is ``whole`` where its blocks were left to the compiler, so that it is fused as
-    tensor code is, and ``blocks`` where it runs as it is written, for which ``reason`` is why. Prints as text.
+    tensor code is, ``blocks`` where it runs as it is written, and ``interpreter`` where it is not compiled; ``reason``
+    is why. Prints as text.
     """
 
     name: str
@@ -27,7 +30,8 @@ class KernelReport:
 
     def __str__(self) -> str:
         count = "1 launch" if self.launches == 1 else f"{self.launches} launches"
-        how = "on whole tensors" if self.form == "whole" else f"in its own blocks: {self.reason}"
+        how = _PLACES[self.form]
+        how += f": {self.reason}" if self.reason else ""
         lines = [f"{self.name}: {count}, {how}"]
         for n, k in enumerate(self.kernels):
             cost = f": {k.bytes} bytes, {k.flops} flops" if k.flops is not ZERO else ""

@@ -188,10 +188,13 @@ class Tuned:
         options = {_told(c): kernel.configure(**c) for c in configs}
         known = {_told(c): dict(c) for c in configs} | {_told({}): {}}
         for args in arguments:
-            kind = found.kind(args, {})
-            if kind in table.entries:
+            call = bind_kernel(kernel.spec, kernel.outputs, args, {})
+            if any(name in call.tensors for name in kernel.outputs):
+                raise ConfigError("a kernel is tuned without outputs that are given", helps=["leave them out"])
+            kind, every = found.kind(args, {}), {_told({}): kernel, **options}
+            known_entry = table.entries.get(kind)
+            if known_entry is not None and every.keys() <= {*known_entry.milliseconds, *known_entry.rejected}:
                 continue
-            every = {_told({}): kernel, **options}
             runs_of = {name: functools.partial(k, *args) for name, k in every.items()}
             times, rejected = measure(runs_of, kernel.check(*args), *runs, f"tuning {kernel.spec.name}")
             best = min(times, key=lambda n: times[n]) if times else _told({})

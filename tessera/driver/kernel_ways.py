@@ -27,6 +27,8 @@ from tessera.runtime import dispatch
 
 #: Elements of all arguments up to which the first call of a program is checked.
 CHECKED = 2048
+#: Iterations after which that is enough.
+LOOKED = 4096
 MISSING: Final = object()
 _PLAIN = frozenset({bool, int, str, type(None)})
 _TENSORS = frozenset({torch.Tensor, torch.nn.Parameter})
@@ -105,8 +107,9 @@ class Ways:
         self.look(program, call, sizes)
         try:
             with self._lock:
-                return made.run(call, sizes)
-        except (BoundsError, ShapeError, ZeroDivisionError):  # the interpreter knows where
+                made.prepare(devices.device_of(tensors))
+            return made.run(call, sizes)
+        except (BoundsError, ShapeError):  # the interpreter knows which element
             return interpreted(program, call, sizes)
         except (ResourceError, TraceError) as error:
             if wanted in ("c", "triton"):
@@ -125,13 +128,13 @@ class Ways:
         tensors = list(call.tensors.values())
         looked = not dispatch.intercepted(devices.device_of(tensors)) and all(map(dispatch.plain, tensors))
         if looked and sum(t.numel() for t in tensors) <= CHECKED:
-            interpret_kernel(program, call, sizes, exact=False)
-        self._checked.add(id(program))
+            interpret_kernel(program, call, sizes, exact=False, most=LOOKED)
+            self._checked.add(id(program))
 
     def compiled(self, program: KernelProgram, call: KernelCall, sizes: Mapping[str, int]) -> Any:
         """The results of a call that runs compiled; MISSING where it does not."""
         tensors = list(call.tensors.values())
-        if config.current().backend == "eager" or not all(t.numel() for t in tensors):
+        if config.current().backend == "eager" or not (all(t.numel() for t in tensors) or _is_empty(program, sizes)):
             return MISSING
         made = self.whole(program, call.given)
         if made is None:
@@ -146,7 +149,7 @@ class Ways:
             if direct is not None:
                 return direct(*(call.values[name] for name in direct.names))
             found = made(*(call.values[name] for name in made.names))
-        except (BoundsError, ShapeError):  # the interpreter knows where, and serves what is right for other blocks
+        except (BoundsError, ShapeError, ZeroDivisionError):  # in blocks it is known where, or it is right with others
             return MISSING
         if not written:
             return found
@@ -185,7 +188,7 @@ class Ways:
         made, places = form
         try:
             return made(*[args[p] if type(p) is int else p[0] for p in places])  # type: ignore[index]
-        except (BoundsError, ShapeError):
+        except (BoundsError, ShapeError, ZeroDivisionError):
             return MISSING
 
     def note(self, args: Sequence[Any], read: Reads) -> None:
@@ -232,6 +235,12 @@ def deliver(program: KernelProgram, call: KernelCall, found: Mapping[str, torch.
                 call.tensors[name].copy_(x)
     made = tuple(x for name, x in found.items() if name not in call.tensors)
     return None if not made else made[0] if len(made) == 1 else made
+
+
+def _is_empty(program: KernelProgram, sizes: Mapping[str, int]) -> bool:
+    """Have the outputs no elements?"""
+    dims = (program.params[name].type.dims for name in program.outputs)
+    return all(any(d.evaluate(sizes) == 0 for d in shape) for shape in dims)
 
 
 def _unset(*_: Any) -> Any:

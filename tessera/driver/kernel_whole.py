@@ -21,6 +21,7 @@ from tessera.frontend.session import current
 from tessera.frontend.spec import EMPTY, FunctionSpec, ParamSpec
 from tessera.ir.dim import Dim
 from tessera.ir.graph import Function as IRFunction
+from tessera.ir.graph import Operation
 from tessera.ir.record import Kind
 from tessera.passes.whole import Whole, whole
 
@@ -49,7 +50,12 @@ class WholeKernel(Function[..., Any]):
 
 def may_fail(f: IRFunction) -> bool:
     """May a function find while it runs that it cannot go on? Then what it writes may be half of it."""
-    return any(op.record.kind is Kind.INDEX for op in f.ops)
+    return any(op.record.kind is Kind.INDEX or _divides(op) for op in f.ops)
+
+
+def _divides(op: Operation) -> bool:
+    """Is it an operation on integers that is not defined for 0?"""
+    return op.record.kind is Kind.MAP and op.results[0].type.dtype.is_int and op.record.domain[0] > 0
 
 
 def _param(p: ParamSpec, given: Any, dims: Sequence[Dim]) -> ParamSpec:
@@ -65,6 +71,7 @@ def _body(
 ) -> Callable[..., Any]:  # fmt: skip
     """What is traced: the operations of the kernel on whole tensors."""
     count, places = len(made.inputs), {p.name: n for n, p in enumerate(made.outputs)}
+    added = {p.name for p in made.added}
 
     def body(*args: Any) -> Any:
         session = current()
@@ -73,7 +80,7 @@ def _body(
             else replay(session, made.function, args[:count])
         )  # fmt: skip
         for name, target in zip(names[count:], args[count:], strict=True):
-            target.copy_(found[places[name]])
+            (target.add_ if name in added else target.copy_)(found[places[name]])
         kept = tuple(y for p, y in zip(made.outputs, found, strict=True) if p.name not in written)
         return None if not kept else kept[0] if len(kept) == 1 else kept
 

@@ -10,6 +10,7 @@ import torch
 
 from tessera.backends.base import Packed
 from tessera.backends.c import backend as c_backend
+from tessera.backends.c.emit import PARALLEL_FROM
 from tessera.backends.c.load import SharedObject
 from tessera.backends.c.skeleton import known_divisors, lined
 from tessera.diag import BoundsError, Label, ShapeError, TesseraError
@@ -33,8 +34,6 @@ _ROWS = (
     *(Row(PASSES[name], "as in a function") for name in ("canonicalize", "cse", "dce")),
     Row(Fuse(folds=False), "blocks are small: what is made of a product is near when it is folded"),
 )
-#: Points that loops visit from which on more than one thread is at work.
-_MANY = 16384
 
 
 @dataclass
@@ -94,6 +93,10 @@ class NativeKernel:
         library = built[0] if built else c_backend.CArtifact.unpack(packed).load()
         return Native.at(library.address(self.code.entry.entry))
 
+    def prepare(self) -> None:
+        """Compile, if that has not been done."""
+        _ = self.entry
+
     @Lazy
     def names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The parameters that are buffers, and those that are numbers."""
@@ -140,7 +143,7 @@ class NativeKernel:
         Raises BoundsError (TSR0605), ShapeError (TSR0106) and ZeroDivisionError for what the kernel does wrong.
         """
         given, scratch, work = self.measured(sizes)
-        threads = torch.get_num_threads() if work >= _MANY else 1
+        threads = torch.get_num_threads() if work >= PARALLEL_FROM else 1
         room = torch.empty(threads * scratch, dtype=torch.uint8)
         buffers, scalars = self.names
         places = [tensors[name].data_ptr() for name in buffers]
@@ -161,4 +164,5 @@ class NativeKernel:
             verb = "written" if op.record is PUT else "read"
             where = f"outside of `{op.operands[0].name}`" if op.record in (FETCH, PUT) else "out of range"  # type: ignore[union-attr]
             return BoundsError(f"a position that is {verb} is {where}", labels=labels)
-        return ZeroDivisionError("integer division by zero")
+        place = "" if op.span is None else f" at {op.span.file}:{op.span.line}"
+        return ZeroDivisionError(f"integer division by zero in `{self.program.function.name}`{place}")

@@ -208,7 +208,7 @@ def flash_attention_kernel(
     """
     ctx = tile.context()
     bm, bn = ctx.block_m, ctx.block_n
-    factor = 1.0 / math.sqrt(ctx.D) if scale is None else scale
+    factor = tile.rsqrt(tile.cast(ctx.D, _sum_of(Q))) if scale is None else scale
     shift = ctx.T - ctx.S
     for b in tile.grid(ctx.BH):
         for i in tile.grid(0, ctx.S, bm):

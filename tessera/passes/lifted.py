@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -11,7 +12,7 @@ from tessera.ir.build import Builder
 from tessera.ir.dialects import OPS
 from tessera.ir.dialects.calls import Ops, Sym
 from tessera.ir.dim import Dim
-from tessera.ir.dtype import int64
+from tessera.ir.dtype import DType, int64
 from tessera.ir.graph import Attr, Literal, Operand, Operation, Value, dims_in
 from tessera.ir.record import Kind, Law
 from tessera.ir.solver import Verdict, judge_ge
@@ -47,11 +48,13 @@ class Lifted:
     span: tuple[Dim, Dim] | None = None
     fill: float | None = None
     start: bool = False
+    #: It is what a sum begins with, scaled: to a sum it adds nothing.
+    nothing: bool = False
 
     @property
     def empty(self) -> bool:
-        """Is it what a sum begins with? Nothing has been added to it, so nothing is left of it when it is scaled."""
-        return self.start and self.fill == 0
+        """Is it what a sum begins with, to which nothing has been added?"""
+        return self.nothing or (self.start and self.fill == 0)
 
     @property
     def truth(self) -> bool | None:
@@ -92,12 +95,19 @@ class Lifting:
             return x if known else self.filling(x.value.value, kind)
         if x.value.type.dtype is kind.dtype and isinstance(x.value.type, TensorType):
             return x
-        return replace(x, value=self.t.cast(Sym(self.t, x.value), kind.dtype).value, count=False)
+        made = self.t.cast(Sym(self.t, x.value), kind.dtype).value
+        return Lifted(made, x.axes, fill=_kept(x.fill, kind.dtype))
+
+    def counted(self, x: Lifted) -> Lifted:
+        """An integer in which positions are computed."""
+        if isinstance(x.value, Literal) or x.value.type.dtype is int64:
+            return x
+        return replace(x, value=self.t.cast(Sym(self.t, x.value), int64).value)
 
     def filling(self, number: Any, kind: Type, start: bool = False) -> Lifted:
         """A block of one number, which no iteration changes."""
         made = self.t.full(tuple(d.substitute(self.sizes) for d in kind.dims), number, dtype=kind.dtype)
-        return Lifted(made.value, fill=float(number), start=start)
+        return Lifted(made.value, fill=_kept(_number(number), kind.dtype), start=start)
 
     def stored(self, x: Lifted, kind: Type) -> Lifted:
         found = self.typed(x, kind)
@@ -150,24 +160,26 @@ class Lifting:
         """The result of an operation with what is known of its elements."""
         kind, spans = op.record.kind, [x.span for x in xs]
         if kind is Kind.VIEW and len(xs) == 1:
-            return Lifted(y, axes, span=spans[0], fill=xs[0].fill, start=xs[0].start)
+            return replace(xs[0], value=y, axes=axes, count=False)
         if kind is Kind.CREATE:
             counted = [x.value.value for x in xs if isinstance(x.value, Literal)] == [0, 1] and "size" in op.attrs
             size = y.type.dims[0] if counted else _ZERO
-            return Lifted(y, axes, span=(_ZERO, size) if counted else None, fill=_fill(xs[0]) if len(xs) == 1 else None)
+            fill = _kept(_fill(xs[0]), y.type.dtype) if len(xs) == 1 else None
+            return Lifted(y, axes, span=(_ZERO, size) if counted else None, fill=fill)
         if op.record.law is Law.SAME and len(xs) == 1:
-            return Lifted(y, axes, fill=xs[0].fill, start=xs[0].start)
+            fill = _kept(xs[0].fill, y.type.dtype)
+            return Lifted(y, axes, fill=fill, start=xs[0].start and fill is not None)
+        if op.record.law is Law.PRODUCT and any(x.empty for x in xs):
+            return Lifted(y, axes, nothing=True)
         if op.record.law is Law.SUM and len(spans) == 2 and spans[0] and spans[1]:
             (a, b), (c, d) = spans[0], spans[1]
             return Lifted(y, axes, span=(a + c, b + d - 1))
         return Lifted(y, axes)
 
     def begun(self, op: Operation, xs: Sequence[Lifted]) -> Lifted | None:
-        """What becomes of a sum to which nothing has been added: scaled it is none, and it adds nothing."""
-        law, empty = op.record.law, [x.empty for x in xs]
-        if law is Law.PRODUCT and any(empty):
-            return self.filling(0.0 if op.result.type.dtype.is_float else 0, op.result.type, start=True)
-        if law is not Law.SUM or empty.count(True) != 1:
+        """What is added to a sum to which nothing has been added, which may have been scaled."""
+        empty = [x.empty for x in xs]
+        if op.record.law is not Law.SUM or empty.count(True) != 1:
             return None
         other = empty.index(False)
         return xs[other] if op.operands[other].type == op.result.type else None
@@ -245,6 +257,15 @@ class Lifting:
         dims = x.value.type.dims[len(x.axes) :]
         found: Operand = self.t.expand(y, *(self.axes[a] for a in axes), *dims).value
         return found
+
+
+def _number(x: Any) -> float | None:
+    return None if isinstance(x, Dim) else float(x)
+
+
+def _kept(fill: float | None, dtype: DType) -> float | None:
+    """A number that a dtype has: the ones that loops begin with."""
+    return fill if fill == 0 or (fill in (-math.inf, math.inf) and dtype.is_float and not dtype.is_fp8) else None
 
 
 def _fill(x: Lifted) -> float | None:

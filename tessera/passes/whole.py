@@ -20,7 +20,7 @@ from tessera.ir.dialects.calls import Sym
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import int64
 from tessera.ir.facts import Facts
-from tessera.ir.graph import Block, Function, Literal, Operand, Operation, Value, walk
+from tessera.ir.graph import Block, Function, Literal, Operand, Operation, Value, dims_in, walk
 from tessera.ir.infer import InferContext, Refused
 from tessera.ir.record import Kind
 from tessera.ir.types import BufferType, TensorType
@@ -33,12 +33,13 @@ _ZERO, _ONE = Dim.const(0), Dim.const(1)
 @dataclass(frozen=True)
 class Whole:
     """A program on whole tensors: its function, and the parameters of the program that are its parameters and its
-    results, in order.
+    results, in order; ``added`` are those that it adds to.
     """
 
     function: Function
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
+    added: frozenset[Value] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,10 @@ class _Lift(Lifting):
     puts: dict[Value, _Put] = field(default_factory=dict)
     #: What outputs are added up to.
     sums: dict[Value, _Put] = field(default_factory=dict)
-    #: What must hold for the operations of a case to count.
+    #: What must hold for the operations of a case to count, the values known before it, and what it has instead.
     path: tuple[Lifted, ...] = ()
+    outer: frozenset[Value] = frozenset()
+    masked: dict[Value, Lifted] = field(default_factory=dict)
 
     def run(self, f: Function) -> Whole:
         inputs: list[Value] = []
@@ -124,7 +127,9 @@ class _Lift(Lifting):
         results = tuple(self.result(p) for p in outputs)
         obligations = tuple(self.builder.context.obligations.values())
         body = Block(tuple(self.builder.ops), tuple(params), results)
-        return Whole(Function(f.name, body, "tensor", obligations, span=f.span), tuple(inputs), outputs)
+        _complete(f, body)
+        whole = Function(f.name, body, "tensor", obligations, span=f.span)
+        return Whole(whole, tuple(inputs), outputs, frozenset(self.sums))
 
     def block(self, block: Block) -> None:
         for op in block.ops:
@@ -167,6 +172,7 @@ class _Lift(Lifting):
         self.env.update((p, replace(self.env[p], start=True)) for p in body.params)
         self.block(body)
         self.bind(op, op.results, body.yields[bool(op.attrs.get("stops")) :])
+        self.env.update((r, replace(self.env[r], start=False, nothing=False)) for r in op.results)
 
     def size(self, op: Operation, key: str) -> Dim:
         found = _dim(op, key).substitute(self.sizes)
@@ -184,14 +190,15 @@ class _Lift(Lifting):
             self.block(chosen)
             self.bind(op, op.results, chosen.yields)
             return
-        before, path = dict(self.puts), self.path
+        before, path, outer = dict(self.puts), self.path, self.outer
+        self.outer = frozenset(self.env)
         other = self.together("logical_not", [condition])
         sides = []
         for case, taken in zip(cases, (condition, other), strict=True):
-            self.puts, self.path = dict(before), (*path, taken)
+            self.puts, self.path, self.masked = dict(before), (*path, taken), {}
             self.block(case)
             sides.append(({p: put for p, put in self.puts.items() if p not in before}, case.yields))
-        self.puts, self.path = before, path
+        self.puts, self.path, self.outer = before, path, outer
         (left, yes), (right, no) = sides
         for r, a, b in zip(op.results, yes, no, strict=True):
             self.env[r] = self.chosen(condition, *(self.stored(self.of(op, x), r.type) for x in (a, b)))
@@ -204,6 +211,22 @@ class _Lift(Lifting):
     def chosen(self, condition: Lifted, a: Lifted, b: Lifted) -> Lifted:
         return self.together("where", [condition, a, b])
 
+    def of(self, op: Operation, x: Operand) -> Lifted:
+        if not (isinstance(x, Value) and x in self.outer):
+            return super().of(op, x)
+        if x not in self.masked:
+            self.masked[x] = self.safe(super().of(op, x))
+        return self.masked[x]
+
+    def safe(self, x: Lifted) -> Lifted:
+        """A value in a case: 1 where the case is not taken, so that nothing fails there and no slope is infinite."""
+        if isinstance(x.value, Literal) or x.fill is not None or x.value.type.dtype.is_bool:
+            return x
+        for taken in self.path:
+            one = Lifted(Literal(1.0 if x.value.type.dtype.is_float else 1))
+            x = replace(self.together("where", [taken, x, one]), span=x.span)
+        return x
+
     # -- memory
 
     def fetch(self, op: Operation) -> None:
@@ -215,12 +238,13 @@ class _Lift(Lifting):
         assert isinstance(kind, BufferType)
         rows = self.rows(op)
         x: Any = Sym(self.t, self.value(buffer))
-        looked = [self.of(op, v) for v in op.operands[1:]]
+        looked = [self.counted(self.of(op, v)) for v in op.operands[1:]]
         for n, row in enumerate(rows):
             if row.kind != SINGLE:
                 x = self.cut(op, x, n, row, kind.dims[n])
-        at = {n: self.position(op, row.start, kind.dims[n], looked) for n, row in enumerate(rows) if row.kind == SINGLE}
-        self.env[op.result] = self.picked(op, x, at, kind)
+        single = {n: row for n, row in enumerate(rows) if row.kind == SINGLE}
+        at = {n: self.position(op, row, kind.dims[n], looked) for n, row in single.items()}
+        self.env[op.result] = self.safe(self.picked(op, x, at, kind, single))
 
     def rows(self, op: Operation) -> tuple[Row, ...]:
         rows = read(op.attrs["at"])
@@ -228,8 +252,8 @@ class _Lift(Lifting):
         return tuple(Row(start, extent, end, kind) for (start, extent, end), kind in given)
 
     def cut(self, op: Operation, x: Any, n: int, row: Row, size: Dim) -> Any:
-        """The part of a dim that a row of a window means; all of it lies inside."""
-        if row.start is _ZERO and row.extent is size:
+        """The part of a dim that a row of a window means, all of which has to lie inside."""
+        if row.start is _ZERO and row.extent is size and row.end is size:
             return x
         stop = row.start + row.extent
         if {*row.start.names(), *row.extent.names()} & {*self.axes, *(f"_l{k}" for k in range(len(op.operands)))}:
@@ -238,22 +262,27 @@ class _Lift(Lifting):
             raise Partial(f"a part that ends at `{stop}` of `{row.end}`", op)
         return self.t.emit("slice", (x,), dim=n, start=row.start, stop=stop, step=_ONE)
 
-    def position(self, op: Operation, at: Dim, size: Dim, looked: Sequence[Lifted]) -> Lifted:
+    def position(self, op: Operation, row: Row, size: Dim, looked: Sequence[Lifted]) -> Lifted:
         """A single position as an integer of every iteration."""
-        names = {f"_l{n}": x for n, x in enumerate(looked)}
-        found = self.number_of(op, at, names)
-        return found if isinstance(found.value, Literal) or self.counts(found, size) else self.guarded(found, size)
+        found = self.number_of(op, row.start, {f"_l{n}": x for n, x in enumerate(looked)})
+        if isinstance(found.value, Literal) or (self.counts(found, size) and row.end is size):
+            return found
+        return self.guarded(found, row.end, size)
 
-    def guarded(self, index: Lifted, size: Dim) -> Lifted:
-        """An index that may lie outside: 0 where the case that asks for it is not taken, and behind the end where it is
-        negative, as such do not count from there.
+    def guarded(self, index: Lifted, end: Dim, size: Dim) -> Lifted:
+        """An index that may lie outside: 0 where the case that asks for it is not taken, and behind the end of the dim
+        where it is negative, as such do not count from there, or behind the end of the view.
         """
         for taken in self.path:
             index = self.together("where", [taken, index, Lifted(Literal(0))])
-        negative = self.together("lt", [index, Lifted(Literal(0))])
-        return self.together("where", [negative, Lifted(Literal(size)), index])
+        outside = self.together("lt", [index, Lifted(Literal(0))])
+        if end is not size:
+            outside = self.together("logical_or", [outside, self.together("ge", [index, Lifted(Literal(end))])])
+        return self.together("where", [outside, Lifted(Literal(size)), index])
 
-    def picked(self, op: Operation, x: Any, at: Mapping[int, Lifted], kind: BufferType) -> Lifted:
+    def picked(
+        self, op: Operation, x: Any, at: Mapping[int, Lifted], kind: BufferType, rows: Mapping[int, Row]
+    ) -> Lifted:  # fmt: skip
         """A tensor at single positions of some dims, the axes of these in front."""
         plain = {n: v.axes[0] for n, v in at.items() if self.counts(v, kind.dims[n])}
         if len(plain) == len(at) and len({*plain.values()}) == len(plain):
@@ -262,7 +291,7 @@ class _Lift(Lifting):
             return Lifted(self.permuted(x, (*order, *rest)), tuple(plain[n] for n in order))
         if all(isinstance(v.value, Literal) for v in at.values()):
             for n in sorted(at, reverse=True):
-                x = self.t.squeeze(self.cut(op, x, n, Row(_start(at[n]), _ONE, kind.dims[n]), kind.dims[n]), n)
+                x = self.t.squeeze(self.cut(op, x, n, Row(_start(at[n]), _ONE, rows[n].end), kind.dims[n]), n)
             return Lifted(x.value)
         axes = tuple(a for a in self.axes if any(a in v.axes for v in at.values()))
         dims = tuple(sorted(at))
@@ -294,6 +323,8 @@ class _Lift(Lifting):
         singles: list[tuple[int, str]] = []
         for n, (row, size) in enumerate(zip(self.rows(op), kind.dims, strict=True)):
             name = str(row.start)
+            if row.end is not size:
+                raise Partial(f"a part of `{buffer.name}` is written", op)
             if row.kind == SINGLE and name in self.axes and self.axes[name] is size:
                 singles.append((n, name))
             elif row.start is not _ZERO or (row.extent is not size):
@@ -344,11 +375,29 @@ class _Lift(Lifting):
         return found
 
     def number(self, op: Operation) -> None:
-        looked = {f"_l{n}": self.of(op, x) for n, x in enumerate(op.operands)}
+        looked = {f"_l{n}": self.counted(self.of(op, x)) for n, x in enumerate(op.operands)}
         self.env[op.result] = self.number_of(op, _dim(op, "of"), looked)
 
     def filled(self, op: Operation) -> None:
         self.env[op.result] = self.of(op, op.operands[0])
+
+
+def _complete(f: Function, body: Block) -> None:
+    """Refuse a form that asks for what its parameters do not tell, or loses a check of a position."""
+    names = {n for p in body.params for d in p.type.dims for n in d.names()}
+    wanted = {n for op in body.ops for d in dims_in(op.attrs.values()) for n in d.names()}
+    for x in (x for op in body.ops for x in op.operands):
+        if isinstance(x, Literal) and isinstance(x.value, Dim):
+            wanted |= x.value.names()
+    if wanted - names:
+        raise Partial(f"`{min(wanted - names)}` is the size of no argument", f.ops[0])
+    live = {y for y in body.yields if isinstance(y, Value)}
+    for op in reversed(body.ops):
+        if live.isdisjoint(op.results):
+            if op.record.kind is Kind.INDEX:
+                raise Partial("a position that nothing depends on", f.ops[0])
+            continue
+        live.update(op.inputs)
 
 
 def _start(at: Lifted) -> Dim:

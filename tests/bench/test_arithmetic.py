@@ -16,8 +16,8 @@ from benchmarks import document, report, stats, table
 from benchmarks.document import BARS, Document
 
 MODULES = (
-    "bandwidth", "cases", "document", "facts", "gpu", "gpu_attention", "gpu_bars", "gpu_cases", "job", "machine",
-    "peers", "progress", "report", "speed", "stats", "table",
+    "bandwidth", "cases", "document", "facts", "gpu", "gpu_attention", "gpu_bars", "gpu_cases", "job", "kernels",
+    "machine", "peers", "report", "speed", "stats", "table",
 )  # fmt: skip
 POSITIVE = st.floats(min_value=1e-6, max_value=1e6)
 

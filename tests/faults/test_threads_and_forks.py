@@ -126,6 +126,18 @@ def test_a_fork_after_warm_calls() -> None:
     assert big(f)
 
 
+def test_a_fork_after_somebody_has_told_torch_how_many_threads() -> None:
+    f = scale()
+    torch.set_num_threads(torch.get_num_threads())
+    assert big(f) and bool((BIG @ BIG).isfinite().all())
+
+    def child() -> None:
+        assert big(f) and bool((BIG @ BIG).isfinite().all())
+        assert torch.get_num_threads() == 1
+
+    assert forking.run(child, limit=60) == 0
+
+
 def test_a_fork_before_the_first_call(tmp_path: Path) -> None:
     f = scale()
     with fresh(tmp_path):

@@ -139,5 +139,6 @@ def test_layers(case: Case) -> None:
         found = made if isinstance(made, tuple) else (made,)
         return tuple(y for y in found if y is not None and y.requires_grad)
 
+    before = module.forward.cache_info().eager  # the class, and its counts, are those of other tests, too
     assert wrong(call, [*floats, *parameters.values()], case.name) is None
-    assert module.forward.cache_info().eager == 0
+    assert module.forward.cache_info().eager == before

@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -126,5 +127,11 @@ def guard_forks() -> None:
             return
         set_threads.argtypes = (ctypes.c_int,)
         set_threads.restype = None
-        os.register_at_fork(after_in_child=lambda: set_threads(1))
+        os.register_at_fork(after_in_child=lambda: _one_thread(set_threads))
         _fork_guarded = True
+
+
+def _one_thread(set_threads: Callable[[int], object]) -> None:
+    """Also where somebody has told torch how many: its libraries keep to that by themselves."""
+    set_threads(1)
+    torch.set_num_threads(1)

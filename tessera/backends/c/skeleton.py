@@ -80,7 +80,8 @@ class Skeleton(Moves):
     #: How often what is written now is carried out, as far as sizes tell, and the work of it so far.
     times: Dim = ONE
     work: Dim = ZERO
-    parallel: bool = False
+    #: Grids are carried out in order: inside of one that the threads share, or where their order is seen.
+    serially: bool = False
     stops: int = 0
 
     def run(self) -> CSource:
@@ -103,7 +104,7 @@ class Skeleton(Moves):
         out.add("int failed = 0;")
         mark = len(out.text)
         # What is added up is added in one order, whatever the number of threads.
-        self.parallel = any(op.attrs.get("adds") for op in walk(f.body))
+        self.serially = any(op.attrs.get("adds") for op in walk(f.body))
         self.room.give(self.block(f.body))
         out.add("done: __attribute__((unused));")
         out.add("return failed;")
@@ -157,7 +158,7 @@ class Skeleton(Moves):
         self.times = self.times * self.trips(op)
 
     def each(self, op: Operation) -> None:
-        if self.parallel:
+        if self.serially:
             return self.serial(op)
         nest, axes = _nest(op), list[str]()
         out, times, work = self.lines, self.times, self.work
@@ -209,9 +210,9 @@ class Skeleton(Moves):
             rest = f"({rest} / {count})"
         self.stops += 1
         label, before = f"stop{self.stops}", self.leave
-        self.leave, self.parallel = label, True
+        self.leave, self.serially = label, True
         self.room.give(self.block(body))
-        self.leave, self.parallel = before, False
+        self.leave, self.serially = before, False
         if label in self.jumps:
             out.add(f"{label}:;")
         out.close()

@@ -12,6 +12,7 @@ from tessera.backends.triton.tiling import power
 from tessera.diag import Label, ResourceError
 from tessera.ir.dim import Dim
 from tessera.ir.dim_range import bounds, coefficient, simplify_index
+from tessera.ir.dtype import int64
 from tessera.ir.graph import Literal, Operand, Operation, Value
 from tessera.schedule.ranges import provably_ge
 
@@ -137,7 +138,8 @@ class Frames(Statements):
             return self.dim(x.value)
         if x not in self._names:
             self._names[x] = f"_v{len(self._names)}"
-        self.exprs.axes[self._names[x]] = self.text(x)
+        text = self.text(x)
+        self.exprs.axes[self._names[x]] = text if x.type.dtype is int64 else f"{text}.to(tl.int64)"
         return Dim.name(self._names[x])
 
     def looked(self, e: Dim, lookups: Sequence[Operand]) -> Dim:

@@ -8,7 +8,7 @@ from tessera.diag import ShapeError
 from tessera.frontend.kernel import compute, random
 from tessera.frontend.kernel.session import KernelSession
 from tessera.frontend.kernel.values import OnChip
-from tessera.ir.dtype import bool_, f32
+from tessera.ir.dtype import bool_
 
 _INF = float("inf")
 
@@ -29,8 +29,11 @@ def flash_attention(
     q, keys, values = (k.do("permute", x, (0, 2, 1, 3)) for x in given)
     if heads is not few:
         keys, values = (k.do("repeat_interleave", x, k.given(heads / few), 1) for x in (keys, values))
-    factor = k.do("rsqrt", k.do("cast", k.given(given[0].dims[3]), f32)) if scale is None else scale
-    scores = k.do("mul", compute.mma(k, q, compute.transpose(k, keys)), factor)
+    scores = compute.mma(k, q, compute.transpose(k, keys))
+    if not isinstance(scores, OnChip):
+        return k.poison
+    factor = k.do("rsqrt", k.do("cast", k.given(given[0].dims[3]), scores.dtype)) if scale is None else scale
+    scores = k.do("mul", scores, factor)
     scores = _masked(k, scores, None if mask is None else compute.block(k, mask), causal)
     top = k.do("amax", scores, (-1,), keepdim=True)
     p = k.do("exp", k.do("sub", scores, k.do("where", k.do("eq", top, -_INF), 0.0, top)))

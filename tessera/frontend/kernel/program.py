@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from tessera.diag import DTypeError, Label, TesseraError, TraceError
 from tessera.frontend.handles import Deferred, Stopped
+from tessera.frontend.kernel.context import BLOCKS
 from tessera.frontend.kernel.execute import Walker
 from tessera.frontend.kernel.session import Axis, KernelSession, Poisoned
 from tessera.frontend.kernel.source import Source
@@ -75,6 +76,7 @@ def read_kernel(
     inplace: set[tuple[str, str]] = set()
     noted = {"table": TILE_TABLE, "blocks": blocks, "inplace": inplace}
     session = KernelSession(table, spec, sizes, {**(settings or {}), **noted})
+    session.builder.names.update(dict.fromkeys((*spec.dim_names, *BLOCKS), 0))
     count = max((g.leads for g in given.values() if isinstance(g, Buffer)), default=0)
     leads = tuple(f"lead_{n}" for n in range(count))
     axes = tuple(session.builder.fresh(f"at_{n}") for n in range(count))

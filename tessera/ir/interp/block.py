@@ -38,6 +38,10 @@ class _Copy:
     values: Array
 
 
+class _Enough(Exception):
+    """As many iterations as were asked for have run."""
+
+
 @dataclass
 class BlockMachine:
     """Runs a block program over its buffers. ``sizes`` also holds the values of the axes of the loops around."""
@@ -48,8 +52,14 @@ class BlockMachine:
     iterations: Iterations
     pads: Pads = field(default_factory=dict)
     copies: list[_Copy] = field(default_factory=list)
+    #: Blocks that may still be carried out; None for any number.
+    left: int | None = None
 
     def run(self, block: Block) -> None:
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise _Enough
         for op in block.ops:
             run = _RUN.get(op.record.name)
             if run is None:
@@ -239,12 +249,12 @@ def added_to(f: Function) -> frozenset[Value]:
 
 
 def run_program(
-    f: Function, given: Mapping[Value, Array], sizes: Mapping[str, int], exact: bool = True
+    f: Function, given: Mapping[Value, Array], sizes: Mapping[str, int], exact: bool = True, most: int | None = None
 ) -> dict[Value, Array]:
     """The contents of the buffers that a block program writes, once it has run.
 
     ``given`` has the scalars and the buffers with contents; other buffers have none and must be written whole, but for
-    those that are added to, which begin with 0. With
+    those that are added to, which begin with 0. After ``most`` iterations of all loops it ends, without an error. With
     ``exact`` floats stay float64 until a cast or a buffer narrows them, else every value is rounded to its dtype.
     Raises BoundsError (TSR0605, TSR0612), RaceError (TSR0610, TSR0613), ResourceError (TSR0608).
     """
@@ -262,10 +272,13 @@ def run_program(
         written = None if data is not None or p in added else np.zeros(shape, bool)
         data = np.zeros(shape, holder(kind.dtype)) if data is None else np.array(data).reshape(shape)
         buffers[p] = Watched(p.name, kind, data, written, exact, iterations)
-    machine = BlockMachine(bound, buffers, TensorMachine(bound, exact, env), iterations)
-    with np.errstate(all="ignore"):
-        machine.run(f.body)
+    machine = BlockMachine(bound, buffers, TensorMachine(bound, exact, env), iterations, left=most)
     made = {p: b for p, b in buffers.items() if b.type.role in ("out", "update")}
+    try:
+        with np.errstate(all="ignore"):
+            machine.run(f.body)
+    except _Enough:
+        return {p: b.data for p, b in made.items()}
     for p, buffer in made.items():
         if buffer.written is not None and not buffer.written.all():
             index = ", ".join(str(int(n)) for n in np.argwhere(~buffer.written)[0])
