@@ -125,10 +125,9 @@ def lines_of(function: Callable[..., Any]) -> int:
     4
     """
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    words = {ast.get_docstring(n, clean=False) for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)}
-    nodes = (n for n in ast.walk(tree) if not (isinstance(n, ast.Constant) and n.value in words))
-    spoken = {n.value for n in ast.walk(tree) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)}
-    return len({n.lineno for n in nodes if hasattr(n, "lineno") and n not in spoken})
+    spoken = {m for n in ast.walk(tree) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)
+              for m in (n, n.value)}  # fmt: skip
+    return len({n.lineno for n in ast.walk(tree) if hasattr(n, "lineno") and n not in spoken})
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
