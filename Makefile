@@ -44,7 +44,7 @@ bench: env-bench ## measure against torch eager, torch.compile and JAX (minutes)
 	$(BIN)/python -m tessera bench $(ARGS)
 
 examples: env-examples ## run every example
-	@for file in examples/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+	@printf '%s\0' examples/*.py | xargs -0 -n 1 -P $(JOBS) .ci/aloud $(BIN)/python
 
 ci: ## everything the gate runs: lint, types, docs, tests, examples
 	.ci/run

@@ -29,7 +29,7 @@ from hypothesis import HealthCheck, settings  # noqa: E402
 
 _LEVEL = "TESSERA_CFLAGS_OPT"
 #: Folders whose kernels are compiled at the level that users get: their subject is what the compiler makes of them.
-SHIPPED_LEVEL = frozenset({"backends", "corpus", "diag", "examples", "faults", "fuzz", "kernels", "ops"})
+SHIPPED_LEVEL = frozenset({"backends", "corpus", "diag", "examples", "faults", "fuzz", "ops"})
 
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("ci", derandomize=True, deadline=None, suppress_health_check=_SLOW, print_blob=True)
