@@ -21,7 +21,6 @@ from tessera.driver.kernel_call import KernelCall, as_tensor, bind_traced, in_pl
 from tessera.driver.kernel_whole import WholeKernel, may_fail
 from tessera.frontend.kernel.program import KernelProgram
 from tessera.frontend.spec import FunctionSpec
-from tessera.ir.interp.block import added_to
 from tessera.passes.whole import Partial
 from tessera.runtime import dispatch
 
@@ -141,7 +140,7 @@ class Ways:
             return MISSING
         self.look(program, call, sizes)
         written = tuple(name for name in program.outputs if name in call.tensors)
-        if any(program.params[name] in added_to(program.function) for name in written):
+        if not made.added.isdisjoint(written):
             return MISSING
         apart = not written or may_fail(made.made.function) or in_place(call, program.outputs)
         direct = None if apart else self.whole(program, call.given, written)

@@ -23,7 +23,7 @@ from tessera.ir.dim import Dim
 from tessera.ir.graph import Function as IRFunction
 from tessera.ir.graph import Operation
 from tessera.ir.record import Kind
-from tessera.passes.whole import Whole, whole
+from tessera.passes.whole import whole
 
 
 class WholeKernel(Function[..., Any]):
@@ -38,14 +38,38 @@ class WholeKernel(Function[..., Any]):
         made = whole(program.function, frozenset(free))
         self.declared, self.program, self.given, self.made = spec, program, given, made
         self.written = tuple(written)
-        self.names = (*(p.name for p in made.inputs), *self.written)
-        super().__init__(_body(spec, made, self.names, self.written), updates=self.written)
+        called = {v: name for name, v in program.params.items()}  # a value has another name where a dim has that
+        self.names = (*(called[p] for p in made.inputs), *self.written)
+        self.outputs, self.added = tuple(called[p] for p in made.outputs), frozenset(called[p] for p in made.added)
+        super().__init__(self._body(spec), updates=self.written)
 
     def describe(self) -> FunctionSpec:
         """The declared parameters that the program has."""
         kinds = {name: v.type.dims for name, v in self.program.params.items()}
         params = tuple(_param(self.declared.by_name[name], self.given[name], kinds[name]) for name in self.names)
         return replace(self.declared, function=self.fn, params=params, returns=ANY, updates=self.written)
+
+    def _body(self, spec: FunctionSpec) -> Callable[..., Any]:
+        """What is traced: the operations of the kernel on whole tensors."""
+        f, count = self.made.function, len(self.made.inputs)
+
+        def body(*args: Any) -> Any:
+            session = current()
+            results: Sequence[Any] = (
+                run_function(f, list(args[:count]), grad=torch.is_grad_enabled()) if session is None
+                else replay(session, f, args[:count])
+            )  # fmt: skip
+            found = dict(zip(self.outputs, results, strict=True))
+            for name, target in zip(self.written, args[count:], strict=True):
+                (target.add_ if name in self.added else target.copy_)(found.pop(name))
+            kept = tuple(found.values())
+            return None if not kept else kept[0] if len(kept) == 1 else kept
+
+        how = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        body.__signature__ = inspect.Signature([inspect.Parameter(name, how) for name in self.names])  # type: ignore[attr-defined]
+        body.__name__, body.__qualname__, body.__doc__ = spec.function.__name__, spec.function.__qualname__, None
+        body.__wrapped__ = spec.function  # type: ignore[attr-defined]
+        return body
 
 
 def may_fail(f: IRFunction) -> bool:
@@ -64,31 +88,6 @@ def _param(p: ParamSpec, given: Any, dims: Sequence[Dim]) -> ParamSpec:
     declared = (*((Lead(),) if given.leads else ()), *dims[given.leads :])
     hint = Hint("tensor", TensorAnnotation(declared, given.dtype, tile=True))
     return replace(p, hint=hint, default=EMPTY, keyword_only=False)
-
-
-def _body(
-    spec: FunctionSpec, made: Whole, names: Sequence[str], written: Sequence[str]
-) -> Callable[..., Any]:  # fmt: skip
-    """What is traced: the operations of the kernel on whole tensors."""
-    count, places = len(made.inputs), {p.name: n for n, p in enumerate(made.outputs)}
-    added = {p.name for p in made.added}
-
-    def body(*args: Any) -> Any:
-        session = current()
-        found: Sequence[Any] = (
-            run_function(made.function, list(args[:count]), grad=torch.is_grad_enabled()) if session is None
-            else replay(session, made.function, args[:count])
-        )  # fmt: skip
-        for name, target in zip(names[count:], args[count:], strict=True):
-            (target.add_ if name in added else target.copy_)(found[places[name]])
-        kept = tuple(y for p, y in zip(made.outputs, found, strict=True) if p.name not in written)
-        return None if not kept else kept[0] if len(kept) == 1 else kept
-
-    how = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    body.__signature__ = inspect.Signature([inspect.Parameter(name, how) for name in names])  # type: ignore[attr-defined]
-    body.__name__, body.__qualname__, body.__doc__ = spec.function.__name__, spec.function.__qualname__, None
-    body.__wrapped__ = spec.function  # type: ignore[attr-defined]
-    return body
 
 
 __all__ = ["WholeKernel", "may_fail"]

@@ -250,6 +250,16 @@ def test_dims_may_have_the_names_of_loops() -> None:
             tile.store(y, tile.load(x))
 
 
+def test_parameters_may_have_the_names_of_dims() -> None:
+    @tessera.kernel
+    def doubled(N: Tile["N"], y: Tile["N"]):
+        tile.store(y, tile.load(N) * 2)
+
+    given = torch.empty(3)
+    doubled(f(3), given)
+    assert torch.equal(doubled(f(3)), f(3) * 2) and torch.equal(given, f(3) * 2)
+
+
 def test_kernels_that_print_are_reported() -> None:
     @tessera.kernel
     def prints(x: Tile["N"], y: Tile["N"]):
