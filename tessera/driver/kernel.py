@@ -23,14 +23,20 @@ from tessera.diag import (
     TesseraError,
     TesseraWarning,
     TraceError,
-    caller_span,
     user_frames,
     warn_user,
 )
 from tessera.driver import inspect
 from tessera.driver.guards import parse_target
 from tessera.driver.kernel_blocks import BlockKernel
-from tessera.driver.kernel_call import KernelCall, bind_kernel, bind_traced, check_overlap, interpret_kernel
+from tessera.driver.kernel_call import (
+    KernelCall,
+    bind_kernel,
+    bind_traced,
+    call_labels,
+    check_overlap,
+    interpret_kernel,
+)
 from tessera.driver.kernel_grad import Differentiable, Undifferentiable
 from tessera.driver.kernel_graph import graph_form
 from tessera.driver.kernel_report import KernelReport, of_blocks, of_whole
@@ -143,10 +149,8 @@ class Kernel:
         program = self._program_of(given)
         made = None if program is None else self._ways.whole(program, given, written)
         if made is None:
-            span = caller_span()
-            labels = [] if span is None else [Label(span, "called here", True)]
             raise TraceError(f"the kernel `{self.spec.name}`, which has no form on whole tensors,"
-                             " inside a compiled function", code="TSR0406", labels=labels)  # fmt: skip
+                             " inside a compiled function", code="TSR0406", labels=call_labels())  # fmt: skip
         return inline_call(made.spec, [values[name] for name in made.names], {})
 
     def _in_graph(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -44,6 +44,12 @@ class KernelCall:
         return tuple((name, type(x), x) for name, x in self.given.items())
 
 
+def call_labels(text: str = "called here") -> list[Label]:
+    """The place of the call that is being made, for an error."""
+    span = caller_span()
+    return [] if span is None else [Label(span, text, True)]
+
+
 def bind_kernel(
     spec: FunctionSpec, outputs: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> KernelCall:
@@ -88,10 +94,8 @@ def _check_static(spec: FunctionSpec, values: Mapping[str, Any]) -> None:
         try:
             hash(x)
         except TypeError:
-            span = caller_span()
-            labels = [] if span is None else [Label(span, "called here", True)]
             raise CallError(f"a call of `{spec.name}` with a {type(x).__name__} for `{name}`", code="TSR0111",
-                            labels=labels, helps=["give a tuple"]) from None  # fmt: skip
+                            labels=call_labels(), helps=["give a tuple"]) from None  # fmt: skip
 
 
 def bind_traced(
@@ -128,9 +132,7 @@ def _matched(
         if isinstance(found, dict):
             return found
         wrong.append(found)
-    span = caller_span()
-    labels = [] if span is None else [Label(span, "called here", True)]
-    raise CallError(f"a call of `{spec.name}` {wrong[0]}", code="TSR0111", labels=labels,
+    raise CallError(f"a call of `{spec.name}` {wrong[0]}", code="TSR0111", labels=call_labels(),
                     notes=[f"its parameters are {', '.join(p.name for p in spec.params)}"])  # fmt: skip
 
 
@@ -196,9 +198,7 @@ def _leads(spec: FunctionSpec, tensors: Mapping[str, torch.Tensor]) -> tuple[int
         elif extra != found:
             notes = (Note(f"`{p.name}` is declared {p.hint.annotation}", p.span),)
             text = f"`{owner}` has {list(found)} before its declared dims and `{p.name}` {list(extra)}"
-            span = caller_span()
-            labels = () if span is None else (Label(span, "called here", True),)
-            raise ShapeError.from_diagnostics([Diagnostic("TSR0105", text, labels, notes)])
+            raise ShapeError.from_diagnostics([Diagnostic("TSR0105", text, tuple(call_labels()), notes)])
     return found
 
 
@@ -228,9 +228,8 @@ def check_overlap(call: KernelCall, outputs: Sequence[str], allowed: Collection[
             if out is None or other == name or ((name, other) in allowed and _same(out, t)):
                 continue
             if _overlap(out, t):
-                span = caller_span()
-                labels = [] if span is None else [Label(span, f"`{name}` and `{other}` overlap", True)]
-                raise TraceError(f"output `{name}` shares memory with `{other}`", code="TSR0417", labels=labels,
+                raise TraceError(f"output `{name}` shares memory with `{other}`", code="TSR0417",
+                                 labels=call_labels(f"`{name}` and `{other}` overlap"),
                                  helps=["leave the output out, or give a tensor of its own"])  # fmt: skip
 
 

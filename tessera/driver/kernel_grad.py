@@ -6,12 +6,8 @@ from typing import Any
 
 import torch
 
-from tessera.diag import Label, Span, TraceError, caller_span
-from tessera.driver.kernel_call import KernelCall
-
-
-def _labels(at: Span | None) -> list[Label]:
-    return [] if at is None else [Label(at, "called here", True)]
+from tessera.diag import TraceError
+from tessera.driver.kernel_call import KernelCall, call_labels
 
 
 class Undifferentiable(torch.autograd.Function):
@@ -21,7 +17,7 @@ class Undifferentiable(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, kernel: Any, call: KernelCall, *tensors: torch.Tensor) -> Any:
-        ctx.kernel, ctx.at = kernel, caller_span()
+        ctx.kernel, ctx.at = kernel, call_labels()
         written = [t for name, t in call.tensors.items() if name in kernel.outputs]
         ctx.mark_dirty(*written)
         made = kernel._run(call)
@@ -30,7 +26,7 @@ class Undifferentiable(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *_: Any) -> Any:
         raise TraceError(
-            f"the kernel `{ctx.kernel.spec.name}` has no derivative", code="TSR0413", labels=_labels(ctx.at),
+            f"the kernel `{ctx.kernel.spec.name}` has no derivative", code="TSR0413", labels=ctx.at,
             helps=["`kernel.defvjp` gives it one"],
         )  # fmt: skip
 
@@ -42,7 +38,7 @@ class Differentiable(torch.autograd.Function):
     def forward(ctx: Any, pair: Any, args: Any, kwargs: Any, *tensors: torch.Tensor) -> Any:
         fwd, ctx.bwd = pair
         found, ctx.saved = fwd(*args, **kwargs)
-        ctx.count, ctx.at = len(tensors), caller_span()
+        ctx.count, ctx.at = len(tensors), call_labels()
         return found
 
     @staticmethod
@@ -50,7 +46,7 @@ class Differentiable(torch.autograd.Function):
         found = ctx.bwd(ctx.saved, *grads)
         if not isinstance(found, tuple) or len(found) != ctx.count:
             text = f"a derivative that gives no tuple of {ctx.count} gradients"
-            raise TraceError(text, code="TSR0413", labels=_labels(ctx.at))
+            raise TraceError(text, code="TSR0413", labels=ctx.at)
         return (None, None, None, *found)
 
 

@@ -128,6 +128,13 @@ def dims_in(attrs: Iterable[Attr]) -> Iterator[Dim]:
             yield item
 
 
+def substituted(a: Attr, sizes: Mapping[str, Dim]) -> Attr:
+    """An attribute with names replaced in its size expressions, those in nested tuples included."""
+    if isinstance(a, tuple):
+        return tuple(substituted(x, sizes) for x in a)
+    return a.substitute(sizes) if isinstance(a, Dim) else a
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
     """Operations in order, with parameters and yielded values where the owner is a control operation or a function."""

@@ -13,7 +13,7 @@ from tessera.ir.dialects import OPS
 from tessera.ir.dialects.calls import Ops, Sym
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, int64
-from tessera.ir.graph import Attr, Literal, Operand, Operation, Value, dims_in
+from tessera.ir.graph import Literal, Operand, Operation, Value, dims_in, substituted
 from tessera.ir.record import Kind, Law
 from tessera.ir.solver import Verdict, judge_ge
 from tessera.ir.types import TensorType, Type
@@ -104,10 +104,10 @@ class Lifting:
             return x
         return replace(x, value=self.t.cast(Sym(self.t, x.value), int64).value)
 
-    def filling(self, number: Any, kind: Type, start: bool = False) -> Lifted:
+    def filling(self, number: Any, kind: Type) -> Lifted:
         """A block of one number, which no iteration changes."""
         made = self.t.full(tuple(d.substitute(self.sizes) for d in kind.dims), number, dtype=kind.dtype)
-        return Lifted(made.value, fill=_kept(_number(number), kind.dtype), start=start)
+        return Lifted(made.value, fill=_kept(_number(number), kind.dtype))
 
     def stored(self, x: Lifted, kind: Type) -> Lifted:
         found = self.typed(x, kind)
@@ -142,7 +142,7 @@ class Lifting:
             return
         xs = self.numbers(op, xs)
         axes = tuple(a for a in self.axes if any(a in x.axes for x in xs))
-        attrs = {k: _substituted(v, self.sizes) for k, v in op.attrs.items()}
+        attrs = {k: substituted(v, self.sizes) for k, v in op.attrs.items()}
         for d in dims_in(attrs.values()):
             if d.names() & self.axes.keys():
                 raise Partial(f"a block of size `{d}`", op)
@@ -270,14 +270,7 @@ def _kept(fill: float | None, dtype: DType) -> float | None:
 
 def _fill(x: Lifted) -> float | None:
     """The number that all elements are."""
-    number = x.value.value if isinstance(x.value, Literal) else x.fill
-    return None if number is None or isinstance(number, Dim) else float(number)
-
-
-def _substituted(a: Attr, sizes: Mapping[str, Dim]) -> Attr:
-    if isinstance(a, tuple):
-        return tuple(_substituted(x, sizes) for x in a)
-    return a.substitute(sizes) if isinstance(a, Dim) else a
+    return _number(x.value.value) if isinstance(x.value, Literal) else x.fill
 
 
 __all__ = ["Lifted", "Lifting", "Partial"]

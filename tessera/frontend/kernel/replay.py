@@ -10,7 +10,7 @@ from tessera.diag import Diagnostic, Label, ShapeError
 from tessera.frontend.invert import invert
 from tessera.frontend.session import Session
 from tessera.ir.dim import Dim
-from tessera.ir.graph import Attr, Function, Literal, Operand, Value
+from tessera.ir.graph import Function, Literal, Operand, Value, substituted
 from tessera.ir.types import TensorType
 
 
@@ -30,7 +30,7 @@ def replay(session: Session, f: Function, arguments: Sequence[Any]) -> tuple[Any
             return tuple(session.poison for _ in f.outputs)
     for op in f.ops:
         operands = tuple(_operand(x, env, names) for x in op.operands)
-        attrs = MappingProxyType({k: _attr(v, names) for k, v in op.attrs.items()})
+        attrs = MappingProxyType({k: substituted(v, names) for k, v in op.attrs.items()})
         hint = op.results[0].name
         made = session.builder.emit(op.record, operands, attrs, span=op.span, origin=op.origin, hint=hint)
         env.update(zip(op.results, made, strict=True))
@@ -56,9 +56,3 @@ def _operand(x: Operand, env: Mapping[Value, Operand], names: Mapping[str, Dim])
     if isinstance(x, Value):
         return env[x]
     return Literal(x.value.substitute(names)) if isinstance(x.value, Dim) else x
-
-
-def _attr(a: Attr, names: Mapping[str, Dim]) -> Attr:
-    if isinstance(a, tuple):
-        return tuple(_attr(x, names) for x in a)
-    return a.substitute(names) if isinstance(a, Dim) else a
