@@ -30,7 +30,8 @@ class Fuse:
     down. Plain products of the dtypes in ``library`` stay calls of one, whatever follows them. ``lookups`` says whether
     a kernel may make single points of a contraction once more, for positions that are read from memory, ``across``
     whether one may both fold rows and add up down all of them, ``folds`` whether what one folds of a contraction's
-    result may be made and used up block by block; without, contractions of integers get kernels, too.
+    result may be made and used up block by block; without, contractions of integers get kernels, too. Where ``sizes``
+    are known a large contraction has a kernel for its own sake.
     """
 
     name: str = "fuse"
@@ -38,6 +39,7 @@ class Fuse:
     lookups: bool = True
     across: bool = True
     folds: bool = True
+    sizes: tuple[tuple[str, int], ...] = ()
 
     def run(self, f: Function) -> Function:
         if any(op.record.kind is Kind.REGION and op.record is not BLOCKS for op in f.ops):
@@ -70,7 +72,9 @@ class Fuse:
 
     def fused(self, f: Function) -> Function:
         """The function with its operations in regions; what is a region already stays one."""
-        f, streams = gather_streams(own_positions(f), self.library, self.lookups, self.across, self.folds)
+        f, streams = gather_streams(
+            own_positions(f), self.library, self.lookups, self.across, self.folds, dict(self.sizes)
+        )
         f, recurrences = gather_recurrences(f, streams)
         gathered: dict[Operation, Gathered] = {**streams, **recurrences}
         grouping = Grouping(f, gathered, self.across).run()

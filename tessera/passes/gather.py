@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence, Set
+from dataclasses import replace
 
 import networkx as nx
 
+from tessera.ir.dialects.contract import letters
 from tessera.ir.graph import Function, Operation, Value, users
+from tessera.ir.record import Kind
 from tessera.passes.crossing import crossed
 from tessera.passes.grouping import is_free
 from tessera.passes.hoist import hoist
@@ -14,12 +17,16 @@ from tessera.passes.streams import Stream, find_streams
 
 
 def gather_streams(
-    f: Function, library: Container[str] = (), lookups: bool = True, across: bool = False, folds: bool = True
-) -> tuple[Function, dict[Operation, Stream]]:
+    f: Function, library: Container[str] = (), lookups: bool = True, across: bool = False, folds: bool = True,
+    sizes: Mapping[str, int] | None = None,
+) -> tuple[Function, dict[Operation, Stream]]:  # fmt: skip
     """The function with the operations of each stream next to each other and common factors moved behind its sums;
     and for each operation of a stream, the stream. The options are those of ``Fuse``.
     """
-    streams = find_streams(f, library, lookups, folds)
+    streams = find_streams(f, library, lookups, folds, sizes)
+    other = _turned(f, {op for stream in streams for op in stream.ops})
+    if other is not f:
+        f, streams = other, find_streams(other, library, lookups, folds, sizes)
     if not streams:
         return f, {}
     if across:
@@ -27,6 +34,24 @@ def gather_streams(
     readers = users(f.body)
     found = [(stream, Stream(_hoisted(f, stream, readers), stream.axes)) for stream in streams]
     return f.with_ops(_ordered(f, found)), {op: new for _, new in found for op in new.ops}
+
+
+def _turned(f: Function, taken: Set[Operation]) -> Function:
+    """The function with the operands of contractions exchanged that no stream has taken, where the last axis of the
+    result is one of the first operand: a stream goes along those of the second.
+    """
+
+    def turned(op: Operation) -> Operation:
+        if op.record.kind is not Kind.CONTRACT or op in taken or "equation" not in op.attrs:
+            return op
+        left, right, result = letters(op)
+        if not result or result[-1] not in left or result[-1] in right:
+            return op
+        attrs = {**op.attrs, "equation": f"{right},{left}->{result}"}
+        return replace(op, operands=op.operands[::-1], attrs=attrs)
+
+    ops = tuple(map(turned, f.ops))
+    return f if all(a is b for a, b in zip(ops, f.ops, strict=True)) else f.with_ops(ops)
 
 
 def _hoisted(f: Function, stream: Stream, readers: Mapping[Value, Sequence[Operation]]) -> tuple[Operation, ...]:

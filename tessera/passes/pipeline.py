@@ -34,7 +34,7 @@ def pipeline(
     sizes: tuple[tuple[str, int], ...] = (),
 ) -> tuple[Row, ...]:
     """The pipeline with options of its passes that depend on the machine, and on what sizes are known beforehand."""
-    fuse = Fuse(library=library, lookups=lookups, across=across)
+    fuse = Fuse(library=library, lookups=lookups, across=across, sizes=sizes)
     chosen: dict[str, Pass] = {"fuse": fuse, "chunk": Chunk(speeds=speeds), "blocks": Blocks(sizes)}
     return tuple(replace(row, step=chosen.get(row.step.name, row.step)) for row in PIPELINE)
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from math import prod
 
+from tessera.diag import ShapeError
 from tessera.ir.dialects.contract import letters
 from tessera.ir.dim import ZERO, Dim
 from tessera.ir.graph import Attr, Function, Operand, Operation, Value, users
@@ -21,6 +23,10 @@ from tessera.ir.roles import Role, Roles, folds_axis
 from tessera.ir.types import TensorType
 from tessera.passes.grouping import MAX_OPS, POINTWISE, is_free, space
 from tessera.passes.hoist import hoist
+
+#: A contraction of at least so many multiplications is faster as a kernel than in a library, where its rows and columns
+#: are not few.
+ALONE, NARROW = 1 << 21, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +43,8 @@ class Stream:
 
 
 def find_streams(
-    f: Function, library: Container[str] = (), lookups: bool = True, folds: bool = True
+    f: Function, library: Container[str] = (), lookups: bool = True, folds: bool = True,
+    sizes: Mapping[str, int] | None = None,
 ) -> list[Stream]:  # fmt: skip
     """The streams of a function; the options are those of ``Fuse``."""
     found: list[Stream] = []
@@ -48,7 +55,8 @@ def find_streams(
     for number, op in enumerate(f.ops):
         if op.record.kind is Kind.CONTRACT and op not in taken:
             plain = not any(x.type.dtype.name in library for x in op.operands)
-            stream = _around(_Source(f, number, readers, place, maker, taken, lookups), plain, folds)
+            source = _Source(f, number, readers, place, maker, taken, lookups, sizes or {})
+            stream = _around(source, plain, folds)
             if stream is not None:
                 taken.update(stream.ops)
                 found.append(stream)
@@ -58,7 +66,7 @@ def find_streams(
 @dataclass(frozen=True)
 class _Source:
     """A contraction to grow a stream from: the operation ``number`` of a function, who reads what in it, where each
-    operation stands, and what other streams have taken.
+    operation stands, what other streams have taken, and the sizes that are known.
     """
 
     f: Function
@@ -68,6 +76,23 @@ class _Source:
     maker: Mapping[Value, Operation]
     taken: Set[Operation]
     lookups: bool
+    sizes: Mapping[str, int]
+
+    @property
+    def is_large(self) -> bool:
+        """Is the contraction a kernel for its own sake? Only known sizes say so."""
+        op = self.f.ops[self.number]
+        left, right, result = letters(op)
+        dims = dict(zip(left + right, (d for x in op.operands for d in x.type.dims), strict=True))
+        try:
+            lengths = {c: d.evaluate(self.sizes) for c, d in dims.items()}
+        except ShapeError:
+            return False
+        rows, columns = (
+            prod(n for c, n in lengths.items() if c in result and (c in left) is mine and (c in right) is not mine)
+            for mine in (True, False)
+        )
+        return rows >= NARROW and columns >= NARROW and prod(lengths.values()) >= ALONE
 
 
 def _around(source: _Source, plain: bool, folds: bool) -> Stream | None:
@@ -126,7 +151,7 @@ class _Growth:
             number += 1
         self.trim()
         found = any(self.role_of(op.operands[0]) is Role.FULL and self.folds(op) for op in self.members)
-        if found is not folds or len(self.members) == 1:
+        if found is not folds or (len(self.members) == 1 and not self.source.is_large):
             return None
         if folds and any(self.leaves(v) for v, role in self.roles.items() if role is Role.FULL):
             return None

@@ -42,7 +42,7 @@ THREADS_FROM = 16 << 10
 #: A bound plan keeps a tensor to copy for each that it allocates of up to so many bytes.
 COPIED = 16 << 10
 #: How much more memory than without may be in use where all of it is taken at once: as the classes of the pool.
-ROOM = 1 / 8
+ROOM = 1 / 4
 #: How many tensors a block has room for: each is compared with all others.
 MOST = 2000
 #: The first bases of a table: nothing, and the shared block.

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from tessera.backends.c import intrinsics as ci
 from tessera.backends.c.blocked import Blocked, is_blocked
 from tessera.backends.c.body import Body
-from tessera.backends.c.fold import Fold, plan_fold
+from tessera.backends.c.fold import Fold, flops_of_point, plan_fold
 from tessera.backends.c.pairs import WIDTH
 from tessera.backends.c.recurrent import SIDE_BY_SIDE, Recurrent, is_ordered
 from tessera.backends.c.scan import scan_step
@@ -33,13 +33,12 @@ from tessera.schedule.plan import ONE
 #: How an index expression names the value of a lookup operand.
 LOOKUP_NAME = re.compile(r"_l\d+")
 
-#: A sweep of so little work does not hide the latency of its folds, unless they are sums carried in f64; so many
-#: vectors at a time do. In a longer one as many are added in f32 before their sum is carried, which saves conversions.
-BRIEF, SEVERAL = 4, 4
-
 #: Below this many elements the threads cost more than they save.
 PARALLEL_FROM = 16384
 
+#: A sweep of so little work does not hide the latency of its folds, unless they are sums carried in f64; so many
+#: vectors at a time do. In a longer one as many are added in f32 before their sum is carried, which saves conversions.
+BRIEF, SEVERAL = 4, 4
 
 @dataclass(frozen=True)
 class CSource:
@@ -155,6 +154,8 @@ class Emitter(Body):
         points = product(extents) * self.swept(op)
         self.work = self.work + points
         work = c_index(points, self.names)
+        if self.blocked is not None:
+            out.add("i64 next = 0;")
         self.shared_out(work)
         if self.blocked is None:
             out.add("const i64 first = total * me / threads, last = total * (me + 1) / threads;")
@@ -166,8 +167,8 @@ class Emitter(Body):
         if self.blocked is None:
             self.start_axes(axes, counts, "last - 1" if backwards else "first")
             out.open("for (i64 p = first; p < last; p++)")
-        else:  # iterations may differ much in their work, and have enough to find their place each
-            out.open("for (i64 p = me; p < total; p += threads)")
+        else:  # iterations may differ much in their work, as threads do in speed: who is free takes the next one
+            out.open("for (i64 p; (p = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED)) < total;)")
             self.start_axes(axes, counts, "p")
         self.block = block
         if block:
@@ -217,11 +218,9 @@ class Emitter(Body):
 
     def width(self, nest: Operation) -> int:
         """How many vectors of columns go down the rows together: several, where each row has little work for one."""
-        assert nest.body is not None
         if self.blocked is not None:
             return self.blocked.width
-        work = sum(inner.record.flops for inner in walk(nest.body) if inner.body is None)
-        return SEVERAL if work <= BRIEF and not self.kept else 1
+        return SEVERAL if not self.kept and flops_of_point(nest) <= BRIEF else 1
 
     @contextmanager
     def walked(self, op: Operation, extent: str, width: int) -> Iterator[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, compute_dtype, f32, f64, int64
-from tessera.ir.graph import Literal, Operand, Operation, Value
+from tessera.ir.graph import Literal, Operand, Operation, Value, walk
 from tessera.ir.record import Kind, Reduction
 from tessera.ir.types import TileType
 from tessera.schedule.tilebuild import Container, Expr, Namespace, TileBuilder, unwrap
@@ -40,6 +40,13 @@ class Fold:
     carry: str = ""
     names: list[str] = field(default_factory=list)
     one: Piece | None = None
+
+
+def flops_of_point(nest: Operation) -> int:
+    """What a nest does for a point of its sweeps; without any, of its own."""
+    assert nest.body is not None
+    swept = [op for sweep in nest.body.ops if sweep.body is not None for op in walk(sweep.body)]
+    return sum(op.record.flops for op in swept or walk(nest.body) if op.body is None)
 
 
 def plan_fold(op: Operation) -> Fold:

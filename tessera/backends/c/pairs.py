@@ -189,7 +189,7 @@ class Pairs(Strips):
             e.names[summed] = at
             e.lines.open(head)
             if whole and rows[1] == ROWS[e.lanes][0]:
-                self.ask_pairs(sweep, rows, summed)
+                self.ask(sweep, rows, summed, step=2)
             self.pair_step(sweep, rows, summed, totals, whole)
             e.lines.close()
         e.lines.close()
@@ -225,7 +225,7 @@ class Pairs(Strips):
         if strip is not None and strip.lane == PAIR_LANE:
             with self.halved(summed, e.names[summed]):
                 return f"*({self.spot(strip)})"
-        where = self.spot(strip) if strip else f"{e.buffer(op)[0]} + {c_index(place(op)[1], e.names)}"
+        where = self.spot(strip) if strip else self.element_of(op)
         return f"t_pair_at({where})" if whole else f"*({where})"
 
     @contextmanager
@@ -278,15 +278,6 @@ class Pairs(Strips):
         for name, text in ((swept, state[3]), (at[0], state[4])):
             if text is not None:
                 e.names[name] = text
-
-    def ask_pairs(self, sweep: Operation, rows: tuple[str, int], summed: str) -> None:
-        """Prefetch what the next rows will read, a line of one of them with every step."""
-        e, own, (axis, many) = self.e, elements(sweep), rows
-        at, k = e.names[axis], e.names[summed]
-        for v in self.each_of(sweep, 1):
-            if v not in self.strips:
-                names = {**e.names, axis: f"({at} + {many} + ({k} >> 1 & {many - 1}))", summed: f"({k} & -32)"}
-                e.lines.add(f"t_prefetch({e.buffer(own[v])[0]} + {c_index(place(own[v])[1], names)});")
 
 
 def mmas(sweep: Operation) -> list[Operation]:

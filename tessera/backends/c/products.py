@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 from tessera.backends.c import intrinsics as ci
-from tessera.backends.c.body import dtype_of, op_makes_lanes, place
+from tessera.backends.c.body import dtype_of, op_makes_lanes
 from tessera.backends.c.pairs import BLOCK, ROWS, Pairs, mmas
 from tessera.backends.c.source import c_index
 from tessera.backends.c.stages import varies
+from tessera.backends.c.strips import only_behind
 from tessera.backends.c.tiles import Loop
-from tessera.ir.dialects.tile import LOAD, MMA
+from tessera.ir.dialects.tile import MMA
 from tessera.ir.dim import Dim, ceildiv
 from tessera.ir.dim_range import coefficient
 from tessera.ir.graph import Operation, Value
-from tessera.schedule.plan import ONE
 
 #: Terms that are added one after the other before their sum joins others: long chains of additions round more. The
 #: first is for sums of products along axes of their own, the second along the swept axis, the third for other sums.
@@ -188,12 +189,15 @@ class Products(Pairs):
             e.lines.add(f"{ci.vector_type(dtype_of(op.result))} {name} = {{}};")
         before = [dict(s) for s in e.sides]
         pairs = self.takes_pairs(sweep)
-        with self.loops(summed[:-1] if pairs else summed):
+        last = summed[-1]
+        far = many == ROWS[e.lanes][0] and all(op.attrs["over"] == sweep.words("axes") for op in mmas(sweep))
+        near = self.nearer(sweep, (axis, many), last, LONG_CHAIN) if far else nullcontext()
+        with self.loops(summed[:-1]), near, self.loops([] if pairs else [last]):
             if pairs:
-                self.pair_steps(sweep, (axis, many), summed[-1], totals)
+                self.pair_steps(sweep, (axis, many), last, totals)
             else:
                 if many == ROWS[e.lanes][0]:
-                    self.ask(sweep, axis, many, summed[-1][0])
+                    self.ask(sweep, (axis, many), last[0])
                 self.step(sweep, tiles, axis, many, totals)
         e.sides = before
         for side in e.each():
@@ -249,47 +253,13 @@ class Products(Pairs):
                         continue
                     spot = (r if varies(op.result, (axis,)) else 0, side if varies(op.result, (e.vector,)) else 0)
                     if spot not in made and not only_behind(op, sweep, known):
-                        e.statement(op)
+                        self.take_near(op) if op in self.near else e.statement(op)
                         made[spot] = e.values[op.result]
                     if spot in made:
                         e.values[op.result] = made[spot]
                 e.values = outer
         if axis:
             e.names[axis] = at
-
-    def ask(self, sweep: Operation, axis: str, many: int, inner: str) -> None:
-        """Prefetch what the next rows will read where each of them is contiguous along what is summed: too many rows
-        for the processor to see that it will be needed.
-        """
-        e = self.e
-        assert sweep.body is not None
-        for op in sweep.body.ops:
-            if op.record is not LOAD or not varies(op.result, (axis,)) or varies(op.result, (e.vector,)):
-                continue
-            if only_behind(op, sweep, self.strips):
-                continue
-            offset = place(op)[1]
-            if op.attrs.get("guard") or len(op.operands) > 1 or coefficient(offset, inner) is not ONE:
-                continue
-            at, k = e.names[axis], e.names[inner]
-            names = {**e.names, axis: f"({at} + {many} + ({k} & {many - 1}))", inner: f"({k} & -16)"}
-            e.lines.add(f"t_prefetch({e.buffer(op)[0]} + {c_index(offset, names)});")
-
-
-def only_behind(op: Operation, sweep: Operation, known: Container[Value]) -> bool:
-    """Is ``op`` only there for values that are known without it?"""
-    assert sweep.body is not None
-    pending, readers = [op.result], 0
-    while pending:
-        v = pending.pop()
-        for o in sweep.body.ops:
-            if v in o.inputs:
-                readers += 1
-                if o.record is MMA:
-                    return False
-                if o.result not in known:
-                    pending.append(o.result)
-    return readers > 0
 
 
 def packed(sweep: Operation, swept: str, vector: str) -> list[Value]:

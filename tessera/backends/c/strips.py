@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -18,6 +18,12 @@ from tessera.ir.graph import Operation, Value
 from tessera.ir.record import Kind
 from tessera.schedule.plan import ONE
 
+#: How elements lie in memory that are broadcast from there.
+NEAR = ("f32", "f64", "bf16")
+
+#: Rows so many bytes apart share their places in the nearest cache.
+PAGE = 4096
+
 
 @dataclass(frozen=True)
 class Strip:
@@ -30,11 +36,26 @@ class Strip:
     lane: str
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a load as names in C: where that at ``first`` has its element at ``lo`` of the run, and the elements from
+    one row to the next.
+    """
+
+    pointer: str
+    pitch: str
+    axis: str
+    first: str
+    run: str
+    lo: str
+
+
 @dataclass
 class Strips(Tiles):
-    """``strips`` are those that can be read at the moment; their room is kept by value."""
+    """``strips`` and ``near`` rows of loads are those that can be read at the moment; their room is kept by value."""
 
     strips: dict[Value, Strip] = field(default_factory=dict)
+    near: dict[Operation, Rows] = field(default_factory=dict)
     rooms: dict[Value, Dim] = field(default_factory=dict)
 
     @contextmanager
@@ -106,6 +127,69 @@ class Strips(Tiles):
                     strip = strips[op.result]
                     e.lines.add(f"t_store_{strip.lane}({self.spot(strip)}, {e.values[op.result]});")
 
+    @contextmanager
+    def nearer(self, sweep: Operation, rows: tuple[str, int], run: Loop, length: int) -> Iterator[None]:
+        """For as long as the block lasts read some rows of what lies along the run from a copy where they are whole
+        pages apart: they share so few places of the nearest cache then that they would drive each other out.
+        """
+        e, (axis, many), (inner, lo, hi) = self.e, rows, run
+        for op in broadcast_loads(sweep, axis, e.vector):
+            step, kind = coefficient(place(op)[1], axis), ci.storage(dtype_of(op.result))
+            if step is None or kind not in NEAR or not along(op, inner) or only_behind(op, sweep, self.strips):
+                continue
+            if op.result not in self.rooms:
+                self.rooms[op.result] = e.scratch
+                e.scratch = e.scratch + many * length * op.result.type.dtype.bytes
+            found = self.near[op] = Rows(e.fresh(), e.fresh(), axis, e.names[axis], inner, lo)
+            source, room, row = c_index(place(op)[1], {**e.names, inner: lo}), e.fresh(), e.fresh()
+            e.lines.add(f"const {kind} *{found.pointer} = {e.buffer(op)[0]} + {source};")
+            e.lines.add(f"i64 {found.pitch} = {c_index(step, e.names)};")
+            e.lines.open(f"if ({found.pitch} * sizeof({kind}) % {PAGE} == 0)")
+            e.lines.add(f"{kind} *const {room} = ({kind} *)(mine + {c_index(self.rooms[op.result], e.names)});")
+            e.lines.add(
+                f"for (i64 {row} = 0; {row} < {many}; {row}++) __builtin_memcpy({room} + {row} * {length}, "
+                f"{found.pointer} + {row} * {found.pitch}, ({hi} - {lo}) * sizeof({kind}));"
+            )
+            e.lines.add(f"{found.pointer} = {room};")
+            e.lines.add(f"{found.pitch} = {length};")
+            e.lines.close()
+        yield
+        self.near = {}
+
+    def take_near(self, op: Operation) -> None:
+        """Broadcast an element of a near row."""
+        name, kind = self.e.fresh(), ci.lane(dtype_of(op.result))
+        self.e.values[op.result] = name
+        self.e.lines.add(f"const v{kind} {name} = t_splat_{kind}(*({self.element_of(op)}));")
+
+    def ask(self, sweep: Operation, rows: tuple[str, int], inner: str, step: int = 1) -> None:
+        """Prefetch what the next rows will read where it lies along what is summed, a line of one of them with every
+        ``step`` of it, or along the rows: too many places for the processor to see that they will be needed.
+        """
+        e, (axis, many) = self.e, rows
+        at, k = e.names[axis], e.names[inner]
+        row = f"({k} & {many - 1})" if step == 1 else f"({k} / {step} & {many - 1})"
+        assert sweep.body is not None
+        for op in broadcast_loads(sweep, axis, e.vector):
+            if only_behind(op, sweep, self.strips):
+                continue
+            if along(op, inner):
+                line = f"({k} & {-64 // op.result.type.dtype.bytes})"
+                names = {**e.names, axis: f"({at} + {many} + {row})", inner: line}
+            elif along(op, axis):
+                names = {**e.names, axis: f"({at} + {many})"}
+            else:
+                continue
+            e.lines.add(f"t_prefetch({e.buffer(op)[0]} + {c_index(place(op)[1], names)});")
+
+    def element_of(self, op: Operation) -> str:
+        """The address of the element that a load broadcasts at the current point."""
+        e, rows = self.e, self.near.get(op)
+        if rows is None:
+            return f"{e.buffer(op)[0]} + {c_index(place(op)[1], e.names)}"
+        row = f"({e.names[rows.axis]} - {rows.first}) * {rows.pitch}"
+        return f"{rows.pointer} + {row} + ({e.names[rows.run]} - {rows.lo})"
+
     def spot(self, strip: Strip) -> str:
         """Where the strip has the element of the current point."""
         e = self.e
@@ -154,6 +238,34 @@ def broadcast(sweep: Operation, axes: Sequence[str], vector: str) -> list[Value]
                 ):
                     out[v] = None
     return list(out)
+
+
+def broadcast_loads(sweep: Operation, axis: str, vector: str) -> list[Operation]:
+    """The loads of a sweep that are the same for all lanes, and others for each row."""
+    assert sweep.body is not None
+    loads = (op for op in sweep.body.ops if op.record is LOAD and not op.attrs.get("guard") and len(op.operands) == 1)
+    return [op for op in loads if varies(op.result, (axis,)) and not varies(op.result, (vector,))]
+
+
+def along(op: Operation, axis: str) -> bool:
+    """Does what a load reads lie along an axis?"""
+    return coefficient(place(op)[1], axis) is ONE
+
+
+def only_behind(op: Operation, sweep: Operation, known: Container[Value]) -> bool:
+    """Is ``op`` only there for values that are known without it?"""
+    assert sweep.body is not None
+    pending, readers = [op.result], 0
+    while pending:
+        v = pending.pop()
+        for o in sweep.body.ops:
+            if v in o.inputs:
+                readers += 1
+                if o.record is MMA:
+                    return False
+                if o.result not in known:
+                    pending.append(o.result)
+    return readers > 0
 
 
 def runs(v: Value, own: dict[Value, Operation], axis: str) -> bool:
