@@ -116,9 +116,10 @@ class Variant:
         check_ir(self.traced.function)
         host = self.device.type not in ACCELERATORS
         sizes = tuple((self.cut or {}).items())
-        rows = (
-            pipeline(library_dtypes(), sizes=sizes) if host else pipeline(lookups=False, across=False, speeds=GPU)
-        )  # fmt: skip
+        if host:
+            rows = pipeline(library_dtypes(), sizes=sizes)
+        else:
+            rows = pipeline(lookups=False, across=False, speeds=GPU, integers=False)
         rows = rows if self.cut is None else tuple(r for r in rows if r.step.name in ("blocks", "fuse"))
         return run_pipeline(self.traced.function, rows, check_ir)
 

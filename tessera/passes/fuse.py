@@ -40,6 +40,7 @@ class Fuse:
     across: bool = True
     folds: bool = True
     sizes: tuple[tuple[str, int], ...] = ()
+    integers: bool = True
 
     def run(self, f: Function) -> Function:
         if any(op.record.kind is Kind.REGION and op.record is not BLOCKS for op in f.ops):
@@ -73,7 +74,7 @@ class Fuse:
     def fused(self, f: Function) -> Function:
         """The function with its operations in regions; what is a region already stays one."""
         f, streams = gather_streams(
-            own_positions(f), self.library, self.lookups, self.across, self.folds, dict(self.sizes)
+            own_positions(f), self.library, self.lookups, self.across, self.folds, dict(self.sizes), self.integers
         )
         f, recurrences = gather_recurrences(f, streams)
         gathered: dict[Operation, Gathered] = {**streams, **recurrences}

@@ -18,15 +18,15 @@ from tessera.passes.streams import Stream, find_streams
 
 def gather_streams(
     f: Function, library: Container[str] = (), lookups: bool = True, across: bool = False, folds: bool = True,
-    sizes: Mapping[str, int] | None = None,
+    sizes: Mapping[str, int] | None = None, integers: bool = True,
 ) -> tuple[Function, dict[Operation, Stream]]:  # fmt: skip
     """The function with the operations of each stream next to each other and common factors moved behind its sums;
     and for each operation of a stream, the stream. The options are those of ``Fuse``.
     """
-    streams = find_streams(f, library, lookups, folds, sizes)
+    streams = find_streams(f, library, lookups, folds, sizes, integers)
     other = _turned(f, {op for stream in streams for op in stream.ops})
     if other is not f:
-        f, streams = other, find_streams(other, library, lookups, folds, sizes)
+        f, streams = other, find_streams(other, library, lookups, folds, sizes, integers)
     if not streams:
         return f, {}
     if across:

@@ -32,9 +32,10 @@ def pipeline(
     across: bool = True,
     speeds: Speeds = CPU,
     sizes: tuple[tuple[str, int], ...] = (),
+    integers: bool = True,
 ) -> tuple[Row, ...]:
     """The pipeline with options of its passes that depend on the machine, and on what sizes are known beforehand."""
-    fuse = Fuse(library=library, lookups=lookups, across=across, sizes=sizes)
+    fuse = Fuse(library=library, lookups=lookups, across=across, sizes=sizes, integers=integers)
     chosen: dict[str, Pass] = {"fuse": fuse, "chunk": Chunk(speeds=speeds), "blocks": Blocks(sizes)}
     return tuple(replace(row, step=chosen.get(row.step.name, row.step)) for row in PIPELINE)
 

@@ -44,7 +44,7 @@ class Stream:
 
 def find_streams(
     f: Function, library: Container[str] = (), lookups: bool = True, folds: bool = True,
-    sizes: Mapping[str, int] | None = None,
+    sizes: Mapping[str, int] | None = None, integers: bool = True,
 ) -> list[Stream]:  # fmt: skip
     """The streams of a function; the options are those of ``Fuse``."""
     found: list[Stream] = []
@@ -55,7 +55,7 @@ def find_streams(
     for number, op in enumerate(f.ops):
         if op.record.kind is Kind.CONTRACT and op not in taken:
             plain = not any(x.type.dtype.name in library for x in op.operands)
-            source = _Source(f, number, readers, place, maker, taken, lookups, sizes or {})
+            source = _Source(f, number, readers, place, maker, taken, lookups, sizes or {}, integers)
             stream = _around(source, plain, folds)
             if stream is not None:
                 taken.update(stream.ops)
@@ -66,7 +66,7 @@ def find_streams(
 @dataclass(frozen=True)
 class _Source:
     """A contraction to grow a stream from: the operation ``number`` of a function, who reads what in it, where each
-    operation stands, what other streams have taken, and the sizes that are known.
+    operation stands, what other streams have taken, the sizes that are known, and whether integers are taken.
     """
 
     f: Function
@@ -77,11 +77,14 @@ class _Source:
     taken: Set[Operation]
     lookups: bool
     sizes: Mapping[str, int]
+    integers: bool
 
     @property
     def is_large(self) -> bool:
-        """Is the contraction a kernel for its own sake? Only known sizes say so."""
+        """Is the contraction a kernel for its own sake? Of floats known sizes say so."""
         op = self.f.ops[self.number]
+        if not op.result.type.dtype.is_float:
+            return True  # libraries have no fast ones
         left, right, result = letters(op)
         dims = dict(zip(left + right, (d for x in op.operands for d in x.type.dims), strict=True))
         try:
@@ -101,10 +104,10 @@ def _around(source: _Source, plain: bool, folds: bool) -> Stream | None:
     """
     op = source.f.ops[source.number]
     kind = op.result.type
-    if not kind.dtype.is_float and (folds or kind.dtype.is_bool):
+    if kind.dtype.is_bool or not (kind.dtype.is_float or source.integers):
         return None
     left, right, result = letters(op)
-    for axis in reversed(range(kind.rank)) if folds else ():
+    for axis in reversed(range(kind.rank)) if folds and kind.dtype.is_float else ():
         if kind.dims[axis] is ONE or (result[axis] in left and result[axis] in right):
             continue
         stream = _Growth(source, (axis,)).run(folds=True)

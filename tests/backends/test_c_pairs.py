@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import tessera
-from tessera import Tensor, bf16, int8
+from tessera import Tensor, bf16, int8, int32
 from tessera.backends.base import Target
 from tessera.backends.c import backend, intrinsics
 from tessera.backends.c.host import host_target
@@ -107,7 +107,7 @@ def test_values(
         args = make(*sizes)
         assert difference(run(*args), f(*args), double(f, args)) is None, sizes
     (kernel,) = run.lower(*args).kernels
-    assert "t_dot_pair(" in str(kernel.source)
+    assert "t_dot_pair_bf16(" in str(kernel.source)
 
 
 @pytest.mark.parametrize(("f", "make"), EACH)
@@ -117,7 +117,7 @@ def test_without_the_instruction_products_are_widened(
     run, args = compiled(f, monkeypatch, 16, pairs=False), make(19, 37, 35)
     assert difference(run(*args), f(*args), double(f, args)) is None
     (kernel,) = run.lower(*args).kernels
-    assert "t_dot_pair(" not in str(kernel.source) and "t_fma_f32(" in str(kernel.source)
+    assert "t_dot_pair_bf16(" not in str(kernel.source) and "t_fma_f32(" in str(kernel.source)
 
 
 def test_the_features_of_the_target_decide() -> None:
@@ -126,7 +126,7 @@ def test_the_features_of_the_target_decide() -> None:
     kernels = schedule(parse(fused(function, args))).kernels
     for features, paired in ((AVX512, False), ((*AVX512, "avx512_bf16"), True), (("avx2", "avx512_bf16"), False)):
         text = backend.emit(kernels, Target("cpu", "x86_64", features)).text
-        assert ("t_dot_pair(" in text) is paired
+        assert ("t_dot_pair_bf16(" in text) is paired
         assert ("vdpbf16ps" in text) is paired
 
 
@@ -143,8 +143,55 @@ def test_a_single_row_takes_pairs_as_well(pairs: bool, nests: int, monkeypatch: 
     assert difference(run(*args), linear(*args), double(linear, args)) is None
 
 
-def test_the_dot_product_is_never_a_call() -> None:
-    assert "noinline" not in intrinsics.library("t_dot_pair(a, b, c);" * 99, 16)
+@pytest.mark.parametrize("halves", ["bf16", "i16"])
+def test_the_dot_product_is_never_a_call(halves: str) -> None:
+    assert "noinline" not in intrinsics.library(f"t_dot_pair_{halves}(a, b, c);" * 99, 16)
+
+
+def whole(x: Tensor["M", "K"], w: Tensor["N", "K"], s: Tensor["N"]) -> Tensor["M", "N"]:
+    return (x.int() @ w.int().mT) * s
+
+
+def crossed(x: Tensor["K", "M"], w: Tensor["K", "N"], s: Tensor["N"]) -> Tensor["M", "N"]:
+    return (x.int().mT @ w.int()) * s
+
+
+def integers(dtype: torch.dtype, *shape: int) -> torch.Tensor:
+    """Numbers of a dtype, its least and largest among them."""
+    info = torch.iinfo(dtype)
+    x = torch.randint(info.min, info.max + 1, shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=dtype)
+    x.view(-1)[:: 3], x.view(-1)[:: 7] = info.min, info.max
+    return x
+
+
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+@pytest.mark.parametrize("f", [whole, crossed], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [(torch.int8, torch.int8), (torch.uint8, torch.int8), (torch.int16, torch.int16), (torch.int8, torch.int32)],
+)
+def test_integers_are_exact(
+    f: Run, left: torch.dtype, right: torch.dtype, lanes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Modulo 2^32, as torch adds them up; the scale is a power of two. 32 bits are not halves of anything."""
+    run = compiled(f, monkeypatch, lanes, pairs=False)
+    for m, k, n in SIZES:
+        shapes = ((m, k), (n, k)) if f is whole else ((k, m), (k, n))
+        args = (integers(left, *shapes[0]), integers(right, *shapes[1]), torch.full((n,), 0.5))
+        assert torch.equal(run(*args), f(*args)), (m, k, n)
+    (kernel,) = run.lower(*args).kernels
+    assert ("t_dot_pair_i16(" in str(kernel.source)) is (right is not torch.int32)
+
+
+def test_products_of_integers_alone_are_kernels() -> None:
+    @tessera.function
+    def product(x: Tensor["M", "K", int8], w: Tensor["K", "N", int8]) -> Tensor["M", "N", int32]:
+        return x.int() @ w.int()
+
+    args = (codes(1, 9, 70), codes(2, 70, 33))
+    assert torch.equal(product(*args), args[0].int() @ args[1].int())
+    lowered = product.lower(*args)
+    assert len(lowered.kernels) == 1 and not lowered.calls
 
 
 @pytest.mark.parametrize("lanes", [16])
@@ -155,7 +202,7 @@ def test_what_varies_and_what_does_not(lanes: int, monkeypatch: pytest.MonkeyPat
     for one in (random(5, 21, 135)[:, 1:68], random(6, 1, 67).expand(21, 67), random(7, 67, 21).T):
         for other in (w, random(8, 41, 200)[:, 3:70], random(9, 67, 41).T):
             assert difference(run(one, other, b), linear(one, other, b), double(linear, (one, other, b))) is None
-            assert "t_dot_pair(" in str(run.lower(one, other, b).kernels[0].source)
+            assert "t_dot_pair_bf16(" in str(run.lower(one, other, b).kernels[0].source)
 
 
 @pytest.mark.parametrize("lanes", [16])

@@ -16,7 +16,7 @@ from tessera.backends.c import intrinsics as ci
 from tessera.backends.c.body import dtype_of
 from tessera.backends.c.crosswise import Crosswise
 from tessera.backends.c.fold import Fold, plan_fold
-from tessera.backends.c.pairs import BLOCK, mmas
+from tessera.backends.c.pairs import BLOCK, halves_of, mmas
 from tessera.backends.c.products import SHORT_CHAIN
 from tessera.backends.c.source import c_index
 from tessera.backends.c.stages import Block
@@ -57,11 +57,14 @@ class Blocked(Crosswise):
                 self.plain(op)
 
     def is_paired(self, nest: Operation) -> bool:
-        """Do all sums of products of a nest take pairs? Packing costs so little then that it pays for a single row."""
+        """Do all sums of products of a nest take pairs that lie so in memory? Packing costs so little then that it pays
+        for a single row.
+        """
         assert nest.body is not None
         plans = [Block.of(op) for op in nest.body.ops if op.body is not None]
         found = [self.pair(sweep, plan.axes[0]) for plan in plans for sweep in (*plan.products, *plan.sums)]
-        return bool(found) and all(found)
+        lying = (ci.storage(dtype_of(v)) == halves_of(v).storage for pair in self.paired.values() for v in pair)
+        return bool(found) and all(found) and all(lying)
 
     def plain(self, op: Operation) -> None:
         """A sweep without folds: it reads what the sweeps before it left in tiles."""

@@ -31,8 +31,8 @@ Around a kernel's loop the emitter uses, with ``S`` from ``storage``:
   ``t_all(m)``, ``t_prefetch(p)``,
 - ``t_sum_<lane>(x)``, ``t_prod_``, ``t_maximum_of_``, ``t_minimum_of_``, ``t_argmax_<lane>(x, index)``,
   ``t_argmin_``, and ``t_turn_<lane>(x, k)``, which gives lane i the value of lane (i + k) mod L,
-- ``t_dot_pair(a, b, c)``, the sum of c and both products of pairs of bf16, each pair one ``vu32`` lane, with
-  ``t_pair_at(p)``, ``t_pair_of(first, second)`` and ``t_load_pairs(rows, p, step, n)``,
+- ``t_dot_pair_S(a, b, c)``, the sum of c and both products of pairs of bf16 or of i16, each pair one ``vu32`` lane,
+  with ``t_pair_at(p)``, ``t_pair_of_S(first, second)`` and ``t_load_pairs_S(rows, p, step, n)``, from i8 and u8, too,
 - ``t_philox(c, k0, k1)`` on four counters ``vu32 c[4]``.
 
 Division and remainder of integers read two names of the kernel: ``vm t_live``, the lanes that hold elements, and
@@ -136,7 +136,7 @@ def natural_lanes(features: Iterable[str]) -> int:
 
 
 def has_pairs(features: Iterable[str], lanes: int) -> bool:
-    """Is ``t_dot_pair`` with so many lanes one instruction, for a processor with these features?
+    """Is ``t_dot_pair_bf16`` with so many lanes one instruction, for a processor with these features?
 
     >>> has_pairs(["avx512f", "avx512_bf16"], 16), has_pairs(["avx2"], 8)
     (True, False)

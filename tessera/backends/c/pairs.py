@@ -1,8 +1,10 @@
-"""Sums of products in bf16, two summed points at a time: processors have instructions that add both products of a pair.
+"""Sums of products of 16 bits, two summed points at a time: processors have instructions that add both products of a
+pair.
 
-A pair is one 32-bit lane with two points that follow each other along the innermost summed axis. The operand that
-varies along the lanes is packed in pairs, the other one is broadcast as it lies in memory, or from a strip. Whether a
-sum takes this form depends on nothing but dtypes and on what varies along which axis.
+A pair is one 32-bit lane with two points that follow each other along the innermost summed axis, of bf16 or of
+integers that 16 bits hold. The operand that varies along the lanes is packed in pairs, the other one is broadcast as it
+lies in memory, or from a strip. Whether a sum takes this form depends on nothing but dtypes and on what varies along
+which axis.
 """
 
 from __future__ import annotations
@@ -31,8 +33,20 @@ BLOCK = 128
 #: more than there are registers; then, as long as there are so many rows left, fewer.
 ROWS, WIDTH = {16: (8, 3, 1), 8: (4, 1), 4: (4, 1)}, 2
 
-#: The dtype whose pairs are multiplied, and how a pair is kept.
-HALF, PAIR, PAIR_LANE = "bf16", "uint32", "u32"
+#: How a pair is kept.
+PAIR, PAIR_LANE = "uint32", "u32"
+
+
+@dataclass(frozen=True)
+class Halves:
+    """The halves of pairs: how they are stored, the dtype of their sums, and the dtypes that they are made of."""
+
+    storage: str
+    total: str
+    dtypes: tuple[str, ...]
+
+
+HALVES = (Halves("bf16", "f32", ("bf16",)), Halves("i16", "int32", ("int8", "uint8", "int16")))
 
 
 @dataclass
@@ -43,21 +57,24 @@ class Pairs(Strips):
 
     def pair(self, sweep: Operation, swept: str) -> bool:
         """Do all sums of a sweep over its own axes take pairs?"""
-        if not self.e.pairs or sweep.dims("lo")[-1] != ZERO:
+        if sweep.dims("lo")[-1] != ZERO:
             return False
-        found = {op: pair for op in mmas(sweep) if (pair := self.pair_of(sweep, swept, op))}
-        if len(found) == len(mmas(sweep)):
-            self.paired.update(found)
+        for halves in HALVES:
+            if halves.storage == "bf16" and not self.e.pairs:
+                continue
+            found = {op: pair for op in mmas(sweep) if (pair := self.pair_of(sweep, swept, op, halves))}
+            if len(found) == len(mmas(sweep)):
+                self.paired.update(found)
         return self.takes_pairs(sweep)
 
     def takes_pairs(self, sweep: Operation) -> bool:
         return all(op in self.paired for op in mmas(sweep))
 
-    def pair_of(self, sweep: Operation, swept: str, op: Operation) -> tuple[Value, Value] | None:
+    def pair_of(self, sweep: Operation, swept: str, op: Operation, halves: Halves) -> tuple[Value, Value] | None:
         """The two operands of a sum as ``paired`` has them."""
         own, lanes, (*outer, inner) = elements(sweep), self.e.vector, sweep.words("axes")
-        found = [half(x, own) for x in op.operands]
-        if len(found) != 2 or dtype_of(op.result) != "f32" or op.attrs["over"] != sweep.words("axes"):
+        found = [half(x, own, halves) for x in op.operands]
+        if len(found) != 2 or dtype_of(op.result) != halves.total or op.attrs["over"] != sweep.words("axes"):
             return None
         for packed, other in (found, found[::-1]):
             if packed is None or other is None or varies(packed, (swept,)) or varies(other, (lanes,)):
@@ -67,15 +84,17 @@ class Pairs(Strips):
                 return packed, other
         return None
 
-    def narrow(self, sweep: Operation) -> list[Value]:
-        """What the sums of such a sweep broadcast and do not read where it lies."""
+    def narrow(self, sweep: Operation) -> dict[Value, str]:
+        """What the sums of such a sweep broadcast and do not read where it lies, and how it is stored."""
         own, inner = elements(sweep), sweep.words("axes")[-1]
-        return [v for v in self.each_of(sweep, 1) if runs(v, own, inner) and not self.read_in_place(own[v], inner)]
+        values = (v for v in self.each_of(sweep, 1) if runs(v, own, inner))
+        return {v: halves_of(v).storage for v in values if not self.read_in_place(own[v], inner)}
 
     def read_in_place(self, op: Operation, inner: str) -> bool:
-        """Does a load lie along the summed axis, at a place that no other value is needed for?"""
+        """Does a load lie along the summed axis, at a place that no other value is needed for, as pairs do?"""
         plain = op.record is LOAD and len(op.operands) == 1 and not op.attrs.get("guard")
-        return plain and coefficient(place(op)[1], inner) is ONE
+        stored = ci.storage(dtype_of(op.result))
+        return plain and stored == halves_of(op.result).storage and coefficient(place(op)[1], inner) is ONE
 
     def each_of(self, sweep: Operation, which: int) -> list[Value]:
         """The operands that are packed (0) or broadcast (1), each of them once."""
@@ -130,7 +149,7 @@ class Pairs(Strips):
                 assert step is not None
                 e.lines.add(f"vu32 {mine[v]}[L];")
                 pointer, pitch = f"{buffer} + {c_index(offset, e.names)}", c_index(step, e.names)
-                e.lines.add(f"t_load_pairs({mine[v]}, {pointer}, {pitch}, {count});")
+                e.lines.add(f"t_load_pairs_{ci.storage(dtype_of(v))}({mine[v]}, {pointer}, {pitch}, {count});")
             squares.append(mine)
         row = e.fresh()
         e.lines.open(f"for (i64 {row} = 0; {row} < L; {row}++)")
@@ -159,14 +178,15 @@ class Pairs(Strips):
     ) -> dict[Value, str]:  # fmt: skip
         """Some values at a point and at the next one, computed; or the second half is zero."""
         e, own, (axis, first) = self.e, elements(sweep), at
-        needed, halves = behind(wanted, own), list[dict[Value, str]]()
+        needed, points = behind(wanted, own), list[dict[Value, str]]()
         for point in (first, f"({first} + 1)")[: 1 + whole]:
             e.names[axis] = point
             for op in own.values():
                 if op in needed:
                     e.statement(op)
-            halves.append({v: e.values[v] for v in wanted})
-        return {v: f"t_pair_of({halves[0][v]}, {halves[1][v] if whole else '(vu32){}'})" for v in wanted}
+            points.append({v: e.values[v] for v in wanted})
+        rest = points[1] if whole else dict.fromkeys(wanted, "(vu32){}")
+        return {v: f"t_pair_of_{halves_of(v).storage}({points[0][v]}, {rest[v]})" for v in wanted}
 
     @contextmanager
     def halved(self, axis: str, at: str) -> Iterator[None]:
@@ -217,7 +237,8 @@ class Pairs(Strips):
             for side in range(len(e.sides)):
                 for r in range(many):
                     total = totals[op, r, side]
-                    e.lines.add(f"{total} = t_dot_pair({splats[other, r]}, {lanes[packed, side]}, {total});")
+                    args = f"{splats[other, r]}, {lanes[packed, side]}, {total}"
+                    e.lines.add(f"{total} = t_dot_pair_{halves_of(other).storage}({args});")
 
     def element(self, v: Value, op: Operation, summed: str, whole: bool) -> str:
         """The pair of a broadcast operand at the current point, or its last element alone."""
@@ -226,7 +247,7 @@ class Pairs(Strips):
             with self.halved(summed, e.names[summed]):
                 return f"*({self.spot(strip)})"
         where = self.spot(strip) if strip else self.element_of(op)
-        return f"t_pair_at({where})" if whole else f"*({where})"
+        return f"t_pair_at({where})" if whole else f"(u16)*({where})"
 
     @contextmanager
     def crossed(self, sweep: Operation, block: Loop, piece: Loop, length: int) -> Iterator[None]:
@@ -286,8 +307,13 @@ def mmas(sweep: Operation) -> list[Operation]:
     return [op for op in sweep.body.ops if op.record is MMA]
 
 
-def half(x: Operand, own: dict[Value, Operation]) -> Value | None:
-    """The value of the narrow dtype that an operand is, or is converted from."""
+def half(x: Operand, own: dict[Value, Operation], halves: Halves) -> Value | None:
+    """The value of halves that an operand is, or is converted from."""
     if isinstance(x, Value) and x in own and own[x].record is CAST:
         (x,) = own[x].operands
-    return x if isinstance(x, Value) and x in own and dtype_of(x) == HALF else None
+    return x if isinstance(x, Value) and x in own and dtype_of(x) in halves.dtypes else None
+
+
+def halves_of(v: Value) -> Halves:
+    """The halves that a value is made into."""
+    return next(halves for halves in HALVES if dtype_of(v) in halves.dtypes)

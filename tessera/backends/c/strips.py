@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -19,7 +19,7 @@ from tessera.ir.record import Kind
 from tessera.schedule.plan import ONE
 
 #: How elements lie in memory that are broadcast from there.
-NEAR = ("f32", "f64", "bf16")
+NEAR = ("f32", "f64", "bf16", "i16", "i32")
 
 #: Rows so many bytes apart share their places in the nearest cache.
 PAGE = 4096
@@ -61,23 +61,23 @@ class Strips(Tiles):
     @contextmanager
     def stripped(
         self, sweep: Operation, line: Loop | None, run: Loop, lines: int, pitch: Dim,
-        narrow: Sequence[Value] | None = None,
+        narrow: Mapping[Value, str] | None = None,
     ) -> Iterator[None]:  # fmt: skip
-        """Compute what a sweep broadcasts, for as long as the block lasts; or the values ``narrow``, which stay as
-        narrow as in memory.
+        """Compute what a sweep broadcasts, for as long as the block lasts; or the values ``narrow``, stored as these
+        say.
         """
         e, before = self.e, self.strips
         self.strips = {}
-        roots = narrow
-        if roots is None:
-            roots = broadcast(sweep, (run[0],) if line is None else (line[0], run[0]), e.vector)
-        for v in roots:
+        kinds = narrow
+        if kinds is None:
+            along_both = (run[0],) if line is None else (line[0], run[0])
+            kinds = {v: ci.lane(dtype_of(v)) for v in broadcast(sweep, along_both, e.vector)}
+        for v in kinds:
             if v not in self.rooms:
                 self.rooms[v] = e.scratch
                 e.scratch = e.scratch + pitch * (lines * (8 if ci.lane(dtype_of(v)) == "f64" else 4))
-        kind = ci.lane if narrow is None else ci.storage
-        strips = {v: Strip(self.rooms[v], line, run, pitch, kind(dtype_of(v))) for v in roots}
-        if roots:
+        strips = {v: Strip(self.rooms[v], line, run, pitch, kind) for v, kind in kinds.items()}
+        if strips:
             self.convert(sweep, strips, line, run)
         self.strips = strips
         yield
@@ -135,7 +135,7 @@ class Strips(Tiles):
         e, (axis, many), (inner, lo, hi) = self.e, rows, run
         for op in broadcast_loads(sweep, axis, e.vector):
             step, kind = coefficient(place(op)[1], axis), ci.storage(dtype_of(op.result))
-            if step is None or kind not in NEAR or not along(op, inner) or only_behind(op, sweep, self.strips):
+            if step is None or kind not in NEAR or not along(op, inner) or self.is_stripped(op, sweep):
                 continue
             if op.result not in self.rooms:
                 self.rooms[op.result] = e.scratch
@@ -156,6 +156,10 @@ class Strips(Tiles):
         yield
         self.near = {}
 
+    def is_stripped(self, op: Operation, sweep: Operation) -> bool:
+        """Is what an operation gives, or what is made of it, read from strips?"""
+        return op.result in self.strips or only_behind(op, sweep, self.strips)
+
     def take_near(self, op: Operation) -> None:
         """Broadcast an element of a near row."""
         name, kind = self.e.fresh(), ci.lane(dtype_of(op.result))
@@ -171,7 +175,7 @@ class Strips(Tiles):
         row = f"({k} & {many - 1})" if step == 1 else f"({k} / {step} & {many - 1})"
         assert sweep.body is not None
         for op in broadcast_loads(sweep, axis, e.vector):
-            if only_behind(op, sweep, self.strips):
+            if self.is_stripped(op, sweep):
                 continue
             if along(op, inner):
                 line = f"({k} & {-64 // op.result.type.dtype.bytes})"
