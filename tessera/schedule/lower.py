@@ -234,7 +234,8 @@ class RegionLowering:
         rows: Pieces | None = None,
     ) -> Operation:  # fmt: skip
         mark = axis_mark(ops)
-        return StreamLowering(ops, outputs, axes, buffers, scalars, self.taken, mark, cut, rows).run()
+        rounds = self.programs > 0  # a GPU
+        return StreamLowering(ops, outputs, axes, buffers, scalars, self.taken, mark, cut, rows, rounds).run()
 
     def recurrence(self, scalars: Mapping[Value, Value]) -> Operation:
         assert self.region.body is not None

@@ -290,6 +290,22 @@ def narrow_gradient(x: Tensor[D, S, BF16], g: Tensor[D, T, BF16], w: Tensor[S, T
     return w - x.T @ g * 0.5
 
 
+@tessera.function
+def narrow_scaled(
+    x: Tensor[S, D, BF16], r: Tensor[S, 1], s: Tensor[D, BF16], w: Tensor[T, D, BF16], u: Tensor[T, D, BF16],
+    v: Tensor[E, T, BF16],
+) -> Tensor[S, E, BF16]:  # fmt: skip
+    h = x * (r / 3).to(torch.bfloat16) * s
+    return torch.nn.functional.silu(h @ w.T) * (h @ u.T) @ v.T
+
+
+@tessera.function
+def narrow_projected(
+    x: Tensor[S, D, BF16], a: Tensor[T, D, BF16], b: Tensor[T, D, BF16]
+) -> tuple[Tensor[S, T, BF16], Tensor[S, T, BF16]]:
+    return torch.relu(x @ a.T), x @ b.T
+
+
 BOTH = ({"B": 1, "H": 2, "S": 37, "T": 41, "D": 24, "E": 40}, {"B": 2, "H": 1, "S": 1, "T": 70, "D": 24, "E": 20})
 SAME = ({**BOTH[0], "T": 37},)
 LONG = {"B": 1, "H": 1, "S": 19, "T": 35, "D": 260, "E": 258}
@@ -381,5 +397,6 @@ LONG_SUMS = tuple({"B": 2, "S": s, "T": 37, "D": d} for s, d in ((20, 1104), (19
 IN_PIECES = (
     *(Stream(f, LONG_SUMS, programs=132) for f in (linear, gated, batched, narrow_linear, weight_gradient, projected)),
     Stream(gated_mlp, COLUMNS, programs=132),
+    Stream(narrow_scaled, COLUMNS, programs=132),
     Stream(narrow_gradient, ({"S": 24, "T": 40, "D": 1111},), programs=132),
 )
