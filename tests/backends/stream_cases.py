@@ -393,10 +393,13 @@ CASES = (
 #: The last few and many columns: with many the first products go through memory.
 COLUMNS = tuple({"S": 19, "D": 24, "T": 40, "E": e} for e in (40, 536))
 #: Few results and long sums: two pieces, three that do not fill it, none, and a single row.
-LONG_SUMS = tuple({"B": 2, "S": s, "T": 37, "D": d} for s, d in ((20, 1104), (19, 1601), (5, 700), (1, 1100)))
+LONG_SUMS = tuple({"B": 2, "S": s, "T": 37, "D": d} for s, d in ((20, 400), (19, 641), (5, 300), (1, 500)))
+NARROW_SUMS = tuple({"S": s, "T": 37, "D": d} for s, d in ((20, 2064), (19, 2305), (5, 1200), (1, 2100)))
 IN_PIECES = (
-    *(Stream(f, LONG_SUMS, programs=132) for f in (linear, gated, batched, narrow_linear, weight_gradient, projected)),
+    *(Stream(f, LONG_SUMS, programs=132) for f in (linear, gated, batched, weight_gradient, projected)),
+    Stream(narrow_linear, NARROW_SUMS, programs=132),
+    Stream(narrow_projected, (*NARROW_SUMS[1:3], {"S": 270, "T": 37, "D": 72}), programs=132),
     Stream(gated_mlp, COLUMNS, programs=132),
     Stream(narrow_scaled, COLUMNS, programs=132),
-    Stream(narrow_gradient, ({"S": 24, "T": 40, "D": 1111},), programs=132),
+    Stream(narrow_gradient, ({"S": 24, "T": 40, "D": 2111},), programs=132),
 )

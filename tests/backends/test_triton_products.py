@@ -1,0 +1,62 @@
+"""Products with work around them on GPUs: which launches carry them out, and what these are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tessera.backends.base import Target
+from tessera.backends.triton.aot import Worker, available, compile_aot
+from tessera.backends.triton.emit import emit
+from tessera.backends.triton.source import TritonSource
+from tests.backends.stream_cases import IN_PIECES
+
+pytestmark = pytest.mark.skipif(not available(), reason="Triton is not installed")
+
+NARROW = "cuda:90"
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Worker]:
+    made = Worker()
+    yield made
+    made.close()
+
+
+def source_of(name: str, target: str = NARROW) -> TritonSource:
+    (case,) = (c for c in IN_PIECES if c.function.__name__ == name)
+    (kernel,) = case.stages[1].kernels
+    kind, _, arch = target.partition(":")
+    return emit(kernel, Target(kind, arch))  # type: ignore[arg-type]
+
+
+def launched(source: TritonSource, **sizes: int) -> list[str]:
+    """The nests that run, by number and mode."""
+    return [b.function.name for b in source.bind(sizes)]
+
+
+def test_computed_factors_are_rounded_so_that_tensor_cores_take_them(worker: Worker) -> None:
+    source = source_of("narrow_scaled")
+    assert "input_precision" not in source.text and "tl.float32), input" not in source.text
+    bound = source.bind({"S": 8192, "D": 4096, "T": 4096, "E": 4096})
+    assert [b.config.mode for b in bound] == ["streamed", "streamed"]
+    for nest in compile_aot(source, NARROW, bound, worker=worker).nests:
+        assert "HGMMA" in nest.stages["sass"] and "UTMALDG" in nest.stages["sass"]
+        assert nest.resources["spills"] == 0, nest.resources
+
+
+def test_products_that_share_rows_alone_run_apart_where_there_are_many_rows() -> None:
+    source = source_of("narrow_projected")
+    assert launched(source, S=8192, T=8192, D=4096) == ["nest2_streamed", "nest3_streamed"]
+    assert [b.config.rows * b.config.cols for b in source.bind({"S": 8192, "T": 8192, "D": 4096})] == [128 * 256] * 2
+    assert launched(source, S=255, T=32768, D=4096) == ["nest0_streamed"]
+    assert launched(source, S=1, T=32768, D=4096) == ["nest1_hold"]
+    assert launched(source, S=16, T=1024, D=4096) == ["nest4_walked", "nest5_hold"]
+
+
+@pytest.mark.parametrize(("name", "long"), [("narrow_linear", 2048), ("linear", 384)])
+def test_sums_are_cut_where_half_of_one_takes_longer_than_a_launch(name: str, long: int) -> None:
+    source = source_of(name)
+    assert len(launched(source, S=16, T=256, D=long)) == 2
+    assert len(launched(source, S=16, T=256, D=long - 1)) == 1
