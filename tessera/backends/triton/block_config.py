@@ -6,12 +6,11 @@ import math
 from collections.abc import Mapping, Set
 from dataclasses import replace
 
-from tessera.backends.triton.blocks import BEYOND, COLS, PART, ROWS, Blocks, Side
+from tessera.backends.triton.blocks import COLS, PART, ROWS, Blocks, Side, Sized
 from tessera.backends.triton.descriptors import described
 from tessera.backends.triton.estimate import at_a_time, estimate, lanes_of, written
 from tessera.backends.triton.rooms import ENOUGH_PROGRAMS, ROOMS, Room, room_of, units_of
 from tessera.backends.triton.tiling import Config, Mode, power
-from tessera.ir.dim import product
 
 #: The shortest side that a product of tiles takes.
 LEAST = 16
@@ -55,7 +54,8 @@ def block_config(t: Blocks, sizes: Mapping[str, int]) -> Config:
     """Blocks, warps and grid for given sizes: the first of a table that fit and, where tiles are programs, that an
     estimate says are about the fastest; elsewhere, that leave enough programs.
     """
-    extents = {s.block: t.extents_of(s, sizes)[0] for s in t.sides}
+    at = Sized(t, sizes)
+    extents = {block: first for block, (first, _) in at.extents.items()}
     kind = 0 if t.width <= 2 else 1 if t.width <= 4 else 2
     limit = (HELD_LIMITS if t.walks else WALKED)[kind]
     mode: Mode = "walked" if any(power(extents[s.block]) > limit for s in t.inner) else "held"
@@ -63,21 +63,26 @@ def block_config(t: Blocks, sizes: Mapping[str, int]) -> Config:
     most = WALKED[kind] if mode == "walked" else limit
     lengths = {s.block: _length(s, extents[s.block], most) for s in t.sides if s.block not in (ROWS, COLS)}
     table = room.walked if t.walks else room.tiled
-    found: dict[Config, None] = {}
+    found: dict[Config, int] = {}
     for rows, cols, warps in table[kind]:
         made = {**lengths, ROWS: _clamped(rows, extents.get(ROWS, 1)), COLS: _clamped(cols, extents[COLS])}
         made |= {PART: _part(t, made, warps)} if t.parted else {}
-        chosen = laid_out_blocks(t, sizes, mode, made, warps, room.stages)
+        chosen = _laid_out(at, mode, made, warps, room.stages)
         if not fits(t, chosen, room):
             continue
         if t.walks and (4 * chosen.grid >= 3 * ENOUGH_PROGRAMS or rows <= 64):
             return chosen
-        deeper = (replace(chosen, stages=n) for n in range(room.stages + 1, room.deepest + 1) if mode == "walked")
-        found.update(dict.fromkeys((chosen, *(c for c in deeper if fits(t, c, room)))))
-    if t.walks or not found:
+        for stages in range(room.stages, room.deepest + 1):
+            trial = replace(chosen, stages=stages)
+            if t.walks or not fits(t, trial, room):
+                break
+            cycles = estimate(at, trial)
+            found[trial] = cycles.total
+            if cycles.limit != "latency":
+                break
+    if not found:
         return chosen
-    cycles = {c: estimate(t, sizes, c).total for c in found}
-    return next(c for c, n in cycles.items() if n <= min(cycles.values()) * NEARLY)
+    return next(c for c, n in found.items() if n <= min(found.values()) * NEARLY)
 
 
 def _length(s: Side, extent: int, most: int) -> int:
@@ -156,10 +161,14 @@ def laid_out_blocks(
     t: Blocks, sizes: Mapping[str, int], mode: Mode, lengths: Mapping[str, int], warps: int, stages: int
 ) -> Config:
     """The launch with given blocks."""
-    grid, parts = t.outer.evaluate(sizes), 1
+    return _laid_out(Sized(t, sizes), mode, lengths, warps, stages)
+
+
+def _laid_out(at: Sized, mode: Mode, lengths: Mapping[str, int], warps: int, stages: int) -> Config:
+    t, grid, parts = at.layout, at.outer, 1
     more: list[tuple[str, int]] = []
     for s in t.sides:
-        (extent, last), block = t.extents_of(s, sizes), lengths[s.block]
+        (extent, last), block = at.extents[s.block], lengths[s.block]
         more += [(s.block, block), (s.even, int(extent > 0 and extent % block == 0 and last % block == 0))]
         if s in t.tiled:
             grid *= -(-extent // block)
@@ -167,12 +176,11 @@ def laid_out_blocks(
             parts = max(parts, -(-extent // block))
     if t.parted:
         more.append((PART, lengths[PART]))
-    more.append(("WIDE", int(any(far(t, s, lengths[s.block], sizes) for s in t.sides))))
+    more.append(("WIDE", int(any(far(at, block, lengths[block]) for block in at.extents))))
     return Config(mode, lengths.get(ROWS, 1), lengths[COLS], warps, grid * parts, tuple(more), stages)
 
 
-def far(t: Blocks, s: Side, block: int, sizes: Mapping[str, int]) -> bool:
+def far(at: Sized, side: str, block: int) -> bool:
     """Do positions along a side, or offsets inside a block of it, need 64 bits?"""
-    slopes = [abs(d.evaluate(sizes, signed=True)) for d in t.slopes.get(s.block, ())]
-    end = product(s.hi).evaluate({**sizes, **dict.fromkeys(t.single, BEYOND)}, signed=True)
-    return end + block >= LIMIT or block * max(slopes, default=0) >= LIMIT
+    end, slope = at.reach[side]
+    return end + block >= LIMIT or block * slope >= LIMIT

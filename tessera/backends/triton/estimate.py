@@ -11,11 +11,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tessera.backends.triton.blocks import ROWS, Blocks, every, names
+from tessera.backends.triton.blocks import ROWS, Blocks, Sized, names
 from tessera.backends.triton.rooms import room_of, units_of
-from tessera.backends.triton.statements import dims
 from tessera.backends.triton.tiling import Config
-from tessera.ir.dialects.tile import STORE
 
 #: Registers and threads of a unit, and registers a lane needs besides its sums: with addresses, with descriptors.
 REGISTERS, THREADS, BESIDES = 65536, 2048, (80, 56)
@@ -46,8 +44,9 @@ class Estimate:
         return max(found, key=found.__getitem__)
 
 
-def estimate(t: Blocks, sizes: Mapping[str, int], c: Config) -> Estimate:
+def estimate(at: Sized, c: Config) -> Estimate:
     """The cycles of a nest whose tiles are programs of their own."""
+    t = at.layout
     room, units = room_of(t.target), units_of(t.target)
     pace, made = room.pace, {ROWS: 1, **dict(c.more)}
     kind = 0 if t.width <= 2 else 1 if t.width <= 4 else 2
@@ -56,11 +55,11 @@ def estimate(t: Blocks, sizes: Mapping[str, int], c: Config) -> Estimate:
         sums = c.rows * c.cols // lanes_of(t, c)
         rate = max(min(rate, rate * math.isqrt(sums << 8) >> 7), 1)
     products, read, step, whole = 0, 0, 0, 0
-    inner = {s.block: t.extents_of(s, sizes)[0] for s in t.inner}
+    extents = {block: first for block, (first, _) in at.extents.items()}
+    inner = {s.block: extents[s.block] for s in t.inner}
     for o in t.products:
         over = {t.home[a].block for a in names(o.attrs["over"]) if a in t.home}
         products += c.rows * c.cols * math.prod(inner[block] for block in over)
-    extents = {s.block: t.extents_of(s, sizes)[0] for s in t.sides}
     for sides, width, _ in t.loads:
         read += width * math.prod(inner.get(b, made[b]) for b in sides)
         whole += width * math.prod(extents[b] for b in sides)
@@ -75,7 +74,7 @@ def estimate(t: Blocks, sizes: Mapping[str, int], c: Config) -> Estimate:
     wait = started * read * pace.latency // under_way if step else 0
     out = written(t, made)
     finish = rounds * (c.rows * c.cols * max(t.work, 1) // LANES + out // pace.near) + started * pace.latency
-    far = max(t.outer.evaluate(sizes), 1) * whole // (pace.far * units)
+    far = max(at.outer, 1) * whole // (pace.far * units)
     unit = max(busy, near, wait) + finish
     total = max(unit, far) + min(unit, far) // 4  # they do not overlap in full
     return Estimate(total, busy, near, wait, far, finish, rounds, together)
@@ -97,12 +96,7 @@ def at_a_time(t: Blocks, c: Config, step: int) -> int:
 
 def written(t: Blocks, made: Mapping[str, int]) -> int:
     """Bytes that a tile writes."""
-    total = 0
-    for o in every((t.swept,)):
-        if o.record is STORE:
-            sides = {t.home[n].block for n in dims(o.attrs["index"])[0].names() & t.home.keys()}
-            total += o.operands[0].type.dtype.bytes * math.prod(made[b] for b in sides)
-    return total
+    return sum(width * math.prod(made[b] for b in sides) for sides, width in t.stores)
 
 
 __all__ = ["Estimate", "at_a_time", "estimate", "written"]
