@@ -8,6 +8,7 @@ import pytest
 
 from tessera.backends.base import Target
 from tessera.backends.triton.aot import Worker, available, compile_aot
+from tessera.backends.triton.describe import launches
 from tessera.backends.triton.emit import emit
 from tessera.backends.triton.source import TritonSource
 from tests.backends.stream_cases import IN_PIECES
@@ -53,6 +54,31 @@ def test_products_that_share_rows_alone_run_apart_where_there_are_many_rows() ->
     assert launched(source, S=255, T=32768, D=4096) == ["nest0_streamed"]
     assert launched(source, S=1, T=32768, D=4096) == ["nest1_hold"]
     assert launched(source, S=16, T=1024, D=4096) == ["nest4_walked", "nest5_hold"]
+
+
+def test_what_is_launched_is_told_with_its_reason() -> None:
+    source = source_of("narrow_linear")
+
+    def told(**sizes: int) -> str:
+        return next(launches(source, sizes))
+
+    assert "132 programs" in told(S=8192, T=8192, D=4096) and "2048 tiles in all" in told(S=8192, T=8192, D=4096)
+    assert "a matrix does not lie as descriptors need it" in told(S=8192, T=8192, D=4095)
+    assert "tiles are small" in told(S=16, T=8192, D=8192) and "reads from memory" in told(S=16, T=8192, D=8192)
+    assert "the sums are short" in told(S=8192, T=8192, D=64)
+
+
+def test_tiles_are_as_many_as_units_take_at_a_time() -> None:
+    def tiles(units: int, **sizes: int) -> tuple[int, int, int]:
+        (case,) = (c for c in IN_PIECES if c.function.__name__ == "narrow_linear")
+        (bound,) = emit(case.stages[1].kernels[0], Target("cuda", "90", units=units)).bind(sizes)
+        return bound.config.rows, bound.config.cols, bound.config.grid
+
+    assert tiles(132, S=8192, T=8192, D=4096) == (128, 256, 132)
+    assert tiles(78, S=8192, T=8192, D=4096) == (128, 256, 78)
+    # There are 64 tiles of 128 x 256, or 128 half as large: one round for 132 units, two for 80.
+    assert tiles(132, S=512, T=4096, D=4096) == (128, 128, 128)
+    assert tiles(80, S=512, T=4096, D=4096) == (128, 256, 64)
 
 
 @pytest.mark.parametrize(("name", "long"), [("narrow_linear", 2048), ("linear", 384)])

@@ -78,7 +78,7 @@ def block_config(t: Blocks, sizes: Mapping[str, int]) -> Config:
                 break
             cycles = estimate(at, trial)
             found[trial] = cycles.total
-            if cycles.limit != "latency":
+            if not cycles.waits:
                 break
     if not found:
         return chosen

@@ -40,8 +40,16 @@ class Estimate:
     @property
     def limit(self) -> str:
         """What takes longest."""
-        found = {"products": self.products, "cache": self.near, "latency": self.wait, "memory": self.far}
+        found = {
+            "products": self.products, "reads from the cache": self.near, "waits for reads": self.wait,
+            "reads from memory": self.far, "what becomes of products": self.finish,
+        }  # fmt: skip
         return max(found, key=found.__getitem__)
+
+    @property
+    def waits(self) -> bool:
+        """Would more steps under way make it faster?"""
+        return self.wait == max(self.products, self.near, self.wait, self.far, self.finish)
 
 
 def estimate(at: Sized, c: Config) -> Estimate:
