@@ -279,6 +279,11 @@ def narrow_gelu(x: Tensor[S, D, BF16], w: Tensor[T, D, BF16], b: Tensor[T, BF16]
 
 
 @tessera.function
+def narrow_silu(x: Tensor[S, D, BF16], w: Tensor[T, D, BF16]) -> Tensor[S, T, BF16]:
+    return torch.nn.functional.silu(x @ w.T)
+
+
+@tessera.function
 def gated_mlp(
     x: Tensor[S, D, BF16], w: Tensor[D, T, BF16], u: Tensor[D, T, BF16], v: Tensor[T, E, BF16], b: Tensor[E, BF16]
 ) -> Tensor[S, E, BF16]:
@@ -388,6 +393,7 @@ CASES = (
     Stream(batched, SMALL),
     Stream(narrow_linear, SMALL),
     Stream(weight_gradient, SMALL),
+    Stream(narrow_silu, SMALL),
     Stream(narrow_gelu, (*SMALL, {"S": 70, "T": 136, "D": 80})),
 )
 #: The last few and many columns: with many the first products go through memory.

@@ -11,7 +11,7 @@ from tessera.backends.triton.aot import Worker, available, compile_aot
 from tessera.backends.triton.describe import launches
 from tessera.backends.triton.emit import emit
 from tessera.backends.triton.source import TritonSource
-from tests.backends.stream_cases import IN_PIECES
+from tests.backends.stream_cases import CASES, IN_PIECES
 
 pytestmark = pytest.mark.skipif(not available(), reason="Triton is not installed")
 
@@ -26,7 +26,7 @@ def worker() -> Iterator[Worker]:
 
 
 def source_of(name: str, target: str = NARROW) -> TritonSource:
-    (case,) = (c for c in IN_PIECES if c.function.__name__ == name)
+    case = next(c for c in (*IN_PIECES, *CASES) if c.function.__name__ == name)
     (kernel,) = case.stages[1].kernels
     kind, _, arch = target.partition(":")
     return emit(kernel, Target(kind, arch))  # type: ignore[arg-type]
@@ -86,3 +86,15 @@ def test_sums_are_cut_where_half_of_one_takes_longer_than_a_launch(name: str, lo
     source = source_of(name)
     assert len(launched(source, S=16, T=256, D=long)) == 2
     assert len(launched(source, S=16, T=256, D=long - 1)) == 1
+
+
+@pytest.mark.parametrize(("name", "long", "tile"), [
+    ("narrow_gelu", 8190, 128 * 128), ("narrow_gelu", 8192, 128 * 256), ("narrow_silu", 4096, 128 * 256),
+])  # fmt: skip
+def test_nothing_spills(name: str, long: int, tile: int, worker: Worker) -> None:
+    source = source_of(name)
+    bound = source.bind({"S": 8192, "T": 8192, "D": long})
+    assert [b.config.rows * b.config.cols for b in bound] == [tile]
+    for nest in compile_aot(source, NARROW, bound, worker=worker).nests:
+        assert nest.resources["spills"] == 0 and "HGMMA" in nest.stages["sass"], nest.resources
+        assert ("UTMALDG" in nest.stages["sass"]) == (long % 16 == 0)

@@ -23,7 +23,9 @@ LIMIT = 1 << 30
 FREE_LIMIT = 256
 #: Points a lane may have, by how many operations each takes: compilers carry one out for all points before the next.
 POINTS = ((8, 128), (24, 64))
-#: Sums of products that a lane may hold.
+#: Columns that are finished at a time even where the next tile is read meanwhile.
+LEAST_PART = 64
+#: Sums of products that a lane may hold; half of them where reads are narrow, which takes registers for addresses.
 SUMS = 128
 #: What an estimate does not tell apart.
 NEARLY = 1.03
@@ -41,7 +43,7 @@ def streamed(t: Blocks, sizes: Mapping[str, int], plain: Config) -> Config | Non
     if not described(t, sizes, held):
         return None
     # The next tile is read while this one is finished, which takes registers of its own.
-    part = min(held[PART], plain.cols // 2) if PART in held else 0
+    part = min(max(held[PART] // 2, LEAST_PART), held[PART], plain.cols // 2) if PART in held else 0
     more = tuple((name, part if name == PART else n) for name, n in plain.more)
     found = replace(plain, mode="streamed", more=more)
     deeper = replace(found, stages=found.stages + 1)
@@ -69,6 +71,8 @@ def block_config(t: Blocks, sizes: Mapping[str, int]) -> Config:
         made |= {PART: _part(t, made, warps)} if t.parted else {}
         chosen = _laid_out(at, mode, made, warps, room.stages)
         if not fits(t, chosen, room):
+            continue
+        if t.parted and not at.aligned and 2 * rows * cols * len(t.products) > SUMS * lanes_of(t, chosen):
             continue
         if t.walks and (4 * chosen.grid >= 3 * ENOUGH_PROGRAMS or rows <= 64):
             return chosen

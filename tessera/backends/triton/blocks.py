@@ -233,6 +233,12 @@ class Sized:
         return self.layout.outer.evaluate(self.sizes)
 
     @cached_property
+    def aligned(self) -> bool:
+        """Do the rows of all matrices begin at multiples of 16 elements, if the matrices do?"""
+        found = (d.evaluate(self.sizes, signed=True) for steps in self.layout.slopes.values() for d in steps)
+        return all(n in (0, 1) or n % 16 == 0 for n in found)
+
+    @cached_property
     def reach(self) -> Mapping[str, tuple[int, int]]:
         """By side, where it ends, and by how much addresses move at most from one point of it to the next."""
         t = self.layout
