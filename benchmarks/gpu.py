@@ -156,9 +156,15 @@ def disagreeing(case: GpuCase, arguments: Arguments, calls: Mapping[str, Call]) 
 
 
 def emitted(case: GpuCase, arguments: Arguments) -> list[dict[str, Any]]:
-    """A row for each Triton kernel of a case: its form and what the compiler says it takes on that device."""
+    """A row for each Triton kernel of a case: its form, what is launched and why, and what the compiler says it takes
+    on that device.
+    """
     lowered = case.function.lower(*arguments, backend="triton")
-    return [{"case": case.name, "kernel": k.name, "form": k.form, **k.resources} for k in lowered.kernels]
+    runs = {k.name: [line for line in lowered.runs if line.startswith(f"{k.name}: ")] for k in lowered.kernels}
+    return [
+        {"case": case.name, "kernel": k.name, "form": k.form, "runs": runs[k.name], **k.resources}
+        for k in lowered.kernels
+    ]
 
 
 # -- what is timed --------------------------------------------------------------------------------

@@ -112,6 +112,10 @@ def _layer(s: Sizes) -> Arguments:
     return _random(s["M"], s["K"]), _weight(s["N"], s["K"]), _random(s["N"])
 
 
+def _three(s: Sizes) -> Arguments:
+    return (_random(s["M"], s["K"]), *(_weight(s["N"], s["K"]) for _ in range(3)))
+
+
 def _products(a: Arguments, compiler: Compiler) -> Mapping[str, Maker]:
     """The product alone into memory that is there, and the library's product with an activation of its own."""
     x, w, b = a
@@ -215,10 +219,22 @@ GPU_CASES: Mapping[str, GpuCase] = _table(
             {"M": 8192, "K": 8192, "N": 8192}, {"M": 72, "K": 96, "N": 72}, _products,
             flops=lambda s: 2 * s["M"] * s["K"] * s["N"], narrow=_rows_of_first, part=_every),
     GpuCase("decode", "linear + bias + GELU, few rows", programs.linear_gelu, _layer,
-            {"M": 16, "K": 8192, "N": 8192}, {"M": 5, "K": 1100, "N": 56}, _products,
+            {"M": 16, "K": 8192, "N": 8192}, {"M": 5, "K": 2100, "N": 56}, _products,
             flops=lambda s: 2 * s["M"] * s["K"] * s["N"]),
+    GpuCase("decode_down", "linear + bias + GELU, few rows and columns", programs.linear_gelu, _layer,
+            {"M": 64, "K": 14336, "N": 4096}, {"M": 17, "K": 2100, "N": 40}, _products,
+            flops=lambda s: 2 * s["M"] * s["K"] * s["N"]),
+    GpuCase("rounds", "linear + bias + GELU, tiles that fill no whole rounds", programs.linear_gelu, _layer,
+            {"M": 2304, "K": 4096, "N": 2304}, {"M": 72, "K": 96, "N": 40}, _products,
+            flops=lambda s: 2 * s["M"] * s["K"] * s["N"], narrow=_rows_of_first, part=_every),
+    GpuCase("unaligned", "linear + bias + GELU, rows that descriptors cannot read", programs.linear_gelu, _layer,
+            {"M": 8192, "K": 8190, "N": 8192}, {"M": 72, "K": 94, "N": 72}, _products,
+            flops=lambda s: 2 * s["M"] * s["K"] * s["N"], narrow=_rows_of_first, part=_every),
+    GpuCase("projections", "three projections of the same rows", programs.projections, _three,
+            {"M": 8192, "K": 4096, "N": 4096}, {"M": 300, "K": 48, "N": 40},
+            flops=lambda s: 6 * s["M"] * s["K"] * s["N"]),
     GpuCase("weight_step", "step down a weight's gradient", programs.weight_step, _step,
-            {"B": 65_536, "K": 1024, "N": 1024}, {"B": 1100, "K": 24, "N": 40},
+            {"B": 65_536, "K": 1024, "N": 1024}, {"B": 2100, "K": 24, "N": 40},
             flops=lambda s: 2 * s["B"] * s["K"] * s["N"]),
     GpuCase("linear_loss", "linear + cross-entropy", programs.linear_loss, _loss,
             {"N": 8192, "D": 4096, "C": 131_072}, {"N": 24, "D": 24, "C": 300},

@@ -120,6 +120,14 @@ def linear(x: Tensor["M", "K"], w: Tensor["N", "K"], b: Tensor["N"]) -> Tensor["
 
 
 @tessera.function
+def projections(
+    x: Tensor["M", "K"], a: Tensor["N", "K"], b: Tensor["N", "K"], c: Tensor["N", "K"]
+) -> tuple[Tensor["M", "N"], Tensor["M", "N"], Tensor["M", "N"]]:
+    """Three layers of the same rows, as in attention, each with something of its own."""
+    return F.relu(F.linear(x, a)), F.silu(F.linear(x, b)), F.linear(x, c)
+
+
+@tessera.function
 def swiglu_mlp(x: Tensor["N", "D"], g: Tensor["F", "D"], u: Tensor["F", "D"], d: Tensor["D", "F"]) -> Tensor["N", "D"]:
     """A gated MLP, three products."""
     return (F.silu(x @ g.T) * (x @ u.T)) @ d.T

@@ -17,7 +17,8 @@ class Target:
     """The machine that code is made for; everything in it may decide what the code looks like.
 
     `arch` is the architecture as its toolchain writes it ("x86_64", "90", "gfx942"), `features` are what
-    a processor can do beyond that, by the names its toolchain uses.
+    a processor can do beyond that, by the names its toolchain uses. `units` are the multiprocessors of a GPU, 0 where
+    that is not known: they decide how many programs are launched.
 
     >>> Target("cuda", "90").name
     'cuda:90'
@@ -28,6 +29,7 @@ class Target:
     kind: TargetKind
     arch: str = ""
     features: tuple[str, ...] = ()
+    units: int = 0
 
     @property
     def name(self) -> str:

@@ -13,8 +13,8 @@ import torch
 from tessera.backends.base import Target
 from tessera.backends.triton import launch
 from tessera.backends.triton.aot import available
-from tessera.backends.triton.block_config import ENOUGH_PROGRAMS
 from tessera.backends.triton.emit import emit
+from tessera.backends.triton.rooms import ENOUGH_PROGRAMS
 from tessera.diag import ResourceError
 from tessera.runtime import gpu
 from tessera.schedule.plan import Kernel, Unschedulable
@@ -67,8 +67,8 @@ def _target(device: torch.device) -> Target:
     """An NVIDIA or AMD device as a target; torch calls both "cuda"."""
     properties = torch.cuda.get_device_properties(device)
     if torch.version.hip:
-        return Target("hip", properties.gcnArchName.partition(":")[0])
-    return Target("cuda", f"{properties.major}{properties.minor}")
+        return Target("hip", properties.gcnArchName.partition(":")[0], units=properties.multi_processor_count)
+    return Target("cuda", f"{properties.major}{properties.minor}", units=properties.multi_processor_count)
 
 
 #: The kinds of devices that kernels are compiled for, besides the CPU, by torch's name.

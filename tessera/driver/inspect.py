@@ -15,15 +15,17 @@ from tessera.backends.c import backend as c_backend
 from tessera.backends.c.host import host_target
 from tessera.backends.triton.aot import available as triton_available
 from tessera.backends.triton.aot import compile_aot
+from tessera.backends.triton.describe import launches
 from tessera.backends.triton.emit import emit as triton_emit
 from tessera.diag import ConfigError, ResourceError, ShapeError
 from tessera.driver.devices import ACCELERATORS
 from tessera.driver.gradient import Gradient, latest
 from tessera.driver.peak import peak
 from tessera.driver.variant import Variant
+from tessera.ir.dialects.tile import STORE
 from tessera.ir.dim import Dim, ceildiv, dim_min
 from tessera.ir.flops import nbytes, op_flops
-from tessera.ir.graph import Function, Note, Operation, Value
+from tessera.ir.graph import Function, Note, Operand, Operation, Value, walk
 from tessera.ir.loop import Loop
 from tessera.ir.printer import print_function
 from tessera.ir.record import Kind
@@ -75,9 +77,9 @@ class Lowered:
 
     @property
     def runs(self) -> tuple[str, ...]:
-        """What a call with the given arguments does on this machine, for which it is compiled: the tables of kernels
-        and matrix products that are entered at once, what libraries do between them, and the block of memory that they
-        share.
+        """What a call with the given arguments does. On a CPU, on this machine, for which it is compiled: the tables of
+        kernels and matrix products that are entered at once, what libraries do between them, and the block of memory
+        that they share. On a GPU each launch: programs, their blocks, how they read, and what limits them.
         """
         return self.described()
 
@@ -316,11 +318,12 @@ def _lower_triton(
     kernels: Sequence[Kernel], target: Target, calls: tuple[str, ...], sizes: Mapping[str, int] | None
 ) -> Lowered:
     """Triton source; with sizes, and where Triton is installed, compiled for the target as well."""
-    made = []
+    made, texts = [], list[str]()
     for kernel in kernels:
         try:
             source = triton_emit(kernel, target)
             bound = None if sizes is None else source.bind(sizes)
+            texts += [] if sizes is None else (f"{kernel.name}: {line}" for line in launches(source, sizes))
         except Unschedulable as e:
             message = f"kernel `{kernel.name}` cannot be made for {target.name}: {e}"
             raise ResourceError(message, code="TSR0607") from e
@@ -342,7 +345,8 @@ def _lower_triton(
                 kernel.cost.moved,
             )
         )
-    return Lowered(target, "triton", tuple(made), calls)
+    told = tuple(texts)
+    return Lowered(target, "triton", tuple(made), calls, lambda: told)
 
 
 @dataclass(frozen=True)
@@ -385,7 +389,7 @@ def _step(step: Step) -> Iterator[str]:
         temps = f", {len(step.temps)} temporaries" if step.temps else ""
         yield (f"  kernel {step.name} ({step.form}, {len(step.function.ops)} nests{temps}): "
                f"{c.moved} bytes of at least {c.least}, {c.flops} flops")  # fmt: skip
-        yield from (f"    nest {n} where {text}" for n, text in _conditions(step))
+        yield from (f"    nest {n} -> {names} where {text}" for n, names, text in _conditions(step))
     elif isinstance(step, Blocks):
         yield f"  blocks of {step.block} = {step.rows} along {step.along} -> {_listed(step.outputs)}"
         yield from (f"  {line}" for line in _steps(step.program))
@@ -397,8 +401,8 @@ def _step(step: Step) -> Iterator[str]:
         yield f"  call   {step.op.name} -> {_listed(step.outputs)}"
 
 
-def _listed(values: Iterable[Value]) -> str:
-    return ", ".join(f"%{v.name}" for v in values)
+def _listed(values: Iterable[Operand]) -> str:
+    return ", ".join(f"%{v.name}" for v in values if isinstance(v, Value))
 
 
 def _explained(gradient: Gradient) -> Iterator[str]:
@@ -415,13 +419,16 @@ def _explained(gradient: Gradient) -> Iterator[str]:
         yield f"unless the graph is retained, these become cotangents where they are: {names}"
 
 
-def _conditions(kernel: Kernel) -> Iterator[tuple[int, str]]:
-    """For which sizes the nests of a kernel run, of those that do not always."""
+def _conditions(kernel: Kernel) -> Iterator[tuple[int, str, str]]:
+    """For which sizes the nests of a kernel run, of those that do not always, and what they write."""
     for n, nest in enumerate(kernel.function.ops):
         when = nest.attrs.get("when")
         if isinstance(when, tuple):
             size, low, high = when
-            yield n, (f"{low} <= " if low is not None else "") + str(size) + (f" < {high}" if high is not None else "")
+            assert nest.body is not None
+            stores = dict.fromkeys(o.operands[0] for o in walk(nest.body) if o.record is STORE)
+            least, most = f"{low} <= " if low is not None else "", f" < {high}" if high is not None else ""
+            yield n, _listed(stores), f"{least}{size}{most}"
 
 
 def explain(variant: Variant, name: str, extra: Sequence[str] = ()) -> Explanation:

@@ -31,6 +31,8 @@ from tessera.schedule.tilebuild import Container, TileBuilder
 
 #: Columns of a second product up to which a GPU makes the first one anew for each group of them that a program holds.
 COLUMNS = 512
+#: Rows from which on products on a GPU take as long as their arithmetic, and not as long as reading what they share.
+MANY_ROWS = 256
 
 
 def stride_name(tensor: str, axis: int) -> str:
@@ -119,18 +121,37 @@ class RegionLowering:
         cut = pieces(first, self.programs) if self.programs else None
         single = self.alternative(as_sums(ops), scalars)
         in_pieces, parts = ([], []) if cut is None else self.in_pieces(cut, scalars)
-        one, two = ONE, Dim.const(2)
-        ranges: list[tuple[list[Operation], tuple[Dim, Dim | None, Dim | None]]] = []
-        if cut is not None and in_pieces and single:
-            choice = dim_min(rows - 1, 1) * dim_max(1, dim_min(cut.count, 2))
-            ranges = [([stream], (choice, one, two)), (single, (choice, None, one)), (in_pieces, (choice, two, None))]
-        elif cut is not None and in_pieces:
-            ranges = [([stream], (cut.count, None, two)), (in_pieces, (cut.count, two, None))]
-        elif single:
-            ranges = [([stream], (rows, two, None)), (single, (rows, None, two))]
-        else:
+        apart = self.apart(scalars, axes)
+        # What runs has a number, from 0 on: the way for a single row, the stream, its parts, and pieces of their sums.
+        choice = ONE
+        if apart:
+            choice = ONE + dim_min(floordiv(rows, Dim.const(MANY_ROWS)), 1)
+        if cut is not None and in_pieces:
+            choice = dim_max(choice, dim_min(floordiv(cut.count, 2), 1) * 3)
+        if single:
+            choice = dim_min(rows - 1, 1) * choice
+        if choice is ONE:
             return [stream], []
-        return [replace(n, attrs={**n.attrs, "when": when}) for nests, when in ranges for n in nests], parts
+        return [
+            replace(n, attrs={**n.attrs, "when": (choice, Dim.const(number), Dim.const(number + 1))})
+            for number, nests in ((1, [stream]), (0, single), (2, apart), (3, in_pieces)) for n in nests
+        ], parts  # fmt: skip
+
+    def apart(self, scalars: Mapping[Value, Value], axes: tuple[Attr, ...]) -> list[Operation]:
+        """A stream for each of several products that only share what they read, for a GPU: the tiles of one alone are
+        larger, so that less is read for as many products.
+        """
+        assert self.region.body is not None
+        ops, groups = self.region.body.ops, list[tuple[set[Operation], list[Value]]]()
+        for v in self.region.results if self.programs else ():
+            mine, values = {op for op in behind(ops, [v]) if op.record.kind is Kind.CONTRACT}, [v]
+            for found in [g for g in groups if g[0] & mine]:
+                groups.remove(found)
+                mine, values = mine | found[0], [*found[1], *values]
+            groups.append((mine, values))
+        if len(groups) < 2:
+            return []
+        return [self.stream(behind(ops, vs), tuple(vs), self.buffers, scalars, axes) for _, vs in groups]
 
     def crossing(
         self, crosses: Sequence[Operation], roles: Roles, scalars: Mapping[Value, Value]
@@ -234,7 +255,8 @@ class RegionLowering:
         rows: Pieces | None = None,
     ) -> Operation:  # fmt: skip
         mark = axis_mark(ops)
-        return StreamLowering(ops, outputs, axes, buffers, scalars, self.taken, mark, cut, rows).run()
+        rounds = self.programs > 0  # a GPU
+        return StreamLowering(ops, outputs, axes, buffers, scalars, self.taken, mark, cut, rows, rounds).run()
 
     def recurrence(self, scalars: Mapping[Value, Value]) -> Operation:
         assert self.region.body is not None

@@ -18,10 +18,34 @@ from tessera.ir.infer import ONE
 from tessera.ir.record import Kind
 from tessera.ir.types import TensorType
 
-#: Rows and columns of a tile of results that one program has, about.
-TILE = 128
-#: The fewest products that a piece of a sum has, and of what its length is a multiple.
-LEAST, STEP = 512, 64
+#: The length of a piece of a sum is a multiple of this.
+STEP = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What sums of products take on a GPU, about, by the bytes of what is multiplied: ``tile`` rows and columns of
+    results a program, ``cycles`` for one more product of each. A piece has at least ``least`` products.
+    """
+
+    bytes: int
+    tile: int
+    cycles: int
+    least: int
+
+    @property
+    def worth(self) -> int:
+        """The fewest products of a sum that is cut. Half of it is saved where it is cut once; that must be more than
+        what the pieces cost.
+        """
+        extra = LAUNCH + self.tile**2 * 2 * _FLOAT // MEMORY
+        return -(-2 * extra // self.cycles // self.least) * self.least
+
+
+#: Cycles of a launch, bytes that a program moves in a cycle where all do, and those of a piece's results.
+LAUNCH, MEMORY, _FLOAT = 4000, 40, 4
+#: Tensor cores take narrow operands only.
+WORK = (Work(2, 128, 8, 512), Work(4, 64, 32, 128), Work(8, 32, 32, 128))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +63,16 @@ def pieces(op: Operation, programs: int) -> Pieces | None:
     left, right, result = letters(op)
     sizes = dict(zip(left, op.operands[0].type.dims, strict=True))
     summed = [d for c, d in sizes.items() if c not in result and d is not ONE]
-    if len(summed) != 1 or (summed[0].is_const and summed[0].value < 2 * LEAST):
+    width = max(x.type.dtype.bytes for x in op.operands)
+    work = next((w for w in WORK if width <= w.bytes), WORK[-1])
+    if len(summed) != 1 or (summed[0].is_const and summed[0].value < work.worth):
         return None
     space = dict(zip(result, op.result.type.dims, strict=True))
     rows, cols = (product(d for c, d in space.items() if c not in other) for other in (right, left))
     batch = product(d for c, d in space.items() if c in left and c in right)
-    tiles = batch * ceildiv(rows, Dim.const(TILE)) * ceildiv(cols, Dim.const(TILE))
-    count = dim_min(floordiv(Dim.const(programs), dim_max(1, tiles)), floordiv(summed[0], LEAST))
+    tiles = batch * ceildiv(rows, Dim.const(work.tile)) * ceildiv(cols, Dim.const(work.tile))
+    long = dim_min(floordiv(summed[0], work.worth), 1) * floordiv(summed[0], work.least)
+    count = dim_min(floordiv(Dim.const(programs), dim_max(1, tiles)), long)
     return Pieces(count, ceildiv(summed[0], dim_max(1, count) * STEP) * STEP)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from tessera.ir.dialects import OPS
 from tessera.ir.dialects.contract import contracted_dtype, letters
 from tessera.ir.dim import Dim, ceildiv, dim_min, product
-from tessera.ir.dtype import compute_dtype
+from tessera.ir.dtype import DType, compute_dtype
 from tessera.ir.graph import Attr, Block, Operand, Operation, Value
 from tessera.ir.infer import ONE
 from tessera.ir.intervals import Interval, holds
@@ -41,6 +41,8 @@ class StreamPuller(Puller):
     before = False
     #: The bounds of the sums of products, where they are cut.
     slice: tuple[Dim, Dim] | None = None
+    #: Are factors rounded to their dtypes, as the instructions for products of narrow ones take them?
+    rounds = False
 
     def reduced(self, v: Value, index: Index) -> Operand:
         at = tuple(e for e, d in zip(index, v.type.dims, strict=True) if d is not ONE)
@@ -81,6 +83,11 @@ class StreamPuller(Puller):
             self.ranges[name] = (lo, dim_min(extent, hi))
         return name
 
+    def pair(self, a: Operand, b: Operand, dtype: DType, op: Operation) -> list[Operand]:
+        if self.rounds:
+            a, b = (self.rounded(x, o.type.dtype) for x, o in zip((a, b), op.operands[:2], strict=True))
+        return super().pair(a, b, dtype, op)
+
     def contracted(self, op: Operation, v: Value, index: Index, partly: bool) -> Pull:
         if v in self.places:
             return self.reduced(v, index)
@@ -90,7 +97,7 @@ class StreamPuller(Puller):
 @dataclass
 class StreamLowering:
     """Builds the nest of one stream region. With a ``cut``, what is stored are the pieces of its sums of products; with
-    sums over ``rows``, these follow each other in as many pieces.
+    sums over ``rows``, these follow each other in as many pieces. ``rounds`` as in ``StreamPuller``.
     """
 
     ops: Sequence[Operation]
@@ -102,6 +109,7 @@ class StreamLowering:
     mark: str
     cut: Pieces | None = None
     rows: Pieces | None = None
+    rounds: bool = False
     free: dict[tuple[Dim, int], str] = field(default_factory=dict)
 
     def run(self) -> Operation:
@@ -126,6 +134,7 @@ class StreamLowering:
         self.old.before, self.old.era = True, "before"
         self.old.ranges, self.old.lookups, self.old.folded = self.pull.ranges, self.pull.lookups, self.pull.folded
         self.pull.places = self.old.places = self.places
+        self.pull.rounds = self.rounds
         self.pull.extent = self.extent
         inf = float("inf")
         self.pull.follows = {

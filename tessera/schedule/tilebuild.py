@@ -42,6 +42,8 @@ class TileBuilder:
     inner: list[Container] = field(default_factory=list)
     #: What scalars alone give, still as precise as Python has it.
     numbers: set[Value] = field(default_factory=set)
+    #: What a narrow float has without loss, by the value in its compute dtype.
+    exact: dict[Value, DType] = field(default_factory=dict)
 
     def fresh(self, hint: str) -> str:
         hint = hint[:56]  # room for a number within the 64 characters of a name
@@ -93,7 +95,10 @@ class TileBuilder:
         """``x`` in ``dtype``; a Literal stays one, since an op gives its literals the dtype it computes in."""
         if isinstance(x, Literal) or (x.type.dtype is dtype and isinstance(x.type, TileType)):
             return x
-        return self.emit(OPS["cast"], (x,), dtype, {"dtype": dtype})
+        made = self.emit(OPS["cast"], (x,), dtype, {"dtype": dtype})
+        if x.type.dtype.is_float and x.type.dtype is not dtype and compute_dtype(x.type.dtype) is dtype:
+            self.exact[made] = x.type.dtype
+        return made
 
     def close_sweep(self) -> None:
         if self.sweep is not None and self.sweep.ops:
@@ -229,6 +234,8 @@ class Namespace:
     def convert(self, x: Operand, dtype: DType) -> Operand:
         """An explicit cast: a narrow float is rounded to and then carried on in its compute dtype."""
         wide = compute_dtype(dtype)
+        if isinstance(x, Value) and self.build.exact.get(x) is dtype:
+            return x
         if wide is not dtype:
             x = self.build.emit(OPS["cast"], (self.build.cast(x, wide),), dtype, {"dtype": dtype})
         if isinstance(x, Literal):

@@ -279,6 +279,11 @@ def narrow_gelu(x: Tensor[S, D, BF16], w: Tensor[T, D, BF16], b: Tensor[T, BF16]
 
 
 @tessera.function
+def narrow_silu(x: Tensor[S, D, BF16], w: Tensor[T, D, BF16]) -> Tensor[S, T, BF16]:
+    return torch.nn.functional.silu(x @ w.T)
+
+
+@tessera.function
 def gated_mlp(
     x: Tensor[S, D, BF16], w: Tensor[D, T, BF16], u: Tensor[D, T, BF16], v: Tensor[T, E, BF16], b: Tensor[E, BF16]
 ) -> Tensor[S, E, BF16]:
@@ -288,6 +293,22 @@ def gated_mlp(
 @tessera.function
 def narrow_gradient(x: Tensor[D, S, BF16], g: Tensor[D, T, BF16], w: Tensor[S, T, BF16]) -> Tensor[S, T, BF16]:
     return w - x.T @ g * 0.5
+
+
+@tessera.function
+def narrow_scaled(
+    x: Tensor[S, D, BF16], r: Tensor[S, 1], s: Tensor[D, BF16], w: Tensor[T, D, BF16], u: Tensor[T, D, BF16],
+    v: Tensor[E, T, BF16],
+) -> Tensor[S, E, BF16]:  # fmt: skip
+    h = x * (r / 3).to(torch.bfloat16) * s
+    return torch.nn.functional.silu(h @ w.T) * (h @ u.T) @ v.T
+
+
+@tessera.function
+def narrow_projected(
+    x: Tensor[S, D, BF16], a: Tensor[T, D, BF16], b: Tensor[T, D, BF16]
+) -> tuple[Tensor[S, T, BF16], Tensor[S, T, BF16]]:
+    return torch.relu(x @ a.T), x @ b.T
 
 
 BOTH = ({"B": 1, "H": 2, "S": 37, "T": 41, "D": 24, "E": 40}, {"B": 2, "H": 1, "S": 1, "T": 70, "D": 24, "E": 20})
@@ -372,14 +393,19 @@ CASES = (
     Stream(batched, SMALL),
     Stream(narrow_linear, SMALL),
     Stream(weight_gradient, SMALL),
+    Stream(narrow_silu, SMALL),
     Stream(narrow_gelu, (*SMALL, {"S": 70, "T": 136, "D": 80})),
 )
 #: The last few and many columns: with many the first products go through memory.
 COLUMNS = tuple({"S": 19, "D": 24, "T": 40, "E": e} for e in (40, 536))
 #: Few results and long sums: two pieces, three that do not fill it, none, and a single row.
-LONG_SUMS = tuple({"B": 2, "S": s, "T": 37, "D": d} for s, d in ((20, 1104), (19, 1601), (5, 700), (1, 1100)))
+LONG_SUMS = tuple({"B": 2, "S": s, "T": 37, "D": d} for s, d in ((20, 400), (19, 641), (5, 300), (1, 500)))
+NARROW_SUMS = tuple({"S": s, "T": 37, "D": d} for s, d in ((20, 2064), (19, 2305), (5, 1200), (1, 2100)))
 IN_PIECES = (
-    *(Stream(f, LONG_SUMS, programs=132) for f in (linear, gated, batched, narrow_linear, weight_gradient, projected)),
+    *(Stream(f, LONG_SUMS, programs=132) for f in (linear, gated, batched, weight_gradient, projected)),
+    Stream(narrow_linear, NARROW_SUMS, programs=132),
+    Stream(narrow_projected, (*NARROW_SUMS[1:3], {"S": 270, "T": 37, "D": 72}), programs=132),
     Stream(gated_mlp, COLUMNS, programs=132),
-    Stream(narrow_gradient, ({"S": 24, "T": 40, "D": 1111},), programs=132),
+    Stream(narrow_scaled, COLUMNS, programs=132),
+    Stream(narrow_gradient, ({"S": 24, "T": 40, "D": 2111},), programs=132),
 )

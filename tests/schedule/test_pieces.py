@@ -86,13 +86,17 @@ def test_what_is_shown_says_when() -> None:
     there = here.on(torch.device("cuda"))
     said = str(inspect.explain(there, "layer"))
     assert "(stream, 4 nests, 1 temporaries)" in said
-    assert "nest 2 where 2 <= " in said and "nest 3 where 2 <= " in said
+    assert "nest 2 -> %" in said and "_parts where 3 <= " in said and "nest 3 -> %" in said
     assert "nest 2" not in str(inspect.explain(here, "layer"))
 
 
 def test_kernels_for_a_gpu_are_those_that_would_run_there() -> None:
     args = torch.ones(16, 4096), torch.ones(64, 4096), torch.ones(64)
-    (kernel,) = layer.lower(*args, target="cuda:90").kernels
+    lowered = layer.lower(*args, target="cuda:90")
+    (kernel,) = lowered.kernels
+    cut, added = lowered.runs
+    assert cut.startswith("layer_0: nest2_walked: ") and "cycles on 132 units, most of them " in cut
+    assert added.startswith("layer_0: nest3_")
     assert kernel.launches == 2 and "layer_0_parts" not in kernel.source
     (alone,) = layer.lower(torch.ones(16, 64), torch.ones(64, 64), torch.ones(64), target="cuda:90").kernels
     assert alone.launches == 1

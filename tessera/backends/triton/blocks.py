@@ -179,6 +179,16 @@ class Blocks:
         return tuple(found.values())
 
     @cached_property
+    def stores(self) -> tuple[tuple[frozenset[str], int], ...]:
+        """What is written inside the sweep: the sides it lies along, and bytes an element."""
+        written = [o for o in every((self.swept,)) if o.record is STORE]
+        places = [dims(o.attrs["index"])[0].names() & self.home.keys() for o in written]
+        return tuple(
+            (frozenset(self.home[n].block for n in at), o.operands[0].type.dtype.bytes)
+            for o, at in zip(written, places, strict=True)
+        )
+
+    @cached_property
     def slopes(self) -> Mapping[str, tuple[Dim, ...]]:
         """By side, by how much addresses move from one point of it to the next."""
         found: dict[str, dict[Dim, None]] = {}
@@ -203,6 +213,39 @@ class Blocks:
         below = op.operands[0]
         exact = x.type.dtype.is_float and below.type.dtype.name in (*NARROW, *EIGHT)
         return below if exact and isinstance(below.type, TileType) else x
+
+
+@dataclass(frozen=True)
+class Sized:
+    """A nest at given sizes. What it asks of them is computed once, for all the blocks that are tried."""
+
+    layout: Blocks
+    sizes: Mapping[str, int]
+
+    @cached_property
+    def extents(self) -> Mapping[str, tuple[int, int]]:
+        """The extents of each side, as ``Blocks.extents_of`` has them."""
+        return {s.block: self.layout.extents_of(s, self.sizes) for s in self.layout.sides}
+
+    @cached_property
+    def outer(self) -> int:
+        """How many tiles there are for each place along the sides."""
+        return self.layout.outer.evaluate(self.sizes)
+
+    @cached_property
+    def aligned(self) -> bool:
+        """Do the rows of all matrices begin at multiples of 16 elements, if the matrices do?"""
+        found = (d.evaluate(self.sizes, signed=True) for steps in self.layout.slopes.values() for d in steps)
+        return all(n in (0, 1) or n % 16 == 0 for n in found)
+
+    @cached_property
+    def reach(self) -> Mapping[str, tuple[int, int]]:
+        """By side, where it ends, and by how much addresses move at most from one point of it to the next."""
+        t = self.layout
+        last = {**self.sizes, **dict.fromkeys(t.single, BEYOND)}
+        ends = {s.block: product(s.hi).evaluate(last, signed=True) for s in t.sides}
+        slopes = {b: [abs(d.evaluate(self.sizes, signed=True)) for d in t.slopes.get(b, ())] for b in ends}
+        return {block: (end, max(slopes[block], default=0)) for block, end in ends.items()}
 
 
 def has_blocks(nest: Operation) -> bool:

@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from tessera.backends.base import Target
-from tessera.backends.triton.block_config import ENOUGH_PROGRAMS, ROOMS
 from tessera.backends.triton.program_locals import forwarded
 from tessera.backends.triton.program_plan import Part, bounded, extent, parts
 from tessera.backends.triton.program_products import LEAST, factors, is_tiles
+from tessera.backends.triton.rooms import ENOUGH_PROGRAMS, room_of
 from tessera.backends.triton.source import wave
 from tessera.backends.triton.tiling import power
 from tessera.diag import ShapeError
@@ -130,7 +130,7 @@ def warps_for(
 def _fits(
     f: Function, static: Mapping[str, int], target: Target, makers: Mapping[Value, Operation], aligned: bool
 ) -> bool:
-    room = ROOMS.get(target.name) or ROOMS[target.kind]
+    room = room_of(target)
     try:
         live = _held(f.ops, makers, static, room.stages)
         return live.within(wave(target) * (8 if live.dots else 4), aligned) and live.shared <= room.shared

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from tessera.backends.base import Target
-from tessera.backends.triton.block_config import LEAST, ROOMS, far
-from tessera.backends.triton.blocks import Blocks, Side, bounds_of, every, names, varying
+from tessera.backends.triton.block_config import LEAST, far
+from tessera.backends.triton.blocks import Blocks, Side, Sized, bounds_of, every, names, varying
+from tessera.backends.triton.rooms import room_of
 from tessera.backends.triton.statements import dims
 from tessera.backends.triton.tiling import Config, Mode, power
 from tessera.ir.dialects.tile import GATE, INDEX, LOAD, LOCAL, MMA, RUNNING, STORE
@@ -272,7 +273,7 @@ def recurrent_config(t: Recurrence, sizes: Mapping[str, int], wave: int = 32) ->
         lanes //= 2
     while lanes > least and taken(lanes) > 2 * most:
         lanes //= 2
-    room = ROOMS.get(t.target.name) or ROOMS[t.target.kind]
+    room, at = room_of(t.target), Sized(t, sizes)
     largest = room.shared // 4  # a tensor moves between threads through shared memory
     if taken(lanes) > largest:
         raise Unschedulable(f"a step needs {taken(lanes)} registers at a time, a program has at most {largest}")
@@ -283,7 +284,7 @@ def recurrent_config(t: Recurrence, sizes: Mapping[str, int], wave: int = 32) ->
         more += [(s.block, block), (s.even, int(extent > 0 and extent % block == 0))]
     ahead = sum(math.prod(lengths[b] for b in sides) * width for sides, width, _ in t.loads)
     more.append(("STAGES", next((n for n in STAGES if n * ahead <= room.shared // 2), 1)))
-    more.append(("WIDE", int(any(far(t, s, lengths[s.block], sizes) for s in t.sides))))
+    more.append(("WIDE", int(any(far(at, block, lengths[block]) for block in extents))))
     warps = max(DOT_WARPS if t.dots else 1, min(MOST_WARPS, power(taken(lanes) // (wave * WARP_TILE // 32))))
     return Config("stepped", 1, lanes, warps, outer * -(-points // lanes), tuple(more))
 
