@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import functools
 import os
-import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,6 @@ import torch
 from tessera import config
 from tessera.backends.base import Target
 from tessera.diag import (
-    Diagnostic,
     Label,
     ShapeError,
     TesseraError,
@@ -40,6 +38,7 @@ from tessera.driver.kernel_call import (
 from tessera.driver.kernel_grad import Differentiable, Undifferentiable
 from tessera.driver.kernel_graph import graph_form
 from tessera.driver.kernel_report import KernelReport, of_blocks, of_whole
+from tessera.driver.kernel_signature import check_obligations, check_signature, inplace_of, outputs_of
 from tessera.driver.kernel_tune import Tuned
 from tessera.driver.kernel_ways import MISSING, Ways, interpreted, kinds_of
 from tessera.driver.kernel_whole import WholeKernel
@@ -50,7 +49,7 @@ from tessera.frontend.handles import Deferred, PoisonHandle
 from tessera.frontend.inline import inline_call
 from tessera.frontend.kernel.context import BLOCKS, SETTINGS
 from tessera.frontend.kernel.program import KernelProgram, check_kernel, read_kernel, ways
-from tessera.frontend.kernel.source import Source, source_of
+from tessera.frontend.kernel.source import source_of
 from tessera.frontend.session import current
 from tessera.frontend.spec import FunctionSpec
 from tessera.ir.graph import Function as IRFunction
@@ -59,9 +58,6 @@ from tessera.passes.whole import Partial, whole
 
 #: Block sizes where nothing else is said.
 _BLOCK = 32
-#: Operations that write to memory, with the number of the argument that says where.
-_STORES = {"store": 0, "store_vector": 0, "atomic_add": 0, "fill": 0, "copy": 1}
-_OWN = re.compile(r"_|lead_\d")
 _dynamo = torch.compiler.is_dynamo_compiling
 
 
@@ -73,7 +69,7 @@ class Kernel:
         self.fn = fn
         self.settings = dict(settings)
         self.spec = FunctionSpec.of(fn)
-        _check_signature(self.spec)
+        check_signature(self.spec)
         #: As it is now: what happens to the file later changes nothing.
         self.text = source_of(fn)
         self._programs: dict[Any, KernelProgram] = {}
@@ -86,9 +82,9 @@ class Kernel:
         self.checked: tuple[KernelProgram, ...] = ()
         if config.current().shapes != "off":
             self._check()
-        self.outputs = _outputs(self.spec, self.text, self.checked)
+        self.outputs = outputs_of(self.spec, self.text, self.checked)
         #: Outputs that may be the tensor of another parameter.
-        self.inplace = _inplace(self.checked)
+        self.inplace = inplace_of(self.checked)
         self._ways = Ways(self.spec, self.outputs, self.settings)
 
     def _check(self) -> None:
@@ -365,7 +361,7 @@ class Kernel:
                 except Deferred:
                     self._by_sizes.add(call.key)
             found = found or self._read((call.key, tuple(sizes.items())), call.given, sizes)
-        _check_obligations(found.function, sizes)
+        check_obligations(found.function, sizes)
         return found, sizes
 
     def _read(self, key: Any, given: Mapping[str, Any], sizes: Mapping[str, int] | None) -> KernelProgram:
@@ -382,59 +378,6 @@ class Kernel:
 
     def __reduce__(self) -> str:
         return self.fn.__qualname__  # found again by where it is defined, never by its code
-
-
-def _check_signature(spec: FunctionSpec) -> None:
-    own = next((n for n in spec.dim_names if _OWN.match(n)), None)
-    if own is not None:
-        labels = [] if spec.span is None else [Label(spec.span, "declared here", True)]
-        raise ShapeError(f"`{own}` as the name of a dim of a kernel", code="TSR0101", labels=labels,
-                         helps=["names with `_` or `lead_` in front are those of the compiler"])  # fmt: skip
-    for p in spec.params:
-        if p.how != "plain" or p.kind not in ("tensor", "optional", "size", "scalar", "static", "any"):
-            what = "any number of arguments" if p.how != "plain" else "a container of tensors"
-            labels = [] if p.span is None else [Label(p.span, "this parameter", True)]
-            raise TraceError(f"`{p.name}` of the kernel `{spec.name}` takes {what}", code="TSR0419", labels=labels,
-                             helps=["give each tensor a parameter of its own"])  # fmt: skip
-
-
-def _inplace(checked: tuple[KernelProgram, ...]) -> frozenset[tuple[str, str]]:
-    return frozenset(pair for program in checked for pair in program.inplace)
-
-
-def _outputs(spec: FunctionSpec, source: Source, checked: tuple[KernelProgram, ...]) -> tuple[str, ...]:
-    """The parameters that a kernel writes: those that its programs write, or, without programs, those in its source."""
-    if checked:
-        written = {name for program in checked for name in program.outputs}
-    else:
-        written = {n.id for node in ast.walk(source.node) for n in _targets(node)}
-    return tuple(p.name for p in spec.params if p.name in written)
-
-
-def _targets(node: ast.AST) -> list[ast.Name]:
-    """The names that a statement writes through."""
-    found: ast.expr | None = None
-    if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
-        found = node
-    elif isinstance(node, ast.Call):
-        place = _STORES.get(ast.unparse(node.func).rpartition(".")[2], len(node.args))
-        found = next(iter(node.args[place:]), None)
-    while isinstance(found, ast.Subscript):
-        found = found.value
-    return [found] if isinstance(found, ast.Name) else []
-
-
-def _check_obligations(f: IRFunction, sizes: Mapping[str, int]) -> None:
-    """Refuse a call whose sizes break what the program needs of them."""
-    broken = [o for o in f.obligations if not o.holds(sizes)]
-    if broken:
-        names = sorted({n for o in broken for n in o.left.names() | o.right.names()})
-        at = ", ".join(f"{n}={sizes[n]}" for n in names if n in sizes)
-        raise ShapeError.from_diagnostics(
-            Diagnostic("TSR0105", f"`{o}` does not hold with {at}",
-                       () if o.span is None else (Label(o.span, o.why or "needed here", True),))
-            for o in broken
-        )  # fmt: skip
 
 
 class Kernels:

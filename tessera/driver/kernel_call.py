@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,16 @@ class KernelCall:
     def key(self) -> tuple[Any, ...]:
         """What programs differ by."""
         return tuple((name, type(x), x) for name, x in self.given.items())
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return devices.device_of(list(self.tensors.values()))
+
+    @cached_property
+    def readable(self) -> bool:
+        """May the memory of the tensors be looked at, and is what it holds what they are?"""
+        return not dispatch.intercepted(self.device) and all(map(dispatch.plain, self.tensors.values()))
 
 
 def call_labels(text: str = "called here") -> list[Label]:

@@ -22,7 +22,6 @@ from tessera.driver.kernel_whole import WholeKernel, may_fail
 from tessera.frontend.kernel.program import KernelProgram
 from tessera.frontend.spec import FunctionSpec
 from tessera.passes.whole import Partial
-from tessera.runtime import dispatch
 
 #: Elements of all arguments up to which the first call of a program is checked.
 CHECKED = 2048
@@ -96,17 +95,15 @@ class Ways:
         self, program: KernelProgram, call: KernelCall, sizes: Mapping[str, int]
     ) -> Mapping[str, torch.Tensor]:  # fmt: skip
         """The outputs of a call that runs as the kernel is written; in the interpreter where it is not compiled."""
-        made, tensors = self.blocks(program), list(call.tensors.values())
-        intercepted = dispatch.intercepted(devices.device_of(tensors))
-        wanted = config.current().backend
-        if made.prints or intercepted or wanted == "eager" or not devices.usable(tensors, wanted):
+        made, wanted = self.blocks(program), config.current().backend
+        if made.prints or wanted == "eager" or not call.readable:
             return interpreted(program, call, sizes)
-        if not all(map(dispatch.plain, tensors)):
+        if not devices.usable(list(call.tensors.values()), wanted):
             return interpreted(program, call, sizes)
         self.look(program, call, sizes)
         try:
             with self._lock:
-                made.prepare(devices.device_of(tensors))
+                made.prepare(call.device)
             return made.run(call, sizes)
         except (BoundsError, ShapeError):  # the interpreter knows which element
             return interpreted(program, call, sizes)
@@ -124,9 +121,7 @@ class Ways:
         """Run the first call of a program in the checking interpreter, if it is small."""
         if id(program) in self._checked:
             return
-        tensors = list(call.tensors.values())
-        looked = not dispatch.intercepted(devices.device_of(tensors)) and all(map(dispatch.plain, tensors))
-        if looked and sum(t.numel() for t in tensors) <= CHECKED:
+        if call.readable and sum(t.numel() for t in call.tensors.values()) <= CHECKED:
             interpret_kernel(program, call, sizes, exact=False, most=LOOKED)
             self._checked.add(id(program))
 
