@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -17,7 +17,6 @@ from tessera import config
 from tessera.backends.base import Target
 from tessera.diag import (
     Label,
-    ShapeError,
     TesseraError,
     TesseraWarning,
     TraceError,
@@ -35,10 +34,11 @@ from tessera.driver.kernel_call import (
     check_overlap,
     interpret_kernel,
 )
-from tessera.driver.kernel_grad import Differentiable, Undifferentiable
+from tessera.driver.kernel_grad import Derivative, Differentiable, Undifferentiable
 from tessera.driver.kernel_graph import graph_form
+from tessera.driver.kernel_method import KernelMethod, is_method
 from tessera.driver.kernel_report import KernelReport, of_blocks, of_whole
-from tessera.driver.kernel_signature import check_obligations, check_signature, inplace_of, outputs_of
+from tessera.driver.kernel_signature import check_obligations, check_settings, check_signature, inplace_of, outputs_of
 from tessera.driver.kernel_tune import Tuned
 from tessera.driver.kernel_ways import MISSING, Ways, interpreted, kinds_of
 from tessera.driver.kernel_whole import WholeKernel
@@ -47,9 +47,9 @@ from tessera.driver.opaque import called
 from tessera.frontend.accept import require_function
 from tessera.frontend.handles import Deferred, PoisonHandle
 from tessera.frontend.inline import inline_call
-from tessera.frontend.kernel.context import BLOCKS, SETTINGS
+from tessera.frontend.kernel.context import BLOCKS
 from tessera.frontend.kernel.program import KernelProgram, check_kernel, read_kernel, ways
-from tessera.frontend.kernel.source import source_of
+from tessera.frontend.kernel.source import Source, source_of
 from tessera.frontend.session import current
 from tessera.frontend.spec import FunctionSpec
 from tessera.ir.graph import Function as IRFunction
@@ -64,19 +64,22 @@ _dynamo = torch.compiler.is_dynamo_compiling
 class Kernel:
     """A kernel with the programs for the ways in which it was called. Made by ``tessera.kernel``."""
 
-    def __init__(self, fn: Callable[..., Any], settings: Mapping[str, int] = MappingProxyType({})) -> None:
+    def __init__(
+        self, fn: Callable[..., Any], settings: Mapping[str, int] = MappingProxyType({}),
+        spec: FunctionSpec | None = None, text: Source | None = None,
+    ) -> None:  # fmt: skip
         functools.update_wrapper(self, fn)
         self.fn = fn
         self.settings = dict(settings)
-        self.spec = FunctionSpec.of(fn)
+        self.spec = spec or FunctionSpec.of(fn)
         check_signature(self.spec)
         #: As it is now: what happens to the file later changes nothing.
-        self.text = source_of(fn)
+        self.text = text or source_of(fn)
         self._programs: dict[Any, KernelProgram] = {}
         #: Ways of calling it for which Python needs the sizes.
         self._by_sizes: set[Any] = set()
         self._lock = threading.RLock()
-        self._derivative: tuple[Callable[..., Any], Callable[..., Any]] | None = None
+        self._derivative: Derivative | None = None
         self._tuned: Tuned | None = None
         self._fused = False
         self.checked: tuple[KernelProgram, ...] = ()
@@ -104,11 +107,15 @@ class Kernel:
         """
         if _dynamo():
             return self._in_graph(args, kwargs)
+        return self.call(args, kwargs, self._derivative)
+
+    def call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], derivative: Derivative | None) -> Any:
+        """A call of the kernel, which has the derivative given."""
         if current() is not None:
             return self._inside(args, kwargs)
         if self._tuned is not None and (chosen := self._tuned.of_call(args, kwargs)) is not None:
             return chosen(*args, **kwargs)
-        if not kwargs and self._derivative is None:
+        if not kwargs and derivative is None:
             found = self._ways.again(args)
             if found is not MISSING:
                 return found
@@ -116,12 +123,12 @@ class Kernel:
         check_overlap(call, self.outputs, self.inplace)
         tensors = tuple(call.tensors.values())
         if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-            if self._derivative is not None:
-                return self._differentiable(call, args, kwargs)
+            if derivative is not None:
+                return self._differentiable(call, args, kwargs, derivative)
             found = MISSING if len(call.made) < len(self.outputs) else self._compiled(call)
             return found if found is not MISSING else self._undifferentiable(call, tensors)
         found = self._run(call)
-        if not kwargs and self._derivative is None:
+        if not kwargs and derivative is None:
             self._ways.note(args, self._program_of)
         return found
 
@@ -147,7 +154,7 @@ class Kernel:
         if made is None:
             raise TraceError(f"the kernel `{self.spec.name}`, which has no form on whole tensors,"
                              " inside a compiled function", code="TSR0406", labels=call_labels())  # fmt: skip
-        return inline_call(made.spec, [values[name] for name in made.names], {})
+        return inline_call(made.spec, made.arguments(values), {})
 
     def _in_graph(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """A call under torch's tracer: an operation of its graph where the kernel has a form on whole tensors."""
@@ -196,25 +203,21 @@ class Kernel:
         self._derivative = fwd, bwd
         return self
 
-    def _differentiable(self, call: KernelCall, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def _differentiable(
+        self, call: KernelCall, args: tuple[Any, ...], kwargs: Mapping[str, Any], derivative: Derivative
+    ) -> Any:  # fmt: skip
         """A call that torch may differentiate."""
-        assert self._derivative is not None
         if len(call.made) < len(self.outputs):
             raise TraceError(f"a derivative of `{self.spec.name}` with an output that is given", code="TSR0413",
                              helps=["leave the outputs out"])  # fmt: skip
-        return Differentiable.apply(self._derivative, args, kwargs, *call.tensors.values())
+        return Differentiable.apply(derivative, args, kwargs, *call.tensors.values())
 
     def configure(self, **settings: int) -> Kernel:
         """The same kernel with other block sizes (``block_m``, ``block_n``, ``block_k``) or settings (``num_warps``,
         ``num_stages``, ``num_threads``). Raises TraceError (TSR0404) for others, ShapeError (TSR0106) below 1.
         """
-        for name, x in settings.items():
-            if name not in (*BLOCKS, *SETTINGS):
-                known = ", ".join((*BLOCKS, *SETTINGS))
-                raise TraceError(f"no setting `{name}`", code="TSR0404", helps=[f"there are {known}"])
-            if not isinstance(x, int) or isinstance(x, bool) or x < 1:
-                raise ShapeError(f"`{name}={x}`", code="TSR0106", helps=["give a number of at least 1"])
-        made = Kernel(self.fn, {**self.settings, **settings})
+        check_settings(settings)
+        made = Kernel(self.fn, {**self.settings, **settings}, self.spec, self.text)
         made._derivative = self._derivative
         if self._fused:
             made.require_whole()
@@ -246,7 +249,7 @@ class Kernel:
         >>> tuned(torch.ones(3)).tolist()
         [2.0, 2.0, 2.0]
         """
-        made = Kernel(self.fn, self.settings)
+        made = Kernel(self.fn, self.settings, self.spec, self.text)
         made._derivative = self._derivative
         path = None if cache is None else Path(cache)
         made._tuned = Tuned.of(self, self._text(), tuple(configs), tuple(arguments), key, (warmup, reps), path)
@@ -336,7 +339,7 @@ class Kernel:
         made = self._ways.whole(program, given)
         if made is None:
             return self._ways.blocks(program), [], sizes
-        return made, [] if call is None else [call.values[name] for name in made.names], sizes
+        return made, [] if call is None else made.arguments(call.values), sizes
 
     def _unread(self) -> TraceError:
         labels = [] if self.spec.span is None else [Label(self.spec.span, "reads its sizes", True)]
@@ -385,7 +388,9 @@ class Kernels:
 
     Parameters are annotated ``Tile["S", "D", tessera.f32]`` and what a function may take besides; those that the body
     writes to are outputs, which a call may leave out. A tensor with more dims than declared is taken part by part. What
-    is wrong with shapes, dtypes or the use of the language is an error at definition, with its place.
+    is wrong with shapes, dtypes or the use of the language is an error at definition, with its place. A kernel may be a
+    method: tensors that it reads of ``self`` are arguments, and other attributes known while it is read. It is checked
+    when an object is known, which is at its first call.
 
     Raises TraceError (TSR0409, TSR0419), ShapeError and DTypeError.
 
@@ -401,10 +406,10 @@ class Kernels:
 
     @user_frames
     def __call__(self, fn: Callable[..., Any], /) -> Kernel:
-        if isinstance(fn, Kernel):
-            return fn
+        if isinstance(fn, Kernel | KernelMethod):
+            return cast("Kernel", fn)
         require_function(fn)
-        return Kernel(fn)
+        return cast("Kernel", KernelMethod(fn, Kernel)) if is_method(fn) else Kernel(fn)  # of an object it is a kernel
 
     @user_frames
     def fused(self, fn: Callable[..., Any], /) -> Kernel:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 
 from tessera.diag import Diagnostic, Label, ShapeError, TraceError
+from tessera.frontend.kernel.context import BLOCKS, SETTINGS
 from tessera.frontend.kernel.program import KernelProgram
 from tessera.frontend.kernel.source import Source
 from tessera.frontend.kernel.table import TILE_TABLE, TileOp
@@ -17,6 +18,7 @@ _OWN = re.compile(r"_|lead_\d")
 
 
 def check_signature(spec: FunctionSpec) -> None:
+    """Refuse dims with the names of the compiler's own (TSR0101), and containers of tensors (TSR0419)."""
     own = next((n for n in spec.dim_names if _OWN.match(n)), None)
     if own is not None:
         labels = [] if spec.span is None else [Label(spec.span, "declared here", True)]
@@ -30,7 +32,18 @@ def check_signature(spec: FunctionSpec) -> None:
                              helps=["give each tensor a parameter of its own"])  # fmt: skip
 
 
+def check_settings(settings: Mapping[str, object]) -> None:
+    """Refuse block sizes and settings that a kernel does not have (TSR0404, TSR0106)."""
+    for name, x in settings.items():
+        if name not in (*BLOCKS, *SETTINGS):
+            known = ", ".join((*BLOCKS, *SETTINGS))
+            raise TraceError(f"no setting `{name}`", code="TSR0404", helps=[f"there are {known}"])
+        if not isinstance(x, int) or isinstance(x, bool) or x < 1:
+            raise ShapeError(f"`{name}={x}`", code="TSR0106", helps=["give a number of at least 1"])
+
+
 def inplace_of(checked: tuple[KernelProgram, ...]) -> frozenset[tuple[str, str]]:
+    """Outputs with the parameters whose memory they may be."""
     return frozenset(pair for program in checked for pair in program.inplace)
 
 
@@ -76,4 +89,4 @@ def check_obligations(f: IRFunction, sizes: Mapping[str, int]) -> None:
         )  # fmt: skip
 
 
-__all__ = ["check_obligations", "check_signature", "inplace_of", "outputs_of"]
+__all__ = ["check_obligations", "check_settings", "check_signature", "inplace_of", "outputs_of"]

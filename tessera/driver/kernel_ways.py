@@ -141,8 +141,8 @@ class Ways:
         direct = None if apart else self.whole(program, call.given, written)
         try:
             if direct is not None:
-                return direct(*(call.values[name] for name in direct.names))
-            found = made(*(call.values[name] for name in made.names))
+                return direct(*direct.arguments(call.values))
+            found = made(*made.arguments(call.values))
         except (BoundsError, ShapeError, ZeroDivisionError):  # in blocks it is known where, or it is right with others
             return MISSING
         if not written:
@@ -169,7 +169,7 @@ class Ways:
         if made is None:
             return None
         at = {id(x): n for n, x in enumerate(stand)}
-        return made, tuple(at.get(id(values[name]), (values[name],)) for name in made.names)
+        return made, tuple(at.get(id(x), (x,)) for x in made.arguments(values))
 
     def again(self, args: Sequence[Any]) -> Any:
         """The results of a call like an earlier one that ran on whole tensors; MISSING where it is none."""

@@ -13,6 +13,7 @@ import torch
 
 from tessera.backends.eager.function import run_function
 from tessera.driver.decorated import Function
+from tessera.driver.kernel_call import solved
 from tessera.frontend.annotation import Lead, TensorAnnotation
 from tessera.frontend.hints import ANY, Hint
 from tessera.frontend.kernel.program import Buffer, KernelProgram
@@ -27,8 +28,9 @@ from tessera.passes.whole import whole
 
 
 class WholeKernel(Function[..., Any]):
-    """A kernel for one way of calling it. It takes the tensors and floats of the program in the order of ``names``, and
-    gives its outputs in their order; those of ``written`` it writes to the tensors given for them, which stand last.
+    """A kernel for one way of calling it. It takes the tensors and floats of the program in the order of ``names``,
+    then ``sizes`` that these leave open, and gives its outputs in their order; those of ``written`` it writes to the
+    tensors given for them, which stand last.
     """
 
     def __init__(
@@ -39,34 +41,72 @@ class WholeKernel(Function[..., Any]):
         self.declared, self.program, self.given, self.made = spec, program, given, made
         self.written = tuple(written)
         called = {v: name for name, v in program.params.items()}  # a value has another name where a dim has that
-        self.names = (*(called[p] for p in made.inputs), *self.written)
         self.outputs, self.added = tuple(called[p] for p in made.outputs), frozenset(called[p] for p in made.added)
-        super().__init__(self._body(spec), updates=self.written)
+        self.sizes = self._open()
+        self.names = (*(called[p] for p in made.inputs), *self.sizes, *self.written)
+        super().__init__(self._body(spec), updates=tuple(self._words()[len(self.names) - len(written) :]))
+
+    def _open(self) -> tuple[str, ...]:
+        """The sizes that a call gives by ints, or by outputs alone, and that the arguments do not tell."""
+        dims = [d for p in self.made.inputs for d in p.type.dims]
+        written = (d for name in self.outputs for d in self.program.params[name].type.dims if d.is_name)
+        found: list[str] = []
+        for name in (*(p.name for p in self.declared.params if p.binds), *map(str, written)):
+            if name not in solved(dims, found):
+                found.append(name)
+        return tuple(found)
+
+    def arguments(self, values: Mapping[str, Any]) -> list[Any]:
+        """What it takes of the arguments of a call."""
+        return [values[name] if values.get(name) is not None else self._size(values, name) for name in self.names]
+
+    def _size(self, values: Mapping[str, Any], name: str) -> Any:
+        """A size that an output tells."""
+        for output in self.outputs:
+            for axis, d in enumerate(self.program.params[output].type.dims):
+                if str(d) == name and values[output] is not None:
+                    return values[output].shape[axis]
+        raise AssertionError(f"the size {name} is known where a call is bound")
 
     def describe(self) -> FunctionSpec:
         """The declared parameters that the program has."""
-        kinds = {name: v.type.dims for name, v in self.program.params.items()}
-        params = tuple(_param(self.declared.by_name[name], self.given[name], kinds[name]) for name in self.names)
-        return replace(self.declared, function=self.fn, params=params, returns=ANY, updates=self.written)
+        params = tuple(self._described(name, word) for name, word in zip(self.names, self._words(), strict=True))
+        return replace(self.declared, function=self.fn, params=params, returns=ANY, updates=self.options["updates"])
+
+    def _described(self, name: str, word: str) -> ParamSpec:
+        if name in self.sizes:
+            return ParamSpec(name, Hint("static", type=int), binds=True)
+        made = _param(self.declared.by_name[name], self.given[name], self.program.params[name].type.dims)
+        return replace(made, name=word)
+
+    def _words(self) -> list[str]:
+        """The names as Python allows them: what an object holds is called by its path."""
+        found: list[str] = []
+        for name in self.names:
+            word = name.replace(".", "_")
+            while name not in self.sizes and (word in (*found, *self.sizes) or (word != name and word in self.names)):
+                word += "_"
+            found.append(word)
+        return found
 
     def _body(self, spec: FunctionSpec) -> Callable[..., Any]:
         """What is traced: the operations of the kernel on whole tensors."""
-        f, count = self.made.function, len(self.made.inputs)
+        f, count, last = self.made.function, len(self.made.inputs), len(self.names) - len(self.written)
 
         def body(*args: Any) -> Any:
-            session = current()
+            session, sizes = current(), dict(zip(self.sizes, args[count:last], strict=True))
             results: Sequence[Any] = (
-                run_function(f, list(args[:count]), grad=torch.is_grad_enabled()) if session is None
-                else replay(session, f, args[:count])
+                run_function(f, list(args[:count]), sizes=sizes, grad=torch.is_grad_enabled()) if session is None
+                else replay(session, f, args[:count], sizes)
             )  # fmt: skip
             found = dict(zip(self.outputs, results, strict=True))
-            for name, target in zip(self.written, args[count:], strict=True):
+            for name, target in zip(self.written, args[last:], strict=True):
                 (target.add_ if name in self.added else target.copy_)(found.pop(name))
             kept = tuple(found.values())
             return None if not kept else kept[0] if len(kept) == 1 else kept
 
         how = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        body.__signature__ = inspect.Signature([inspect.Parameter(name, how) for name in self.names])  # type: ignore[attr-defined]
+        body.__signature__ = inspect.Signature([inspect.Parameter(name, how) for name in self._words()])  # type: ignore[attr-defined]
         body.__name__, body.__qualname__, body.__doc__ = spec.function.__name__, spec.function.__qualname__, None
         body.__wrapped__ = spec.function  # type: ignore[attr-defined]
         return body

@@ -27,7 +27,8 @@ EMPTY = inspect.Parameter.empty
 class ParamSpec:
     """One parameter. ``binds`` says that its int value is the size of the dim of the same name.
 
-    ``how`` is ``plain``, ``args`` or ``kwargs``.
+    ``how`` is ``plain``, ``args`` or ``kwargs``. ``path`` says where the object of a method has it, of which a call
+    says nothing.
     """
 
     name: str
@@ -37,6 +38,7 @@ class ParamSpec:
     how: str = "plain"
     keyword_only: bool = False
     span: Span | None = field(default=None, compare=False)
+    path: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
