@@ -7,6 +7,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
@@ -39,6 +40,7 @@ from tessera.driver.kernel_graph import graph_form
 from tessera.driver.kernel_method import KernelMethod, is_method
 from tessera.driver.kernel_report import KernelReport, of_blocks, of_whole
 from tessera.driver.kernel_signature import check_obligations, check_settings, check_signature, inplace_of, outputs_of
+from tessera.driver.kernel_step import call_opaque
 from tessera.driver.kernel_tune import Tuned
 from tessera.driver.kernel_ways import MISSING, Ways, interpreted, kinds_of
 from tessera.driver.kernel_whole import WholeKernel
@@ -52,6 +54,7 @@ from tessera.frontend.kernel.program import KernelProgram, check_kernel, read_ke
 from tessera.frontend.kernel.source import Source, source_of
 from tessera.frontend.session import current
 from tessera.frontend.spec import FunctionSpec
+from tessera.ir.dialects.library import named
 from tessera.ir.graph import Function as IRFunction
 from tessera.ir.printer import print_function
 from tessera.passes.whole import Partial, whole
@@ -112,7 +115,7 @@ class Kernel:
     def call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], derivative: Derivative | None) -> Any:
         """A call of the kernel, which has the derivative given."""
         if current() is not None:
-            return self._inside(args, kwargs)
+            return self._inside(args, kwargs, derivative)
         if self._tuned is not None and (chosen := self._tuned.of_call(args, kwargs)) is not None:
             return chosen(*args, **kwargs)
         if not kwargs and derivative is None:
@@ -144,17 +147,26 @@ class Kernel:
         program, sizes = self._program(call)
         return self._ways.compiled(program, call, sizes)
 
-    def _inside(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """A call in a function that is being traced: on whole tensors it is a part of that."""
+    def _inside(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], derivative: Derivative | None) -> Any:
+        """A call in a function that is being traced: on whole tensors it is a part of that, else a step of it."""
         if any(isinstance(x, PoisonHandle) for x in (*args, *kwargs.values())):
             return next(x for x in (*args, *kwargs.values()) if isinstance(x, PoisonHandle))
         values, given, written = bind_traced(self.spec, self.outputs, args, kwargs)
         program = self._program_of(given)
         made = None if program is None else self._ways.whole(program, given, written)
-        if made is None:
-            raise TraceError(f"the kernel `{self.spec.name}`, which has no form on whole tensors,"
-                             " inside a compiled function", code="TSR0406", labels=call_labels())  # fmt: skip
-        return inline_call(made.spec, made.arguments(values), {})
+        if made is not None:
+            return inline_call(made.spec, made.arguments(values), {})
+        reads = bool(written) and (program is None or program.updated(written))
+        if reads or derivative is not self._derivative:
+            what = "which reads what it is given to write" if reads else "which has a derivative of its object"
+            raise TraceError(f"the kernel `{self.spec.name}`, {what}, inside a compiled function", code="TSR0406",
+                             labels=call_labels(), helps=["leave its outputs out"] if reads else [])  # fmt: skip
+        return call_opaque(self, values, given, written)
+
+    @cached_property
+    def target(self) -> str:
+        """The name by which programs call the kernel."""
+        return named(self, self.spec.name)
 
     def _in_graph(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """A call under torch's tracer: an operation of its graph where the kernel has a form on whole tensors."""

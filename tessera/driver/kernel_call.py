@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,8 +15,10 @@ from tessera.diag import CallError, Diagnostic, Label, Note, ShapeError, TraceEr
 from tessera.driver import devices
 from tessera.driver.guards import check_devices, check_kinds, check_memory
 from tessera.driver.layout import TABLE
+from tessera.frontend.annotation import Lead, TensorAnnotation
 from tessera.frontend.binding import Bound, Leaf
 from tessera.frontend.handles import SizeHandle, TensorHandle
+from tessera.frontend.hints import Hint
 from tessera.frontend.kernel.program import Buffer, KernelProgram, Number, Unknown
 from tessera.frontend.spec import EMPTY, FunctionSpec, ParamSpec
 from tessera.frontend.tree import LEAF
@@ -249,6 +251,26 @@ def _described(p: ParamSpec, x: Any, kind: TensorType | None, made: Sequence[str
     if p.binds and x is not None:
         return Unknown()
     return Number() if p.kind == "scalar" and x is not None else x
+
+
+def param_of(p: ParamSpec, given: Any, dims: Sequence[Dim]) -> ParamSpec:
+    """A parameter as a function has it that is called in the place of the kernel, with a tensor of these dims."""
+    if not isinstance(given, Buffer):
+        return replace(p, hint=replace(p.hint, optional=False), default=EMPTY, keyword_only=False)
+    declared = (*((Lead(),) if given.leads else ()), *dims)
+    hint = Hint("tensor", TensorAnnotation(declared, given.dtype, tile=True))
+    return replace(p, hint=hint, default=EMPTY, keyword_only=False)
+
+
+def words_for(names: Sequence[str], sizes: Collection[str]) -> list[str]:
+    """Names of parameters as Python allows them: what an object holds is called by its path. ``sizes`` stay."""
+    found: list[str] = []
+    for name in names:
+        word = name.replace(".", "_")
+        while name not in sizes and (word in (*found, *sizes) or (word != name and word in names)):
+            word += "_"
+        found.append(word)
+    return found
 
 
 def in_place(call: KernelCall, outputs: Sequence[str]) -> bool:

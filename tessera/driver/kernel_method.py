@@ -55,6 +55,8 @@ class KernelMethod:
         self.spec = replace(whole, params=whole.params[1:])
         self.text = source_of(fn)
         self._kernels: OrderedDict[Any, Any] = OrderedDict()
+        #: Those that programs call, which have to stay.
+        self._called: list[Any] = []
         self._lock = threading.Lock()
         self._derivative: Derivative | None = None
         self._fused = False
@@ -119,7 +121,9 @@ class KernelMethod:
             if made is None:
                 made = self._kernels[key] = self._for(params, rest)
                 while len(self._kernels) > _KEPT:
-                    self._kernels.popitem(last=False)
+                    gone = self._kernels.popitem(last=False)[1]
+                    if "target" in vars(gone):
+                        self._called.append(gone)
             self._kernels.move_to_end(key)
             made.text.held.update(rest)  # of equal contents, but those that it had may have changed since
         return made, given

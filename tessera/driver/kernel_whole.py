@@ -13,14 +13,12 @@ import torch
 
 from tessera.backends.eager.function import run_function
 from tessera.driver.decorated import Function
-from tessera.driver.kernel_call import solved
-from tessera.frontend.annotation import Lead, TensorAnnotation
+from tessera.driver.kernel_call import param_of, solved, words_for
 from tessera.frontend.hints import ANY, Hint
 from tessera.frontend.kernel.program import Buffer, KernelProgram
 from tessera.frontend.kernel.replay import replay
 from tessera.frontend.session import current
-from tessera.frontend.spec import EMPTY, FunctionSpec, ParamSpec
-from tessera.ir.dim import Dim
+from tessera.frontend.spec import FunctionSpec, ParamSpec
 from tessera.ir.graph import Function as IRFunction
 from tessera.ir.graph import Operation
 from tessera.ir.record import Kind
@@ -76,18 +74,13 @@ class WholeKernel(Function[..., Any]):
     def _described(self, name: str, word: str) -> ParamSpec:
         if name in self.sizes:
             return ParamSpec(name, Hint("static", type=int), binds=True)
-        made = _param(self.declared.by_name[name], self.given[name], self.program.params[name].type.dims)
+        given = self.given[name]
+        leads = given.leads if isinstance(given, Buffer) else 0
+        made = param_of(self.declared.by_name[name], given, self.program.params[name].type.dims[leads:])
         return replace(made, name=word)
 
     def _words(self) -> list[str]:
-        """The names as Python allows them: what an object holds is called by its path."""
-        found: list[str] = []
-        for name in self.names:
-            word = name.replace(".", "_")
-            while name not in self.sizes and (word in (*found, *self.sizes) or (word != name and word in self.names)):
-                word += "_"
-            found.append(word)
-        return found
+        return words_for(self.names, self.sizes)
 
     def _body(self, spec: FunctionSpec) -> Callable[..., Any]:
         """What is traced: the operations of the kernel on whole tensors."""
@@ -120,14 +113,6 @@ def may_fail(f: IRFunction) -> bool:
 def _divides(op: Operation) -> bool:
     """Is it an operation on integers that is not defined for 0?"""
     return op.record.kind is Kind.MAP and op.results[0].type.dtype.is_int and op.record.domain[0] > 0
-
-
-def _param(p: ParamSpec, given: Any, dims: Sequence[Dim]) -> ParamSpec:
-    if not isinstance(given, Buffer):
-        return replace(p, hint=replace(p.hint, optional=False), default=EMPTY, keyword_only=False)
-    declared = (*((Lead(),) if given.leads else ()), *dims[given.leads :])
-    hint = Hint("tensor", TensorAnnotation(declared, given.dtype, tile=True))
-    return replace(p, hint=hint, default=EMPTY, keyword_only=False)
 
 
 __all__ = ["WholeKernel", "may_fail"]

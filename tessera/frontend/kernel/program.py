@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -61,6 +61,11 @@ class KernelProgram:
     leads: tuple[str, ...] = ()
     blocks: tuple[str, ...] = ()
     inplace: tuple[tuple[str, str], ...] = ()
+
+    def updated(self, names: Iterable[str]) -> bool:
+        """Does it read of these outputs what they held before?"""
+        kinds = (self.params[name].type for name in names)
+        return any(isinstance(kind, BufferType) and kind.role == "update" for kind in kinds)
 
 
 def read_kernel(

@@ -41,11 +41,16 @@ def replay(
 
 
 def _names(f: Function, given: Sequence[Operand], known: Mapping[str, Dim]) -> dict[str, Dim]:
-    """What the names of a function's sizes are in types of arguments: plain dims first, then those of expressions; of
-    several that only stand together all but the last are 1.
-    """
+    """What the names of a function's sizes are in types of arguments."""
     pairs = [pair for p, x in zip(f.params, given, strict=True) if isinstance(p.type, TensorType)
              for pair in zip(p.type.dims, x.type.dims, strict=True)]  # fmt: skip
+    return solved_names(pairs, known)
+
+
+def solved_names(pairs: Sequence[tuple[Dim, Dim]], known: Mapping[str, Dim]) -> dict[str, Dim]:
+    """What names of sizes are where each of these expressions is another: plain dims first, then those of expressions;
+    of several that only stand together all but the last are 1.
+    """
     found = {str(d): have for d, have in reversed(pairs) if d.is_name} | dict(known)
     for d, have in pairs:
         unknown = sorted(d.names() - found.keys())
