@@ -34,6 +34,7 @@ from tessera.driver.kernel_call import (
     call_labels,
     check_overlap,
     interpret_kernel,
+    key_of,
 )
 from tessera.driver.kernel_grad import Derivative, Differentiable, Undifferentiable
 from tessera.driver.kernel_graph import graph_form
@@ -42,8 +43,9 @@ from tessera.driver.kernel_report import KernelReport, of_blocks, of_whole
 from tessera.driver.kernel_signature import check_obligations, check_settings, check_signature, inplace_of, outputs_of
 from tessera.driver.kernel_step import call_opaque
 from tessera.driver.kernel_tune import Tuned
-from tessera.driver.kernel_ways import MISSING, Ways, interpreted, kinds_of
+from tessera.driver.kernel_ways import MISSING, Again, Form, Ways, again_of, carried_out, interpreted, kinds_of
 from tessera.driver.kernel_whole import WholeKernel
+from tessera.driver.latest import Latest
 from tessera.driver.layout import TABLE
 from tessera.driver.opaque import called
 from tessera.frontend.accept import require_function
@@ -59,6 +61,8 @@ from tessera.ir.graph import Function as IRFunction
 from tessera.ir.printer import print_function
 from tessera.passes.whole import Partial, whole
 
+#: Programs kept for one kernel: ways of calling it, and sizes where Python needs them.
+_KEPT = 256
 #: Block sizes where nothing else is said.
 _BLOCK = 32
 _dynamo = torch.compiler.is_dynamo_compiling
@@ -78,12 +82,12 @@ class Kernel:
         check_signature(self.spec)
         #: As it is now: what happens to the file later changes nothing.
         self.text = text or source_of(fn)
-        self._programs: dict[Any, KernelProgram] = {}
-        #: Ways of calling it for which Python needs the sizes.
-        self._by_sizes: set[Any] = set()
+        #: None for ways of calling it for which Python needs the sizes.
+        self._programs: Latest[Any, tuple[KernelProgram | None]] = Latest(_KEPT, self._forget)
         self._lock = threading.RLock()
         self._derivative: Derivative | None = None
         self._tuned: Tuned | None = None
+        self._latest: Again | None = None
         self._fused = False
         self.checked: tuple[KernelProgram, ...] = ()
         if config.current().shapes != "off":
@@ -110,7 +114,12 @@ class Kernel:
         """
         if _dynamo():
             return self._in_graph(args, kwargs)
-        return self.call(args, kwargs, self._derivative)
+        found = self.again(args, kwargs)
+        return self.call(args, kwargs, self._derivative) if found is MISSING else found
+
+    def again(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The results of a call like the one before; MISSING where it is none."""
+        return MISSING if self._latest is None else self._latest.serve(args, kwargs)
 
     def call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], derivative: Derivative | None) -> Any:
         """A call of the kernel, which has the derivative given."""
@@ -118,9 +127,11 @@ class Kernel:
             return self._inside(args, kwargs, derivative)
         if self._tuned is not None and (chosen := self._tuned.of_call(args, kwargs)) is not None:
             return chosen(*args, **kwargs)
-        if not kwargs and derivative is None:
-            found = self._ways.again(args)
-            if found is not MISSING:
+        if derivative is None:
+            form = self._ways.served(args, kwargs)
+            found = MISSING if form is None else carried_out(form, (*args, *kwargs.values()))
+            if form is not None and found is not MISSING:
+                self._note(form, args, kwargs)
                 return found
         call = bind_kernel(self.spec, self.outputs, args, kwargs)
         check_overlap(call, self.outputs, self.inplace)
@@ -129,11 +140,20 @@ class Kernel:
             if derivative is not None:
                 return self._differentiable(call, args, kwargs, derivative)
             found = MISSING if len(call.made) < len(self.outputs) else self._compiled(call)
-            return found if found is not MISSING else self._undifferentiable(call, tensors)
-        found = self._run(call)
-        if not kwargs and derivative is None:
-            self._ways.note(args, self._program_of)
+            if found is MISSING:
+                return self._undifferentiable(call, tensors)
+        else:
+            found = self._run(call)
+        if derivative is None:
+            form = self._ways.note(args, kwargs, self._program_of)
+            if form is not None:
+                self._note(form, args, kwargs)
         return found
+
+    def _note(self, form: Form, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """The next call may be like this one."""
+        if self._tuned is None and (self._latest is None or self._latest.form is not form):
+            self._latest = again_of(form, args, kwargs)
 
     def _undifferentiable(self, call: KernelCall, tensors: tuple[torch.Tensor, ...]) -> Any:
         made = Undifferentiable.apply(self, call, *tensors)[len(self.outputs) - len(call.made) :]
@@ -180,10 +200,7 @@ class Kernel:
 
     def _program_of(self, given: Mapping[str, Any]) -> KernelProgram | None:
         """The program for arguments of these kinds; None where it takes sizes to read one."""
-        try:
-            return self._read(tuple((name, type(x), x) for name, x in given.items()), given, None)
-        except Deferred:
-            return None
+        return self._read((), given, None)
 
     @user_frames
     def check(self, *args: Any, **kwargs: Any) -> Any:
@@ -212,7 +229,7 @@ class Kernel:
         object, which ``bwd`` is given with the gradients of the outputs; ``bwd`` returns a tuple with a gradient, or
         None, for each tensor of the call, in the order of the parameters.
         """
-        self._derivative = fwd, bwd
+        self._derivative, self._latest = (fwd, bwd), None
         return self
 
     def _differentiable(
@@ -368,24 +385,28 @@ class Kernel:
     def _program(self, call: KernelCall) -> tuple[KernelProgram, dict[str, int]]:
         """The program for a call, and every size in it."""
         sizes = {**call.sizes, **{b: self.settings.get(b, _BLOCK) for b in BLOCKS}}
-        with self._lock:
-            found = None
-            if call.key not in self._by_sizes:
-                try:
-                    found = self._read(call.key, call.given, None)
-                except Deferred:
-                    self._by_sizes.add(call.key)
-            found = found or self._read((call.key, tuple(sizes.items())), call.given, sizes)
+        found = self._program_of(call.given) or self._read(tuple(sizes.items()), call.given, sizes)
+        assert found is not None
         check_obligations(found.function, sizes)
         return found, sizes
 
-    def _read(self, key: Any, given: Mapping[str, Any], sizes: Mapping[str, int] | None) -> KernelProgram:
-        """The program under a key, read when it is first asked for."""
-        found = self._programs.get(key)
-        if found is None:
-            found = read_kernel(self.spec, self.text, TABLE, given, sizes, self.settings)
-            self._programs[key] = found
-        return found
+    def _read(self, at: Any, given: Mapping[str, Any], sizes: Mapping[str, int] | None) -> KernelProgram | None:
+        """The program for some arguments, read when it is first asked for; None where it takes sizes to read it."""
+        key = at, key_of(given)
+        with self._lock:
+            found = self._programs.get(key)
+            if found is None:
+                try:
+                    made = read_kernel(self.spec, self.text, TABLE, given, sizes, self.settings)
+                except Deferred:
+                    made = None
+                found = self._programs.put(key, (made,))
+        return found[0]
+
+    def _forget(self, found: tuple[KernelProgram | None]) -> None:
+        """Drop what was made of a program that is no longer kept."""
+        if found[0] is not None:
+            self._ways.forget(found[0])
 
     def __repr__(self) -> str:
         settings = "".join(f", {name}={x}" for name, x in self.settings.items())

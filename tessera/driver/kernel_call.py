@@ -42,11 +42,6 @@ class KernelCall:
     sizes: Mapping[str, int]
     made: tuple[str, ...]
 
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """What programs differ by."""
-        return tuple((name, type(x), x) for name, x in self.given.items())
-
     @cached_property
     def device(self) -> torch.device:
         """Where the tensors are."""
@@ -56,6 +51,11 @@ class KernelCall:
     def readable(self) -> bool:
         """May the memory of the tensors be looked at, and is what it holds what they are?"""
         return not dispatch.intercepted(self.device) and all(map(dispatch.plain, self.tensors.values()))
+
+
+def key_of(given: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What programs differ by."""
+    return tuple((name, type(x), x) for name, x in given.items())
 
 
 def call_labels(text: str = "called here") -> list[Label]:

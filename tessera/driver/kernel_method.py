@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -17,6 +16,8 @@ from tessera.diag import trim_traceback, user_frames
 from tessera.driver.held import fingerprint, is_constant
 from tessera.driver.kernel_grad import Derivative
 from tessera.driver.kernel_signature import check_settings, check_signature
+from tessera.driver.kernel_ways import MISSING
+from tessera.driver.latest import Latest
 from tessera.frontend.annotation import TensorAnnotation
 from tessera.frontend.binding import looks_like_tensor
 from tessera.frontend.hints import Hint
@@ -54,7 +55,7 @@ class KernelMethod:
         check_signature(whole)
         self.spec = replace(whole, params=whole.params[1:])
         self.text = source_of(fn)
-        self._kernels: OrderedDict[Any, Any] = OrderedDict()
+        self._kernels: Latest[Any, Any] = Latest(_KEPT, self._keep)
         #: Those that programs call, which have to stay.
         self._called: list[Any] = []
         self._lock = threading.Lock()
@@ -117,16 +118,13 @@ class KernelMethod:
                 given[name] = size.value
         key = (tuple(params), tuple((path, _print(x)) for path, x in rest.items()))
         with self._lock:
-            made = self._kernels.get(key)
-            if made is None:
-                made = self._kernels[key] = self._for(params, rest)
-                while len(self._kernels) > _KEPT:
-                    gone = self._kernels.popitem(last=False)[1]
-                    if "target" in vars(gone):
-                        self._called.append(gone)
-            self._kernels.move_to_end(key)
+            made = self._kernels.get(key) or self._kernels.put(key, self._for(params, rest))
             made.text.held.update(rest)  # of equal contents, but those that it had may have changed since
         return made, given
+
+    def _keep(self, made: Any) -> None:
+        if "target" in vars(made):
+            self._called.append(made)
 
     def _for(self, params: Iterable[ParamSpec], held: Mapping[Path, Any]) -> Any:
         spec = replace(self.spec, params=(*self.spec.params, *params))
@@ -177,7 +175,9 @@ class BoundKernel:
 def _called(kernel: KernelMethod, instance: object, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     try:
         made, held = kernel.of(instance)
-        return made.call(args, {**kwargs, **held}, kernel.bound(instance))
+        given, derivative = {**kwargs, **held}, kernel.bound(instance)
+        found = made.again(args, given) if derivative is None else MISSING
+        return made.call(args, given, derivative) if found is MISSING else found
     except BaseException as error:  # costs nothing until something is raised
         trim_traceback(error)
         raise

@@ -5,7 +5,7 @@ any other.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,11 +18,12 @@ from tessera.frontend.hints import ANY, Hint
 from tessera.frontend.kernel.program import Buffer, KernelProgram
 from tessera.frontend.kernel.replay import replay
 from tessera.frontend.session import current
-from tessera.frontend.spec import FunctionSpec, ParamSpec
+from tessera.frontend.spec import EMPTY, FunctionSpec, ParamSpec
 from tessera.ir.graph import Function as IRFunction
 from tessera.ir.graph import Operation
 from tessera.ir.record import Kind
 from tessera.passes.whole import whole
+from tessera.runtime.recent import Recent
 
 
 class WholeKernel(Function[..., Any]):
@@ -42,7 +43,9 @@ class WholeKernel(Function[..., Any]):
         self.outputs, self.added = tuple(called[p] for p in made.outputs), frozenset(called[p] for p in made.added)
         self.sizes = self._open()
         self.names = (*(called[p] for p in made.inputs), *self.sizes, *self.written)
-        super().__init__(self._body(spec), updates=tuple(self._words()[len(self.names) - len(written) :]))
+        self.defaulted = self._trailing()
+        self.words = tuple(words_for(self.names, self.sizes))
+        super().__init__(_Body(self), updates=self.words[len(self.names) - len(written) :])
 
     def _open(self) -> tuple[str, ...]:
         """The sizes that a call gives by ints, or by outputs alone, and that the arguments do not tell."""
@@ -53,6 +56,26 @@ class WholeKernel(Function[..., Any]):
             if name not in solved(dims, found):
                 found.append(name)
         return tuple(found)
+
+    def _trailing(self) -> dict[str, float]:
+        """The last of what it takes where these are floats with a value of their own."""
+        found: dict[str, float] = {}
+        for name in reversed(self.names):
+            p = self.declared.by_name.get(name)
+            if p is None or p.kind != "scalar" or type(p.default) is not float or name in self.written:
+                break
+            found[name] = p.default
+        return found
+
+    def leaves_out(self, place: int, value: Any) -> bool:
+        """May an argument with this value be left out, if those behind it are?"""
+        name = self.names[place]
+        return name in self.defaulted and type(value) is float and repr(value) == repr(self.defaulted[name])
+
+    @property
+    def recent(self) -> Recent | None:
+        """What recognises the call that it serves again and again."""
+        return self._recent
 
     def arguments(self, values: Mapping[str, Any]) -> list[Any]:
         """What it takes of the arguments of a call."""
@@ -68,7 +91,7 @@ class WholeKernel(Function[..., Any]):
 
     def describe(self) -> FunctionSpec:
         """The declared parameters that the program has."""
-        params = tuple(self._described(name, word) for name, word in zip(self.names, self._words(), strict=True))
+        params = tuple(self._described(name, word) for name, word in zip(self.names, self.words, strict=True))
         return replace(self.declared, function=self.fn, params=params, returns=ANY, updates=self.options["updates"])
 
     def _described(self, name: str, word: str) -> ParamSpec:
@@ -77,32 +100,39 @@ class WholeKernel(Function[..., Any]):
         given = self.given[name]
         leads = given.leads if isinstance(given, Buffer) else 0
         made = param_of(self.declared.by_name[name], given, self.program.params[name].type.dims[leads:])
-        return replace(made, name=word)
+        return replace(made, name=word, default=self.defaulted.get(name, EMPTY))
 
-    def _words(self) -> list[str]:
-        return words_for(self.names, self.sizes)
 
-    def _body(self, spec: FunctionSpec) -> Callable[..., Any]:
-        """What is traced: the operations of the kernel on whole tensors."""
-        f, count, last = self.made.function, len(self.made.inputs), len(self.names) - len(self.written)
+class _Body:
+    """What is traced: the operations of a kernel on whole tensors. It is no function, because it reads nothing that
+    could change between two calls.
+    """
 
-        def body(*args: Any) -> Any:
-            session, sizes = current(), dict(zip(self.sizes, args[count:last], strict=True))
-            results: Sequence[Any] = (
-                run_function(f, list(args[:count]), sizes=sizes, grad=torch.is_grad_enabled()) if session is None
-                else replay(session, f, args[:count], sizes)
-            )  # fmt: skip
-            found = dict(zip(self.outputs, results, strict=True))
-            for name, target in zip(self.written, args[last:], strict=True):
-                (target.add_ if name in self.added else target.copy_)(found.pop(name))
-            kept = tuple(found.values())
-            return None if not kept else kept[0] if len(kept) == 1 else kept
+    def __init__(self, kernel: WholeKernel) -> None:
+        self.kernel, user = kernel, kernel.declared.function
+        self.__name__, self.__qualname__, self.__wrapped__ = user.__name__, user.__qualname__, user
+        self.__module__, self.__doc__ = user.__module__, None
+        how, defaulted = inspect.Parameter.POSITIONAL_OR_KEYWORD, kernel.defaulted
+        self.values = tuple(defaulted.get(name) for name in kernel.names)
+        self.__signature__ = inspect.Signature([
+            inspect.Parameter(word, how, default=defaulted.get(name, EMPTY))
+            for name, word in zip(kernel.names, kernel.words, strict=True)
+        ])  # fmt: skip
 
-        how = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        body.__signature__ = inspect.Signature([inspect.Parameter(name, how) for name in self._words()])  # type: ignore[attr-defined]
-        body.__name__, body.__qualname__, body.__doc__ = spec.function.__name__, spec.function.__qualname__, None
-        body.__wrapped__ = spec.function  # type: ignore[attr-defined]
-        return body
+    def __call__(self, *args: Any) -> Any:
+        k, session = self.kernel, current()
+        args = (*args, *self.values[len(args) :])
+        count, last = len(k.made.inputs), len(k.names) - len(k.written)
+        f, sizes = k.made.function, dict(zip(k.sizes, args[count:last], strict=True))
+        results: Sequence[Any] = (
+            run_function(f, list(args[:count]), sizes=sizes, grad=torch.is_grad_enabled()) if session is None
+            else replay(session, f, args[:count], sizes)
+        )  # fmt: skip
+        found = dict(zip(k.outputs, results, strict=True))
+        for name, target in zip(k.written, args[last:], strict=True):
+            (target.add_ if name in k.added else target.copy_)(found.pop(name))
+        kept = tuple(found.values())
+        return None if not kept else kept[0] if len(kept) == 1 else kept
 
 
 def may_fail(f: IRFunction) -> bool:

@@ -115,9 +115,9 @@ class FunctionSpec:
 
     @cached_property
     def code(self) -> CodeType | None:
-        """The code that the user wrote: of a function that the library put around another, that of the other."""
+        """The code that the user wrote: of what the library put around a function, that of the function."""
         code = getattr(self.function, "__code__", None)
-        if code is None or not is_machinery(code.co_filename):
+        if code is not None and not is_machinery(code.co_filename):
             return code
         return getattr(inspect.unwrap(self.function), "__code__", None)
 
