@@ -5,21 +5,19 @@ from __future__ import annotations
 import ast
 import functools
 import os
-import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from tessera import config
 from tessera.backends.base import Target
 from tessera.diag import (
-    Diagnostic,
     Label,
-    ShapeError,
     TesseraError,
     TesseraWarning,
     TraceError,
@@ -36,59 +34,67 @@ from tessera.driver.kernel_call import (
     call_labels,
     check_overlap,
     interpret_kernel,
+    key_of,
 )
-from tessera.driver.kernel_grad import Differentiable, Undifferentiable
+from tessera.driver.kernel_grad import Derivative, Differentiable, Undifferentiable
 from tessera.driver.kernel_graph import graph_form
+from tessera.driver.kernel_method import KernelMethod, is_method
 from tessera.driver.kernel_report import KernelReport, of_blocks, of_whole
+from tessera.driver.kernel_signature import check_obligations, check_settings, check_signature, inplace_of, outputs_of
+from tessera.driver.kernel_step import call_opaque
 from tessera.driver.kernel_tune import Tuned
-from tessera.driver.kernel_ways import MISSING, Ways, interpreted, kinds_of
+from tessera.driver.kernel_ways import MISSING, Again, Form, Ways, again_of, carried_out, interpreted, kinds_of
 from tessera.driver.kernel_whole import WholeKernel
+from tessera.driver.latest import Latest
 from tessera.driver.layout import TABLE
 from tessera.driver.opaque import called
 from tessera.frontend.accept import require_function
 from tessera.frontend.handles import Deferred, PoisonHandle
 from tessera.frontend.inline import inline_call
-from tessera.frontend.kernel.context import BLOCKS, SETTINGS
+from tessera.frontend.kernel.context import BLOCKS
 from tessera.frontend.kernel.program import KernelProgram, check_kernel, read_kernel, ways
 from tessera.frontend.kernel.source import Source, source_of
 from tessera.frontend.session import current
 from tessera.frontend.spec import FunctionSpec
+from tessera.ir.dialects.library import named
 from tessera.ir.graph import Function as IRFunction
 from tessera.ir.printer import print_function
 from tessera.passes.whole import Partial, whole
 
+#: Programs kept for one kernel: ways of calling it, and sizes where Python needs them.
+_KEPT = 256
 #: Block sizes where nothing else is said.
 _BLOCK = 32
-#: Operations that write to memory, with the number of the argument that says where.
-_STORES = {"store": 0, "store_vector": 0, "atomic_add": 0, "fill": 0, "copy": 1}
-_OWN = re.compile(r"_|lead_\d")
 _dynamo = torch.compiler.is_dynamo_compiling
 
 
 class Kernel:
     """A kernel with the programs for the ways in which it was called. Made by ``tessera.kernel``."""
 
-    def __init__(self, fn: Callable[..., Any], settings: Mapping[str, int] = MappingProxyType({})) -> None:
+    def __init__(
+        self, fn: Callable[..., Any], settings: Mapping[str, int] = MappingProxyType({}),
+        spec: FunctionSpec | None = None, text: Source | None = None,
+    ) -> None:  # fmt: skip
         functools.update_wrapper(self, fn)
         self.fn = fn
         self.settings = dict(settings)
-        self.spec = FunctionSpec.of(fn)
-        _check_signature(self.spec)
+        self.spec = spec or FunctionSpec.of(fn)
+        check_signature(self.spec)
         #: As it is now: what happens to the file later changes nothing.
-        self.text = source_of(fn)
-        self._programs: dict[Any, KernelProgram] = {}
-        #: Ways of calling it for which Python needs the sizes.
-        self._by_sizes: set[Any] = set()
+        self.text = text or source_of(fn)
+        #: None for ways of calling it for which Python needs the sizes.
+        self._programs: Latest[Any, tuple[KernelProgram | None]] = Latest(_KEPT, self._forget)
         self._lock = threading.RLock()
-        self._derivative: tuple[Callable[..., Any], Callable[..., Any]] | None = None
+        self._derivative: Derivative | None = None
         self._tuned: Tuned | None = None
+        self._latest: Again | None = None
         self._fused = False
         self.checked: tuple[KernelProgram, ...] = ()
         if config.current().shapes != "off":
             self._check()
-        self.outputs = _outputs(self.spec, self.text, self.checked)
+        self.outputs = outputs_of(self.spec, self.text, self.checked)
         #: Outputs that may be the tensor of another parameter.
-        self.inplace = _inplace(self.checked)
+        self.inplace = inplace_of(self.checked)
         self._ways = Ways(self.spec, self.outputs, self.settings)
 
     def _check(self) -> None:
@@ -108,26 +114,46 @@ class Kernel:
         """
         if _dynamo():
             return self._in_graph(args, kwargs)
+        found = self.again(args, kwargs)
+        return self.call(args, kwargs, self._derivative) if found is MISSING else found
+
+    def again(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The results of a call like the one before; MISSING where it is none."""
+        return MISSING if self._latest is None else self._latest.serve(args, kwargs)
+
+    def call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], derivative: Derivative | None) -> Any:
+        """A call of the kernel, which has the derivative given."""
         if current() is not None:
-            return self._inside(args, kwargs)
+            return self._inside(args, kwargs, derivative)
         if self._tuned is not None and (chosen := self._tuned.of_call(args, kwargs)) is not None:
             return chosen(*args, **kwargs)
-        if not kwargs and self._derivative is None:
-            found = self._ways.again(args)
-            if found is not MISSING:
+        if derivative is None:
+            form = self._ways.served(args, kwargs)
+            found = MISSING if form is None else carried_out(form, (*args, *kwargs.values()))
+            if form is not None and found is not MISSING:
+                self._note(form, args, kwargs)
                 return found
         call = bind_kernel(self.spec, self.outputs, args, kwargs)
         check_overlap(call, self.outputs, self.inplace)
         tensors = tuple(call.tensors.values())
         if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-            if self._derivative is not None:
-                return self._differentiable(call, args, kwargs)
+            if derivative is not None:
+                return self._differentiable(call, args, kwargs, derivative)
             found = MISSING if len(call.made) < len(self.outputs) else self._compiled(call)
-            return found if found is not MISSING else self._undifferentiable(call, tensors)
-        found = self._run(call)
-        if not kwargs and self._derivative is None:
-            self._ways.note(args, self._program_of)
+            if found is MISSING:
+                return self._undifferentiable(call, tensors)
+        else:
+            found = self._run(call)
+        if derivative is None:
+            form = self._ways.note(args, kwargs, self._program_of)
+            if form is not None:
+                self._note(form, args, kwargs)
         return found
+
+    def _note(self, form: Form, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """The next call may be like this one."""
+        if self._tuned is None and (self._latest is None or self._latest.form is not form):
+            self._latest = again_of(form, args, kwargs)
 
     def _undifferentiable(self, call: KernelCall, tensors: tuple[torch.Tensor, ...]) -> Any:
         made = Undifferentiable.apply(self, call, *tensors)[len(self.outputs) - len(call.made) :]
@@ -141,17 +167,26 @@ class Kernel:
         program, sizes = self._program(call)
         return self._ways.compiled(program, call, sizes)
 
-    def _inside(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """A call in a function that is being traced: on whole tensors it is a part of that."""
+    def _inside(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], derivative: Derivative | None) -> Any:
+        """A call in a function that is being traced: on whole tensors it is a part of that, else a step of it."""
         if any(isinstance(x, PoisonHandle) for x in (*args, *kwargs.values())):
             return next(x for x in (*args, *kwargs.values()) if isinstance(x, PoisonHandle))
         values, given, written = bind_traced(self.spec, self.outputs, args, kwargs)
         program = self._program_of(given)
         made = None if program is None else self._ways.whole(program, given, written)
-        if made is None:
-            raise TraceError(f"the kernel `{self.spec.name}`, which has no form on whole tensors,"
-                             " inside a compiled function", code="TSR0406", labels=call_labels())  # fmt: skip
-        return inline_call(made.spec, [values[name] for name in made.names], {})
+        if made is not None:
+            return inline_call(made.spec, made.arguments(values), {})
+        reads = bool(written) and (program is None or program.updated(written))
+        if reads or derivative is not self._derivative:
+            what = "which reads what it is given to write" if reads else "which has a derivative of its object"
+            raise TraceError(f"the kernel `{self.spec.name}`, {what}, inside a compiled function", code="TSR0406",
+                             labels=call_labels(), helps=["leave its outputs out"] if reads else [])  # fmt: skip
+        return call_opaque(self, values, given, written)
+
+    @cached_property
+    def target(self) -> str:
+        """The name by which programs call the kernel."""
+        return named(self, self.spec.name)
 
     def _in_graph(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """A call under torch's tracer: an operation of its graph where the kernel has a form on whole tensors."""
@@ -165,10 +200,7 @@ class Kernel:
 
     def _program_of(self, given: Mapping[str, Any]) -> KernelProgram | None:
         """The program for arguments of these kinds; None where it takes sizes to read one."""
-        try:
-            return self._read(tuple((name, type(x), x) for name, x in given.items()), given, None)
-        except Deferred:
-            return None
+        return self._read((), given, None)
 
     @user_frames
     def check(self, *args: Any, **kwargs: Any) -> Any:
@@ -197,28 +229,24 @@ class Kernel:
         object, which ``bwd`` is given with the gradients of the outputs; ``bwd`` returns a tuple with a gradient, or
         None, for each tensor of the call, in the order of the parameters.
         """
-        self._derivative = fwd, bwd
+        self._derivative, self._latest = (fwd, bwd), None
         return self
 
-    def _differentiable(self, call: KernelCall, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def _differentiable(
+        self, call: KernelCall, args: tuple[Any, ...], kwargs: Mapping[str, Any], derivative: Derivative
+    ) -> Any:  # fmt: skip
         """A call that torch may differentiate."""
-        assert self._derivative is not None
         if len(call.made) < len(self.outputs):
             raise TraceError(f"a derivative of `{self.spec.name}` with an output that is given", code="TSR0413",
                              helps=["leave the outputs out"])  # fmt: skip
-        return Differentiable.apply(self._derivative, args, kwargs, *call.tensors.values())
+        return Differentiable.apply(derivative, args, kwargs, *call.tensors.values())
 
     def configure(self, **settings: int) -> Kernel:
         """The same kernel with other block sizes (``block_m``, ``block_n``, ``block_k``) or settings (``num_warps``,
         ``num_stages``, ``num_threads``). Raises TraceError (TSR0404) for others, ShapeError (TSR0106) below 1.
         """
-        for name, x in settings.items():
-            if name not in (*BLOCKS, *SETTINGS):
-                known = ", ".join((*BLOCKS, *SETTINGS))
-                raise TraceError(f"no setting `{name}`", code="TSR0404", helps=[f"there are {known}"])
-            if not isinstance(x, int) or isinstance(x, bool) or x < 1:
-                raise ShapeError(f"`{name}={x}`", code="TSR0106", helps=["give a number of at least 1"])
-        made = Kernel(self.fn, {**self.settings, **settings})
+        check_settings(settings)
+        made = Kernel(self.fn, {**self.settings, **settings}, self.spec, self.text)
         made._derivative = self._derivative
         if self._fused:
             made.require_whole()
@@ -250,7 +278,7 @@ class Kernel:
         >>> tuned(torch.ones(3)).tolist()
         [2.0, 2.0, 2.0]
         """
-        made = Kernel(self.fn, self.settings)
+        made = Kernel(self.fn, self.settings, self.spec, self.text)
         made._derivative = self._derivative
         path = None if cache is None else Path(cache)
         made._tuned = Tuned.of(self, self._text(), tuple(configs), tuple(arguments), key, (warmup, reps), path)
@@ -340,7 +368,7 @@ class Kernel:
         made = self._ways.whole(program, given)
         if made is None:
             return self._ways.blocks(program), [], sizes
-        return made, [] if call is None else [call.values[name] for name in made.names], sizes
+        return made, [] if call is None else made.arguments(call.values), sizes
 
     def _unread(self) -> TraceError:
         labels = [] if self.spec.span is None else [Label(self.spec.span, "reads its sizes", True)]
@@ -357,24 +385,28 @@ class Kernel:
     def _program(self, call: KernelCall) -> tuple[KernelProgram, dict[str, int]]:
         """The program for a call, and every size in it."""
         sizes = {**call.sizes, **{b: self.settings.get(b, _BLOCK) for b in BLOCKS}}
-        with self._lock:
-            found = None
-            if call.key not in self._by_sizes:
-                try:
-                    found = self._read(call.key, call.given, None)
-                except Deferred:
-                    self._by_sizes.add(call.key)
-            found = found or self._read((call.key, tuple(sizes.items())), call.given, sizes)
-        _check_obligations(found.function, sizes)
+        found = self._program_of(call.given) or self._read(tuple(sizes.items()), call.given, sizes)
+        assert found is not None
+        check_obligations(found.function, sizes)
         return found, sizes
 
-    def _read(self, key: Any, given: Mapping[str, Any], sizes: Mapping[str, int] | None) -> KernelProgram:
-        """The program under a key, read when it is first asked for."""
-        found = self._programs.get(key)
-        if found is None:
-            found = read_kernel(self.spec, self.text, TABLE, given, sizes, self.settings)
-            self._programs[key] = found
-        return found
+    def _read(self, at: Any, given: Mapping[str, Any], sizes: Mapping[str, int] | None) -> KernelProgram | None:
+        """The program for some arguments, read when it is first asked for; None where it takes sizes to read it."""
+        key = at, key_of(given)
+        with self._lock:
+            found = self._programs.get(key)
+            if found is None:
+                try:
+                    made = read_kernel(self.spec, self.text, TABLE, given, sizes, self.settings)
+                except Deferred:
+                    made = None
+                found = self._programs.put(key, (made,))
+        return found[0]
+
+    def _forget(self, found: tuple[KernelProgram | None]) -> None:
+        """Drop what was made of a program that is no longer kept."""
+        if found[0] is not None:
+            self._ways.forget(found[0])
 
     def __repr__(self) -> str:
         settings = "".join(f", {name}={x}" for name, x in self.settings.items())
@@ -384,65 +416,14 @@ class Kernel:
         return self.fn.__qualname__  # found again by where it is defined, never by its code
 
 
-def _check_signature(spec: FunctionSpec) -> None:
-    own = next((n for n in spec.dim_names if _OWN.match(n)), None)
-    if own is not None:
-        labels = [] if spec.span is None else [Label(spec.span, "declared here", True)]
-        raise ShapeError(f"`{own}` as the name of a dim of a kernel", code="TSR0101", labels=labels,
-                         helps=["names with `_` or `lead_` in front are those of the compiler"])  # fmt: skip
-    for p in spec.params:
-        if p.how != "plain" or p.kind not in ("tensor", "optional", "size", "scalar", "static", "any"):
-            what = "any number of arguments" if p.how != "plain" else "a container of tensors"
-            labels = [] if p.span is None else [Label(p.span, "this parameter", True)]
-            raise TraceError(f"`{p.name}` of the kernel `{spec.name}` takes {what}", code="TSR0419", labels=labels,
-                             helps=["give each tensor a parameter of its own"])  # fmt: skip
-
-
-def _inplace(checked: tuple[KernelProgram, ...]) -> frozenset[tuple[str, str]]:
-    return frozenset(pair for program in checked for pair in program.inplace)
-
-
-def _outputs(spec: FunctionSpec, source: Source, checked: tuple[KernelProgram, ...]) -> tuple[str, ...]:
-    """The parameters that a kernel writes: those that its programs write, or, without programs, those in its source."""
-    if checked:
-        written = {name for program in checked for name in program.outputs}
-    else:
-        written = {n.id for node in ast.walk(source.node) for n in _targets(node)}
-    return tuple(p.name for p in spec.params if p.name in written)
-
-
-def _targets(node: ast.AST) -> list[ast.Name]:
-    """The names that a statement writes through."""
-    found: ast.expr | None = None
-    if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
-        found = node
-    elif isinstance(node, ast.Call):
-        place = _STORES.get(ast.unparse(node.func).rpartition(".")[2], len(node.args))
-        found = next(iter(node.args[place:]), None)
-    while isinstance(found, ast.Subscript):
-        found = found.value
-    return [found] if isinstance(found, ast.Name) else []
-
-
-def _check_obligations(f: IRFunction, sizes: Mapping[str, int]) -> None:
-    """Refuse a call whose sizes break what the program needs of them."""
-    broken = [o for o in f.obligations if not o.holds(sizes)]
-    if broken:
-        names = sorted({n for o in broken for n in o.left.names() | o.right.names()})
-        at = ", ".join(f"{n}={sizes[n]}" for n in names if n in sizes)
-        raise ShapeError.from_diagnostics(
-            Diagnostic("TSR0105", f"`{o}` does not hold with {at}",
-                       () if o.span is None else (Label(o.span, o.why or "needed here", True),))
-            for o in broken
-        )  # fmt: skip
-
-
 class Kernels:
     """A program over blocks of its arguments, which are views of tensors: read from its source, checked, and run.
 
     Parameters are annotated ``Tile["S", "D", tessera.f32]`` and what a function may take besides; those that the body
     writes to are outputs, which a call may leave out. A tensor with more dims than declared is taken part by part. What
-    is wrong with shapes, dtypes or the use of the language is an error at definition, with its place.
+    is wrong with shapes, dtypes or the use of the language is an error at definition, with its place. A kernel may be a
+    method: tensors that it reads of ``self`` are arguments, and other attributes known while it is read. It is checked
+    when an object is known, which is at its first call.
 
     Raises TraceError (TSR0409, TSR0419), ShapeError and DTypeError.
 
@@ -458,10 +439,10 @@ class Kernels:
 
     @user_frames
     def __call__(self, fn: Callable[..., Any], /) -> Kernel:
-        if isinstance(fn, Kernel):
-            return fn
+        if isinstance(fn, Kernel | KernelMethod):
+            return cast("Kernel", fn)
         require_function(fn)
-        return Kernel(fn)
+        return cast("Kernel", KernelMethod(fn, Kernel)) if is_method(fn) else Kernel(fn)  # of an object it is a kernel
 
     @user_frames
     def fused(self, fn: Callable[..., Any], /) -> Kernel:

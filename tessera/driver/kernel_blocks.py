@@ -48,7 +48,7 @@ class BlockKernel:
         TraceError for what cannot be compiled.
         """
         like = next(iter(call.tensors.values()), None)
-        device = devices.device_of(list(call.tensors.values()))
+        device = call.device
         tensors = {name: self.place(name, v, call, sizes, like) for name, v in self.program.params.items()
                    if isinstance(v.type, BufferType)}  # fmt: skip
         numbers = {name: float(call.values[name]) for name in self.program.params if name not in tensors}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,15 @@ from tessera.diag import CallError, Diagnostic, Label, Note, ShapeError, TraceEr
 from tessera.driver import devices
 from tessera.driver.guards import check_devices, check_kinds, check_memory
 from tessera.driver.layout import TABLE
+from tessera.frontend.annotation import Lead, TensorAnnotation
 from tessera.frontend.binding import Bound, Leaf
-from tessera.frontend.handles import TensorHandle
-from tessera.frontend.kernel.program import Buffer, KernelProgram, Number
+from tessera.frontend.handles import SizeHandle, TensorHandle
+from tessera.frontend.hints import Hint
+from tessera.frontend.kernel.program import Buffer, KernelProgram, Number, Unknown
 from tessera.frontend.spec import EMPTY, FunctionSpec, ParamSpec
 from tessera.frontend.tree import LEAF
 from tessera.frontend.unifying import check_call
+from tessera.ir.dim import Dim
 from tessera.ir.dtype import DType, f32
 from tessera.ir.interp.block import run_program
 from tessera.ir.types import BufferType, TensorType
@@ -38,10 +42,20 @@ class KernelCall:
     sizes: Mapping[str, int]
     made: tuple[str, ...]
 
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """What programs differ by."""
-        return tuple((name, type(x), x) for name, x in self.given.items())
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return devices.device_of(list(self.tensors.values()))
+
+    @cached_property
+    def readable(self) -> bool:
+        """May the memory of the tensors be looked at, and is what it holds what they are?"""
+        return not dispatch.intercepted(self.device) and all(map(dispatch.plain, self.tensors.values()))
+
+
+def key_of(given: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What programs differ by."""
+    return tuple((name, type(x), x) for name, x in given.items())
 
 
 def call_labels(text: str = "called here") -> list[Label]:
@@ -80,12 +94,34 @@ def bind_kernel(
     sizes = dict(check_call(spec, bound, shapes, dtypes).names)
     sizes |= {f"lead_{n}": size for n, size in enumerate(leads)}
     made = tuple(name for name in outputs if name not in tensors)
+    _check_made(spec, tensors, made)
     types = {name: TABLE.tensor_type(t) for name, t in tensors.items()}
     floats = [t for t in types.values() if t.dtype.is_float]
     first = next(iter((*floats, *types.values())), None)
     more = (len(leads), first)
     given = {p.name: _described(p, values[p.name], types.get(p.name), made, more) for p in spec.params}
     return KernelCall(tensors, values, given, sizes, made)
+
+
+def solved(dims: Sequence[Dim], given: Sequence[str]) -> set[str]:
+    """The names that are known where these dims and the names given are."""
+    known = set(given)
+    while fresh := {n for d in dims if len(rest := d.names() - known) == 1 for n in rest}:
+        known |= fresh
+    return known
+
+
+def _check_made(spec: FunctionSpec, tensors: Mapping[str, torch.Tensor], made: Sequence[str]) -> None:
+    """Refuse to make an output of which the call does not tell the shape (TSR0110)."""
+    given = [d for p in spec.params if p.name in tensors for a in p.hint.tensors() for d in a.fixed]
+    known = solved(given, [p.name for p in spec.params if p.binds])
+    for p in (spec.by_name[name] for name in made):
+        unknown = [d for a in p.hint.tensors() for d in a.fixed if d.is_name and not d.names() <= known]
+        if unknown:
+            raise ShapeError(
+                f"`{p.name}` is left out, and nothing tells its size `{unknown[0]}`", code="TSR0110",
+                labels=call_labels(), helps=[f"give `{p.name}`, or `{unknown[0]}` as an int parameter"],
+            )  # fmt: skip
 
 
 def _check_static(spec: FunctionSpec, values: Mapping[str, Any]) -> None:
@@ -175,6 +211,7 @@ def _misfit(p: ParamSpec, x: Any, is_output: bool) -> str:
         return "" if isinstance(x, int | float) and not isinstance(x, bool) else f"a {type(x).__name__}"
     if p.binds or p.hint.type is int:
         good = isinstance(x, int) and not isinstance(x, bool) and (x >= 0 or not p.binds)
+        good = good or (p.binds and isinstance(x, SizeHandle))
         return "" if good or (x is None and p.default is None) else f"a {type(x).__name__}"
     return ""
 
@@ -211,7 +248,29 @@ def _described(p: ParamSpec, x: Any, kind: TensorType | None, made: Sequence[str
         a = p.hint.annotation
         dtype = a.dtype if a is not None and isinstance(a.dtype, DType) else None
         return Buffer(dtype or (f32 if first is None else first.dtype), leads)
+    if p.binds and x is not None:
+        return Unknown()
     return Number() if p.kind == "scalar" and x is not None else x
+
+
+def param_of(p: ParamSpec, given: Any, dims: Sequence[Dim]) -> ParamSpec:
+    """A parameter as a function has it that is called in the place of the kernel, with a tensor of these dims."""
+    if not isinstance(given, Buffer):
+        return replace(p, hint=replace(p.hint, optional=False), default=EMPTY, keyword_only=False)
+    declared = (*((Lead(),) if given.leads else ()), *dims)
+    hint = Hint("tensor", TensorAnnotation(declared, given.dtype, tile=True))
+    return replace(p, hint=hint, default=EMPTY, keyword_only=False)
+
+
+def words_for(names: Sequence[str], sizes: Collection[str]) -> list[str]:
+    """Names of parameters as Python allows them: what an object holds is called by its path. ``sizes`` stay."""
+    found: list[str] = []
+    for name in names:
+        word = name.replace(".", "_")
+        while name not in sizes and (word in (*found, *sizes) or (word != name and word in names)):
+            word += "_"
+        found.append(word)
+    return found
 
 
 def in_place(call: KernelCall, outputs: Sequence[str]) -> bool:

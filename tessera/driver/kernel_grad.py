@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from tessera.diag import TraceError
 from tessera.driver.kernel_call import KernelCall, call_labels
+
+#: What a kernel gives with what is kept, and the gradients from that.
+Derivative = tuple[Callable[..., Any], Callable[..., Any]]
 
 
 class Undifferentiable(torch.autograd.Function):
@@ -50,4 +54,4 @@ class Differentiable(torch.autograd.Function):
         return (None, None, None, *found)
 
 
-__all__ = ["Differentiable", "Undifferentiable"]
+__all__ = ["Derivative", "Differentiable", "Undifferentiable"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -19,6 +19,7 @@ from tessera.driver import devices
 from tessera.driver.kernel_blocks import BlockKernel
 from tessera.driver.kernel_call import KernelCall, as_tensor, bind_traced, in_place, interpret_kernel
 from tessera.driver.kernel_whole import WholeKernel, may_fail
+from tessera.driver.latest import Latest
 from tessera.frontend.kernel.program import KernelProgram
 from tessera.frontend.spec import FunctionSpec
 from tessera.passes.whole import Partial
@@ -29,6 +30,7 @@ CHECKED = 2048
 #: Iterations after which that is enough.
 LOOKED = 4096
 MISSING: Final = object()
+_function_modes = torch._C._len_torch_function_stack
 _PLAIN = frozenset({bool, int, str, type(None)})
 _TENSORS = frozenset({torch.Tensor, torch.nn.Parameter})
 
@@ -52,12 +54,13 @@ class Ways:
         self._blocks: dict[int, tuple[KernelProgram, BlockKernel]] = {}
         self._checked: set[int] = set()
         self._warned = False
-        self.forms: dict[Any, Form | None] = {}
+        self.forms: Latest[tuple[Kinds, tuple[str, ...]], tuple[Form | None]] = Latest(dispatch.REMEMBERED)
         #: The kernels of forms that torch's graphs call, by number.
         self.numbered: list[WholeKernel] = []
         #: What carries out a call between two of torch's graphs.
         self.apart: Callable[..., Any] = _unset
-        self._served: set[Kinds] = set()
+        #: Forms that have served a call.
+        self._served: Latest[tuple[Kinds, tuple[str, ...]], Form] = Latest(dispatch.REMEMBERED)
         self._lock = threading.RLock()
 
     def whole(
@@ -96,17 +99,15 @@ class Ways:
         self, program: KernelProgram, call: KernelCall, sizes: Mapping[str, int]
     ) -> Mapping[str, torch.Tensor]:  # fmt: skip
         """The outputs of a call that runs as the kernel is written; in the interpreter where it is not compiled."""
-        made, tensors = self.blocks(program), list(call.tensors.values())
-        intercepted = dispatch.intercepted(devices.device_of(tensors))
-        wanted = config.current().backend
-        if made.prints or intercepted or wanted == "eager" or not devices.usable(tensors, wanted):
+        made, wanted = self.blocks(program), config.current().backend
+        if made.prints or wanted == "eager" or not call.readable:
             return interpreted(program, call, sizes)
-        if not all(map(dispatch.plain, tensors)):
+        if not devices.usable(list(call.tensors.values()), wanted):
             return interpreted(program, call, sizes)
         self.look(program, call, sizes)
         try:
             with self._lock:
-                made.prepare(devices.device_of(tensors))
+                made.prepare(call.device)
             return made.run(call, sizes)
         except (BoundsError, ShapeError):  # the interpreter knows which element
             return interpreted(program, call, sizes)
@@ -124,9 +125,7 @@ class Ways:
         """Run the first call of a program in the checking interpreter, if it is small."""
         if id(program) in self._checked:
             return
-        tensors = list(call.tensors.values())
-        looked = not dispatch.intercepted(devices.device_of(tensors)) and all(map(dispatch.plain, tensors))
-        if looked and sum(t.numel() for t in tensors) <= CHECKED:
+        if call.readable and sum(t.numel() for t in call.tensors.values()) <= CHECKED:
             interpret_kernel(program, call, sizes, exact=False, most=LOOKED)
             self._checked.add(id(program))
 
@@ -146,8 +145,8 @@ class Ways:
         direct = None if apart else self.whole(program, call.given, written)
         try:
             if direct is not None:
-                return direct(*(call.values[name] for name in direct.names))
-            found = made(*(call.values[name] for name in made.names))
+                return direct(*direct.arguments(call.values))
+            found = made(*made.arguments(call.values))
         except (BoundsError, ShapeError, ZeroDivisionError):  # in blocks it is known where, or it is right with others
             return MISSING
         if not written:
@@ -160,9 +159,8 @@ class Ways:
         """
         key = (kinds, names)
         with self._lock:
-            if key not in self.forms:
-                self.forms[key] = self._form(kinds, names, read)
-        return self.forms[key]
+            found = self.forms.get(key) or self.forms.put(key, (self._form(kinds, names, read),))
+        return found[0]
 
     def _form(self, kinds: Kinds, names: tuple[str, ...], read: Reads) -> Form | None:
         stand = [_stand_in(n, kind) for n, kind in enumerate(kinds)]
@@ -174,27 +172,92 @@ class Ways:
         if made is None:
             return None
         at = {id(x): n for n, x in enumerate(stand)}
-        return made, tuple(at.get(id(values[name]), (values[name],)) for name in made.names)
+        places = [at.get(id(x), (x,)) for x in made.arguments(values)]
+        while places and isinstance(places[-1], tuple) and made.leaves_out(len(places) - 1, places[-1][0]):
+            places.pop()
+        return made, tuple(places)
 
-    def again(self, args: Sequence[Any]) -> Any:
-        """The results of a call like an earlier one that ran on whole tensors; MISSING where it is none."""
-        kinds = kinds_of(args)
-        if kinds not in self._served or config.current().backend == "eager":
+    def served(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Form | None:
+        """The form of a call like an earlier one that ran on whole tensors; None where it is none."""
+        every = (*args, *kwargs.values())
+        with self._lock:
+            form = self._served.get((kinds_of(every), tuple(kwargs)))
+        if form is None or config.current().backend == "eager":
+            return None
+        return form if all(a.numel() for a in every if isinstance(a, torch.Tensor)) else None
+
+    def note(self, args: Sequence[Any], kwargs: Mapping[str, Any], read: Reads) -> Form | None:
+        """A call has run; others like it need not be looked at again. Gives the form that serves it."""
+        key = kinds_of((*args, *kwargs.values())), tuple(kwargs)
+        if any(k is None for k in key[0]):
+            return None
+        form = self.form(*key, read)
+        with self._lock:
+            return None if form is None else self._served.put(key, form)
+
+    def forget(self, program: KernelProgram) -> None:
+        """Drop what was made of a program."""
+        with self._lock:
+            for key in [key for key, (one, _) in self._whole.items() if one is program]:
+                del self._whole[key]
+            for table in (self.partial, self._blocks):
+                table.pop(id(program), None)
+            self._checked.discard(id(program))
+
+
+def carried_out(form: Form, given: Sequence[Any]) -> Any:
+    """The results of a call on whole tensors; MISSING where it is right, or known better, in blocks."""
+    made, places = form
+    try:
+        return made(*[given[p] if type(p) is int else p[0] for p in places])  # type: ignore[index]
+    except (BoundsError, ShapeError, ZeroDivisionError):
+        return MISSING
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """The latest call that ran on whole tensors, of which the next one may be the like: its form, the number of its
+    arguments and the ``names`` of the last of them, which are the tensors that the form takes and nothing else, and
+    ``fixed``: the place and the value of each of the others.
+    """
+
+    form: Form
+    count: int
+    names: tuple[str, ...]
+    tensors: tuple[int, ...]
+    fixed: tuple[tuple[int, Any], ...]
+
+    def serve(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The results of a call if its tensors are like those in all that compiled code depends on, else MISSING."""
+        if kwargs or self.names:
+            if tuple(kwargs) != self.names:
+                return MISSING
+            args = (*args, *kwargs.values())
+        recent = self.form[0].recent
+        if recent is None or len(args) != self.count or recent.settings is not config.current():
             return MISSING
-        form = self.forms.get((kinds, ()))
-        if form is None or not all(a.numel() for a in args if isinstance(a, torch.Tensor)):
+        given = args
+        if len(self.tensors) < self.count:
+            for at, value in self.fixed:
+                if type(args[at]) is not type(value) or args[at] != value:
+                    return MISSING
+            given = tuple([args[at] for at in self.tensors])
+        if _function_modes() or not recent.check(*given):
             return MISSING
-        made, places = form
         try:
-            return made(*[args[p] if type(p) is int else p[0] for p in places])  # type: ignore[index]
+            return self.form[0](*given)
         except (BoundsError, ShapeError, ZeroDivisionError):
             return MISSING
 
-    def note(self, args: Sequence[Any], read: Reads) -> None:
-        """A call has run; others like it need not be looked at again."""
-        kinds = kinds_of(args)
-        if kinds not in self._served and all(k is not None for k in kinds) and self.form(kinds, (), read) is not None:
-            self._served.add(kinds)
+
+def again_of(form: Form, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Again | None:
+    """What recognises a call like this one; None where the form takes more than tensors of it."""
+    every = (*args, *kwargs.values())
+    tensors = tuple(p for p in form[1] if isinstance(p, int) and isinstance(every[p], torch.Tensor))
+    if len(tensors) < len(form[1]) or any(isinstance(x, float) for x in every):
+        return None
+    fixed = tuple((n, x) for n, x in enumerate(every) if not isinstance(x, torch.Tensor))
+    return Again(form, len(every), tuple(kwargs), tensors, fixed)
 
 
 def kinds_of(args: Sequence[Any]) -> Kinds:
@@ -250,4 +313,6 @@ def _several(found: Any) -> tuple[Any, ...]:
     return found if isinstance(found, tuple) else (found,)
 
 
-__all__ = ["CHECKED", "MISSING", "Ways", "deliver", "interpreted", "kinds_of"]
+__all__ = [
+    "CHECKED", "MISSING", "Again", "Form", "Ways", "again_of", "carried_out", "deliver", "interpreted", "kinds_of",
+]  # fmt: skip

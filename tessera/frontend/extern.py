@@ -54,14 +54,38 @@ def take_over(session: Session, call_: Call, function: Callable[..., Any]) -> An
 
 def _append(session: Session, function: Callable[..., Any], name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
     operands: list[Any] = []
-    arguments = tuple(_encode(a, operands) for a in args)
-    keywords = tuple((key, _encode(value, operands)) for key, value in kwargs.items())
+    arguments, keywords = _encoded(args, kwargs, operands)
     types = [session.ops.type_of(x) for x in operands]
     results, tree = _result_types(session, function, args, kwargs, types)
+    return unflatten(tree, _emitted(session, name, (arguments, keywords), operands, results))
+
+
+def call_named(
+    session: Session, target: str, name: str, given: Mapping[str, Any], results: Sequence[TensorType]
+) -> tuple[Any, ...]:  # fmt: skip
+    """Append a call of what is known by a name of its own, of which the types of the results are known."""
+
+    def act(args: list[Any], kwargs: dict[str, Any]) -> Any:
+        operands: list[Any] = []
+        return tuple(_emitted(session, target, _encoded(args, kwargs, operands), operands, results))
+
+    found = session.perform(session.site(name, "function", (), given), act)
+    return found if isinstance(found, tuple) else tuple(session.poison for _ in results)
+
+
+def _encoded(args: Sequence[Any], kwargs: Mapping[str, Any], operands: list[Any]) -> tuple[Attr, Attr]:
+    """Positional and named arguments as attributes; what has a value of its own goes to the operands."""
+    arguments = tuple(_encode(a, operands) for a in args)
+    return arguments, tuple((key, _encode(value, operands)) for key, value in kwargs.items())
+
+
+def _emitted(
+    session: Session, name: str, given: tuple[Attr, Attr], operands: Sequence[Any], results: Sequence[TensorType]
+) -> list[Any]:  # fmt: skip
     attrs: dict[str, Attr] = {
         "target": name,
-        "arguments": arguments,
-        "keywords": keywords,
+        "arguments": given[0],
+        "keywords": given[1],
         "results": tuple((t.dtype, *t.dims) for t in results),
     }
     values = session.builder.emit(
@@ -71,7 +95,7 @@ def _append(session: Session, function: Callable[..., Any], name: str, args: lis
         span=session.context.span,
         hint=name.rpartition(".")[2],
     )
-    return unflatten(tree, [Sym(session.ops, v) for v in values])
+    return [Sym(session.ops, v) for v in values]
 
 
 def _encode(x: Any, operands: list[Any]) -> Attr:

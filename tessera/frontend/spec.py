@@ -27,7 +27,8 @@ EMPTY = inspect.Parameter.empty
 class ParamSpec:
     """One parameter. ``binds`` says that its int value is the size of the dim of the same name.
 
-    ``how`` is ``plain``, ``args`` or ``kwargs``.
+    ``how`` is ``plain``, ``args`` or ``kwargs``. ``path`` says where the object of a method has it, of which a call
+    says nothing.
     """
 
     name: str
@@ -37,6 +38,7 @@ class ParamSpec:
     how: str = "plain"
     keyword_only: bool = False
     span: Span | None = field(default=None, compare=False)
+    path: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -113,9 +115,9 @@ class FunctionSpec:
 
     @cached_property
     def code(self) -> CodeType | None:
-        """The code that the user wrote: of a function that the library put around another, that of the other."""
+        """The code that the user wrote: of what the library put around a function, that of the function."""
         code = getattr(self.function, "__code__", None)
-        if code is None or not is_machinery(code.co_filename):
+        if code is not None and not is_machinery(code.co_filename):
             return code
         return getattr(inspect.unwrap(self.function), "__code__", None)
 

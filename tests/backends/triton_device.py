@@ -26,6 +26,7 @@ class Interpreted:
     """A kernel that runs in the interpreter with the arguments of a launch."""
 
     function = packed_metadata = None
+    launched = 0
 
     def __init__(self, module: Any, bound: Bound, signature: Mapping[str, str]) -> None:
         self.kernel, self.bound, self.signature = getattr(module, bound.function.name), bound, signature
@@ -36,6 +37,7 @@ class Interpreted:
         constants = self.bound.constants
         given = [self.value(name, x, constants) for name, x in zip(self.kernel.arg_names, args, strict=True)]
         self.kernel[(grid,)](*given)
+        Interpreted.launched += 1
 
     def value(self, name: str, x: Any, constants: Mapping[str, int]) -> Any:
         """One argument, of the type that the signature promises, after checking what it promises."""

@@ -119,7 +119,7 @@ def test_functions_are_inlined_and_python_loops_unrolled() -> None:
 def per_head(x: Tile["S", "H", "D"], y: Tile["H", "D"]):
     ctx = tile.context()
     for h in range(ctx.H):
-        tile.store(y[h], tile.sum(tile.load(x[:, h]), axis=0))
+        tile.store(view=y[h], value=tile.sum(tile.load(x[:, h]), axis=0))
 
 
 def test_a_python_loop_over_a_size_is_read_for_that_size() -> None:

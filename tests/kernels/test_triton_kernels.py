@@ -242,7 +242,9 @@ def test_launches_give_what_the_checking_interpreter_gives() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, str(Path(__file__).with_name("triton_launches.py"))]
     done = subprocess.run(command, env=environment, check=True, timeout=280, stdout=subprocess.PIPE, text=True)
-    assert json.loads(done.stdout) == {"rms": "", "rms again": "", "attention": "", "staged": "", "two grids": ""}
+    found = json.loads(done.stdout)
+    assert {"rms again", "two grids", *K.__all__} <= set(found)
+    assert {name: said for name, said in found.items() if said} == {}
 
 
 # -- refused

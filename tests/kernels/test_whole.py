@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import tessera
-from tessera import ShapeError, Tensor, TesseraWarning, Tile, TraceError, integer, tile
+from tessera import ShapeError, Tensor, Tile, TraceError, integer, tile
 from tessera.ops import kernels as K
 from tessera.passes.whole import Partial, whole
 from tests.kernels.given import f, ints
@@ -120,16 +120,6 @@ def test_sizes_are_unified_with_those_of_the_function() -> None:
         @tessera.function
         def wrong(q: Tensor["N", "S", "D"], k: Tensor["N", "T", "E"]) -> Tensor["N", "S", "D"]:
             return K.flash_attention_kernel(q, k, k)
-
-
-def test_a_kernel_without_such_a_form_makes_the_function_run_eagerly() -> None:
-    @tessera.function
-    def around(x: Tensor["S", "D"]) -> Tensor["S", "D"]:
-        return running(x) + 1
-
-    with pytest.warns(TesseraWarning, match="no form on whole tensors"):
-        found = around(f(4, 3))
-    torch.testing.assert_close(found, f(4, 3).cumsum(0) + 1)
 
 
 def test_in_torchs_compiler_and_transforms() -> None:

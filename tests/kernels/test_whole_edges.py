@@ -269,3 +269,42 @@ def test_kernels_that_print_are_reported() -> None:
     assert (prints.report(f(2)).form, str(prints.report(f(2)))) == (
         "interpreter", "prints: 0 launches, in the interpreter: it prints",
     )  # fmt: skip
+
+
+# -- sizes that the arguments do not tell
+
+
+@tessera.kernel
+def parted(x: Tile["H*S", "D"], y: Tile["H", "S", "D"]):
+    ctx = tile.context()
+    tile.store(y, tile.reshape(tile.load(x), (ctx.H, ctx.S, ctx.D)))
+
+
+@tessera.kernel
+def parted_by(x: Tile["H*S", "D"], H: int, y: Tile["H", "S", "D"]):
+    ctx = tile.context()
+    tile.store(y, tile.reshape(tile.load(x), (ctx.H, ctx.S, ctx.D)))
+
+
+@tessera.function
+def parted_inside(x: Tensor["N", "D"], parts: int) -> Tensor["parts", "N/parts", "D"]:
+    return parted_by(x, parts) * 2
+
+
+def test_sizes_come_from_ints_and_from_outputs() -> None:
+    x = f(6, 4)
+    for parts in (2, 3, 2, 1):
+        wanted = x.view(parts, -1, 4)
+        for _ in range(2):
+            assert torch.equal(parted_by(x, parts), wanted)
+            assert torch.equal(parted_inside(x, parts), 2 * wanted)
+        for kernel, more in ((parted, ()), (parted_by, (parts,))):
+            out = torch.empty_like(wanted)
+            kernel(x, *more, out)
+            assert torch.equal(out, wanted)
+    assert parted_by.report(x, 2).form == "whole"
+    assert len(parted_by._programs) == 1
+    assert parted_inside.cache_info().eager == 0
+    with pytest.raises(ShapeError, match="nothing tells its size `H`") as caught:
+        parted(x)
+    assert caught.value.code == "TSR0110"

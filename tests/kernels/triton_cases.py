@@ -137,6 +137,7 @@ def _models() -> Iterator[Call]:
         stored = blocks(12, 16, size)[1]
         yield f"sparse {size}", K.sparse_embedding_kernel, (ints(0, 11, 5, 5, 7), *stored, torch.empty(5, 16)), {}
     yield from _products()
+    yield from _fused()
     for t in (torch.float32, torch.bfloat16):
         z = (f(4, 33) * 20).to(t)
         yield f"stable loss {t}", K.stable_cross_entropy_kernel.configure(block_n=16), (z, ints(3, -100, 0, 5)), {}
@@ -166,6 +167,28 @@ def _products() -> Iterator[Call]:
             yield f"attention {s} {n}", attention, (q, k, v), more
         low = tuple(x.bfloat16() for x in (q, k, v))
         yield f"attention bf16 {s}", attention, low, {"is_causal": True}
+
+
+def _fused() -> Iterator[Call]:
+    for s, d, hidden in ((1, 1, 1), (9, 12, 20)):
+        given = f(s, d), f(d), f(d, hidden) / 3, f(d, hidden).flip(0) / 3, f(hidden, d) / 4
+        yield f"mlp block {s}", K.fused_mlp_block_kernel, given, {}
+        yield f"mlp block bf16 {s}", K.fused_mlp_block_kernel, tuple(x.bfloat16() for x in given), {"padded": True}
+    for s, heads, few in ((1, 1, 1), (7, 2, 1), (5, 2, 2)):
+        width, d = 6, 6 * heads
+        angle, wide = f(s, width // 2) * 3, (f(2 * s, d), f(d), f(d, d + 2 * few * width) / 3, f(d, d) / 3)
+        ways: tuple[dict[str, Any], ...] = (
+            {}, {"is_causal": False, "mask": f(s, s) > -1}, {"mask": f(s, s), "padded": True},
+        )  # fmt: skip
+        for n, more in enumerate(ways):
+            yield (
+                f"attention block {s} {few} {n}",
+                K.fused_attention_block_kernel,
+                (*wide, angle.cos(), angle.sin()),
+                more,
+            )
+        low = (*(x.bfloat16() for x in wide), angle.cos(), angle.sin())
+        yield f"attention block bf16 {s} {few}", K.fused_attention_block_kernel, low, {}
 
 
 def _language() -> Iterator[Call]:

@@ -14,6 +14,7 @@ from tessera.diag import TesseraError, TraceError
 from tessera.diag.span import is_machinery
 from tessera.frontend.handles import Deferred, PoisonHandle, SizeHandle, Stopped
 from tessera.frontend.kernel.context import attribute_of, of_expression
+from tessera.frontend.kernel.held import Held, HeldMethod
 from tessera.frontend.kernel.session import KernelSession, Poisoned
 from tessera.frontend.kernel.source import Source
 from tessera.frontend.kernel.table import Namespace, TileOp
@@ -66,7 +67,7 @@ RUN_TIME = (OnChip, View, SizeHandle, PoisonHandle)
 
 def is_static(x: Any) -> bool:
     """Whether a value is known now."""
-    return not (isinstance(x, (*RUN_TIME, Context, Iteration)) or x is MISSING)
+    return not (isinstance(x, (*RUN_TIME, Context, Iteration, Held, HeldMethod)) or x is MISSING)
 
 
 class Evaluator:
@@ -122,6 +123,8 @@ class Evaluator:
             return base
         if isinstance(base, OnChip | View | SizeHandle | Context):
             return attribute_of(self.session, base, node.attr)
+        if isinstance(base, Held):
+            return base.read(self.session, node.attr)
         try:
             return getattr(base, node.attr)
         except AttributeError:
@@ -270,6 +273,8 @@ class Evaluator:
                 return session.poison
         if isinstance(callee, Method):
             return self.method(callee, args, kwargs)
+        if isinstance(callee, HeldMethod):
+            return self.inline(callee.function, [callee.owner, *args], kwargs)
         if isinstance(callee, Namespace):
             session.refuse(TraceError, "TSR0404", f"`{name}` is no operation", "called here")
         if all(map(is_static, (*args, *kwargs.values()))) and not isinstance(callee, types.FunctionType):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -11,6 +11,7 @@ from tessera.diag import DTypeError, Label, TesseraError, TraceError
 from tessera.frontend.handles import Deferred, Stopped
 from tessera.frontend.kernel.context import BLOCKS
 from tessera.frontend.kernel.execute import Walker
+from tessera.frontend.kernel.held import Held
 from tessera.frontend.kernel.session import Axis, KernelSession, Poisoned
 from tessera.frontend.kernel.source import Source
 from tessera.frontend.kernel.table import TILE_TABLE
@@ -61,6 +62,11 @@ class KernelProgram:
     blocks: tuple[str, ...] = ()
     inplace: tuple[tuple[str, str], ...] = ()
 
+    def updated(self, names: Iterable[str]) -> bool:
+        """Does it read of these outputs what they held before?"""
+        kinds = (self.params[name].type for name in names)
+        return any(isinstance(kind, BufferType) and kind.role == "update" for kind in kinds)
+
 
 def read_kernel(
     spec: FunctionSpec, source: Source, table: TorchTable, given: Mapping[str, Any],
@@ -85,7 +91,7 @@ def read_kernel(
     params: dict[str, Value] = {}
     for p in spec.params:
         env[p.name] = _argument(session, p, given.get(p.name), (leads, axes), params)
-    walker = Walker(session, source, env)
+    walker = Walker(session, source, env if source.held is None else _of_method(source, spec, env))
     with session.body() as ops:
         _carry_out(walker, session)
     for n in reversed(range(count)):
@@ -111,6 +117,13 @@ def read_kernel(
     return KernelProgram(verify(function), params, outputs, leads, tuple(sorted(blocks)), tuple(sorted(inplace)))
 
 
+def _of_method(source: Source, spec: FunctionSpec, env: Mapping[str, Any]) -> dict[str, Any]:
+    """What a method sees: its own parameters, and its object, which has the others."""
+    own = {name: x for name, x in env.items() if not spec.by_name[name].path}
+    tensors = {spec.by_name[name].path: x for name, x in env.items() if name not in own}
+    return {**own, source.receiver: Held({**(source.held or {}), **tensors})}
+
+
 def _size(session: KernelSession, name: str) -> Dim:
     known = session.known or {}
     return Dim.const(known[name]) if name in known else Dim.name(name)
@@ -134,7 +147,7 @@ def _argument(
         known = dict(session.known or {})
         dims = tuple(d.substitute(known) for d in (() if a is None else a.fixed))
         kind = BufferType(given.dtype, (*(_size(session, n) for n in names), *dims), "in")
-        value = params[p.name] = session.builder.param(p.name, kind)
+        value = params[p.name] = session.builder.param(p.name.replace(".", "_"), kind)
         session.param_names[value] = p.name
         return View(value, session.base(value, p.name, [Dim.name(a) for a in axes]).rows, p.name)
     if isinstance(given, Number):

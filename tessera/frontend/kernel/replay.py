@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from tessera.diag import Diagnostic, Label, ShapeError
+from tessera.frontend.handles import SizeHandle
 from tessera.frontend.invert import invert
 from tessera.frontend.session import Session
 from tessera.ir.dim import Dim
@@ -14,12 +15,14 @@ from tessera.ir.graph import Function, Literal, Operand, Value, substituted
 from tessera.ir.types import TensorType
 
 
-def replay(session: Session, f: Function, arguments: Sequence[Any]) -> tuple[Any, ...]:
+def replay(
+    session: Session, f: Function, arguments: Sequence[Any], sizes: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[Any, ...]:  # fmt: skip
     """The results of a function for arguments of its parameters' types, as the running trace has them. What it needs of
-    its sizes is asked of the trace.
+    its sizes, some of which are given by name, is asked of the trace.
     """
     given = [session.operand(x) for x in arguments]
-    names = _names(f, given)
+    names = _names(f, given, {name: x._dim if isinstance(x, SizeHandle) else Dim.const(x) for name, x in sizes.items()})
     env: dict[Value, Operand] = dict(zip(f.params, given, strict=True))
     for o in f.obligations:
         session.context.span = o.span
@@ -37,13 +40,18 @@ def replay(session: Session, f: Function, arguments: Sequence[Any]) -> tuple[Any
     return tuple(session.wrap(session, y) if isinstance(y := _operand(x, env, names), Value) else x for x in f.outputs)
 
 
-def _names(f: Function, given: Sequence[Operand]) -> dict[str, Dim]:
-    """What the names of a function's sizes are in types of arguments: plain dims first, then those of expressions; of
-    several that only stand together all but the last are 1.
-    """
+def _names(f: Function, given: Sequence[Operand], known: Mapping[str, Dim]) -> dict[str, Dim]:
+    """What the names of a function's sizes are in types of arguments."""
     pairs = [pair for p, x in zip(f.params, given, strict=True) if isinstance(p.type, TensorType)
              for pair in zip(p.type.dims, x.type.dims, strict=True)]  # fmt: skip
-    found = {str(d): have for d, have in reversed(pairs) if d.is_name}
+    return solved_names(pairs, known)
+
+
+def solved_names(pairs: Sequence[tuple[Dim, Dim]], known: Mapping[str, Dim]) -> dict[str, Dim]:
+    """What names of sizes are where each of these expressions is another: plain dims first, then those of expressions;
+    of several that only stand together all but the last are 1.
+    """
+    found = {str(d): have for d, have in reversed(pairs) if d.is_name} | dict(known)
     for d, have in pairs:
         unknown = sorted(d.names() - found.keys())
         if unknown:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import linecache
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import CodeType
 from typing import Any
@@ -13,14 +13,22 @@ from tessera.diag import Label, Span, TraceError
 from tessera.diag.span import char_column
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Source:
-    """One function: its definition, the names around it, and where it stands."""
+    """One function: its definition, the names around it, and where it stands. ``held`` is what the object that it is a
+    method of holds beside tensors, by path; None for what is no method.
+    """
 
     node: ast.FunctionDef
     function: Callable[..., Any]
     file: str
     name: str
+    held: Mapping[tuple[str, ...], Any] | None = None
+
+    @property
+    def receiver(self) -> str:
+        """How a method calls its object."""
+        return self.node.args.args[0].arg if self.node.args.args else ""
 
     def span(self, node: ast.AST) -> Span:
         """The place of a part; of a statement with others in it, of its head."""

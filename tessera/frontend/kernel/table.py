@@ -20,13 +20,14 @@ Define = Callable[..., Any]
 @dataclass(frozen=True)
 class TileOp:
     """One operation of kernels. ``define`` takes the session and the arguments; ``target`` is the number of the
-    argument that it gives another value, if there is one.
+    argument that it gives another value, ``place`` that of the one which says where it writes, if there are such.
     """
 
     name: str
     define: Define
     doc: str
     target: int | None = None
+    place: int | None = None
 
     @cached_property
     def signature(self) -> inspect.Signature:
@@ -130,9 +131,9 @@ _TWO = {
 }  # fmt: skip
 
 
-def _op(name: str, define: Define, target: int | None = None) -> TileOp:
+def _op(name: str, define: Define, target: int | None = None, place: int | None = None) -> TileOp:
     """An operation whose sentence is that of its definition."""
-    return TileOp(name, define, (define.__doc__ or "").splitlines()[0], target)
+    return TileOp(name, define, (define.__doc__ or "").splitlines()[0], target, place)
 
 
 _REDUCED = (
@@ -150,16 +151,16 @@ _OPS = (
     _op("load", memory.load),
     _op("load_broadcast", memory.load_broadcast),
     _op("load_vector", memory.load_vector),
-    _op("load_async", memory.load_async),
+    _op("load_async", memory.load_async, place=1),
     _op("wait", memory.wait),
-    _op("store", memory.store_block),
-    _op("store_vector", memory.store_vector),
-    _op("atomic_add", memory.atomic_add),
+    _op("store", memory.store_block, place=0),
+    _op("store_vector", memory.store_vector, place=0),
+    _op("atomic_add", memory.atomic_add, place=0),
     _op("inplace", memory.inplace),
     _op("debug_print", memory.debug_print),
     _op("alloc_shared", memory.alloc_shared),
-    _op("copy", memory.copy, target=1),
-    _op("fill", memory.fill, target=0),
+    _op("copy", memory.copy, target=1, place=1),
+    _op("fill", memory.fill, target=0, place=0),
     _op("zeros", memory.zeros),
     _op("full", memory.full),
     _op("arange", compute.arange),

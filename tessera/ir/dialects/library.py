@@ -4,8 +4,10 @@ written down.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+from weakref import WeakValueDictionary
 
 from tessera.diag import TraceError
 from tessera.ir.dialects.library_vjp import differentiable
@@ -37,10 +39,27 @@ def _eager(torch: Any, *operands: Any, target: str, arguments: Any, keywords: An
     return leaves(function(*args, **kwargs), lambda x: isinstance(x, torch.Tensor))
 
 
+#: Functions of this process that are called by names of their own, as long as somebody has them.
+_NAMED: WeakValueDictionary[str, Callable[..., Any]] = WeakValueDictionary()
+#: How many have had a name.
+_given: Counter[str] = Counter()
+
+
+def named(function: Callable[..., Any], name: str) -> str:
+    """A name by which programs of this process may call a function: this one, or one like it that none has had."""
+    number = _given[name]
+    _given[name] += 1
+    target = f"own.{name}.{number}" if number else f"own.{name}"
+    _NAMED[target] = function
+    return target
+
+
 def _function(torch: Any, target: str) -> Any:
-    """The function of a dotted name. Only tensor functions that others may override are reached, never
-    files or code.
+    """The function of a name of its own, or of a dotted name of the framework's. Of these only tensor functions that
+    others may override are reached, never files or code.
     """
+    if target in _NAMED:
+        return _NAMED[target]
     function: Any = torch
     for part in target.split(".")[1:]:
         function = getattr(function, part, None)
