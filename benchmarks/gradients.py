@@ -9,13 +9,11 @@ for the backward pass, the peak the most that is allocated at once, the gradient
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +21,7 @@ import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
 import tessera
-from benchmarks import job, machine, peers
+from benchmarks import alone
 from benchmarks.speed import interleave
 from benchmarks.stats import geometric_mean, paired
 from tessera import Tensor, config
@@ -255,30 +253,13 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; with ``--output`` also write JSON with the machine and the versions."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gradients", description=__doc__)
-    parser.add_argument("--cases", default=",".join(CASES), help="names, separated by commas")
-    parser.add_argument("--quick", action="store_true", help="a smoke run: small sizes, two rounds")
-    parser.add_argument("--rounds", type=int, help="rounds (default: 9, with --quick 2)")
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
-    parser.add_argument("--output", type=Path, help="write the result to this file")
-    options = parser.parse_args(arguments)
-    unknown = [name for name in options.cases.split(",") if name not in CASES]
-    if unknown:
-        parser.error(f"no case {', '.join(unknown)}; there are {', '.join(CASES)}")
-    if not options.quick:
-        status = job.once_more("recycled", "benchmarks.gradients", arguments or sys.argv[1:])
-        if status is not None:
-            return status
-    peers.limit_threads()
-    load, rounds = machine.load(), options.rounds or (2 if options.quick else 9)
-    names = options.cases.split(",")
-    rows = {name: measure(name, options.quick, rounds, not options.no_compile) for name in names}
+    return alone.run("gradients", __doc__, CASES, arguments, _measured, ("--no-compile", "leave torch.compile out"))
+
+
+def _measured(options: argparse.Namespace) -> Mapping[str, Any]:
+    rows = {n: measure(n, options.quick, options.rounds, not options.no_compile) for n in options.cases}
     print(table(rows))
-    if options.output is not None:
-        head = machine.heading("gradients", options.quick, load)
-        text = json.dumps({**head, "allocation": "recycled", "rounds": rounds, "cases": rows}, indent=2)
-        options.output.write_text(text + "\n", encoding="utf-8")
-    return 0
+    return {"cases": rows}
 
 
 if __name__ == "__main__":

@@ -11,20 +11,18 @@ from __future__ import annotations
 import argparse
 import ast
 import inspect
-import json
 import statistics
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 import tessera
-from benchmarks import gradients, job, machine, peers
+from benchmarks import alone, gradients
 from benchmarks.speed import interleave
 from benchmarks.stats import paired
 from tessera.driver.progress import Progress
@@ -142,30 +140,15 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; with ``--output`` also write JSON with the machine and the versions."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__)
-    parser.add_argument("--cases", default=",".join(CASES), help="names, separated by commas")
-    parser.add_argument("--quick", action="store_true", help="a smoke run: small sizes, two rounds")
-    parser.add_argument("--rounds", type=int, help="rounds (default: 9, with --quick 2)")
-    parser.add_argument("--output", type=Path, help="write the result to this file")
-    options = parser.parse_args(arguments)
-    unknown = [name for name in options.cases.split(",") if name not in CASES]
-    if unknown:
-        parser.error(f"no case {', '.join(unknown)}; there are {', '.join(CASES)}")
-    if not options.quick:
-        status = job.once_more("recycled", "benchmarks.kernels", arguments or sys.argv[1:])
-        if status is not None:
-            return status
-    peers.limit_threads()
-    load, rounds = machine.load(), options.rounds or (2 if options.quick else 9)
-    rows = {name: measure(name, options.quick, rounds) for name in options.cases.split(",")}
+    return alone.run("kernels", __doc__, CASES, arguments, _measured)
+
+
+def _measured(options: argparse.Namespace) -> Mapping[str, Any]:
+    rows = {name: measure(name, options.quick, options.rounds) for name in options.cases}
     print(table(rows))
     lines = {name: lines_of(case.kernel.fn) for name, case in CASES.items()}
     print("lines of code:", ", ".join(f"{name} {count}" for name, count in lines.items()))
-    if options.output is not None:
-        head = machine.heading("kernels", options.quick, load)
-        text = json.dumps({**head, "allocation": "recycled", "rounds": rounds, "cases": rows, "lines": lines}, indent=2)
-        options.output.write_text(text + "\n", encoding="utf-8")
-    return 0
+    return {"cases": rows, "lines": lines}
 
 
 if __name__ == "__main__":

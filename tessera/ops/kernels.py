@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 import tessera
-from tessera import Tile, f32, int8, tile
+from tessera import Tile, f32, int8, int64, tile
 
 
 def _wide(x: Any) -> Any:
@@ -198,13 +198,17 @@ def flash_attention_kernel(
     V: Tile["B*H", "T", "D"],
     O: Tile["B*H", "S", "D"],  # noqa: E741 - as in the formula
     mask: Tile["S", "T"] | None = None,
+    dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
+    dropout_seed: Tile["1", int64] | None = None,
 ) -> None:
     """softmax(scale·Q·Kᵀ + mask)·V, over blocks of keys; a query with nothing to attend gives 0.
 
     A bool mask says what may be attended, another is added. With ``is_causal`` the last query sees every key. ``scale``
-    is 1/√D unless given. Source: Dao et al. 2022, arXiv:2205.14135.
+    is 1/√D unless given. With a ``dropout_seed`` each weight is left out with the probability ``dropout_p``, in [0, 1],
+    and the others are divided by 1 - ``dropout_p``, after what they add up to is known; the seed and the position of a
+    weight say whether it is. Source: Dao et al. 2022, arXiv:2205.14135.
     """
     ctx = tile.context()
     bm, bn = ctx.block_m, ctx.block_n
@@ -230,6 +234,8 @@ def flash_attention_kernel(
                 p = tile.exp(scores - tile.broadcast(safe, axis=1))
                 keep = tile.exp(top - safe)
                 total = total * keep + tile.sum(p, axis=1)
+                if dropout_seed is not None:
+                    p = tile.dropout(p, dropout_p, dropout_seed[0], (b, i, j))
                 acc = tile.mma(p, V[b, j : j + bn], acc * tile.broadcast(keep, axis=1))
                 top = new
             total = tile.where(total == 0.0, 1.0, total)

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import tessera
 from tessera import BoundsError, ShapeError
 from tessera.ops import kernels as K
 from tests.kernels.given import f, ints
@@ -207,6 +208,46 @@ def test_flash_attention(sizes: tuple[int, int, int], blocks: tuple[int, int]) -
         ({"is_causal": True, "mask": allowed}, attention(q, k, v, causal & allowed, None, d**-0.5)),
     ):
         close(unchanged(kernel, q, k, v, **given), wanted, torch.float32, atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("blocks", [{}, {"block_m": 8, "block_n": 16}, {"block_m": 64, "block_n": 5}], ids=str)
+def test_flash_attention_leaves_out_what_the_seed_says(blocks: dict[str, int], causal: bool) -> None:
+    kernel = K.flash_attention_kernel.configure(**blocks)
+    seed, options = torch.tensor([2**40 + 5]), {"dropout_p": 0.25, "is_causal": causal}
+    q, k, v = f(2, 20, 8), f(2, 24, 8).flip(1), f(2, 24, 24) + 1
+    plain = torch.eye(24).expand(2, 24, 24).contiguous()
+    even = kernel(torch.zeros(2, 20, 24), torch.zeros(2, 24, 24), plain, dropout_p=0.25, dropout_seed=seed)
+    kept = even > 0
+    torch.testing.assert_close(even, kept / 24 / 0.75)
+    assert abs(kept.float().mean() - 0.75) < 0.06
+    allowed = torch.ones(20, 24, dtype=torch.bool).tril(4) if causal else torch.ones(20, 24, dtype=torch.bool)
+    weights = attention(q, k, torch.eye(24)[None], allowed, None, 8**-0.5)
+    found = kernel(q, k, v[..., :8].contiguous(), **options, dropout_seed=seed)
+    close(found, weights * kept / 0.75 @ v[..., :8].double(), torch.float32, atol=1e-5)
+    other = kernel(q, k, v[..., :8].contiguous(), **options, dropout_seed=seed + 1)
+    assert not torch.equal(found, other)
+    same = tessera.ops.flash_attention(
+        *(x[None] for x in (q, k, v[..., :8])), **options, dropout_seed=int(seed)
+    )  # fmt: skip
+    torch.testing.assert_close(found, same[0], rtol=1e-5, atol=1e-6)
+
+
+def test_flash_attention_that_leaves_out_all_or_nothing() -> None:
+    q, k, v = f(2, 7, 8), f(2, 9, 8).flip(1), f(2, 9, 8) + 1
+    seed = torch.tensor([3])
+    assert not K.flash_attention_kernel(q, k, v, dropout_p=1.0, dropout_seed=seed).any()
+    whole = K.flash_attention_kernel(q, k, v)
+    assert torch.equal(K.flash_attention_kernel(q, k, v, dropout_seed=seed), whole)
+    assert torch.equal(K.flash_attention_kernel(q, k, v, dropout_p=0.9), whole)  # without a seed nothing is drawn
+
+
+def test_the_gradient_of_flash_attention_leaves_out_the_same() -> None:
+    q, k, v = (f(1, 6, 4).double().roll(n).requires_grad_() for n in range(3))
+    seed = torch.tensor([11])
+    assert torch.autograd.gradcheck(
+        lambda *x: K.flash_attention_kernel(*x, dropout_p=0.4, dropout_seed=seed), (q, k, v), atol=1e-6
+    )
 
 
 def test_flash_attention_in_bf16() -> None:

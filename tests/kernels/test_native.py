@@ -114,6 +114,7 @@ def test_flash_attention(block: tuple[int, int], sizes: tuple[int, int, int]) ->
     allowed, bias = f(s, t) > 0, f(s, t)
     for given in (
         {}, {"mask": allowed}, {"mask": bias, "scale": 0.0}, {"is_causal": True}, {"is_causal": True, "mask": allowed},
+        {"dropout_p": 0.5, "dropout_seed": torch.tensor([7])},
     ):  # fmt: skip
         agrees(kernel, q, k, v, **given)
     agrees(kernel, *(x.bfloat16() for x in (q, k, v)), rtol=0.03, atol=0.02)

@@ -30,6 +30,10 @@ CASES: dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]] = {
     "softmax_cross_entropy": (K.fused_softmax_cross_entropy_kernel, (f(5, 37), ints(0, 1, 36, 3, 3)), {}),
     "flash": (K.flash_attention_kernel, (f(2, 33, 8), f(2, 40, 8), f(2, 40, 8)), {}),
     "flash causal": (K.flash_attention_kernel, (f(2, 33, 8), f(2, 40, 8), f(2, 40, 8)), {"is_causal": True}),
+    "flash dropped": (
+        K.flash_attention_kernel, (f(2, 33, 8), f(2, 40, 8), f(2, 40, 8)),
+        {"dropout_p": 0.3, "dropout_seed": torch.tensor([5])},
+    ),
     "flash masked": (
         K.flash_attention_kernel, (f(2, 9, 8), f(2, 12, 8), f(2, 12, 8)),
         {"mask": torch.arange(12) < torch.arange(9)[:, None], "scale": 0.3},

@@ -161,7 +161,7 @@ def _products() -> Iterator[Call]:
         q, k, v = f(2, s, d), f(2, t, d), f(2, t, d).flip(1) + 1
         ways: tuple[dict[str, Any], ...] = (
             {}, {"mask": f(s, t) > 0}, {"mask": f(s, t), "scale": 0.3}, {"is_causal": True, "padded": True},
-            {"is_causal": True, "mask": f(s, t) > -1},
+            {"is_causal": True, "mask": f(s, t) > -1}, {"dropout_p": 0.5, "dropout_seed": torch.tensor([7])},
         )  # fmt: skip
         for n, more in enumerate(ways):
             yield f"attention {s} {n}", attention, (q, k, v), more
