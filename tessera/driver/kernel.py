@@ -107,7 +107,8 @@ class Kernel:
 
     @user_frames
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the kernel. Outputs that are left out are allocated and returned, in the order of the parameters.
+        """Run the kernel. Outputs that are left out are allocated and returned, in the order of the parameters; those
+        that may be None only where the call says True for them.
 
         Raises CallError (TSR0111), ShapeError and DTypeError for arguments that do not fit; BoundsError (TSR0605,
         TSR0612) and RaceError (TSR0610, TSR0613) for what the kernel does wrong with them.
@@ -139,7 +140,7 @@ class Kernel:
         if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
             if derivative is not None:
                 return self._differentiable(call, args, kwargs, derivative)
-            found = MISSING if len(call.made) < len(self.outputs) else self._compiled(call)
+            found = MISSING if self._given(call) else self._compiled(call)
             if found is MISSING:
                 return self._undifferentiable(call, tensors)
         else:
@@ -156,8 +157,12 @@ class Kernel:
             self._latest = again_of(form, args, kwargs)
 
     def _undifferentiable(self, call: KernelCall, tensors: tuple[torch.Tensor, ...]) -> Any:
-        made = Undifferentiable.apply(self, call, *tensors)[len(self.outputs) - len(call.made) :]
+        made = Undifferentiable.apply(self, call, *tensors)[self._given(call) :]
         return None if not made else made[0] if len(made) == 1 else made
+
+    def _given(self, call: KernelCall) -> int:
+        """How many outputs a call gives."""
+        return sum(name in call.tensors for name in self.outputs)
 
     def _run(self, call: KernelCall) -> Any:
         program, sizes = self._program(call)
@@ -236,7 +241,7 @@ class Kernel:
         self, call: KernelCall, args: tuple[Any, ...], kwargs: Mapping[str, Any], derivative: Derivative
     ) -> Any:  # fmt: skip
         """A call that torch may differentiate."""
-        if len(call.made) < len(self.outputs):
+        if self._given(call):
             raise TraceError(f"a derivative of `{self.spec.name}` with an output that is given", code="TSR0413",
                              helps=["leave the outputs out"])  # fmt: skip
         return Differentiable.apply(derivative, args, kwargs, *call.tensors.values())

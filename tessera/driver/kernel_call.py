@@ -67,7 +67,7 @@ def call_labels(text: str = "called here") -> list[Label]:
 def bind_kernel(
     spec: FunctionSpec, outputs: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> KernelCall:
-    """Match the arguments of a call with the parameters; outputs may be left out.
+    """Match the arguments of a call with the parameters; outputs may be left out, and optional ones are then not made.
 
     Raises CallError (TSR0111), ShapeError (TSR0105 to TSR0107, TSR0110) and DTypeError (TSR0108).
     """
@@ -93,7 +93,7 @@ def bind_kernel(
     dtypes = [TABLE.tensor_type(t).dtype for t in tensors.values()]
     sizes = dict(check_call(spec, bound, shapes, dtypes).names)
     sizes |= {f"lead_{n}": size for n, size in enumerate(leads)}
-    made = tuple(name for name in outputs if name not in tensors)
+    made = _left_out(spec, outputs, values, tensors)
     _check_made(spec, tensors, made)
     types = {name: TABLE.tensor_type(t) for name, t in tensors.items()}
     floats = [t for t in types.values() if t.dtype.is_float]
@@ -101,6 +101,18 @@ def bind_kernel(
     more = (len(leads), first)
     given = {p.name: _described(p, values[p.name], types.get(p.name), made, more) for p in spec.params}
     return KernelCall(tensors, values, given, sizes, made)
+
+
+def _left_out(
+    spec: FunctionSpec, outputs: Sequence[str], values: dict[str, Any], tensors: Collection[str]
+) -> tuple[str, ...]:
+    """The outputs that the call makes: those that it does not give, of optional ones those for which it says True. What
+    it says of them is nothing to the kernel.
+    """
+    missing = [name for name in outputs if name not in tensors]
+    found = tuple(name for name in missing if not spec.by_name[name].hint.optional or values[name] is True)
+    values.update(dict.fromkeys(missing))
+    return found
 
 
 def solved(dims: Sequence[Dim], given: Sequence[str]) -> set[str]:
@@ -149,7 +161,7 @@ def bind_traced(
             types[name] = TABLE.tensor_type(x)
     leads = max((t.rank - _rank(spec.by_name[name]) for name, t in types.items()), default=0)
     first = next((t for t in (*(t for t in types.values() if t.dtype.is_float), *types.values())), None)
-    made = tuple(name for name in outputs if name not in types)
+    made = _left_out(spec, outputs, values, types)
     given = {p.name: _described(p, values[p.name], types.get(p.name), made, (leads, first)) for p in spec.params}
     return values, given, tuple(name for name in outputs if name in types)
 
@@ -203,6 +215,8 @@ def _misfit(p: ParamSpec, x: Any, is_output: bool) -> str:
     is_tensor = isinstance(x._value.type, TensorType) if isinstance(x, TensorHandle) else isinstance(x, torch.Tensor)
     if p.kind in ("tensor", "optional"):
         if is_tensor or (x is None and (is_output or p.hint.optional)):
+            return ""
+        if is_output and p.hint.optional and isinstance(x, bool):
             return ""
         return f"a {type(x).__name__}"
     if is_tensor:

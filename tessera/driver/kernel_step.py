@@ -61,12 +61,14 @@ def _step(
     sizes = {name: x._dim if isinstance(x, SizeHandle) else Dim.const(x) for name, x in args.items()
              if kernel.spec.by_name[name].binds and x is not None}  # fmt: skip
     names = solved_names(pairs, sizes)
+    outputs = [name for name in kernel.outputs if isinstance(given[name], Buffer)]
     kinds = [
         TensorType(given[name].dtype, (*leads[: given[name].leads], *(d.substitute(names) for d in _dims(p))))
-        for name in kernel.outputs for p in (kernel.spec.by_name[name],)
+        for name in outputs for p in (kernel.spec.by_name[name],)
     ]  # fmt: skip
-    made = extern.call_named(session, kernel.target, kernel.spec.name, args, kinds)
-    return dict(zip(kernel.outputs, made, strict=True))
+    asked = dict.fromkeys((name for name in outputs if kernel.spec.by_name[name].hint.optional), True)
+    made = extern.call_named(session, kernel.target, kernel.spec.name, {**args, **asked}, kinds)
+    return dict(zip(outputs, made, strict=True))
 
 
 def _dims(p: ParamSpec) -> tuple[Dim, ...]:

@@ -202,13 +202,15 @@ def flash_attention_kernel(
     is_causal: bool = False,
     scale: float | None = None,
     dropout_seed: Tile["1", int64] | None = None,
+    lse: Tile["B*H", "S", f32] | None = None,
 ) -> None:
     """softmax(scale·Q·Kᵀ + mask)·V, over blocks of keys; a query with nothing to attend gives 0.
 
     A bool mask says what may be attended, another is added. With ``is_causal`` the last query sees every key. ``scale``
     is 1/√D unless given. With a ``dropout_seed`` each weight is left out with the probability ``dropout_p``, in [0, 1],
     and the others are divided by 1 - ``dropout_p``, after what they add up to is known; the seed and the position of a
-    weight say whether it is. Source: Dao et al. 2022, arXiv:2205.14135.
+    weight say whether it is. With ``lse=True``, log Σ exp of what the softmax is taken of comes second, -inf where
+    there is nothing to attend. Source: Dao et al. 2022, arXiv:2205.14135.
     """
     ctx = tile.context()
     bm, bn = ctx.block_m, ctx.block_n
@@ -238,6 +240,8 @@ def flash_attention_kernel(
                     p = tile.dropout(p, dropout_p, dropout_seed[0], (b, i, j))
                 acc = tile.mma(p, V[b, j : j + bn], acc * tile.broadcast(keep, axis=1))
                 top = new
+            if lse is not None:
+                tile.store(lse[b, i : i + bm], top + tile.log(total))
             total = tile.where(total == 0.0, 1.0, total)
             tile.store(O[b, i : i + bm], acc / tile.broadcast(total, axis=1))
 

@@ -35,6 +35,33 @@ def added_up(x: Tile["N", "D"], w: Tile["D"] | None, y: Tile["N", "D"], total: T
     tile.store(total, acc)
 
 
+@tessera.kernel
+def running(x: Tile["N", "D"], y: Tile["N", "D"], last: Tile["D"] | None = None):
+    ctx = tile.context()
+    acc = tile.zeros(ctx.D)
+    for i in tile.range(ctx.N):
+        acc = acc + tile.load(x[i])
+        tile.store(y[i], acc)
+    if last is not None:
+        tile.store(last, acc)
+
+
+def test_a_step_has_optional_results_where_they_are_asked_for() -> None:
+    @tessera.function
+    def one(x: Tensor["N", "D"]) -> Tensor["N", "D"]:
+        return running(x) * 2
+
+    @tessera.function
+    def both(x: Tensor["N", "D"]) -> tuple[Tensor["N", "D"], Tensor["D"]]:
+        y, last = running(x, last=True)
+        return y * 2, last
+
+    x = f(5, 3)
+    torch.testing.assert_close(one(x), x.cumsum(0) * 2)
+    torch.testing.assert_close(both(x), (x.cumsum(0) * 2, x.sum(0)))
+    assert one.cache_info().eager == both.cache_info().eager == 0
+
+
 def exact(x: Any, w: Any, scale: float) -> torch.Tensor:
     return torch.cumsum(x * scale * (1 if w is None else w), -2)
 

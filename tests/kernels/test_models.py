@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import tessera
-from tessera import BoundsError, ShapeError
+from tessera import BoundsError, ShapeError, Tensor
 from tessera.ops import kernels as K
 from tests.kernels.given import f, ints
 
@@ -231,6 +231,44 @@ def test_flash_attention_leaves_out_what_the_seed_says(blocks: dict[str, int], c
         *(x[None] for x in (q, k, v[..., :8])), **options, dropout_seed=int(seed)
     )  # fmt: skip
     torch.testing.assert_close(found, same[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("blocks", [{}, {"block_m": 8, "block_n": 16}], ids=str)
+def test_flash_attention_gives_the_logarithm_of_its_sums_where_that_is_asked_for(blocks: dict[str, int]) -> None:
+    kernel = K.flash_attention_kernel.configure(**blocks)
+    q, k, v = f(2, 20, 8), f(2, 24, 8).flip(1), f(2, 24, 8) + 1
+    allowed = f(20, 24) > 0
+    allowed[3] = False
+    out, lse = kernel(q, k, v, mask=allowed, lse=True)
+    exact = torch.logsumexp((q.double() @ k.double().mT * 8**-0.5).masked_fill(~allowed, -torch.inf), -1)
+    assert lse.dtype is torch.float32 and torch.equal(lse[:, 3], torch.full((2,), -torch.inf))
+    torch.testing.assert_close(lse.double(), exact, rtol=1e-6, atol=1e-6)
+    assert torch.equal(out, kernel(q, k, v, mask=allowed))
+    assert torch.equal(out, kernel(q, k, v, mask=allowed, lse=False))
+    given = torch.zeros(2, 20)
+    assert torch.equal(kernel(q, k, v, mask=allowed, lse=given), out) and torch.equal(given, lse)
+    checked = kernel.check(q, k, v, mask=allowed, lse=True)
+    torch.testing.assert_close(checked, (out, lse), rtol=1e-5, atol=1e-6)
+
+
+def test_both_results_of_flash_attention_have_gradients_and_stand_in_functions() -> None:
+    q, k, v = (f(1, 6, 4).roll(n).requires_grad_() for n in range(3))
+    out, lse = K.flash_attention_kernel(q, k, v, lse=True)
+    scores = q.double() @ k.double().mT / 2
+    wanted = (torch.softmax(scores, -1) @ v.double()).square().sum() + torch.logsumexp(scores, -1).square().sum()
+    found = torch.autograd.grad(out.square().sum() + lse.square().sum(), (q, k, v))
+    for x, y in zip(found, torch.autograd.grad(wanted, (q, k, v)), strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-6)
+
+    @tessera.function
+    def doubled(q: Tensor["N", "S", "D"], k: Tensor["N", "T", "D"], v: Tensor["N", "T", "D"]):
+        out, lse = K.flash_attention_kernel(q, k, v, lse=True)
+        return out * 2, lse * 2
+
+    args = tuple(x.detach().float() for x in (q, k, v))
+    found, wanted = doubled(*args), K.flash_attention_kernel(*args, lse=True)
+    torch.testing.assert_close(found, tuple(x * 2 for x in wanted))
+    assert doubled.cache_info().eager == 0
 
 
 def test_flash_attention_that_leaves_out_all_or_nothing() -> None:

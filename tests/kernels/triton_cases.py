@@ -162,6 +162,7 @@ def _products() -> Iterator[Call]:
         ways: tuple[dict[str, Any], ...] = (
             {}, {"mask": f(s, t) > 0}, {"mask": f(s, t), "scale": 0.3}, {"is_causal": True, "padded": True},
             {"is_causal": True, "mask": f(s, t) > -1}, {"dropout_p": 0.5, "dropout_seed": torch.tensor([7])},
+            {"is_causal": True, "lse": True, "padded": True},
         )  # fmt: skip
         for n, more in enumerate(ways):
             yield f"attention {s} {n}", attention, (q, k, v), more
