@@ -14,6 +14,7 @@ from tessera.backends.triton.report import amd_instructions, instructions
 from tessera.diag import ResourceError
 from tessera.ir.dialects.samples import SIZES
 from tessera.ir.parser import parse
+from tessera.passes.pipeline import pipeline
 from tessera.schedule.plan import Unschedulable
 from tests.backends.triton_cases import FUNCTIONS, INTRINSICS, Case
 from tests.fuzz import programs
@@ -96,7 +97,7 @@ def test_no_sample_of_any_op_spills(target: str, worker: Worker) -> None:
     kind, _, arch = target.partition(":")
     seen: set[str] = set()
     for name, number, record, sample in every_sample():
-        _, program = programs.compiled(function_of(record, sample).function)
+        _, program = programs.compiled(function_of(record, sample).function, pipeline(integers=False))
         for kernel in program.kernels:
             try:
                 source = emit(kernel, Target(kind, arch))  # type: ignore[arg-type]

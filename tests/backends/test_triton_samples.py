@@ -15,6 +15,7 @@ from tessera.ir.dialects.samples import SIZES
 from tessera.ir.graph import Function
 from tessera.ir.interp import interpret
 from tessera.ir.interp.convert import round_to
+from tessera.passes.pipeline import pipeline
 from tessera.schedule.plan import Call
 from tests.backends.triton_runs import Run, execute, judge, kernel_runs
 from tests.fuzz.build import every_sample, function_of
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.skipif(not available(), reason="Triton is not installed
 
 def steps(label: str, f: Function, inputs: list[Any], sizes: Mapping[str, int]) -> Iterator[Run]:
     """The kernels of a function, each with inputs that the reference computed."""
-    _, program = compiled(f)
+    _, program = compiled(f, pipeline(integers=False))
     env: dict[Any, Any] = dict(zip(f.params, inputs, strict=True))
     for step in program.steps:
         if isinstance(step, Call):

@@ -15,7 +15,7 @@ from tessera.ir.dtype import dtype
 from tessera.ir.graph import Function
 from tessera.ir.record import Kind, OpRecord
 from tessera.ir.types import ScalarType, TensorType
-from tessera.passes.pipeline import PIPELINE
+from tessera.passes.pipeline import pipeline
 from tessera.schedule.plan import Program
 from tessera.schedule.schedule import schedule
 
@@ -55,7 +55,7 @@ class Case:
         results = made if isinstance(made, tuple) else (made,)
         f = Function(self.name, builder.block(values, [ops.operand(r) for r in results]))
         before = f
-        for row in PIPELINE:
+        for row in pipeline(integers=False):
             before, f = (f, row.step.run(f)) if row.step.name == "fuse" else (before, row.step.run(f))
         return before, f, schedule(f, self.strided)
 

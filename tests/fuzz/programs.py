@@ -9,21 +9,18 @@ from tessera.ir.graph import Block, Function, Value
 from tessera.ir.interp import interpret
 from tessera.ir.interp.convert import Array
 from tessera.ir.types import TensorType
+from tessera.passes.base import Row
 from tessera.passes.pipeline import PIPELINE
 from tessera.schedule.plan import Call, Kernel, Program
 from tessera.schedule.schedule import schedule
 
 
-def stages(f: Function) -> Iterator[tuple[str, Function]]:
+def stages(f: Function, rows: Sequence[Row] = PIPELINE) -> Iterator[tuple[str, Function]]:
     """The function as built and after each pass."""
     yield "built", f
-    for row in PIPELINE:
+    for row in rows:
         f = row.step.run(f)
         yield row.step.name, f
-
-
-def fused(f: Function) -> Function:
-    return list(stages(f))[-1][1]
 
 
 def kernels(f: Function) -> list[Kernel]:
@@ -52,8 +49,8 @@ def run_program(program: Program, inputs: Sequence[Any], sizes: Mapping[str, int
     return interpret(outputs, list(env.values()), sizes=sizes)
 
 
-def compiled(f: Function) -> tuple[Function, Program]:
-    done = fused(f)
+def compiled(f: Function, rows: Sequence[Row] = PIPELINE) -> tuple[Function, Program]:
+    done = list(stages(f, rows))[-1][1]
     return done, schedule(done)
 
 
