@@ -55,9 +55,7 @@ class KernelMethod:
         check_signature(whole)
         self.spec = replace(whole, params=whole.params[1:])
         self.text = source_of(fn)
-        self._kernels: Latest[Any, Any] = Latest(_KEPT, self._keep)
-        #: Those that programs call, which have to stay.
-        self._called: list[Any] = []
+        self._kernels: Latest[Any, Any] = Latest(_KEPT)
         self._lock = threading.Lock()
         self._derivative: Derivative | None = None
         self._fused = False
@@ -121,10 +119,6 @@ class KernelMethod:
             made = self._kernels.get(key) or self._kernels.put(key, self._for(params, rest))
             made.text.held.update(rest)  # of equal contents, but those that it had may have changed since
         return made, given
-
-    def _keep(self, made: Any) -> None:
-        if "target" in vars(made):
-            self._called.append(made)
 
     def _for(self, params: Iterable[ParamSpec], held: Mapping[Path, Any]) -> Any:
         spec = replace(self.spec, params=(*self.spec.params, *params))

@@ -210,7 +210,8 @@ def _dropped(weights: Any, p: Any, seed: Any) -> Any:
     head = torch.arange(b)[:, None, None, None] * h + torch.arange(h)[:, None, None]
     word = _philox((torch.arange(t), torch.arange(s)[:, None], head, 0), seed)
     kept = (word >> 8).to(torch.float32) * 2.0**-24 >= p
-    return torch.where(kept, weights / (1.0 - p), 0.0)
+    # Where nothing is kept the gradients of what would be are numbers, too.
+    return torch.where(kept, weights / (1.0 - p * (p < 1.0)), 0.0)
 
 
 def _philox(counter: tuple[Any, Any, Any, Any], seed: Any) -> Any:

@@ -208,9 +208,10 @@ def flash_attention_kernel(
 
     A bool mask says what may be attended, another is added. With ``is_causal`` the last query sees every key. ``scale``
     is 1/√D unless given. With a ``dropout_seed`` each weight is left out with the probability ``dropout_p``, in [0, 1],
-    and the others are divided by 1 - ``dropout_p``, after what they add up to is known; the seed and the position of a
-    weight say whether it is. With ``lse=True``, log Σ exp of what the softmax is taken of comes second, -inf where
-    there is nothing to attend. Source: Dao et al. 2022, arXiv:2205.14135.
+    and the others are divided by 1 - ``dropout_p``, after what they add up to is known. The seed and the position of a
+    weight among these dims say whether it is: parts of tensors with more dims in front lose the same ones. With
+    ``lse=True``, log Σ exp of what the softmax is taken of comes second, -inf where there is nothing to attend.
+    Source: Dao et al. 2022, arXiv:2205.14135.
     """
     ctx = tile.context()
     bm, bn = ctx.block_m, ctx.block_n

@@ -85,6 +85,8 @@ class _Source:
         op = self.f.ops[self.number]
         if not op.result.type.dtype.is_float:
             return True  # libraries have no fast ones
+        if not self.sizes:
+            return False
         left, right, result = letters(op)
         dims = dict(zip(left + right, (d for x in op.operands for d in x.type.dims), strict=True))
         try:

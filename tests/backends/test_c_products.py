@@ -103,6 +103,15 @@ def test_large_products_of_a_derivative_are_kernels(call: Any) -> None:
     assert after.count("(stream,") == 3 and "call   matmul" not in after and "call   contract" not in after
 
 
+def test_sizes_that_the_text_says_are_none_that_are_known() -> None:
+    @tessera.function
+    def f(a: Tensor[256, 256], b: Tensor[256, 256]):
+        return a @ b
+
+    x = torch.randn(256, 256)
+    assert [f.lower(x, x, target=target).calls for target in (None, "cuda:90")] == [("matmul",)] * 2
+
+
 def test_small_products_of_a_derivative_stay_the_librarys() -> None:
     @tessera.function
     def f(a: Tensor["M", "K"], b: Tensor["K", "N"]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -60,6 +61,27 @@ def test_a_step_has_optional_results_where_they_are_asked_for() -> None:
     torch.testing.assert_close(one(x), x.cumsum(0) * 2)
     torch.testing.assert_close(both(x), (x.cumsum(0) * 2, x.sum(0)))
     assert one.cache_info().eager == both.cache_info().eager == 0
+
+
+def test_a_step_keeps_its_kernel() -> None:
+    """Also one that was made in the function, and whose name a function of torch has, too."""
+
+    @tessera.kernel
+    def relu(x: Tile["N", "D"], y: Tile["N", "D"]):
+        acc = tile.zeros(tile.context().D)
+        for i in tile.range(tile.context().N):
+            acc = acc + tile.load(x[i])
+            tile.store(y[i], acc)
+
+    @tessera.function
+    def applied(x: Tensor["N", "D"]) -> Tensor["N", "D"]:
+        return relu.configure(block_m=16)(x) + 0
+
+    x = -f(5, 3).abs()
+    first = applied(x)
+    gc.collect()
+    assert torch.equal(applied(x), first)
+    torch.testing.assert_close(first, x.cumsum(0))
 
 
 def exact(x: Any, w: Any, scale: float) -> torch.Tensor:

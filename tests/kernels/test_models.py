@@ -278,6 +278,12 @@ def test_flash_attention_that_leaves_out_all_or_nothing() -> None:
     whole = K.flash_attention_kernel(q, k, v)
     assert torch.equal(K.flash_attention_kernel(q, k, v, dropout_seed=seed), whole)
     assert torch.equal(K.flash_attention_kernel(q, k, v, dropout_p=0.9), whole)  # without a seed nothing is drawn
+    given = [x.requires_grad_() for x in (q, k, v)]
+    for out in (
+        K.flash_attention_kernel(*given, dropout_p=1.0, dropout_seed=seed),
+        tessera.ops.flash_attention(*(x[None] for x in given), dropout_p=1.0, dropout_seed=3),
+    ):
+        assert not any(x.any() for x in torch.autograd.grad(out.sum(), given))
 
 
 def test_the_gradient_of_flash_attention_leaves_out_the_same() -> None:

@@ -16,6 +16,9 @@ _ROUNDS = 10
 _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 _WEYL = 0x9E3779B9, 0xBB67AE85
 _WORD = 0xFFFFFFFF
+#: The distance of the numbers that are drawn. Where nothing is kept, what is kept is divided by this and not by 0, so
+#: that its gradients are numbers.
+_LEAST = 2.0**-24
 #: Counters of one draw.
 _COUNTERS = 4
 
@@ -34,8 +37,9 @@ def dropout(k: KernelSession, x: Any, p: Any, seed: Any, offset: Any = 0) -> Any
     given = (*(0 for _ in range(_COUNTERS - len(given))), *given)
     counters = [_counter(k, x.dims, axis, start) for axis, start in enumerate(given, rank - _COUNTERS)]
     word = _philox(k, counters[::-1], seed)
-    unit = k.do("mul", k.do("cast", k.do("shift_right", word, 8), f32), 2.0**-24)
-    kept = k.do("div", x, k.do("sub", 1.0, p) if isinstance(p, OnChip) else 1.0 - p)
+    unit = k.do("mul", k.do("cast", k.do("shift_right", word, 8), f32), _LEAST)
+    share = k.do("maximum", k.do("sub", 1.0, p), _LEAST) if isinstance(p, OnChip) else max(1.0 - p, _LEAST)
+    kept = k.do("div", x, share)
     return k.do("where", k.do("ge", unit, p), kept, 0.0)
 
 

@@ -41,16 +41,24 @@ def _eager(torch: Any, *operands: Any, target: str, arguments: Any, keywords: An
 
 #: Functions of this process that are called by names of their own, as long as somebody has them.
 _NAMED: WeakValueDictionary[str, Callable[..., Any]] = WeakValueDictionary()
+#: What these names begin with.
+_OWN = "own."
 #: How many have had a name.
 _given: Counter[str] = Counter()
 
 
-def named(function: Callable[..., Any], name: str) -> str:
+class Named(str):
+    """The name of a function, which exists as long as a program has its name."""
+
+    function: Callable[..., Any]
+
+
+def named(function: Callable[..., Any], name: str) -> Named:
     """A name by which programs of this process may call a function: this one, or one like it that none has had."""
     number = _given[name]
     _given[name] += 1
-    target = f"own.{name}.{number}" if number else f"own.{name}"
-    _NAMED[target] = function
+    target = Named(f"{_OWN}{name}.{number}" if number else f"{_OWN}{name}")
+    target.function = _NAMED[str(target)] = function
     return target
 
 
@@ -58,8 +66,11 @@ def _function(torch: Any, target: str) -> Any:
     """The function of a name of its own, or of a dotted name of the framework's. Of these only tensor functions that
     others may override are reached, never files or code.
     """
-    if target in _NAMED:
-        return _NAMED[target]
+    if target.startswith(_OWN):
+        own = target.function if isinstance(target, Named) else _NAMED.get(target)
+        if own is None:
+            raise TraceError(f"`{target[:80]}` is no function of this process", code="TSR0404")
+        return own
     function: Any = torch
     for part in target.split(".")[1:]:
         function = getattr(function, part, None)

@@ -251,7 +251,8 @@ def _dropout(t: Any, x: Any, p: Any = 0.5, training: bool = True, inplace: bool 
     if isinstance(p, int | float) and p == 1:
         return t.mul(x, 0.0)
     kept = t.ge(draw(t, "random_uniform", t.dims(x), f32), p)
-    scale = 1.0 / (1.0 - p) if isinstance(p, int | float) else t.div(1.0, t.sub(1.0, p))
+    # Where nothing is kept the gradients of what would be are numbers, too.
+    scale = 1.0 / (1.0 - p) if isinstance(p, int | float) else t.div(1.0, t.maximum(t.sub(1.0, p), 2.0**-24))
     return t.where(kept, t.mul(x, scale), 0.0)
 
 
