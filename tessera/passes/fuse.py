@@ -30,8 +30,8 @@ class Fuse:
     down. Plain products of the dtypes in ``library`` stay calls of one, whatever follows them. ``lookups`` says whether
     a kernel may make single points of a contraction once more, for positions that are read from memory, ``across``
     whether one may both fold rows and add up down all of them, ``folds`` whether what one folds of a contraction's
-    result may be made and used up block by block; without, contractions of integers get kernels, too. Where ``sizes``
-    are known a large contraction has a kernel for its own sake.
+    result may be made and used up block by block, ``integers`` whether contractions of them have kernels. Where
+    ``sizes`` are known a large contraction has one for its own sake.
     """
 
     name: str = "fuse"

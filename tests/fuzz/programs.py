@@ -23,6 +23,10 @@ def stages(f: Function, rows: Sequence[Row] = PIPELINE) -> Iterator[tuple[str, F
         yield row.step.name, f
 
 
+def fused(f: Function, rows: Sequence[Row] = PIPELINE) -> Function:
+    return list(stages(f, rows))[-1][1]
+
+
 def kernels(f: Function) -> list[Kernel]:
     """The kernels of a fused function."""
     return [s for s in schedule(f).steps if isinstance(s, Kernel)]
@@ -50,7 +54,7 @@ def run_program(program: Program, inputs: Sequence[Any], sizes: Mapping[str, int
 
 
 def compiled(f: Function, rows: Sequence[Row] = PIPELINE) -> tuple[Function, Program]:
-    done = list(stages(f, rows))[-1][1]
+    done = fused(f, rows)
     return done, schedule(done)
 
 

@@ -173,7 +173,6 @@ class Strips(Tiles):
         e, (axis, many) = self.e, rows
         at, k = e.names[axis], e.names[inner]
         row = f"({k} & {many - 1})" if step == 1 else f"({k} / {step} & {many - 1})"
-        assert sweep.body is not None
         for op in broadcast_loads(sweep, axis, e.vector):
             if self.is_stripped(op, sweep):
                 continue
