@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tessera.ir.dialects.contract import equation_parts
+from tessera.ir.dialects.contract import extents, letters
 from tessera.ir.dim import Dim, product
 from tessera.ir.folds import FOLDS
 from tessera.ir.graph import Operation
@@ -30,20 +30,13 @@ def op_flops(op: Operation) -> Dim:
     elif op.record.kind in (Kind.MAP, Kind.RANDOM) and op.results:
         dims = op.results[0].type.dims
     elif op.record.kind is Kind.CONTRACT:
-        dims = (*op.results[0].type.dims, *_summed(op))
+        dims = (*op.results[0].type.dims, *summed(op))
     else:
         return _ZERO
     return Dim.const(op.record.flops) * product(dims)
 
 
-def _summed(op: Operation) -> tuple[Dim, ...]:
-    """The sizes that a sum of products goes over: those of an equation's letters that its result lacks, or the last."""
-    left = op.operands[0].type.dims
-    equation = op.attrs.get("equation")
-    if equation is None:
-        return left[-1:]
-    operands, result = equation_parts(str(equation))
-    letters: dict[str, Dim] = {}
-    for part, x in zip(operands, op.operands, strict=True):
-        letters.update(zip(part, x.type.dims, strict=True))
-    return tuple(d for c, d in letters.items() if c not in result)
+def summed(op: Operation) -> tuple[Dim, ...]:
+    """The sizes that a sum of products goes over: those of the letters that its result lacks."""
+    result = letters(op)[-1]
+    return tuple(d for c, d in extents(op).items() if c not in result)

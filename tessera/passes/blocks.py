@@ -16,7 +16,7 @@ from tessera.ir.dialects.contract import letters
 from tessera.ir.dialects.region import BLOCKS
 from tessera.ir.dim import Dim, ceildiv, dim_max, product
 from tessera.ir.dtype import DType, compute_dtype
-from tessera.ir.flops import nbytes
+from tessera.ir.flops import nbytes, summed
 from tessera.ir.folds import FOLDS, folded_axes
 from tessera.ir.graph import Block, Function, Note, Operand, Operation, Value, users
 from tessera.ir.record import Kind, Lookup
@@ -185,9 +185,7 @@ class _Along:
         return found & made
 
     def length(self, op: Operation) -> int:
-        left, right, result = letters(op)
-        dims = dict(zip(left + right, (d for x in op.operands for d in x.type.dims), strict=True))
-        return product(d for c, d in dims.items() if c not in result).evaluate(self.sizes)
+        return product(summed(op)).evaluate(self.sizes)
 
     # -- one row by itself -----------------------------------------------------------------------------------------
 

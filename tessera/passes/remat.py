@@ -17,7 +17,7 @@ import networkx as nx
 
 from tessera.ir.dialects.contract import letters
 from tessera.ir.dim import Dim, product
-from tessera.ir.flops import nbytes
+from tessera.ir.flops import nbytes, summed
 from tessera.ir.graph import Block, Function, Note, Operation, Value, users
 from tessera.ir.origin import region_of
 from tessera.ir.record import Kind
@@ -257,7 +257,6 @@ def _repeatable(op: Operation, sizes: Mapping[str, int], effort: Effort = Effort
     left, right, result = letters(op)
     made = nbytes(op.result.type).evaluate(sizes)
     given = sum(nbytes(v.type).evaluate(sizes) for v in op.inputs)
-    dims = dict(zip(left + right, (*op.operands[0].type.dims, *op.operands[1].type.dims), strict=True))
-    length = product(d for c, d in dims.items() if c not in result).evaluate(sizes)
+    length = product(summed(op)).evaluate(sizes)
     batched = any(c in left and c in right for c in result)
     return made > given and length <= (SHORT if batched else SHORTER)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from math import prod
 
 from tessera.diag import ShapeError
-from tessera.ir.dialects.contract import letters
+from tessera.ir.dialects.contract import extents, letters
 from tessera.ir.dim import ZERO, Dim
 from tessera.ir.graph import Attr, Function, Operand, Operation, Value, users
 from tessera.ir.infer import ONE
@@ -88,9 +88,8 @@ class _Source:
         if not self.sizes:
             return False
         left, right, result = letters(op)
-        dims = dict(zip(left + right, (d for x in op.operands for d in x.type.dims), strict=True))
         try:
-            lengths = {c: d.evaluate(self.sizes) for c, d in dims.items()}
+            lengths = {c: d.evaluate(self.sizes) for c, d in extents(op).items()}
         except ShapeError:
             return False
         rows, columns = (

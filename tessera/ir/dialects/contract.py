@@ -189,6 +189,14 @@ def letters(op: Any) -> tuple[str, str, str]:
     return f"{batch[tail - a + 2 :]}ik", f"{batch[tail - b + 2 :]}kj", f"{batch}ij"
 
 
+def extents(op: Any) -> dict[str, Dim]:
+    """The size of each letter of a contraction's operands; of one that is broadcast, that of the other operand."""
+    found: dict[str, Dim] = {}
+    for part, x in zip(letters(op), op.operands, strict=False):
+        found.update((c, d) for c, d in zip(part, x.type.dims, strict=True) if found.get(c, ONE) is ONE)
+    return found
+
+
 def contracted_dtype(op: Any) -> Any:
     """The dtype in which a contraction is summed."""
     return op.attrs.get("accumulate_dtype") or op.results[0].type.dtype
