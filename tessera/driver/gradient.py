@@ -22,7 +22,7 @@ from tessera.ir.graph import Block, Function, Value
 from tessera.ir.record import Law
 from tessera.ir.types import TensorType
 from tessera.passes.autodiff import Joint, is_float, joint
-from tessera.passes.base import apply
+from tessera.passes.base import Pass, apply
 from tessera.passes.canonicalize import Canonicalize
 from tessera.passes.centered import CenteredSums
 from tessera.passes.cse import CommonSubexpressions
@@ -93,12 +93,13 @@ class Gradient:
 
     @Lazy
     def parts(self) -> Split:
-        found = self._early() or split(self.joint, self.sizes, self.limit)
+        fuse = self.variant.passes(self.sizes)[-1].step
+        found = self._early(fuse) or split(self.joint, self.sizes, fuse, self.limit)
         check_ir(found.forward)
         check_ir(found.backward)
         return found
 
-    def _early(self) -> Split | None:
+    def _early(self, fuse: Pass) -> Split | None:
         """The two with cotangents that a call computes before it is asked for them, where that pays and the gradients
         that it keeps are within the limit.
         """
@@ -109,7 +110,7 @@ class Gradient:
         f = both.function
         for step in (Canonicalize(), CommonSubexpressions(), DeadCode()):
             f = apply(step, f, check_ir)
-        found = split(replace(both, function=f), self.sizes)
+        found = split(replace(both, function=f), self.sizes, fuse)
         return found if self.limit is None or found.bytes().evaluate(self.sizes) <= self.limit else None
 
     @Lazy

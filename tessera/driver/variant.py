@@ -21,7 +21,7 @@ from tessera.frontend.trace import Traced
 from tessera.ir.graph import Function, Value
 from tessera.ir.types import TensorType
 from tessera.ir.verify import verify
-from tessera.passes.base import run_pipeline
+from tessera.passes.base import Row, run_pipeline
 from tessera.passes.chunk import GPU
 from tessera.passes.pipeline import pipeline
 from tessera.runtime import dispatch, gpu
@@ -114,14 +114,15 @@ class Variant:
     def stages(self) -> dict[str, Function]:
         """The function after each pass, by name, in order."""
         check_ir(self.traced.function)
-        host = self.device.type not in ACCELERATORS
-        sizes = tuple((self.cut or {}).items())
-        if host:
-            rows = pipeline(library_dtypes(), sizes=sizes)
-        else:
-            rows = pipeline(lookups=False, across=False, speeds=GPU, integers=False)
+        rows = self.passes(self.cut or {})
         rows = rows if self.cut is None else tuple(r for r in rows if r.step.name in ("blocks", "fuse"))
         return run_pipeline(self.traced.function, rows, check_ir)
+
+    def passes(self, sizes: Sizes) -> tuple[Row, ...]:
+        """The passes for the variant's device, where these sizes are known."""
+        if self.device.type in ACCELERATORS:
+            return pipeline(lookups=False, across=False, speeds=GPU, integers=False)
+        return pipeline(library_dtypes(), sizes=tuple(sizes.items()))
 
     @Lazy
     def fused(self) -> Function:

@@ -1,10 +1,11 @@
 """What a backward pass keeps of the forward pass and what it computes again: a minimum cut over bytes.
 
 Every value that depends on no cotangent may be kept. Keeping one costs its bytes, less where it is in memory anyway (a
-parameter or a result); computing one again takes what it is made of. Sums, library calls and loops are not repeated; a
-product is where its result is larger than its operands and each element of it is short work, as scores of an attention
-are. In a region of recomputation everything is, and of its values only those that others read may be kept. Where more
-would be kept than there is room for, first sums are repeated as well, then all products, then everything.
+parameter or a result); computing one again takes what it is made of, and where the forward pass writes it for a kernel
+of its own, reading that and writing it a second time. Sums, library calls and loops are not repeated; a product is where
+its result is larger than its operands and each element of it is short work, as scores of an attention are. In a region
+of recomputation everything is, and of its values only those that others read may be kept. Where more would be kept than
+there is room for, what was written is computed again for nothing, then sums as well, then all products, then everything.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ from tessera.ir.origin import region_of
 from tessera.ir.record import Kind
 from tessera.ir.types import TensorType
 from tessera.passes.autodiff import Joint
+from tessera.passes.base import Pass
 from tessera.passes.grouping import is_free
 from tessera.passes.unshare import unshared
 
 #: A contraction over at most so many elements may be repeated in the backward pass: one for each of a batch, such as
 #: the scores of heads, or a single one, which has a weight in it as a rule and is repeated at the speed of arithmetic.
 SHORT, SHORTER = 128, 64
-#: What keeping costs of a value that is in memory anyway, in parts of its bytes; and of a product, which is as a rule
-#: written by the forward pass in any case, where another value would have to be written for this alone.
+#: What keeping costs of a value that is in memory anyway, in parts of its bytes; and of one that the forward pass writes
+#: in any case, where another value would have to be written for this alone.
 THERE, WRITTEN = 1e-6, 0.9
 
 
@@ -77,18 +79,28 @@ class Effort(IntEnum):
     ALL = 3
 
 
-def split(joint: Joint, sizes: Mapping[str, int], limit: int | None = None) -> Split:
-    """Cut a function with its derivative in two where least has to be kept at these sizes; at most ``limit`` bytes,
-    with no more work than that takes.
+def split(joint: Joint, sizes: Mapping[str, int], fuse: Pass, limit: int | None = None) -> Split:
+    """Cut a function with its derivative in two where least has to be kept and moved at these sizes; at most ``limit``
+    bytes are kept, with no more work than that takes. ``fuse`` makes kernels of a function, which shows what the
+    forward pass writes in any case.
     """
+    least = _split(joint, sizes, Effort.CHEAP)
+    found = _split(joint, sizes, Effort.CHEAP, _written(least.forward, fuse))
     for effort in Effort:
-        found = _split(joint, sizes, effort)
         if limit is None or found.bytes().evaluate(sizes) <= limit:
             break
+        found = least if effort is Effort.CHEAP else _split(joint, sizes, effort)
     return found
 
 
-def _split(joint: Joint, sizes: Mapping[str, int], effort: Effort) -> Split:
+def _written(forward: Function, fuse: Pass) -> frozenset[Value]:
+    """What the kernels of a forward pass give: its results, and what one writes for another."""
+    return frozenset(r for op in fuse.run(forward).ops for r in op.results)
+
+
+def _split(
+    joint: Joint, sizes: Mapping[str, int], effort: Effort, written: frozenset[Value] = frozenset()
+) -> Split:
     f = joint.function
     count = len(f.params) - len(joint.given)
     params, cotangents = f.params[:count], f.params[count:]
@@ -99,7 +111,7 @@ def _split(joint: Joint, sizes: Mapping[str, int], effort: Effort) -> Split:
     there = {*params, *(y for y in outputs if isinstance(y, Value))}
     order = {v: n for n, v in enumerate((*params, *(r for op in f.ops for r in op.results)))}
     wanted = sorted((v for v in read if isinstance(v.type, TensorType)), key=order.__getitem__)
-    saved = _cut(early, wanted, params, there, sizes, effort)
+    saved = _cut(early, wanted, params, there, written, sizes, effort)
     ordered = tuple(sorted(saved, key=order.__getitem__))
     kept = tuple(v for v in ordered if v not in there)
     forward = _needed(f.ops, (*outputs, *kept), frozenset(params))
@@ -144,7 +156,7 @@ def _needed(ops: Sequence[Operation], wanted: Sequence[object], given: frozenset
 
 def _cut(
     ops: Sequence[Operation], read: Sequence[Value], params: Sequence[Value], there: set[Value],
-    sizes: Mapping[str, int], effort: Effort,
+    written: frozenset[Value], sizes: Mapping[str, int], effort: Effort,
 ) -> set[Value]:  # fmt: skip
     """The values to keep, so that everything in ``read`` can be had from them."""
     graph: nx.DiGraph = nx.DiGraph()
@@ -152,15 +164,17 @@ def _cut(
     graph.add_node(source)
     graph.add_node(sink)
     inner = _inner(ops, there)
-    written = {r for op in ops if op.record.kind is Kind.CONTRACT for r in op.results}
+    cheaper = {r for op in ops if op.record.kind is Kind.CONTRACT for r in op.results} | written
+
+    def size(v: Value) -> float:
+        return float(nbytes(v.type).evaluate(sizes)) + 1.0
 
     def node(v: Value) -> None:
         if v in inner:
             graph.add_edge((v, "in"), (v, "out"))
             return
-        size = float(nbytes(v.type).evaluate(sizes)) + 1.0
-        share = THERE if v in there else WRITTEN if v in written else 1.0
-        graph.add_edge((v, "in"), (v, "out"), capacity=size * share)
+        share = THERE if v in there else WRITTEN if v in cheaper else 1.0
+        graph.add_edge((v, "in"), (v, "out"), capacity=size(v) * share)
 
     for p in params:
         if isinstance(p.type, TensorType):
@@ -180,6 +194,9 @@ def _cut(
             node(r)
             if not free:
                 graph.add_edge(source, (r, "in"))
+            elif r in written and not region_of(op) and op.record.kind is not Kind.VIEW:
+                moved = size(r) + sum(size(v) for v in set(op.inputs) if isinstance(v.type, TensorType))
+                graph.add_edge(source, (r, "in"), capacity=moved)
             for v in op.inputs:
                 if isinstance(v.type, TensorType):
                     graph.add_edge((v, "out"), (r, "in"))
