@@ -181,7 +181,8 @@ class Gradient:
         shared = [memory.setdefault(key, len(inputs) + n) for n, key in enumerate(keys)]
         outputs = tuple(Output("tensor", n, memory=m, dense=not f.updates) for n, m in enumerate(shared))
         traced = replace(self.variant.traced, function=f, inputs=inputs, outputs=outputs, out_tree=LEAF)
-        return Variant(traced, Layout(strided), self.variant.device, cut=cut)
+        late = () if cut is None else tuple(p.name for p in f.params[len(self.parts.saved) :])
+        return Variant(traced, Layout(strided), self.variant.device, cut=cut, late=late)
 
     def bind(self, named: Sizes, tensors: Sequence[torch.Tensor]) -> Runner:
         """What a call with these sizes runs."""

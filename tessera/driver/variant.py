@@ -23,6 +23,7 @@ from tessera.ir.types import TensorType
 from tessera.ir.verify import verify
 from tessera.passes.base import Row, run_pipeline
 from tessera.passes.chunk import GPU
+from tessera.passes.defer import Defer
 from tessera.passes.pipeline import pipeline
 from tessera.runtime import dispatch, gpu
 from tessera.runtime.cache import default_cache
@@ -83,7 +84,8 @@ class Layout:
 class Variant:
     """A function compiled for one kind of call. The stages are made when first asked for, so that inspecting one costs
     no compilation. ``held`` is what objects among the arguments held; ``cut`` are the sizes for which a function and
-    its derivative were cut in two: of the passes only those that make kernels are left to do then.
+    its derivative were cut in two: of the passes only those that make kernels are left to do then; ``late`` are the
+    names of the parameters without which a backward pass can compute nothing but what the forward pass had.
     """
 
     traced: Traced
@@ -93,6 +95,7 @@ class Variant:
     watch: Watch = field(default_factory=Watch, repr=False)
     held: tuple[Any, ...] = field(default=(), repr=False)
     cut: Sizes | None = None
+    late: tuple[str, ...] = ()
     gradients: dict[Any, Any] = field(default_factory=dict, repr=False)
     _plan: dispatch.Plan | gpu.DevicePlan | None = field(default=None, repr=False)
 
@@ -115,7 +118,10 @@ class Variant:
         """The function after each pass, by name, in order."""
         check_ir(self.traced.function)
         rows = self.passes(self.cut or {})
-        rows = rows if self.cut is None else tuple(r for r in rows if r.step.name in ("blocks", "fuse"))
+        if self.cut is not None:
+            rows = tuple(r for r in rows if r.step.name in ("blocks", "fuse"))
+        if self.late:
+            rows += (Row(Defer(late=self.late), "behind fuse, which finds streams by the order of the source"),)
         return run_pipeline(self.traced.function, rows, check_ir)
 
     def passes(self, sizes: Sizes) -> tuple[Row, ...]:

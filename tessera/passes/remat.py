@@ -1,11 +1,11 @@
 """What a backward pass keeps of the forward pass and what it computes again: a minimum cut over bytes.
 
 Every value that depends on no cotangent may be kept. Keeping one costs its bytes, less where it is in memory anyway (a
-parameter or a result); computing one again takes what it is made of, and where the forward pass writes it for a kernel
-of its own, reading that and writing it a second time. Sums, library calls and loops are not repeated; a product is where
+parameter or a result); computing one again takes what it is made of, and where the forward pass writes it for another
+kernel, reading that and writing it a second time. Sums, library calls and loops are not repeated; a product is where
 its result is larger than its operands and each element of it is short work, as scores of an attention are. In a region
-of recomputation everything is, and of its values only those that others read may be kept. Where more would be kept than
-there is room for, what was written is computed again for nothing, then sums as well, then all products, then everything.
+of recomputation all is but what others read of it, which is kept if it is needed. Where more would be kept than there
+is room for, writing twice counts for nothing; then sums are repeated as well, then all products, then everything.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from tessera.passes.unshare import unshared
 #: A contraction over at most so many elements may be repeated in the backward pass: one for each of a batch, such as
 #: the scores of heads, or a single one, which has a weight in it as a rule and is repeated at the speed of arithmetic.
 SHORT, SHORTER = 128, 64
-#: What keeping costs of a value that is in memory anyway, in parts of its bytes; and of one that the forward pass writes
-#: in any case, where another value would have to be written for this alone.
+#: What keeping costs of a value that is in memory anyway, in parts of its bytes; and of one that the forward pass
+#: writes in any case, where another value would have to be written for this alone.
 THERE, WRITTEN = 1e-6, 0.9
 
 
@@ -163,7 +163,8 @@ def _cut(
     source, sink = "source", "sink"
     graph.add_node(source)
     graph.add_node(sink)
-    inner = _inner(ops, there)
+    border = _border(ops)
+    inner = {r for op in ops if region_of(op) for r in op.results if r not in border and r not in there}
     cheaper = {r for op in ops if op.record.kind is Kind.CONTRACT for r in op.results} | written
 
     def size(v: Value) -> float:
@@ -184,7 +185,9 @@ def _cut(
     inner.update(op.result for op in ops if op.record.kind is Kind.VIEW and is_free(op))
     compared = _compared(ops)
     for op in ops:
-        free = bool(region_of(op)) or _repeatable(op, sizes, effort)
+        free = _repeatable(op, sizes, effort)
+        if region_of(op):
+            free = effort is Effort.ALL or not border.intersection(op.results)
         if op in compared and not region_of(op) and effort is Effort.CHEAP:
             free = False
         elif op in compared:
@@ -253,13 +256,17 @@ def _between(op: Operation, products: set[Value], ops: Sequence[Operation]) -> I
         yield from ((v, p) for v in behind & ahead - {p} if isinstance(v.type, TensorType))
 
 
-def _inner(ops: Sequence[Operation], there: set[Value]) -> set[Value]:
-    """The values of regions of recomputation that nothing outside of their region reads."""
-    home = {r: region_of(op) for op in ops for r in op.results}
-    inner = {v for v, where in home.items() if where and v not in there}
+def _border(ops: Sequence[Operation]) -> set[Value]:
+    """The values of regions of recomputation that anything outside of their region reads; for a view what it shows."""
+    maker = {r: op for op in ops for r in op.results}
+    found = set()
     for op in ops:
-        inner.difference_update(v for v in op.inputs if home.get(v) != region_of(op))
-    return inner
+        for v in op.inputs:
+            if v in maker and region_of(maker[v]) not in ("", region_of(op)):
+                while v in maker and is_free(maker[v]) and maker[v].record.kind is Kind.VIEW:
+                    (v,) = maker[v].inputs
+                found.add(v)
+    return found
 
 
 def _repeatable(op: Operation, sizes: Mapping[str, int], effort: Effort = Effort.CHEAP) -> bool:

@@ -63,7 +63,7 @@ def test_an_argument_changed_before_the_backward_pass_is_torchs_error() -> None:
     x, w = leaf(3, 4), leaf(4)
     y = gate(x, w)
     with torch.no_grad():
-        w.mul_(2)
+        x.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
 

@@ -21,7 +21,7 @@ from tessera.backends.c.products import SHORT_CHAIN
 from tessera.backends.c.source import c_index
 from tessera.backends.c.stages import Block
 from tessera.backends.c.tiles import Loop
-from tessera.ir.dialects.tile import RUNNING
+from tessera.ir.dialects.tile import LOAD, RUNNING
 from tessera.ir.dim import Dim, dim_max, dim_min
 from tessera.ir.dim_range import bounds
 from tessera.ir.graph import Operation
@@ -171,8 +171,11 @@ class Blocked(Crosswise):
                     self.reach(op, sides[side])
                 else:
                     e.statement(op)
-        for sweep in plan.at(number, plan.products):
+        for sweep in (products := plan.at(number, plan.products)):
+            last = sweep is products[-1]
+            self.awaited = [op for op in plan.rows(number) if op.record is LOAD] if last else []
             self.product(sweep, block)
+        self.awaited = []
         self.rows(plan, number, block, sides)
         for sweep in plan.at(number, plan.sums):
             self.sum(sweep, block)

@@ -192,6 +192,8 @@ class Products(Pairs):
         last = summed[-1]
         far = many == ROWS[e.lanes][0] and all(op.attrs["over"] == sweep.words("axes") for op in mmas(sweep))
         near = self.nearer(sweep, (axis, many), last, LONG_CHAIN) if far else nullcontext()
+        if far and self.awaited:
+            self.expect((axis, many), last, self.walks(sweep)[-1][2])
         with self.loops(summed[:-1]), near, self.loops([] if pairs else [last]):
             if pairs:
                 self.pair_steps(sweep, (axis, many), last, totals)

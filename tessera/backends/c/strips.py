@@ -52,11 +52,14 @@ class Rows:
 
 @dataclass
 class Strips(Tiles):
-    """``strips`` and ``near`` rows of loads are those that can be read at the moment; their room is kept by value."""
+    """``strips`` and ``near`` rows of loads are those that can be read at the moment; their room is kept by value.
+    ``awaited`` are the loads that follow the sums at hand, for each of their points.
+    """
 
     strips: dict[Value, Strip] = field(default_factory=dict)
     near: dict[Operation, Rows] = field(default_factory=dict)
     rooms: dict[Value, Dim] = field(default_factory=dict)
+    awaited: Sequence[Operation] = ()
 
     @contextmanager
     def stripped(
@@ -184,6 +187,22 @@ class Strips(Tiles):
             else:
                 continue
             e.lines.add(f"t_prefetch({e.buffer(op)[0]} + {c_index(place(op)[1], names)});")
+
+    def expect(self, rows: tuple[str, int], piece: Loop, end: str) -> None:
+        """Prefetch what is read point by point of some rows once their sums, of which this is a piece, are at an end:
+        a few elements of each of many rows, which the processor does not see to follow each other.
+        """
+        e, (axis, many) = self.e, rows
+        wanted = [op for op in self.awaited if along(op, e.vector) and varies(op.result, (axis,))]
+        if e.partial or not wanted:
+            return
+        row, at = e.fresh(), e.names[axis]
+        e.lines.open(f"if ({piece[2]} >= {end}) for (i64 {row} = 0; {row} < {many}; {row}++)")
+        for op in wanted:
+            for _ in e.each():
+                index = c_index(place(op)[1], {**e.names, axis: f"({at} + {row})"})
+                e.lines.add(f"t_prefetch_far({e.buffer(op)[0]} + {index});")
+        e.lines.close()
 
     def element_of(self, op: Operation) -> str:
         """The address of the element that a load broadcasts at the current point."""
