@@ -114,5 +114,5 @@ def windows(tokens: torch.Tensor, starts: torch.Tensor, context: int) -> tuple[t
     >>> ids.tolist(), targets.tolist()
     ([[2, 3, 4]], [[3, 4, 5]])
     """
-    found = tokens[starts[:, None] + torch.arange(context + 1)]
-    return found[:, :-1].contiguous(), found[:, 1:].contiguous()
+    every = tokens.unfold(0, context, 1)
+    return every[starts], every[starts + 1]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import is_
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -18,8 +18,8 @@ from tessera.driver.devices import ACCELERATORS
 from tessera.driver.variant import Layout, Lazy, Variant, check_ir
 from tessera.frontend.trace import Input, Output
 from tessera.frontend.tree import LEAF
-from tessera.ir.graph import Block, Function, Value
-from tessera.ir.record import Law
+from tessera.ir.graph import Block, Function, Operation, Value
+from tessera.ir.record import Kind, Law
 from tessera.ir.types import TensorType
 from tessera.passes.autodiff import Joint, is_float, joint
 from tessera.passes.base import Pass, apply
@@ -32,12 +32,14 @@ from tessera.passes.products import Products
 from tessera.passes.remat import Split, split
 from tessera.passes.shapes import Shapes
 from tessera.runtime import dispatch
+from tessera.runtime.place import Place
 from tessera.runtime.recent import tensor_check
 
 #: The size of every dimension for which a derivative is cut that is only looked at.
 SHOWN = 256
 Sizes = Mapping[str, int]
 Runner = Callable[[Sequence[torch.Tensor], Sequence[float]], Any]
+T = TypeVar("T")
 
 
 @dataclass
@@ -158,6 +160,21 @@ class Gradient:
         return tuple(found) if found and len(set(found)) == len(found) else None
 
     @Lazy
+    def between(self) -> frozenset[int]:
+        """The numbers of the kept values that nobody but the backward pass gets, among the results of the forward one:
+        they have one life. Others become cotangents where they are.
+        """
+        if self.variant.device.type in ACCELERATORS or self.scaled is not None:
+            return frozenset()
+        turned = () if self.last is None else self.last.traced.function.updates
+        maker = {r: op for op in self.parts.backward.ops for r in op.results}
+        names = {p.name for p in turned} | {root(y, maker) for y in self.parts.backward.outputs if isinstance(y, Value)}
+        kept = set(self.parts.kept) & {p for p in self.parts.saved if p.name not in names}
+        first = self.joint.outputs
+        outputs = enumerate(self.parts.forward.outputs)
+        return frozenset(n for n, y in outputs if n >= first and isinstance(y, Value) and y in kept)
+
+    @Lazy
     def alone(self) -> Function:
         """The derivative as a function of all parameters and cotangents, scalars last."""
         f = self.joint.function
@@ -186,9 +203,7 @@ class Gradient:
 
     def bind(self, named: Sizes, tensors: Sequence[torch.Tensor]) -> Runner:
         """What a call with these sizes runs."""
-        with self.lock:
-            run = self.forward.plan().bind(self.forward.sizes(named, tensors))
-        call, same = Call.of(self, named, run), self.same
+        call, same = Call.of(self, named, self.forward.sizes(named, tensors)), self.same
         if not same:
             return lambda given, numbers: list(_Compiled.apply(call, numbers, *given))
 
@@ -202,29 +217,57 @@ class Gradient:
 
 
 @dataclass
+class Way:
+    """How values get from the forward to the backward pass. ``run`` is the forward one; ``saved`` are the numbers of
+    what is saved among the tensors given and made by it. Where ``places`` has any, the first of those is a block of
+    bytes (the last that was made), in which values lie, by their number among those that the backward pass reads.
+    ``kinds`` are the dtypes and sizes of what is saved, ``backs`` what runs, by whether it leaves that as it is, and
+    the strides. ``latest`` recognises tensors that need nothing done to them, with what runs on those, by the same.
+    """
+
+    run: Runner
+    saved: tuple[int, ...]
+    places: Mapping[int, Place] = field(default_factory=dict)
+    kinds: list[tuple[torch.dtype, torch.Size]] = field(default_factory=list)
+    backs: dict[tuple[bool, tuple[tuple[int, ...], ...]], Runner] = field(default_factory=dict)
+    latest: dict[bool, tuple[Callable[..., bool], Runner]] = field(default_factory=dict)
+
+    def loose(self, values: Iterable[T]) -> list[T]:
+        """Of what stands for the arguments of the backward pass, those that are not in the block."""
+        return [x for n, x in enumerate(values) if n not in self.places]
+
+    def spread(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The arguments of the backward pass, from the block and the others."""
+        if not self.places:
+            return [*tensors]
+        block, *rest = tensors
+        others = iter(rest)
+        count = len(rest) + len(self.places)
+        return [self.places[n].of(block) if n in self.places else next(others) for n in range(count)]
+
+
+@dataclass
 class Call:
-    """A function with its derivative, bound to sizes. ``results`` says how many there are before the kept values,
-    ``smooth`` which of them have cotangents, ``again`` which of them are an earlier one once more; ``saved`` are the
-    numbers of what the backward pass reads among the tensors given and made, ``scalars`` which numbers it reads.
-    ``kinds`` are their dtypes and sizes, ``backs`` what runs, by whether it leaves them as they are, and their strides.
-    ``latest`` recognises tensors that need nothing done to them, with what runs on those, by the same.
+    """A function with its derivative, bound to ``sizes``, which ``named`` are without strides. ``results`` says how
+    many there are before the kept values, ``smooth`` which of them have cotangents, ``again`` which of them are an
+    earlier one once more; ``saved`` are the numbers of what the backward pass reads among the tensors given and made,
+    ``scalars`` which numbers it reads. ``ways`` are by whether hooks get what is saved.
     """
 
     gradient: Gradient
     named: Sizes
-    run: Runner
+    sizes: Sizes
+    tensors: int
     results: int
     smooth: tuple[int, ...]
     saved: tuple[int, ...]
     grads: tuple[int | None, ...]
     scalars: tuple[int, ...]
     again: tuple[int, ...]
-    kinds: list[tuple[torch.dtype, torch.Size]] = field(default_factory=list)
-    backs: dict[tuple[bool, tuple[tuple[int, ...], ...]], Runner] = field(default_factory=dict)
-    latest: dict[bool, tuple[Callable[..., bool], Runner]] = field(default_factory=dict)
+    ways: dict[bool, Way] = field(default_factory=dict)
 
     @staticmethod
-    def of(gradient: Gradient, named: Sizes, run: Runner) -> Call:
+    def of(gradient: Gradient, named: Sizes, sizes: Sizes) -> Call:
         both, parts = gradient.joint, gradient.parts
         params = both.function.params[: len(both.grads)]
         tensors = [p for p in params if isinstance(p.type, TensorType)]
@@ -237,16 +280,38 @@ class Call:
         used = [p for p in parts.backward.params if not isinstance(p.type, TensorType)]
         first = both.outputs
         given = parts.forward.outputs[:first]
-        return Call(
-            gradient, named, run, first, both.given, tuple(at[v] for v in parts.saved),
+        made = Call(
+            gradient, named, sizes, len(tensors), first, both.given, tuple(at[v] for v in parts.saved),
             tuple(None if grads[p] is None else grads[p] - first for p in tensors),  # type: ignore[operator]
             tuple(numbers.index(p) for p in used), tuple(n for n, y in enumerate(given) if y in given[:n]),
         )  # fmt: skip
+        made.way(False)
+        return made
+
+    def way(self, hooked: bool) -> Way:
+        """With one block for what only the backward pass reads; hooks get every value by itself."""
+        found = self.ways.get(hooked)
+        if found is None:
+            with self.gradient.lock:
+                found = self.ways[hooked] = self._way(frozenset() if hooked else self.gradient.between)
+        return found
+
+    def _way(self, between: frozenset[int]) -> Way:
+        plan, count = self.gradient.forward.plan(), self.tensors
+        if not isinstance(plan, dispatch.Plan) or not between:
+            return Way(plan.bind(self.sizes), self.saved)
+        run, packed = plan.packing(self.sizes, between)
+        if not packed:
+            return Way(run, self.saved)
+        left = [n for n in range(len(self.gradient.parts.forward.outputs)) if n not in packed]
+        places = {k: packed[n - count] for k, n in enumerate(self.saved) if n - count in packed}
+        loose = [n if n < count else count + left.index(n - count) for n in self.saved if n - count not in packed]
+        return Way(run, (count + len(left), *loose), places)
 
     def backward(
-        self, saved: Sequence[torch.Tensor], cotangents: Sequence[torch.Tensor], numbers: Sequence[float],
+        self, way: Way, saved: Sequence[torch.Tensor], cotangents: Sequence[torch.Tensor], numbers: Sequence[float],
         last: bool = False,
-    ) -> Sequence[torch.Tensor]:
+    ) -> Sequence[torch.Tensor]:  # fmt: skip
         """The cotangents of the parameters, compiled when they are first asked for; for the ``last`` time in the memory
         of what was saved, which nobody else has.
         """
@@ -254,26 +319,42 @@ class Call:
         elsewhere, variant = _elsewhere(cotangents), (self.gradient.last if last else None) or self.gradient.backward
         scaled, keeps = self.gradient.scaled if last else None, variant is self.gradient.backward
         if scaled is not None and not elsewhere and cotangents[0].item() == 1:
-            return [self._restored(saved[n], self.kinds[n]) for n in scaled]
-        latest = self.latest.get(keeps)
+            return [self._restored(saved[n], way.kinds[n]) for n in scaled]
+        latest = way.latest.get(keeps)
         if latest is not None and not elsewhere and latest[0](*saved, *cotangents):
             return latest[1]([*saved, *cotangents], read)
-        given = [*map(self._restored, saved, self.kinds), *cotangents]
+        given = list(map(self._restored, saved, way.kinds))
         if elsewhere:
-            return run_function(self.gradient.parts.backward, [*given, *read], sizes=self.named)
-        strided = variant.layout.strided
-        dense = [x if p.name in strided else x.contiguous().resolve_neg()
-                 for p, x in zip(variant.tensor_params, given, strict=True)]  # fmt: skip
-        strides = tuple(x.stride() for p, x in zip(variant.tensor_params, dense, strict=True) if p.name in strided)
-        run = self.backs.get((keeps, strides))
-        if run is None:
-            with self.gradient.lock:
-                run = self.backs[keeps, strides] = variant.plan().bind(variant.sizes(self.named, dense))
+            return run_function(
+                self.gradient.parts.backward, [*way.spread(given), *cotangents, *read], sizes=self.named
+            )
+        given += cotangents
+        params: list[Value | None] = [None] if way.places else []  # first the block
+        params += way.loose(variant.tensor_params)
+        strided = [p is not None and p.name in variant.layout.strided for p in params]
+        dense = [x if free else x.contiguous().resolve_neg() for free, x in zip(strided, given, strict=True)]
+        run = self._bound(
+            way, variant, keeps, dense, tuple(x.stride() for x, s in zip(dense, strided, strict=True) if s)
+        )
         if all(map(is_, dense, given)) and all(map(dispatch.plain, dense)):
             alike = tensor_check(dense)
             if alike is not None:
-                self.latest[keeps] = (alike, run)
+                way.latest[keeps] = (alike, run)
         return run(dense, read)
+
+    def _bound(
+        self, way: Way, variant: Variant, keeps: bool, dense: Sequence[torch.Tensor],
+        strides: tuple[tuple[int, ...], ...],
+    ) -> Runner:  # fmt: skip
+        """The backward pass for tensors that lie so."""
+        run = way.backs.get((keeps, strides))
+        if run is None:
+            with self.gradient.lock:
+                plan, sizes = variant.plan(), variant.sizes(self.named, way.spread(dense))
+                host = isinstance(plan, dispatch.Plan)
+                run = plan.bind(sizes, within=way.places) if host else plan.bind(sizes)  # type: ignore[call-arg]
+                way.backs[keeps, strides] = run
+        return run
 
     def _restored(self, x: torch.Tensor, kind: tuple[torch.dtype, torch.Size]) -> torch.Tensor:
         """A saved tensor, which hooks may have kept in another form; of its layout nothing is asked."""
@@ -305,19 +386,20 @@ class _Compiled(torch.autograd.Function):
             ctx.versions = [t._version for t in tensors]
         except RuntimeError:  # a tensor made in inference mode: torch knows whether it may take part
             raise dispatch.NoAddressError from None
-        made = call.run(tensors, numbers)
+        # Hooks may hand what they were given to others.
+        ctx.own = torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+        ctx.way = way = call.way(not ctx.own)
+        made = way.run(tensors, numbers)
         # To autograd each result is a tensor of its own, also one that is an argument without its gradient.
         apart = enumerate(made[: call.results])
         results = tuple(y.detach() if n in call.again or any(y is x for x in tensors) else y for n, y in apart)
         ctx.call, ctx.numbers = call, numbers
         # Arguments lie as the kernels of the backward pass know; of results they know that they are dense.
         dense, count = (*results, *made[call.results :]), len(tensors)
-        saved = [tensors[n] if n < count else dense[n - count].contiguous() for n in call.saved]
+        saved = [tensors[n] if n < count else dense[n - count].contiguous() for n in way.saved]
         ctx.save_for_backward(*saved)
-        if not call.kinds:
-            call.kinds = [(x.dtype, x.shape) for x in saved]
-        # Hooks may hand what they were given to others.
-        ctx.own = torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+        if not way.kinds:
+            way.kinds = [(x.dtype, x.shape) for x in saved]
         # What the derivative alone does not need is read only by the derivative of the derivative.
         ctx.given = list(map(_reference, tensors))
         if len(call.smooth) < len(results):
@@ -330,7 +412,7 @@ class _Compiled(torch.autograd.Function):
         given = [cotangents[n] for n in call.smooth]
         again = torch.is_grad_enabled()
         last = not again and ctx.own and not torch._C._autograd._get_current_graph_task_keep_graph()
-        found = _again(ctx, given) if again else call.backward(ctx.saved_tensors, given, ctx.numbers, last)
+        found = _again(ctx, given) if again else call.backward(ctx.way, ctx.saved_tensors, given, ctx.numbers, last)
         return None, None, *(None if n is None else found[n] for n in call.grads)
 
 
@@ -347,6 +429,15 @@ def _again(ctx: Any, cotangents: Sequence[torch.Tensor]) -> Sequence[torch.Tenso
         return run_function(gradient.alone, [*tensors, *cotangents, *ctx.numbers], sizes=call.named, grad=True)
     given = [*tensors, *(g.contiguous().resolve_neg() for g in cotangents)]
     return gradient.again.bind(call.named, given)(given, ctx.numbers)
+
+
+def root(x: Value, maker: Mapping[Value, Operation]) -> str:
+    """The name of the value that another one is a view of, at most."""
+    op = maker.get(x)
+    while op is not None and op.record.kind is Kind.VIEW and isinstance(op.operands[0], Value):
+        x = op.operands[0]
+        op = maker.get(x)
+    return x.name
 
 
 def learning(variant: Variant, given: Sequence[Any], sizes: Sizes, limit: int | None) -> Gradient | None:

@@ -154,7 +154,7 @@ class Snapshot:
     It keeps alive what the object holds, but not the object.
     """
 
-    __slots__ = ("classes", "counts", "empty", "held", "rows", "sets")
+    __slots__ = ("classes", "counts", "empty", "held", "keys", "known", "lengths", "rows", "sets")
 
     def __init__(self) -> None:
         self.classes: set[type] = set()
@@ -163,6 +163,10 @@ class Snapshot:
         self.rows: list[Collection[Any]] = []
         self.counts: list[int] = []
         self.held: list[Any] = []
+        #: The same for keys that are texts, of which equal ones are the same, compared in a third of the time.
+        self.keys: list[Collection[str]] = []
+        self.lengths: list[int] = []
+        self.known: list[str] = []
         self.sets: list[tuple[set[Any], frozenset[Any]]] = []
 
     def holds(self) -> bool:
@@ -170,7 +174,11 @@ class Snapshot:
         if any(self.empty):
             return False
         try:
-            if list(map(len, self.rows)) != self.counts or not all(map(is_, chain.from_iterable(self.rows), self.held)):
+            if list(map(len, self.rows)) != self.counts or list(map(len, self.keys)) != self.lengths:
+                return False
+            if list(chain.from_iterable(self.keys)) != self.known:
+                return False
+            if not all(map(is_, chain.from_iterable(self.rows), self.held)):
                 return False
             return all(members == was for members, was in self.sets)
         except RuntimeError:  # changed by another thread while it is read
@@ -185,7 +193,13 @@ class Snapshot:
 
     def note_map(self, x: Mapping[Any, Any]) -> None:
         """Keys and values, through views that follow what happens to the mapping."""
-        self.note(x.keys())
+        keys = list(x)
+        if all(type(key) is str for key in keys):
+            self.keys.append(x.keys())
+            self.lengths.append(len(keys))
+            self.known += keys
+        else:
+            self.note(x.keys())
         self.note(x.values())
 
     def add(self, x: Any, outermost: bool) -> list[Any] | None:

@@ -5,25 +5,29 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import wraps
-from itertools import chain
-from operator import is_
+from functools import partial, wraps
+from itertools import chain, filterfalse, repeat
+from operator import attrgetter, is_
 from typing import Any
 
 import torch
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from tessera import DTypeError
 from tessera.optim import rules
 
 Group = dict[str, Any]
-_STRIDED = torch.strided
+_watched = torch.autograd._profiler_enabled
+_is_none = partial(is_, None)
+_GRADIENT, _PARAMETER = attrgetter("dtype", "layout"), attrgetter("dtype", "device")
 #: A compiled update: it writes to lists of tensors, and gives a norm or None.
 Rule = Callable[..., torch.Tensor | None]
 
 
 class Slot:
     """A parameter with its state as it was found last: what the state held, the tensors that a kernel takes, ``count``
-    the memory of its number of steps. ``fresh`` says that the state has just been made, and nothing was written to it.
+    the memory of its number of steps, seen without torch or NumPy, which take longer over one number. ``fresh`` says
+    that the state has just been made, and nothing was written to it.
     """
 
     __slots__ = ("count", "fresh", "held", "names", "numbers", "param", "plain", "state", "tensors")
@@ -33,7 +37,7 @@ class Slot:
         self.held = list(state.values())  # what is kept has a number of its own
         self.numbers = list(map(id, self.held))
         self.tensors = tuple(state[name] for name in names if name != "step")
-        self.count = state["step"].numpy() if "step" in names else None
+        self.count: Any = memoryview(state["step"].numpy()) if "step" in names else None
         self.plain = param.is_contiguous()
 
     def holds(self, state: object, names: tuple[str, ...]) -> bool:
@@ -107,13 +111,13 @@ class Known:
 
     def _kinds(self, grads: Sequence[torch.Tensor | None]) -> list[object]:
         """What the grouping of parameters depends on, beside their states."""
-        found: list[object] = [None if g is None else g.dtype if g.layout is _STRIDED else g.layout for g in grads]
-        return [*found, *(p.dtype for p in self.params), *(p.device for p in self.params)]
+        some = list(map(is_, grads, repeat(None)))
+        return [some, *map(_GRADIENT, filterfalse(_is_none, grads)), *map(_PARAMETER, self.params)]
 
     def _renewed(self, grads: list[torch.Tensor | None]) -> list[Batch] | None:
         found = []
         for batch, places in zip(self.batches, self.places, strict=True):
-            done = [float(slot.count) for slot in batch.slots if slot.count is not None]
+            done = [slot.count[()] for slot in batch.slots if slot.count is not None]
             if done and done.count(done[0]) != len(done):
                 return None
             given: Any = [grads[n] for n in places]
@@ -150,6 +154,22 @@ def _light(method: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
+def _hooked(step: Callable[..., Any]) -> Callable[..., Any]:
+    """A step with what torch puts around it, where that has anything to do: hooks, and its name in profiles. Its ways
+    there take as long as the work of a small step.
+    """
+    full = torch.optim.Optimizer.profile_hook_step(step)
+
+    @wraps(step)
+    def call(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        own = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks
+        hooks = own or _global_optimizer_pre_hooks or _global_optimizer_post_hooks
+        return (full if hooks or _watched() else step)(self, *args, **kwargs)
+
+    call.hooked = True  # type: ignore[attr-defined]  # or torch would do it again
+    return call
+
+
 class Optimizer(torch.optim.Optimizer):
     """A torch optimizer whose step is a Tessera function over all parameters at once.
 
@@ -162,7 +182,7 @@ class Optimizer(torch.optim.Optimizer):
     NAMES: tuple[str, ...] = ()
 
     add_param_group = _light(torch.optim.Optimizer.add_param_group)
-    zero_grad = _light(torch.optim.Optimizer.zero_grad)
+    _zeroed = _light(torch.optim.Optimizer.zero_grad)
 
     def __init__(
         self, params: Any, defaults: dict[str, Any], max_norm: float | None, error_if_nonfinite: bool,
@@ -193,6 +213,16 @@ class Optimizer(torch.optim.Optimizer):
 
     # -- a step
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Let go of the gradients, or fill them with zeros unless ``set_to_none``."""
+        if not set_to_none or _watched() or torch.compiler.is_dynamo_compiling():
+            self._zeroed(set_to_none)
+            return
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
+    @_hooked
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; gives the loss of ``closure``, which is called first.
 
@@ -219,10 +249,11 @@ class Optimizer(torch.optim.Optimizer):
         clip = self._clip(batches, inverse)
         for batch in batches:
             norm = self.update(batch, clip)
+            done = batch.done + 1.0
             for slot in batch.slots:
                 slot.fresh = False
                 if slot.count is not None:
-                    slot.count += 1
+                    slot.count[()] = done
             if norm is not None:
                 self.grad_norm = norm
 
@@ -258,7 +289,7 @@ class Optimizer(torch.optim.Optimizer):
                 slot = slots.get(id(p))
                 if slot is None or slot.param is not p or not slot.holds(state_of(p), names):
                     slot = slots[id(p)] = self._slot(p, names)
-                done = 0.0 if slot.count is None else float(slot.count)
+                done = 0.0 if slot.count is None else slot.count[()]
                 kind = (slot.tensors[0].dtype if slot.tensors else None, p.dtype, g.dtype, p.device, done, slot.fresh)
                 if kind != before or batch is None:
                     _check(p, g)

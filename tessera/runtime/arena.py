@@ -1,11 +1,17 @@
-"""One block for the tensors between the steps: where each lies, so that what is not needed at once shares memory."""
+"""Which tensors of a call share a block of memory, and where in it each lies: what is not needed at once shares it."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Mapping
+from dataclasses import dataclass, field
 from typing import TypeVar
 
+from tessera.runtime import memory
+
+#: How much more memory than without may be in use where all of it is taken at once: as the classes of the pool.
+ROOM = 1 / 4
+#: How many tensors a block has room for: each is compared with all others.
+MOST = 2000
 #: Where tensors begin: on a line of the cache.
 LINE = 64
 K = TypeVar("K", bound=Hashable)
@@ -59,3 +65,37 @@ def placed(lives: Mapping[K, Life]) -> tuple[dict[K, int], int]:
         taken.sort()
         whole = max(whole, at + need)
     return offsets, whole
+
+
+@dataclass
+class Memory:
+    """Which blocks share one: ``offsets`` in it, ``whole`` its bytes; and ``packed`` those in one that the call gives,
+    ``pack`` its bytes. Of the others, ``late`` ones are allocated before the first step that uses them and freed behind
+    the last; the rest are there during the whole call.
+    """
+
+    offsets: dict[int, int]
+    whole: int
+    late: frozenset[int]
+    packed: dict[int, int] = field(default_factory=dict)
+    pack: int = 0
+
+    @staticmethod
+    def of(lives: Mapping[int, Life], results: Collection[int], together: Collection[int] = ()) -> Memory:
+        """All of what lies between the steps in one block, where that takes no more memory than to allocate and free
+        each by itself; else the small ones. ``results`` outlive the call; those ``together`` do it as one block, where
+        they are there during the whole call anyway.
+        """
+        between = {slot: life for slot, life in lives.items() if slot not in results}
+        few = len(between) <= MOST
+        offsets, whole = placed(between) if few else ({}, 0)
+        kept = sum(life.nbytes for slot, life in lives.items() if slot in results)
+        late: frozenset[int] = frozenset()
+        if not few or whole + kept > most(lives) * (1 + ROOM) + memory.SMALLEST:
+            late = frozenset(slot for slot, life in lives.items() if life.nbytes >= memory.SMALLEST or not few)
+            offsets, whole = placed({slot: life for slot, life in between.items() if slot not in late})
+        at, packed = 0, {}
+        for slot in sorted(set(together) - late):
+            packed[slot] = at
+            at += -(-lives[slot].nbytes // LINE) * LINE
+        return Memory(offsets, whole, late, packed, at) if len(packed) > 1 else Memory(offsets, whole, late)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import array
 import math
 import struct
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 
 from tessera import config
 from tessera.runtime import arena, memory
-from tessera.runtime.arena import Life
+from tessera.runtime.arena import Life, Memory
 from tessera.runtime.pieces import Pieces, spanned
 from tessera.runtime.place import Place
 from tessera.runtime.product import product
@@ -41,12 +41,8 @@ STREAM_FROM = 4 << 20
 THREADS_FROM = 16 << 10
 #: A bound plan keeps a tensor to copy for each that it allocates of up to so many bytes.
 COPIED = 16 << 10
-#: How much more memory than without may be in use where all of it is taken at once: as the classes of the pool.
-ROOM = 1 / 4
-#: How many tensors a block has room for: each is compared with all others.
-MOST = 2000
-#: The first bases of a table: nothing, and the shared block.
-NOTHING, BLOCK, FIRST = 0, 1, 2
+#: The first bases of a table: nothing, the shared block, and the one that the call gives.
+NOTHING, BLOCK, PACK, FIRST = 0, 1, 2, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +92,13 @@ class Opaque:
 
 @dataclass
 class Bound:
-    """A plan with everything that its sizes settle."""
+    """A plan with everything that its sizes settle. Arguments that are ``within`` lie in one block of bytes, which is
+    given before the others.
+    """
 
     plan: Laid
     sizes: Sizes
+    within: Mapping[int, Place] = field(default_factory=dict)
     #: Where each slot lies that is not a library's own tensor.
     places: dict[int, Place] = field(default_factory=dict)
     #: What is to be done: the number of the step, and its row or its call.
@@ -114,10 +113,34 @@ class Bound:
         for slot, given in enumerate(plan.given):
             if given is not None:
                 self.places[slot] = Place.given(slot, given, sizes)
+        self.places |= {slot: replace(place, root=plan.slots) for slot, place in self.within.items()}
         for slot, shape, dtype in sized(plan.allocs, sizes):
             self.places[slot] = self.blocks[slot] = Place.dense(slot, shape, dtype)
         for step in plan.steps:
             self.add(step)
+
+    @property
+    def arguments(self) -> list[int]:
+        """The slots of the tensors that a call is given, in order."""
+        rest = [slot for slot in range(self.plan.inputs) if slot not in self.within]
+        return [self.plan.slots, *rest] if self.within else rest
+
+    def memory(self, together: Collection[int] = ()) -> Memory:
+        """Which blocks share one. Of those ``together`` are the slots that are results as one, where they can be."""
+        plan, end = self.plan, len(self.steps)
+        results = set(map(self.root, plan.outputs))
+        alone = {self.root(slot) for slot in plan.outputs if slot not in together}
+        for made in self.steps:
+            if isinstance(made, Opaque) and not results.isdisjoint(made.step.writes):
+                results.update(map(self.root, made.step.reads))
+                alone.update(map(self.root, made.step.reads))
+        whole = {slot for slot in together if slot in self.blocks and self.places[slot] is self.blocks[slot]} - alone
+        lives = {}
+        for slot, place in self.blocks.items():
+            first, last = self.lives.get(slot, (end, end))
+            nbytes = math.prod(place.shape) * place.dtype.itemsize
+            lives[slot] = Life(nbytes, first, end if slot in results else last)
+        return Memory.of(lives, results, whole)
 
     def root(self, slot: int) -> int:
         """The slot of the block that a slot lies in."""
@@ -215,48 +238,15 @@ class Bound:
 
 
 @dataclass
-class Memory:
-    """Which blocks share one: ``offsets`` in it, ``whole`` its bytes. Of the others, ``late`` ones are allocated before
-    the first step that uses them and freed behind the last; the rest are there during the whole call.
+class Call:
+    """One call while it runs: its tensors by slot, the addresses that tables begin from, the shared block, the one that
+    it gives, numbers.
     """
 
-    offsets: dict[int, int]
-    whole: int
-    late: frozenset[int]
-
-    @staticmethod
-    def of(bound: Bound) -> Memory:
-        """All of what lies between the steps in one block, where that takes no more memory than to allocate and free
-        each by itself; else the small ones.
-        """
-        plan, end = bound.plan, len(bound.steps)
-        results = {bound.root(slot) for slot in plan.outputs}
-        for made in bound.steps:
-            if isinstance(made, Opaque) and not results.isdisjoint(made.step.writes):
-                results.update(map(bound.root, made.step.reads))
-        lives = {}
-        for slot, place in bound.blocks.items():
-            first, last = bound.lives.get(slot, (end, end))
-            nbytes = math.prod(place.shape) * place.dtype.itemsize
-            lives[slot] = Life(nbytes, first, end if slot in results else last)
-        between = {slot: life for slot, life in lives.items() if slot not in results}
-        few = len(between) <= MOST
-        offsets, whole = arena.placed(between) if few else ({}, 0)
-        kept = sum(life.nbytes for slot, life in lives.items() if slot in results)
-        if few and whole + kept <= arena.most(lives) * (1 + ROOM) + memory.SMALLEST:
-            return Memory(offsets, whole, frozenset())
-        large = frozenset(slot for slot, life in lives.items() if life.nbytes >= memory.SMALLEST or not few)
-        offsets, whole = arena.placed({slot: life for slot, life in between.items() if slot not in large})
-        return Memory(offsets, whole, large)
-
-
-@dataclass
-class Call:
-    """One call while it runs: its tensors by slot, the addresses that tables begin from, the shared block, numbers."""
-
-    slots: list[Any]
+    slots: list[Any] | dict[int, Any]
     bases: list[int]
     block: torch.Tensor | None
+    pack: torch.Tensor | None
     numbers: list[float]
     scalars: Sequence[float]
 
@@ -279,29 +269,36 @@ class Writer:
     born: list[tuple[int, int, Maker]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        bound, count = self.bound, self.bound.plan.inputs
+        bound = self.bound
         made = [s for step in bound.steps if isinstance(step, Opaque) for s in step.step.writes]
-        for slot in (*range(count), *bound.blocks, *made):
-            if slot not in self.memory.offsets:
+        for slot in (*bound.arguments, *bound.blocks, *made):
+            if self.shared(slot) is None:
                 self.bases.setdefault(slot, FIRST + len(self.bases))
         for row in bound.steps:
             for x in row.arguments if isinstance(row, Row) else ():
                 if isinstance(x, Scalar):
                     self.scalars.setdefault(x, len(self.scalars))
 
+    def shared(self, root: int) -> tuple[int, int] | None:
+        """The base of the block that a block lies in, and where in it; None of one that is by itself."""
+        held = self.memory
+        if root in held.packed:
+            return PACK, held.packed[root]
+        return (BLOCK, held.offsets[root]) if root in held.offsets else None
+
     def write(self) -> list[Phase]:
         """All phases."""
         bound, late = self.bound, self.memory.late
         first: dict[int, list[int]] = {}
         for slot in bound.blocks:
-            if slot in self.memory.offsets:
+            if self.shared(slot) is not None:
                 continue
             at = bound.lives[slot][0] if slot in late and slot in bound.lives else 0
             first.setdefault(at, []).append(slot)
         last: dict[int, list[int]] = {}
         kept = {bound.root(slot) for slot in bound.plan.outputs}
         for slot, (_, at) in bound.lives.items():
-            if slot >= bound.plan.inputs and slot not in kept and slot not in self.memory.offsets:
+            if bound.plan.inputs <= slot < bound.plan.slots and slot not in kept and self.shared(slot) is None:
                 last.setdefault(at, []).append(slot)
         for n, step in enumerate(bound.steps):
             if n in first:
@@ -366,8 +363,8 @@ class Writer:
     def argument(self, x: _Argument) -> tuple[int, int]:
         """The number of a base, and what is added to it."""
         if isinstance(x, At):
-            offset = self.memory.offsets.get(x.root)
-            return (self.bases[x.root], x.offset) if offset is None else (BLOCK, offset + x.offset)
+            base, offset = self.shared(x.root) or (self.bases[x.root], 0)
+            return base, offset + x.offset
         if isinstance(x, Scalar):
             return FIRST + len(self.bases) + self.scalars[x], 0
         return (BLOCK, self.memory.whole) if isinstance(x, Scratch) else (NOTHING, int(x))
@@ -399,12 +396,14 @@ class Writer:
         blocks, places = self.bound.blocks, self.bound.places
         place = places.get(slot)
         root = slot if place is None else place.root
-        offset = self.memory.offsets.get(root)
-        if place is None or (offset is None and place is (blocks.get(root) or places.get(root))):
+        shared = self.shared(root)
+        if place is None or (shared is None and place is (blocks.get(root) or places.get(root))):
             return lambda call: call.slots[root]
-        if offset is None:
+        if shared is None:
             return lambda call: place.of(call.slots[root])
-        here = Place(root, offset + place.offset, place.shape, place.strides, place.dtype)
+        here = replace(place, offset=shared[1] + place.offset)
+        if shared[0] == PACK:
+            return lambda call: here.of(call.pack)  # type: ignore[arg-type]
         return lambda call: here.of(call.block)  # type: ignore[arg-type]
 
 
@@ -425,33 +424,62 @@ def maker(shape: tuple[int, ...], dtype: torch.dtype) -> Maker:
     return partial(memory.empty, shape, dtype)
 
 
-def runner(plan: Laid, sizes: Sizes) -> Runner:
-    """What a call of a plan at given sizes runs: from tensors and numbers to the list of outputs."""
+def runner(plan: Laid, sizes: Sizes, within: Mapping[int, Place] | None = None) -> Runner:
+    """What a call of a plan at given sizes runs: from tensors and numbers to the list of outputs. Arguments that are
+    ``within`` lie there in a block of bytes, which is the first tensor.
+    """
+    bound = Bound(plan, sizes, within or {})
+    return _running(bound, bound.memory())
+
+
+def packing(plan: Laid, sizes: Sizes, together: Collection[int]) -> tuple[Runner, dict[int, Place]]:
+    """The same with those outputs of the numbers ``together`` in one block of bytes that can be; and where each lies in
+    it. It is the last output, in the place of those.
+    """
     bound = Bound(plan, sizes)
-    held = Memory.of(bound)
-    writer = Writer(bound, held)
+    held = bound.memory({plan.outputs[n] for n in together})
+    packed = ((n, slot) for n, slot in enumerate(plan.outputs) if n in together and slot in held.packed)
+    places = {n: replace(bound.places[slot], offset=held.packed[slot]) for n, slot in packed}
+    return _running(bound, held), places
+
+
+def _running(bound: Bound, held: Memory) -> Runner:
+    plan, writer = bound.plan, Writer(bound, held)
     phases = tuple(writer.write())
     rows = [step for step in bound.steps if isinstance(step, Row)]
     large, scratch = any(row.threads for row in rows), max((row.scratch for row in rows), default=0)
-    outputs = [writer.tensor(slot) for slot in plan.outputs]
+    outputs = [writer.tensor(slot) for slot in plan.outputs if slot not in held.packed]
     scalars = [(s.number, float if s.real else int) for s in writer.scalars]
     others = [None] * (plan.slots - plan.inputs)
-    rest = [0] * (len(writer.bases) - plan.inputs)
-    block = maker((-(-held.whole // arena.LINE) * arena.LINE,), torch.uint8) if held.offsets and not scratch else None
+    rest = [0] * (len(writer.bases) - len(bound.arguments))
+    block = _bytes(held.whole) if held.offsets and not scratch else None
+    pack = _bytes(held.pack) if held.packed else None
+    if pack:
+        outputs.append(lambda call: call.pack)
     needs: list[int] = []
+    order = bound.arguments if bound.within else None
 
     def run(tensors: Sequence[torch.Tensor], numbers: Sequence[float]) -> list[Any]:
         if large:
             check_storage(tensors, needs)
         threads = torch.get_num_threads() if large or scratch else 1
         shared = block() if block else memory.empty((held.whole + scratch * threads,), torch.uint8) if scratch else None
-        bases = [0, 0 if shared is None else shared.data_ptr(), *[x.data_ptr() for x in tensors], *rest]
-        call = Call([*tensors, *others], bases, shared, [kind(numbers[n]) for n, kind in scalars], numbers)
+        given = pack() if pack else None
+        bases = [0, 0 if shared is None else shared.data_ptr(), 0 if given is None else given.data_ptr()]
+        bases += [x.data_ptr() for x in tensors]
+        bases += rest
+        slots = [*tensors, *others] if order is None else dict(zip(order, tensors, strict=True))
+        call = Call(slots, bases, shared, given, [kind(numbers[n]) for n, kind in scalars], numbers)
         for phase in phases:
             phase(call)
         return [give(call) for give in outputs]
 
     return run
+
+
+def _bytes(count: int) -> Maker:
+    """What allocates a block in which tensors lie."""
+    return maker((-(-count // arena.LINE) * arena.LINE,), torch.uint8)
 
 
 def check_storage(tensors: Sequence[torch.Tensor], needs: list[int]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,10 @@ import torch
 import torch.autograd.forward_ad as fwd
 from torch.utils._device import DeviceContext
 
-from tessera.runtime.bound import Bound, Row, check_storage, maker, runner
+from tessera.runtime.bound import Bound, Row, check_storage, maker, packing, runner
 from tessera.runtime.pieces import Pieces, spanned
 from tessera.runtime.pieces import plain as plain_tensor
+from tessera.runtime.place import Place
 from tessera.runtime.steps import (
     Alloc,
     CallStep,
@@ -45,10 +46,17 @@ REMEMBERED = 256
 class Plan(Laid):
     """A compiled function for all sizes."""
 
-    def bind(self, sizes: Sizes, alone: bool = False) -> Runner:
-        """The plan for one set of sizes; as the function ``bind``."""
-        run = bind(self, sizes, alone)
-        return writing(run, self.updates) if self.updates else run
+    def bind(self, sizes: Sizes, alone: bool = False, within: Mapping[int, Place] | None = None) -> Runner:
+        """The plan for one set of sizes; as the function ``bind``, or as ``runner`` where arguments are ``within``."""
+        run = runner(self, sizes, within) if within else bind(self, sizes, alone)
+        if not self.updates:
+            return run
+        given = [n for n in range(self.inputs) if n not in (within or ())]
+        return writing(run, [given.index(n) + bool(within) for n in self.updates])
+
+    def packing(self, sizes: Sizes, together: Collection[int]) -> tuple[Runner, dict[int, Place]]:
+        """As the function ``packing``; nothing is where a plan writes to its arguments."""
+        return (self.bind(sizes), {}) if self.updates else packing(self, sizes, together)
 
 
 class OutdatedError(Exception):

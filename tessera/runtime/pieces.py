@@ -53,7 +53,7 @@ def spanned(x: torch.Tensor) -> int:
 class Form:
     """What lists of tensors of the same kinds and sizes have in common. ``dense`` says that every tensor is, ``full``
     that every one has elements, ``counted`` that torch counts their changes. ``safe`` holds the addresses that were
-    last seen to lie within storages large enough, ``spans`` the bytes that each tensor spans.
+    last seen to lie within storages large enough, with their table; ``spans`` the bytes that each tensor spans.
     """
 
     cuts: list[int]
@@ -64,7 +64,7 @@ class Form:
     requires_grad: bool
     full: bool
     counted: bool
-    safe: list[int] = field(default_factory=list)
+    safe: tuple[list[int], array[int]] = field(default_factory=lambda: ([], array("q")))
     spans: list[int] = field(default_factory=list)
 
     @cached_property
@@ -168,14 +168,24 @@ class Pieces:
         """Where each piece, or the dense copy of one that is not dense, begins."""
         if self._addresses is None:
             dense = self.tensors if self.form.dense else [self._dense(x) for x in self.tensors]
-            self._addresses = [x.data_ptr() for x in dense]
+            found = [x.data_ptr() for x in dense]
+            known, table = self.form.safe
+            if found == known:  # the list itself: then who compares it again need not look into it
+                found, self._table = known, table
+            self._addresses = found
         return self._addresses
 
     def data_ptr(self) -> int:
-        """The address of the table: number of pieces, their first elements and the end, their addresses."""
+        """The address of the table."""
+        return self.table.buffer_info()[0]
+
+    @property
+    def table(self) -> array[int]:
+        """Number of pieces, their first elements and the end, their addresses."""
+        addresses = self.addresses
         if self._table is None:
-            self._table = array("q", [len(self.tensors), *self.cuts, *self.addresses])
-        return self._table.buffer_info()[0]
+            self._table = array("q", [len(self.tensors), *self.cuts, *addresses])
+        return self._table
 
     def _dense(self, x: torch.Tensor) -> torch.Tensor:
         if x.is_contiguous():
@@ -231,10 +241,11 @@ class Forms:
                 self.known[key] = (alike, made.form)
             for old in list(self.known)[:-REMEMBERED]:
                 self.known.pop(old, None)
-        if made.form.plain and made.form.safe != made.addresses:
+        if made.form.plain and made.form.safe[0] is not made.addresses:
             if not made.form.within(made.tensors):
                 check(made.tensors)
-            made.form.safe = made.addresses
+            if made.form.dense:
+                made.form.safe = made.addresses, made.table
         return made
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import groupby
 
-from tessera.runtime.bound import Bound, Memory, Opaque, Row
+from tessera.runtime.arena import Memory
+from tessera.runtime.bound import Bound, Opaque, Row
 from tessera.runtime.steps import Laid, Sizes
 
 
 def described(plan: Laid, sizes: Sizes) -> tuple[str, ...]:
     """Its runs in order: tables with their rows, library calls between them, and the block that they share."""
     bound = Bound(plan, sizes)
-    return tuple(_described(bound, Memory.of(bound)))
+    return tuple(_described(bound, bound.memory()))
 
 
 def _described(bound: Bound, held: Memory) -> Iterator[str]:

@@ -17,7 +17,7 @@ Runner = Callable[[Sequence[Any], Sequence[float]], Any]
 
 def writing(run: Runner, updates: Sequence[int]) -> Runner:
     """A runner whose steps write to the tensors with these numbers, as one that takes care of them."""
-    seen: list[tuple[list[int], list[int], Spans]] = []
+    seen: list[tuple[list[Any], list[Any], Spans]] = []
 
     def go(tensors: Sequence[Any], scalars: Sequence[float]) -> Any:
         written = [tensors[n] for n in updates]
@@ -38,11 +38,8 @@ def writing(run: Runner, updates: Sequence[int]) -> Runner:
     return go
 
 
-def _addresses(tensors: Iterable[Any]) -> list[int]:
-    where: list[int] = []
-    for x in tensors:
-        where += (*x.addresses, *x.cuts) if isinstance(x, Pieces) else (x.data_ptr(),)
-    return where
+def _addresses(tensors: Iterable[Any]) -> list[Any]:
+    return [(x.addresses, x.cuts) if isinstance(x, Pieces) else x.data_ptr() for x in tensors]
 
 
 def settle(written: Iterable[Any]) -> None:
@@ -52,7 +49,7 @@ def settle(written: Iterable[Any]) -> None:
         if isinstance(x, Pieces):
             x.settle()
         if x.form.counted if isinstance(x, Pieces) else not x.is_inference():
-            changed += members([x])
+            changed += x.tensors if isinstance(x, Pieces) else (x,)
     if changed:
         torch.autograd.graph.increment_version(changed)
 

@@ -144,3 +144,18 @@ def test_a_container_that_another_thread_changes() -> None:
     finally:
         done.set()
         thread.join()
+
+
+def test_a_snapshot_sees_names_that_change_without_their_values() -> None:
+    value = object()
+    for change in (
+        lambda x: x["a"].update(other=x["a"].pop("near")),
+        lambda x: (x["a"].pop("near"), x["b"].update(near=value)),
+        lambda x: x["b"].update(far=x["b"].pop("far")) or x["b"].update(more=1),
+        lambda x: (x["b"].pop(3), x["b"].update({4: value})),
+    ):
+        held: dict[Any, Any] = {"a": {"near": value}, "b": {"far": value, 3: value}}
+        taken = snapshot(held)
+        assert taken is not None and taken.holds()
+        change(held)
+        assert not taken.holds()

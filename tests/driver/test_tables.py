@@ -13,7 +13,7 @@ import torch
 import tessera
 from tessera import Tensor
 from tessera.driver.variant import Variant
-from tessera.runtime.bound import Bound, Memory, Opaque, Row
+from tessera.runtime.bound import Bound, Opaque, Row
 from tessera.runtime.dispatch import CallStep, Given, Plan, bind
 from tessera.runtime.place import Place
 from tessera.runtime.product import product
@@ -156,7 +156,7 @@ def test_what_one_block_would_take_more_memory_for_is_allocated_step_by_step() -
 
     x = torch.randn(520, 520)
     found = bound(chain, x)
-    held = Memory.of(found)
+    held = found.memory()
     if held.late:
         assert all(slot not in held.offsets for slot in held.late)
     for y, z in zip(chain(x), chain.eager(x), strict=True):

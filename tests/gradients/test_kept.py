@@ -13,7 +13,7 @@ import torch.nn.functional as F
 import tessera
 from tessera import Tensor
 from tessera.driver.gradient import Gradient
-from tessera.runtime.bound import Bound, Memory
+from tessera.runtime.bound import Bound
 from tessera.runtime.dispatch import Plan
 from tests.gradients.compiled import derived
 
@@ -107,7 +107,7 @@ def test_what_is_computed_again_is_there_for_its_own_block_alone() -> None:
         gradients(f, args)
         plan = kept(f)[0].backward.plan()
         assert isinstance(plan, Plan)
-        whole.append(Memory.of(Bound(plan, {"N": N, "D": D})).whole)
+        whole.append(Bound(plan, {"N": N, "D": D}).memory().whole)
     assert 0 < whole[1] <= whole[0]
 
 

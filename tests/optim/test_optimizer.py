@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from tessera import DTypeError, TraceError, optim
 from tessera.optim import rules
@@ -127,6 +128,44 @@ def test_schedulers_hooks_and_tensor_rates() -> None:
     plain.step()
     scheduler.step()
     assert plain.param_groups[0]["lr"] == pytest.approx(0.05)
+
+
+def test_profiles_name_steps_and_hooks_of_all_optimizers_run() -> None:
+    optimizer, seen = optim.Adam(params(), lr=0.1), []
+    for _ in range(2):
+        optimizer.step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        optimizer.step()
+        optimizer.zero_grad()
+    names = {event.key for event in profile.key_averages()}
+    assert {"Optimizer.step#Adam.step", "Optimizer.zero_grad#Adam.zero_grad"} <= names
+    handle = register_optimizer_step_post_hook(lambda o, args, kwargs: seen.append(o))
+    optimizer.step()
+    handle.remove()
+    optimizer.step()
+    assert seen == [optimizer]
+
+
+def test_gradients_are_let_go_of_or_filled_with_zeros() -> None:
+    ps = params((3,), (2, 2))
+    ps[1].grad = None
+    optimizer = optim.SGD(ps, lr=0.1)
+    held = ps[0].grad
+    optimizer.zero_grad(set_to_none=False)
+    assert ps[0].grad is held and not held.any() and ps[1].grad is None
+    optimizer.zero_grad()
+    assert ps[0].grad is None
+
+
+def test_steps_are_counted_where_others_see_them() -> None:
+    ps = params((3,), (2, 2))
+    optimizer = optim.Adam(ps, lr=0.1)
+    for n in range(1, 6):
+        optimizer.step()
+        assert [float(optimizer.state[p]["step"]) for p in ps] == [n, n]
+    optimizer.state[ps[0]]["step"] += 10
+    optimizer.step()
+    assert [float(optimizer.state[p]["step"]) for p in ps] == [16, 6]
 
 
 def test_groups_are_added_later() -> None:
