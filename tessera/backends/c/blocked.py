@@ -30,6 +30,10 @@ from tessera.ir.record import Kind
 #: The first lane's point along the vector axis, in bounds that hold for all lanes.
 LANE = Dim.name("_lane")
 
+#: Vectors that go together share what is broadcast to them: one alone has more to do for each of its points, by one
+#: part in so many.
+ALONE = 16
+
 
 def is_blocked(nest: Operation) -> bool:
     """Does a sweep of the nest hold another one, or sum products outside of any, as of a single row?"""
@@ -88,16 +92,18 @@ class Blocked(Crosswise):
     def stream(self, op: Operation) -> None:
         """A sweep with folds and sums of products, block by block."""
         e, plan = self.e, Block.of(op)
-        (axis,), (lo,), (hi,) = op.words("axes"), op.dims("lo"), op.dims("hi")
+        (axis,) = op.words("axes")
         for sweep in plan.products:
             self.pack(sweep, axis)
         folds = {f: plan_fold(f) for f in plan.folds}
         sides = [{f: self.start(p) for f, p in folds.items()} for _ in e.each()]
         for sweep in plan.sums:
             self.clear(sweep, axis)
-        begin, stop = e.fresh(), e.fresh()
+        begin, stop, first, end = (e.fresh() for _ in range(4))
         self.starts[axis] = begin
-        first, end = self.alive(op, lo, hi)
+        names = {**e.names, str(LANE): e.names.get(e.vector, "0")}
+        lo, hi = (c_index(d, names) for d in self.alive(op, LANE, len(e.sides)))
+        e.lines.add(f"const i64 {first} = {lo}, {end} = {hi};")
         e.lines.open(f"for (i64 {begin} = {first}; {begin} < {end}; {begin} += {BLOCK})")
         e.lines.add(f"const i64 {stop} = x_min({begin} + {BLOCK}, {end});")
         before = [dict(s) for s in e.sides]
@@ -115,22 +121,41 @@ class Blocked(Crosswise):
             for fold in sides[side].values():
                 e.finish(fold, across=False)
 
-    def alive(self, op: Operation, lo: Dim, hi: Dim) -> tuple[str, str]:
-        """From where to where points add to a fold, for any of the lanes."""
-        e, given = self.e, op.attrs.get("alive")
+    def together(self, nest: Operation) -> str:
+        """Is it less work to take the vectors from here on together, as C text; nothing where it always is: what only
+        some of the lanes need is then computed for all of them.
+        """
+        assert nest.body is not None
+        e = self.e
+        both, apart = Dim.const(0), Dim.const(0)
+        for op in nest.body.ops:
+            if op.attrs.get("alive"):
+                both = both + self.width * self.points(op, LANE, self.width)
+                for n in range(self.width):
+                    apart = apart + self.points(op, LANE + n * e.lanes, 1)
+        if both is apart:
+            return ""
+        names = {**e.names, str(LANE): e.names[e.vector]}
+        return f"{c_index(both * ALONE, names)} <= {c_index(apart * (ALONE + 1), names)}"
+
+    def points(self, op: Operation, at: Dim, vectors: int) -> Dim:
+        """How many points of a sweep some vectors need, from that at ``at`` on."""
+        lo, hi = self.alive(op, at, vectors)
+        return dim_max(hi - lo, 0)
+
+    def alive(self, op: Operation, at: Dim, vectors: int) -> tuple[Dim, Dim]:
+        """From where to where points of a sweep add to a fold, for any lane of so many vectors, that at ``at`` first."""
+        (lo,), (hi,), given = op.dims("lo"), op.dims("hi"), op.attrs.get("alive")
         assert given is None or isinstance(given, tuple)
         low, high = given or (None, None)
-        ranges = {} if not e.vector else {e.vector: (LANE, LANE + self.width * e.lanes)}
+        ranges = {} if not self.e.vector else {self.e.vector: (at, at + vectors * self.e.lanes)}
         if isinstance(low, Dim):
             least, _ = bounds(low, ranges)
             lo = lo if least is None else dim_max(lo, least)
         if isinstance(high, Dim):
             _, most = bounds(high, ranges)
             hi = hi if most is None else dim_min(hi, most)
-        names = {**e.names, str(LANE): e.names.get(e.vector, "0")}
-        first, end = e.fresh(), e.fresh()
-        e.lines.add(f"const i64 {first} = {c_index(lo, names)}, {end} = {c_index(hi, names)};")
-        return first, end
+        return lo, hi
 
     def start(self, fold: Fold) -> Fold:
         """A fold with a state of its own. One with a factor is summed block by block, and needs no carry."""

@@ -239,15 +239,22 @@ class Emitter(Body):
         out.close()
 
     def columns(self, op: Operation, extent: str, width: int) -> None:
-        """The columns of one iteration: ``width`` vectors at once, or what is left of them one after the other."""
+        """The columns of one iteration: ``width`` vectors at once where all of them are there and that pays, or one
+        after the other.
+        """
         out, axis = self.lines, self.names[self.vector]
         if width > 1:
-            out.open(f"if ({axis} + {width} * L <= {extent})")
+            pays = self.blocked.together(op) if isinstance(self.blocked, Blocked) else ""
+            stop, all_of = extent, f"{axis} + {width} * L <= {extent}"
+            if pays:
+                stop, all_of = self.fresh(), f"{all_of} && {pays}"
+                out.add(f"const i64 {stop} = x_min({axis} + {width} * L, {extent});")
+            out.open(f"if ({all_of})")
             out.add("t_live = ~(vm){};")
             self.partial = False
             self.point(op, width)
             out.close()
-            out.open(f"else for (; {axis} < {extent}; {axis} += L)")
+            out.open(f"else for (; {axis} < {stop}; {axis} += L)")
         else:
             out.open()
         out.add(f"const int n = (int)x_min(L, {extent} - {axis});")
