@@ -7,13 +7,13 @@ from contextlib import nullcontext
 
 from tessera.backends.c import intrinsics as ci
 from tessera.backends.c.body import dtype_of, op_makes_lanes
-from tessera.backends.c.pairs import BLOCK, ROWS, Pairs, mmas
+from tessera.backends.c.pairs import BLOCK, ROWS, Pairs, mmas, within
 from tessera.backends.c.source import c_index
 from tessera.backends.c.stages import varies
 from tessera.backends.c.strips import only_behind
 from tessera.backends.c.tiles import Loop
 from tessera.ir.dialects.tile import MMA
-from tessera.ir.dim import Dim, ceildiv
+from tessera.ir.dim import Dim, ceildiv, dim_max, dim_min
 from tessera.ir.dim_range import coefficient
 from tessera.ir.graph import Operation, Value
 
@@ -48,10 +48,11 @@ class Products(Pairs):
                 e.lines.open(f"for (; {at} + L <= {hi}; {at} += L)")
                 self.squares(ops, lying, roots, (axis, at))
                 e.lines.close()
-            e.lines.open(f"for (; {at} < {hi}; {at}++)")
-            e.names[axis] = at
-            self.fill(ops, roots, [{} for _ in e.sides])
-            e.lines.close()
+            if not (lying and multiple(lo, hi, e.lanes)):
+                e.lines.open(f"for (; {at} < {hi}; {at}++)")
+                e.names[axis] = at
+                self.fill(ops, roots, [{} for _ in e.sides])
+                e.lines.close()
             e.lines.close()
 
     def squares(
@@ -69,8 +70,10 @@ class Products(Pairs):
                 assert step is not None
                 square, count = mine[op.result], "n" if e.partial else "L"
                 e.lines.add(f"{ci.vector_type(dtype_of(op.result))} {square}[L];")
-                pointer = f"{buffer[0]} + {c_index(offset, e.names)}"
-                e.lines.add(f"t_load_rows_{buffer[1]}({square}, {pointer}, {c_index(step, e.names)}, {count});")
+                args = f"{square}, {buffer[0]} + {c_index(offset, e.names)}, {c_index(step, e.names)}, {count}"
+                lo, hi = within(op, axis, e.vector) or ([], [])
+                part = f", {c_index(dim_max(*lo), e.names)}, {c_index(dim_min(*hi), e.names)}" if lo else ""
+                e.lines.add(f"t_load_rows_{'within_' if part else ''}{buffer[1]}({args}{part});")
             turned.append(mine)
         row = e.fresh()
         e.lines.open(f"for (i64 {row} = 0; {row} < L; {row}++)")
@@ -175,6 +178,8 @@ class Products(Pairs):
                 e.lines.open(f"for (; {at} + {many} <= {hi}; {at} += {many})")
                 self.several(sweep, tiles, axis, many, summed, end)
                 e.lines.close()
+                if multiple(lo, hi, many):
+                    break
             e.lines.close()
 
     def several(
@@ -260,6 +265,11 @@ class Products(Pairs):
                 e.values = outer
         if axis:
             e.names[axis] = at
+
+
+def multiple(lo: str, hi: str, step: int) -> bool:
+    """Is nothing left between two bounds when steps have been taken as long as there was room for them?"""
+    return lo.isdigit() and hi.isdigit() and (int(hi) - int(lo)) % step == 0
 
 
 def packed(sweep: Operation, swept: str, vector: str) -> list[Value]:
