@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from tessera.backends.c import intrinsics as ci
-from tessera.backends.c.body import dtype_of, guard_of, place
+from tessera.backends.c.body import dtype_of, place, within
 from tessera.backends.c.source import c_index
 from tessera.backends.c.stages import varies
 from tessera.backends.c.strips import Strip, Strips, behind, elements, runs
@@ -307,21 +307,6 @@ def mmas(sweep: Operation) -> list[Operation]:
     """The sums of products of a sweep."""
     assert sweep.body is not None
     return [op for op in sweep.body.ops if op.record is MMA]
-
-
-def within(op: Operation, axis: str, vector: str) -> tuple[list[Dim], list[Dim]] | None:
-    """How many points of ``axis`` further on a guarded load first touches memory, and no longer does: the most of the
-    first and the least of the second. None where that is another number for other lanes.
-    """
-    first, end = list[Dim](), list[Dim]()
-    for e, lo, hi in guard_of(op):
-        first.append(lo - e)
-        end.append(hi - e)
-        names = e.names() | lo.names() | hi.names()
-        apart = vector in names or any(n.startswith("_l") for n in names)
-        if apart or coefficient(e, axis) is not ONE or axis in lo.names() | hi.names():
-            return None
-    return first, end
 
 
 def half(x: Operand, own: dict[Value, Operation], halves: Halves) -> Value | None:
