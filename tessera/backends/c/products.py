@@ -81,6 +81,8 @@ class Products(Pairs):
                 e.lines.add(f"t_load_rows_{'within_' if part else ''}{buffer[1]}({args}{part});")
             turned.append(mine)
         row = e.fresh()
+        if len(ops) == len(lying):  # then a square can stay in registers
+            e.lines.add("#pragma GCC unroll 16")
         e.lines.open(f"for (i64 {row} = 0; {row} < L; {row}++)")
         e.names[axis] = f"({first} + {row})"
         self.fill(ops, roots, [{v: f"{name}[{row}]" for v, name in mine.items()} for mine in turned])
@@ -117,6 +119,7 @@ class Products(Pairs):
             for square in mine.values():
                 e.lines.add(f"t_turn_square((vf32 *){square});")
             squares.append(mine)
+        e.lines.add("#pragma GCC unroll 16")
         e.lines.open(f"for (i64 {row} = 0; {row} < L; {row}++)")
         e.names[axis] = f"({first} + {row})"
         for side in e.each():
