@@ -167,8 +167,8 @@ class Blocked(Crosswise):
                 e.finish(fold, across=False)
 
     def together(self, nest: Operation) -> str:
-        """Is it less work to take the vectors from here on together, as C text; nothing where it always is: what only
-        some of the lanes need is then computed for all of them.
+        """Is it less work to take the vectors from here on together, as a further condition in C; nothing where it
+        always is. What only some of the lanes need is then computed for all of them.
         """
         assert nest.body is not None
         e = self.e
@@ -181,7 +181,7 @@ class Blocked(Crosswise):
         if both is apart:
             return ""
         names = {**e.names, str(LANE): e.names[e.vector]}
-        return f"{c_index(both * ALONE, names)} <= {c_index(apart * (ALONE + 1), names)}"
+        return f" && {c_index(both * ALONE, names)} <= {c_index(apart * (ALONE + 1), names)}"
 
     def points(self, op: Operation, at: Dim, vectors: int) -> Dim:
         """How many points of a sweep some vectors need, from that at ``at`` on."""

@@ -239,17 +239,13 @@ class Emitter(Body):
         out.close()
 
     def columns(self, op: Operation, extent: str, width: int) -> None:
-        """The columns of one iteration: ``width`` vectors at once where all of them are there and that pays, or one
-        after the other.
-        """
+        """The columns of one iteration: ``width`` vectors at once, or one after the other where that is less work."""
         out, axis = self.lines, self.names[self.vector]
         if width > 1:
             pays = self.blocked.together(op) if isinstance(self.blocked, Blocked) else ""
-            stop, all_of = extent, f"{axis} + {width} * L <= {extent}"
-            if pays:
-                stop, all_of = self.fresh(), f"{all_of} && {pays}"
-                out.add(f"const i64 {stop} = x_min({axis} + {width} * L, {extent});")
-            out.open(f"if ({all_of})")
+            stop, end = self.fresh(), f"{axis} + {width} * L"
+            out.add(f"const i64 {stop} = x_min({end}, {extent});")
+            out.open(f"if ({end} <= {extent}{pays})")
             out.add("t_live = ~(vm){};")
             self.partial = False
             self.point(op, width)
