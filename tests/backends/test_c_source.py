@@ -47,3 +47,8 @@ def test_a_long_function_is_inlined_into_few_places_and_called_from_many() -> No
     few, many = (f"{VISIBLE} int f(void) {{ {'t_tanh_f32(x); ' * n}}}" for n in (20, 40))
     assert called not in library(few, 8) and called not in library(few * 3, 8)
     assert called in library(many, 8)
+
+
+def test_a_short_function_with_a_form_for_each_processor_is_inlined_into_many_places() -> None:
+    many = f"{VISIBLE} int f(void) {{ {'t_where_f32(m, a, b); ' * 40}}}"
+    assert "noinline)) vf32 t_where_f32(" not in library(many, 16)

@@ -8,7 +8,7 @@ varies along the lanes comes from a tile, the other one is broadcast from where 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
@@ -17,18 +17,22 @@ from tessera.backends.c.body import dtype_of
 from tessera.backends.c.crosswise import Crosswise
 from tessera.backends.c.fold import Fold, plan_fold
 from tessera.backends.c.pairs import BLOCK, halves_of, mmas
-from tessera.backends.c.products import SHORT_CHAIN
+from tessera.backends.c.products import SHORT_CHAIN, multiple
 from tessera.backends.c.source import c_index
 from tessera.backends.c.stages import Block
 from tessera.backends.c.tiles import Loop
-from tessera.ir.dialects.tile import LOAD, RUNNING
+from tessera.ir.dialects.tile import LOAD, RUNNING, STORE
 from tessera.ir.dim import Dim, dim_max, dim_min
-from tessera.ir.dim_range import bounds
+from tessera.ir.dim_range import bounds, coefficient
 from tessera.ir.graph import Operation
 from tessera.ir.record import Kind
 
 #: The first lane's point along the vector axis, in bounds that hold for all lanes.
 LANE = Dim.name("_lane")
+
+#: Vectors that go together share what is broadcast to them: one alone has more to do for each of its points, by one
+#: part in so many.
+ALONE = 16
 
 
 def is_blocked(nest: Operation) -> bool:
@@ -67,13 +71,58 @@ class Blocked(Crosswise):
         return bool(found) and all(found) and all(lying)
 
     def plain(self, op: Operation) -> None:
-        """A sweep without folds: it reads what the sweeps before it left in tiles."""
+        """A sweep without folds: it reads what the sweeps before it left in tiles. Stores along the innermost axis of
+        what lies in other rows for other lanes are made for L points at once.
+        """
+        e = self.e
         assert op.body is not None
-        with self.loops(self.walks(op)):
-            for side in self.e.each():
-                self.fetch(op.body.ops, side)
-                for inner in op.body.ops:
-                    self.e.statement(inner)
+        *outer, (axis, lo, hi) = self.walks(op)
+        lying = [inner for inner in op.body.ops if inner.record is STORE and self.lies(inner, axis)]
+        if not lying:
+            with self.loops(self.walks(op)):
+                self.at_point(op, [{} for _ in e.sides])
+            return
+        with self.loops(outer):
+            at = e.fresh()
+            e.lines.open()
+            e.lines.add(f"i64 {at} = {lo};")
+            e.lines.open(f"for (; {at} + L <= {hi}; {at} += L)")
+            squares = [{store: e.fresh() for store in lying} for _ in e.each()]
+            for store, square in (pair for mine in squares for pair in mine.items()):
+                e.lines.add(f"{ci.vector_type(store.operands[0].type.dtype.name)} {square}[L];")
+            with self.loops([(axis, at, f"{at} + L")]):
+                row = f"[{e.names[axis]} - {at}]"
+                self.at_point(op, [{store: square + row for store, square in mine.items()} for mine in squares])
+            e.names[axis] = at
+            for side in e.each():
+                for store, square in squares[side].items():
+                    self.store_rows(store, square)
+            e.lines.close()
+            if not multiple(lo, hi, e.lanes):
+                with self.loops([(axis, at, hi)]):
+                    self.at_point(op, [{} for _ in e.sides])
+            e.lines.close()
+
+    def at_point(self, op: Operation, squares: Sequence[Mapping[Operation, str]]) -> None:
+        """A point of such a sweep, where some stores of each side go into squares."""
+        e = self.e
+        assert op.body is not None
+        for side in e.each():
+            self.fetch(op.body.ops, side)
+            for inner in op.body.ops:
+                if inner in squares[side]:
+                    text = e.operand(inner.operands[1], inner.operands[0].type.dtype)
+                    e.lines.add(f"{squares[side][inner]} = {text};")
+                else:
+                    e.statement(inner)
+
+    def store_rows(self, store: Operation, square: str) -> None:
+        """Store a square of lanes by points, a row for each lane."""
+        e, (offset,), (buffer, kind) = self.e, store.dims("index"), self.e.buffer(store)
+        step = coefficient(offset, e.vector)
+        assert step is not None
+        pointer, count = f"{buffer} + {c_index(offset, e.names)}", "n" if e.partial else "L"
+        e.lines.add(f"t_store_rows_{kind}({pointer}, {c_index(step, e.names)}, {count}, {square});")
 
     def alone(self, op: Operation) -> None:
         """Sums of products outside of the blocks, one for each lane."""
@@ -88,16 +137,18 @@ class Blocked(Crosswise):
     def stream(self, op: Operation) -> None:
         """A sweep with folds and sums of products, block by block."""
         e, plan = self.e, Block.of(op)
-        (axis,), (lo,), (hi,) = op.words("axes"), op.dims("lo"), op.dims("hi")
+        (axis,) = op.words("axes")
         for sweep in plan.products:
             self.pack(sweep, axis)
         folds = {f: plan_fold(f) for f in plan.folds}
         sides = [{f: self.start(p) for f, p in folds.items()} for _ in e.each()]
         for sweep in plan.sums:
             self.clear(sweep, axis)
-        begin, stop = e.fresh(), e.fresh()
+        begin, stop, first, end = (e.fresh() for _ in range(4))
         self.starts[axis] = begin
-        first, end = self.alive(op, lo, hi)
+        names = {**e.names, str(LANE): e.names.get(e.vector, "0")}
+        lo, hi = (c_index(d, names) for d in self.alive(op, LANE, len(e.sides)))
+        e.lines.add(f"const i64 {first} = {lo}, {end} = {hi};")
         e.lines.open(f"for (i64 {begin} = {first}; {begin} < {end}; {begin} += {BLOCK})")
         e.lines.add(f"const i64 {stop} = x_min({begin} + {BLOCK}, {end});")
         before = [dict(s) for s in e.sides]
@@ -115,22 +166,41 @@ class Blocked(Crosswise):
             for fold in sides[side].values():
                 e.finish(fold, across=False)
 
-    def alive(self, op: Operation, lo: Dim, hi: Dim) -> tuple[str, str]:
-        """From where to where points add to a fold, for any of the lanes."""
-        e, given = self.e, op.attrs.get("alive")
+    def together(self, nest: Operation) -> str:
+        """Is it less work to take the vectors from here on together, as a further condition in C; nothing where it
+        always is. What only some of the lanes need is then computed for all of them.
+        """
+        assert nest.body is not None
+        e = self.e
+        both, apart = Dim.const(0), Dim.const(0)
+        for op in nest.body.ops:
+            if op.attrs.get("alive"):
+                both = both + self.width * self.points(op, LANE, self.width)
+                for n in range(self.width):
+                    apart = apart + self.points(op, LANE + n * e.lanes, 1)
+        if both is apart:
+            return ""
+        names = {**e.names, str(LANE): e.names[e.vector]}
+        return f" && {c_index(both * ALONE, names)} <= {c_index(apart * (ALONE + 1), names)}"
+
+    def points(self, op: Operation, at: Dim, vectors: int) -> Dim:
+        """How many points of a sweep some vectors need, from that at ``at`` on."""
+        lo, hi = self.alive(op, at, vectors)
+        return dim_max(hi - lo, 0)
+
+    def alive(self, op: Operation, at: Dim, vectors: int) -> tuple[Dim, Dim]:
+        """From where to where points of a sweep add to a fold, for any lane of so many vectors from ``at`` on."""
+        (lo,), (hi,), given = op.dims("lo"), op.dims("hi"), op.attrs.get("alive")
         assert given is None or isinstance(given, tuple)
         low, high = given or (None, None)
-        ranges = {} if not e.vector else {e.vector: (LANE, LANE + self.width * e.lanes)}
+        ranges = {} if not self.e.vector else {self.e.vector: (at, at + vectors * self.e.lanes)}
         if isinstance(low, Dim):
             least, _ = bounds(low, ranges)
             lo = lo if least is None else dim_max(lo, least)
         if isinstance(high, Dim):
             _, most = bounds(high, ranges)
             hi = hi if most is None else dim_min(hi, most)
-        names = {**e.names, str(LANE): e.names.get(e.vector, "0")}
-        first, end = e.fresh(), e.fresh()
-        e.lines.add(f"const i64 {first} = {c_index(lo, names)}, {end} = {c_index(hi, names)};")
-        return first, end
+        return lo, hi
 
     def start(self, fold: Fold) -> Fold:
         """A fold with a state of its own. One with a factor is summed block by block, and needs no carry."""

@@ -9,7 +9,7 @@ from tessera.backends.c import intrinsics as ci
 from tessera.backends.c.fold import Fold, Piece
 from tessera.backends.c.source import Lines, c_index
 from tessera.ir.dialects.tile import LOAD
-from tessera.ir.dim import Dim, dim_min
+from tessera.ir.dim import Dim, dim_max, dim_min
 from tessera.ir.dim_range import coefficient
 from tessera.ir.dtype import DType, int64
 from tessera.ir.graph import Function, Literal, Operand, Operation, Value
@@ -161,6 +161,13 @@ class Body:
 
     def load(self, op: Operation) -> None:
         buffer, kind = self.buffer(op)
+        bounds = within(op, self.vector) if len(op.operands) == 1 and op.attrs.get("guard") else None
+        if bounds and coefficient(place(op)[1], self.vector) is ONE:
+            lo, hi = c_index(dim_max(*bounds[0]), self.names), c_index(dim_min(*bounds[1]), self.names)
+            hi = f"x_min({hi}, n)" if self.partial else hi
+            pointer = f"{buffer} + {c_index(place(op)[1], self.names)}"
+            self.define(op.result, f"t_load_within_{kind}({pointer}, {lo}, {hi})")
+            return
         offset, step, tests = self.address(op)
         if step == "":
             index = self.fresh()
@@ -452,3 +459,18 @@ def guard_of(op: Operation) -> Iterator[tuple[Dim, Dim, Dim]]:
         assert isinstance(triple, tuple)
         e, lo, hi = (x for x in triple if isinstance(x, Dim))
         yield e, lo, hi
+
+
+def within(op: Operation, axis: str, vector: str = "") -> tuple[list[Dim], list[Dim]] | None:
+    """How many points of ``axis`` further on a guarded load first touches memory, and no longer does: the most of the
+    first and the least of the second. None where that is another number for each point, or for other lanes.
+    """
+    first, end = list[Dim](), list[Dim]()
+    for e, lo, hi in guard_of(op):
+        first.append(lo - e)
+        end.append(hi - e)
+        fixed = lo.names() | hi.names()
+        apart = vector in e.names() | fixed or any(n.startswith("_l") for n in e.names() | fixed)
+        if apart or axis in fixed or coefficient(e, axis) is not ONE:
+            return None
+    return first, end

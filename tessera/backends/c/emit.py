@@ -239,15 +239,18 @@ class Emitter(Body):
         out.close()
 
     def columns(self, op: Operation, extent: str, width: int) -> None:
-        """The columns of one iteration: ``width`` vectors at once, or what is left of them one after the other."""
+        """The columns of one iteration: ``width`` vectors at once, or one after the other where that is less work."""
         out, axis = self.lines, self.names[self.vector]
         if width > 1:
-            out.open(f"if ({axis} + {width} * L <= {extent})")
+            pays = self.blocked.together(op) if isinstance(self.blocked, Blocked) else ""
+            stop, end = self.fresh(), f"{axis} + {width} * L"
+            out.add(f"const i64 {stop} = x_min({end}, {extent});")
+            out.open(f"if ({end} <= {extent}{pays})")
             out.add("t_live = ~(vm){};")
             self.partial = False
             self.point(op, width)
             out.close()
-            out.open(f"else for (; {axis} < {extent}; {axis} += L)")
+            out.open(f"else for (; {axis} < {stop}; {axis} += L)")
         else:
             out.open()
         out.add(f"const int n = (int)x_min(L, {extent} - {axis});")

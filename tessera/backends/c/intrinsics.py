@@ -426,6 +426,8 @@ def _called(unit: Unit, uses: Mapping[str, int]) -> str:
     text = unit.text
     if len(text) > LONG:
         for name in unit.defines:
-            if uses.get(name, 0) > MANY:
+            # A unit may have a form for each processor, of which a kernel gets one.
+            forms = re.findall(rf"^T_FN \w+ {name}\((?:.*\}}$|.*(?:\n[^}}].*)*\n\}})", text, re.MULTILINE)
+            if uses.get(name, 0) > MANY and max(map(len, forms), default=0) > LONG:
                 text = re.sub(rf"T_FN (\w+ {name}\()", r"static __attribute__((noinline)) \1", text)
     return text

@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from tessera.backends.c import intrinsics as ci
-from tessera.backends.c.body import dtype_of, place
+from tessera.backends.c.body import dtype_of, place, within
 from tessera.backends.c.source import c_index
 from tessera.backends.c.stages import varies
 from tessera.backends.c.strips import Strip, Strips, behind, elements, runs
 from tessera.backends.c.tiles import Loop
 from tessera.ir.dialects.math import CAST
-from tessera.ir.dialects.tile import LOAD, MMA
+from tessera.ir.dialects.tile import LOAD, MMA, STORE
 from tessera.ir.dim import Dim, ceildiv
 from tessera.ir.dim_range import coefficient
 from tessera.ir.graph import Operand, Operation, Value
@@ -101,10 +101,12 @@ class Pairs(Strips):
         return list(dict.fromkeys(self.paired[op][which] for op in mmas(sweep)))
 
     def lies(self, op: Operation, axis: str) -> bool:
-        """Does a load have its elements next to each other along ``axis`` rather than along the lanes?"""
-        if op.record is not LOAD or op.attrs.get("guard") or len(op.operands) > 1:
+        """Does a load or a store have its elements next to each other along ``axis`` rather than along the lanes?"""
+        if op.record is LOAD and (len(op.operands) > 1 or within(op, axis, self.e.vector) is None):
             return False
-        offset, narrow = place(op)[1], ci.lane(dtype_of(op.result)) not in ("f64", "i64", "u64")
+        if op.record not in (LOAD, STORE) or (op.record is STORE and op.attrs.get("guard")):
+            return False
+        offset, narrow = place(op)[1], ci.lane(op.operands[0].type.dtype.name) not in ("f64", "i64", "u64")
         return narrow and coefficient(offset, axis) is ONE and coefficient(offset, self.e.vector) not in (None, ONE)
 
     # -- packing
@@ -117,7 +119,7 @@ class Pairs(Strips):
         for v in roots:
             self.tile(v, sweep.words("axes"), [*extents, ceildiv(last, Dim.const(2))], PAIR)
         *outer, (axis, lo, hi) = self.walks(sweep)
-        lying = {v: own[v] for v in roots if self.lies(own[v], axis)}
+        lying = {v: own[v] for v in roots if self.lies(own[v], axis) and not own[v].attrs.get("guard")}
         with self.loops(outer):
             at = e.fresh()
             e.lines.open()

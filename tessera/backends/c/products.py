@@ -6,16 +6,18 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 from tessera.backends.c import intrinsics as ci
-from tessera.backends.c.body import dtype_of, op_makes_lanes
+from tessera.backends.c.body import dtype_of, op_makes_lanes, place, within
 from tessera.backends.c.pairs import BLOCK, ROWS, Pairs, mmas
 from tessera.backends.c.source import c_index
 from tessera.backends.c.stages import varies
 from tessera.backends.c.strips import only_behind
 from tessera.backends.c.tiles import Loop
-from tessera.ir.dialects.tile import MMA
-from tessera.ir.dim import Dim, ceildiv
+from tessera.ir.dialects.tile import INDEX, LOAD, MMA
+from tessera.ir.dim import Dim, ceildiv, dim_max, dim_min
 from tessera.ir.dim_range import coefficient
 from tessera.ir.graph import Operation, Value
+from tessera.ir.record import Kind
+from tessera.schedule.plan import ONE, ZERO
 
 #: Terms that are added one after the other before their sum joins others: long chains of additions round more. The
 #: first is for sums of products along axes of their own, the second along the swept axis, the third for other sums.
@@ -46,12 +48,16 @@ class Products(Pairs):
             e.lines.add(f"i64 {at} = {lo};")
             if lying:
                 e.lines.open(f"for (; {at} + L <= {hi}; {at} += L)")
-                self.squares(ops, lying, roots, (axis, at))
+                if len(lying) > 1 and self.lie_all(ops, roots, axis):
+                    self.turned_rows(ops, roots, (axis, at))
+                else:
+                    self.squares(ops, lying, roots, (axis, at))
                 e.lines.close()
-            e.lines.open(f"for (; {at} < {hi}; {at}++)")
-            e.names[axis] = at
-            self.fill(ops, roots, [{} for _ in e.sides])
-            e.lines.close()
+            if not (lying and multiple(lo, hi, e.lanes)):
+                e.lines.open(f"for (; {at} < {hi}; {at}++)")
+                e.names[axis] = at
+                self.fill(ops, roots, [{} for _ in e.sides])
+                e.lines.close()
             e.lines.close()
 
     def squares(
@@ -69,14 +75,59 @@ class Products(Pairs):
                 assert step is not None
                 square, count = mine[op.result], "n" if e.partial else "L"
                 e.lines.add(f"{ci.vector_type(dtype_of(op.result))} {square}[L];")
-                pointer = f"{buffer[0]} + {c_index(offset, e.names)}"
-                e.lines.add(f"t_load_rows_{buffer[1]}({square}, {pointer}, {c_index(step, e.names)}, {count});")
+                args = f"{square}, {buffer[0]} + {c_index(offset, e.names)}, {c_index(step, e.names)}, {count}"
+                lo, hi = within(op, axis, e.vector) or ([], [])
+                part = f", {c_index(dim_max(*lo), e.names)}, {c_index(dim_min(*hi), e.names)}" if lo else ""
+                e.lines.add(f"t_load_rows_{'within_' if part else ''}{buffer[1]}({args}{part});")
             turned.append(mine)
         row = e.fresh()
+        if len(ops) == len(lying):  # then a square can stay in registers
+            e.lines.add("#pragma GCC unroll 16")
         e.lines.open(f"for (i64 {row} = 0; {row} < L; {row}++)")
         e.names[axis] = f"({first} + {row})"
         self.fill(ops, roots, [{v: f"{name}[{row}]" for v, name in mine.items()} for mine in turned])
         e.lines.close()
+
+    def lie_all(self, ops: Sequence[Operation], roots: Sequence[Value], axis: str) -> bool:
+        """Can operations be carried out with the lanes along ``axis``, a point of the lanes after the other?"""
+        own, lanes = {op.result for op in ops}, self.e.vector
+        known = all(v in own or not varies(v, (lanes,)) for op in ops for v in op.inputs if op_makes_lanes(v))
+        loads = [op for op in ops if op.record is LOAD]
+        reads = all(len(op.operands) == 1 and coefficient(place(op)[1], axis) in (ONE, ZERO) for op in loads)
+        bounded = all(within(op, axis, lanes) is not None for op in loads)
+        kinds = all(op.record in (LOAD, INDEX) or op.record.kind is Kind.MAP for op in ops)
+        narrow = all(ci.lane(dtype_of(v)) in ("f32", "i32", "u32") for v in roots)
+        return known and reads and bounded and kinds and narrow
+
+    def turned_rows(self, ops: Sequence[Operation], roots: Sequence[Value], at: tuple[str, str]) -> None:
+        """L points of the axis ``at`` at once, computed with the lanes along it, and then turned."""
+        e, (axis, first), vector, row = self.e, at, self.e.vector, self.e.fresh()
+        partial, before, squares = e.partial, [dict(s) for s in e.sides], list[dict[Value, str]]()
+        e.names[axis] = first
+        for _ in e.each():
+            mine, outer, here = {v: e.fresh() for v in roots}, dict(e.values), e.names[vector]
+            for v, square in mine.items():
+                e.lines.add(f"{ci.vector_type(dtype_of(v))} {square}[L]{' = {}' if partial else ''};")
+            e.lines.open(f"for (i64 {row} = 0; {row} < {'n' if partial else 'L'}; {row}++)")
+            e.vector, e.partial, e.names[vector] = axis, False, f"({here} + {row})"
+            for op in ops:
+                e.statement(op)
+            for v, square in mine.items():
+                e.lines.add(f"{square}[{row}] = {e.values[v]};")
+            e.lines.close()
+            e.vector, e.partial, e.names[vector], e.values = vector, partial, here, outer
+            for square in mine.values():
+                e.lines.add(f"t_turn_square((vf32 *){square});")
+            squares.append(mine)
+        e.lines.add("#pragma GCC unroll 16")
+        e.lines.open(f"for (i64 {row} = 0; {row} < L; {row}++)")
+        e.names[axis] = f"({first} + {row})"
+        for side in e.each():
+            e.values.update((v, f"{square}[{row}]") for v, square in squares[side].items())
+            for v in roots:
+                self.hold(v, side)
+        e.lines.close()
+        e.sides = before
 
     def fill(self, ops: Sequence[Operation], roots: Sequence[Value], known: Sequence[dict[Value, str]]) -> None:
         """One row of the tiles of ``roots``, where some of the operations' results are known for each side."""
@@ -175,6 +226,8 @@ class Products(Pairs):
                 e.lines.open(f"for (; {at} + {many} <= {hi}; {at} += {many})")
                 self.several(sweep, tiles, axis, many, summed, end)
                 e.lines.close()
+                if multiple(lo, hi, many):
+                    break
             e.lines.close()
 
     def several(
@@ -262,6 +315,11 @@ class Products(Pairs):
                 e.values = outer
         if axis:
             e.names[axis] = at
+
+
+def multiple(lo: str, hi: str, step: int) -> bool:
+    """Is nothing left between two bounds when steps have been taken as long as there was room for them?"""
+    return lo.isdigit() and hi.isdigit() and (int(hi) - int(lo)) % step == 0
 
 
 def packed(sweep: Operation, swept: str, vector: str) -> list[Value]:

@@ -22,7 +22,7 @@ Loop = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Tile:
-    """Rows of scratch memory, one for each point of ``axes``; a row is ``width`` vectors."""
+    """Rows of scratch memory, one for each point of ``axes``; a row has a vector for each of those that go together."""
 
     offset: Dim
     axes: tuple[str, ...]
@@ -62,7 +62,7 @@ class Tiles:
             at = at if start == "0" else f"({at} - {start})"
             row = at if row == "0" else f"({row} * ({c_index(extent, e.names)}) + {at})"
         offset = c_index(tile.offset, e.names)
-        return f"({tile.lane} *)(mine + {offset}) + ({row} * {self.width} + {side}) * L"
+        return f"({tile.lane} *)(mine + {offset}) + ({row} * {len(e.sides)} + {side}) * L"
 
     def hold(self, v: Value, side: int) -> None:
         tile = self.tiles[v]

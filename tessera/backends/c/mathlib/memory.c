@@ -63,6 +63,21 @@ T_FN void t_store_part_$T($T *p, i64 n, $V x) {
 }
 
 // Elements that lie `step` apart.
+// Elements `from` to `to` of L that follow each other; the others are not touched, and 0.
+// for T V R in STORED
+static __attribute__((noinline)) $V t_load_some_$T(const $T *p, i64 from, i64 to) {
+    $R r = {};
+    for (i64 i = from > 0 ? from : 0; i < to && i < L; i++) r[i] = p[i];
+    return t_decode_$T(r);
+}
+
+// for T V R in STORED
+T_FN $V t_load_within_$T(const $T *p, i64 from, i64 to) {
+    if (from <= 0 && to >= L) return t_load_$T(p);
+    if (from >= to || from >= L || to <= 0) return ($V){};
+    return t_load_some_$T(p, from, to);
+}
+
 // for T V R in STORED
 T_FN $V t_load_step_$T(const $T *p, i64 step) {
     $R r = {};

@@ -18,3 +18,21 @@ T_FN void t_load_rows_$T($V *a, const $T *p, i64 step, i64 n) {
     for (int i = 0; i < n; i++) t_prefetch_far(p + i * step + 4 * L);
     t_turn_square((vf32 *)a);
 }
+
+// The same for the points from `from` to `to` of the L that follow each other; the others are not touched, and 0.
+// for T V in f32/vf32 i32/vi32 u32/vu32 i16/vi32 i8/vi32 u8/vi32 b8/vm bf16/vf32 f16/vf32 e4m3/vf32 e5m2/vf32
+static __attribute__((noinline)) void t_load_rows_within_$T($V *a, const $T *p, i64 step, i64 n, i64 from, i64 to) {
+    if (from <= 0 && to >= L) {
+        t_load_rows_$T(a, p, step, n);
+        return;
+    }
+    T_LANES a[i] = ($V){};
+    for (i64 i = from > 0 ? from : 0; i < to && i < L; i++) a[i] = t_load_step_part_$T(p + i, step, n);
+}
+
+// A square turned and stored: its rows are as far apart as `step` says.
+// for T V in f32/vf32 i32/vi32 u32/vu32 i16/vi32 i8/vi32 u8/vi32 b8/vm bf16/vf32 f16/vf32 e4m3/vf32 e5m2/vf32
+static __attribute__((noinline)) void t_store_rows_$T($T *p, i64 step, i64 n, $V *a) {
+    t_turn_square((vf32 *)a);
+    for (int i = 0; i < n; i++) t_store_$T(p + i * step, a[i]);
+}
