@@ -10,6 +10,8 @@ import torch
 
 import tessera
 from tessera import Tensor
+from tessera.backends.c.host import host_target
+from tessera.backends.c.intrinsics import natural_lanes
 
 
 @tessera.function
@@ -83,8 +85,42 @@ def test_what_lies_along_the_sum_is_copied_and_what_lies_along_the_rows_is_asked
     copies = {f.__name__: text.count("__builtin_memcpy") for f, text in small.items()}
     assert copies == {"rows_rows": 2, "rows_columns": 2, "columns_columns": 0}  # for one vector and for two
     asked = {f.__name__: set(re.findall(r"t_prefetch\((buf\d .*)\);", text)) for f, text in small.items()}
-    (ahead,) = asked["columns_columns"]
-    assert re.fullmatch(r"buf0 \+ n\d \* i_k0 \+ \(i_i0 \+ (8|4)\)", ahead)  # as many rows as registers hold
+    assert asked["columns_columns"]
+    for ahead in asked["columns_columns"]:  # as many rows as registers hold
+        assert re.fullmatch(r"buf0 \+ n\d \* i_k0 \+ \(i_i0 \+ (8|5|4)\)", ahead)
+
+
+@tessera.function
+def gated(a: Tensor["M", "K"], b: Tensor["K", "N"], c: Tensor["M", "N"], d: Tensor["N"]) -> Tensor["M", "N"]:
+    return torch.relu(a @ b) * c + d
+
+
+@pytest.mark.parametrize("m", [1, 4, 5, 11, 128, 133])
+@pytest.mark.parametrize("n", [1, 63, 64, 65, 127, 129, 191, 260])
+@pytest.mark.parametrize("k", [1, 128, 200])
+def test_work_around_products_of_every_width(m: int, n: int, k: int) -> None:
+    torch.manual_seed(m + n + k)
+    a, b, c, d = torch.randn(m, k), torch.randn(k, n), torch.randn(m, n), torch.randn(n)
+    exact = gated.__wrapped__(*(x.double() for x in (a, b, c, d)))
+    assert relative(gated(a, b, c, d), exact) <= 5e-7
+
+
+def test_what_follows_a_product_is_asked_for_while_it_is_summed() -> None:
+    text = source(gated, *(torch.ones(s) for s in ((9, 9), (9, 9), (9, 9), (9,))))
+    asked = set(re.findall(r"t_prefetch_far\((buf\d) ", text))
+    assert asked == {"buf2"}, "what is the same for all rows is near"
+
+
+def test_constant_columns_say_how_many_vectors_go_together() -> None:
+    def at(n: int) -> str:
+        @tessera.function
+        def f(a: Tensor["M", "K"], b: Tensor["K", n]) -> Tensor["M", n]:
+            return torch.relu(a @ b)
+
+        return source(f, torch.ones(9, 9), torch.ones(9, n))
+
+    wide = ["(x_cdiv(" + str(n) + ", 4 * L))" in at(n).split("(n1) * ")[0] for n in (128, 256, 288, 800)]
+    assert wide == ([False, True, False, True] if natural_lanes(host_target().features) == 16 else [False] * 4)
 
 
 @pytest.mark.parametrize("call", [lambda a, b: a.mT @ b, lambda a, b: torch.einsum("km,kn->nm", a, b)])

@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from tessera.backends.c import intrinsics as ci
 from tessera.backends.c.body import dtype_of
 from tessera.backends.c.crosswise import Crosswise
 from tessera.backends.c.fold import Fold, plan_fold
-from tessera.backends.c.pairs import BLOCK, halves_of, mmas
+from tessera.backends.c.pairs import BLOCK, WIDE, WIDTH, halves_of, mmas
 from tessera.backends.c.products import SHORT_CHAIN, multiple
 from tessera.backends.c.source import c_index
 from tessera.backends.c.stages import Block
@@ -26,6 +27,9 @@ from tessera.ir.dim import Dim, dim_max, dim_min
 from tessera.ir.dim_range import bounds, coefficient
 from tessera.ir.graph import Operation
 from tessera.ir.record import Kind
+
+if TYPE_CHECKING:
+    from tessera.backends.c.emit import Emitter
 
 #: The first lane's point along the vector axis, in bounds that hold for all lanes.
 LANE = Dim.name("_lane")
@@ -44,6 +48,28 @@ def is_blocked(nest: Operation) -> bool:
 
 class Blocked(Crosswise):
     """Writes the body of such a nest."""
+
+    @staticmethod
+    def of(e: Emitter, nest: Operation, lanes: bool) -> Blocked:
+        """For a nest whose columns are lanes, or for one that has none."""
+        found = Blocked(e, WIDTH if lanes else 1)
+        if lanes and found.is_wide(nest):
+            found.width = WIDE
+        return found
+
+    def is_wide(self, nest: Operation) -> bool:
+        """Do sums of products alone need registers, of which there are 32, and are the columns many, as far as that is
+        known?
+        """
+        assert nest.body is not None
+        columns, together = nest.dims("extents")[-1], WIDE * self.e.lanes
+        even = not columns.is_const or columns.value % together == 0 or columns.value >= 8 * together
+        if self.e.lanes < 16 or not even or (columns.is_const and columns.value <= 2 * together):
+            return False
+        plans = [Block.of(op) for op in nest.body.ops if op.body is not None]
+        if any(p.folds or p.crosses or p.gates or p.sweep.attrs.get("alive") for p in plans):
+            return False
+        return not any(self.pair(sweep, p.axes[0]) for p in plans for sweep in (*p.products, *p.sums))
 
     def point(self, nest: Operation) -> None:
         """The body of the nest, for the vectors that go together."""

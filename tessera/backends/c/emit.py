@@ -16,7 +16,6 @@ from tessera.backends.c import intrinsics as ci
 from tessera.backends.c.blocked import Blocked, is_blocked
 from tessera.backends.c.body import Body
 from tessera.backends.c.fold import Fold, flops_of_point, plan_fold
-from tessera.backends.c.pairs import WIDTH
 from tessera.backends.c.recurrent import SIDE_BY_SIDE, Recurrent, is_ordered
 from tessera.backends.c.scan import scan_step
 from tessera.backends.c.source import HELPERS, c_index
@@ -138,7 +137,7 @@ class Emitter(Body):
         if is_ordered(op):
             self.blocked = Recurrent(self, SIDE_BY_SIDE) if block else Within(self, 1)
         elif is_blocked(op):
-            self.blocked = Blocked(self, WIDTH if block else 1)
+            self.blocked = Blocked.of(self, op, block)
         if self.blocked is None:
             self.plan_kept(op)
         elif isinstance(self.blocked, Blocked) and op.attrs.get("when"):

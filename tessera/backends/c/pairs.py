@@ -32,6 +32,8 @@ BLOCK = 128
 #: Rows of a tile of products in registers, and its vectors, by lanes: as many sums as hide the latency of one, and no
 #: more than there are registers; then, as long as there are so many rows left, fewer.
 ROWS, WIDTH = {16: (8, 3, 1), 8: (4, 1), 4: (4, 1)}, 2
+#: The same for a wide tile, which has 32 registers: every element that it broadcasts serves twice as many lanes.
+WIDE_ROWS, WIDE = (5, 3, 1), 4
 
 #: How a pair is kept.
 PAIR, PAIR_LANE = "uint32", "u32"
@@ -54,6 +56,11 @@ class Pairs(Strips):
     """``paired`` has, for each sum of products that takes pairs, the operand that is packed and the broadcast one."""
 
     paired: dict[Operation, tuple[Value, Value]] = field(default_factory=dict)
+
+    @property
+    def high(self) -> tuple[int, ...]:
+        """How many rows go together with the vectors at hand; where too few of them are left, how many then."""
+        return WIDE_ROWS if len(self.e.sides) == WIDE else ROWS[self.e.lanes]
 
     def pair(self, sweep: Operation, swept: str) -> bool:
         """Do all sums of a sweep over its own axes take pairs?"""
@@ -210,7 +217,7 @@ class Pairs(Strips):
         for head, whole in ((f"for (; {at} + 2 <= {hi}; {at} += 2)", True), (f"if ({at} < {hi})", False)):
             e.names[summed] = at
             e.lines.open(head)
-            if whole and rows[1] == ROWS[e.lanes][0]:
+            if whole and rows[1] == self.high[0]:
                 self.ask(sweep, rows, summed, step=2)
             self.pair_step(sweep, rows, summed, totals, whole)
             e.lines.close()

@@ -222,7 +222,7 @@ class Products(Pairs):
             at = e.names[axis] = f"i_{axis}"
             e.lines.open()
             e.lines.add(f"i64 {at} = {lo};")
-            for many in ROWS[e.lanes]:
+            for many in self.high:
                 e.lines.open(f"for (; {at} + {many} <= {hi}; {at} += {many})")
                 self.several(sweep, tiles, axis, many, summed, end)
                 e.lines.close()
@@ -243,15 +243,16 @@ class Products(Pairs):
         before = [dict(s) for s in e.sides]
         pairs = self.takes_pairs(sweep)
         last = summed[-1]
-        far = many == ROWS[e.lanes][0] and all(op.attrs["over"] == sweep.words("axes") for op in mmas(sweep))
-        near = self.nearer(sweep, (axis, many), last, LONG_CHAIN) if far else nullcontext()
+        far = many == self.high[0] and all(op.attrs["over"] == sweep.words("axes") for op in mmas(sweep))
+        size = ROWS[e.lanes][0], LONG_CHAIN
+        near = self.nearer(sweep, (axis, many), last, size) if far else nullcontext()
         if far and self.awaited:
             self.expect((axis, many), last, self.walks(sweep)[-1][2])
         with self.loops(summed[:-1]), near, self.loops([] if pairs else [last]):
             if pairs:
                 self.pair_steps(sweep, (axis, many), last, totals)
             else:
-                if many == ROWS[e.lanes][0]:
+                if many == self.high[0]:
                     self.ask(sweep, (axis, many), last[0])
                 self.step(sweep, tiles, axis, many, totals)
         e.sides = before

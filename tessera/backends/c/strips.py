@@ -131,18 +131,19 @@ class Strips(Tiles):
                     e.lines.add(f"t_store_{strip.lane}({self.spot(strip)}, {e.values[op.result]});")
 
     @contextmanager
-    def nearer(self, sweep: Operation, rows: tuple[str, int], run: Loop, length: int) -> Iterator[None]:
+    def nearer(self, sweep: Operation, rows: tuple[str, int], run: Loop, size: tuple[int, int]) -> Iterator[None]:
         """For as long as the block lasts read some rows of what lies along the run from a copy where they are whole
-        pages apart: they share so few places of the nearest cache then that they would drive each other out.
+        pages apart: they share so few places of the nearest cache then that they would drive each other out. The copy
+        has room for as many rows as ever go together, of some length.
         """
-        e, (axis, many), (inner, lo, hi) = self.e, rows, run
+        e, (axis, many), (inner, lo, hi), (most, length) = self.e, rows, run, size
         for op in broadcast_loads(sweep, axis, e.vector):
             step, kind = coefficient(place(op)[1], axis), ci.storage(dtype_of(op.result))
             if step is None or kind not in NEAR or not along(op, inner) or self.is_stripped(op, sweep):
                 continue
             if op.result not in self.rooms:
                 self.rooms[op.result] = e.scratch
-                e.scratch = e.scratch + many * length * op.result.type.dtype.bytes
+                e.scratch = e.scratch + most * length * op.result.type.dtype.bytes
             found = self.near[op] = Rows(e.fresh(), e.fresh(), axis, e.names[axis], inner, lo)
             source, room, row = c_index(place(op)[1], {**e.names, inner: lo}), e.fresh(), e.fresh()
             e.lines.add(f"const {kind} *{found.pointer} = {e.buffer(op)[0]} + {source};")
@@ -175,7 +176,7 @@ class Strips(Tiles):
         """
         e, (axis, many) = self.e, rows
         at, k = e.names[axis], e.names[inner]
-        row = f"({k} & {many - 1})" if step == 1 else f"({k} / {step} & {many - 1})"
+        row = f"({k} % {many})" if step == 1 else f"({k} / {step} % {many})"
         for op in broadcast_loads(sweep, axis, e.vector):
             if self.is_stripped(op, sweep):
                 continue
