@@ -66,13 +66,13 @@ def test_where_rows_lie_changes_no_bit(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("f", LAYOUTS, ids=lambda f: f.__name__)
-@pytest.mark.parametrize("sizes", [(1030, 70, 300), (64, 640, 64)], ids=str)
+@pytest.mark.parametrize("sizes", [(1030, 70, 300), (2600, 70, 20), (64, 640, 64)], ids=str)
 def test_threads_change_no_bit(f: tessera.Function, sizes: tuple[int, int, int]) -> None:
     a, b = operands(f, *sizes, torch.float32)
     before = torch.get_num_threads()
     found = []
     try:
-        for threads in (1, 2, 3):
+        for threads in (1, 2, 3, 5):
             torch.set_num_threads(threads)
             found.append(f(a, b))
     finally:

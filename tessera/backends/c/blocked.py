@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tessera.backends.c import intrinsics as ci
@@ -19,13 +19,13 @@ from tessera.backends.c.crosswise import Crosswise
 from tessera.backends.c.fold import Fold, plan_fold
 from tessera.backends.c.pairs import BLOCK, WIDE, WIDTH, halves_of, mmas
 from tessera.backends.c.products import SHORT_CHAIN, multiple
-from tessera.backends.c.source import c_index
+from tessera.backends.c.source import c_index, every_dim
 from tessera.backends.c.stages import Block
 from tessera.backends.c.tiles import Loop
 from tessera.ir.dialects.tile import LOAD, RUNNING, STORE
 from tessera.ir.dim import Dim, dim_max, dim_min
 from tessera.ir.dim_range import bounds, coefficient
-from tessera.ir.graph import Operation
+from tessera.ir.graph import Literal, Operation, walk
 from tessera.ir.record import Kind
 
 if TYPE_CHECKING:
@@ -38,6 +38,10 @@ LANE = Dim.name("_lane")
 #: part in so many.
 ALONE = 16
 
+#: How many pieces of rows an iteration takes, times the number of threads: with more of them fewer, so that all have
+#: enough iterations.
+GATHERED = 4
+
 
 def is_blocked(nest: Operation) -> bool:
     """Does a sweep of the nest hold another one, or sum products outside of any, as of a single row?"""
@@ -46,8 +50,13 @@ def is_blocked(nest: Operation) -> bool:
     return any(mmas(op) or any(inner.body is not None for inner in op.body.ops) for op in sweeps if op.body is not None)
 
 
+@dataclass
 class Blocked(Crosswise):
-    """Writes the body of such a nest."""
+    """Writes the body of such a nest. Where ``gathered`` is there, an axis and a number, an iteration takes so many of
+    the pieces that this axis numbers.
+    """
+
+    gathered: tuple[str, str] | None = None
 
     @staticmethod
     def of(e: Emitter, nest: Operation, lanes: bool) -> Blocked:
@@ -70,6 +79,33 @@ class Blocked(Crosswise):
         if any(p.folds or p.crosses or p.gates or p.sweep.attrs.get("alive") for p in plans):
             return False
         return not any(self.pair(sweep, p.axes[0]) for p in plans for sweep in (*p.products, *p.sums))
+
+    def gather(self, nest: Operation, counts: list[str]) -> None:
+        """Let an iteration take several pieces of the rows where there are few threads: what it packs serves them all.
+        Such a piece is an axis that is there for the bounds of sweeps alone.
+        """
+        assert nest.body is not None
+        axis, *others = nest.words("axes") or ("",)
+        bounds, rest = [], [nest.dims("extents"), nest.attrs.get("walk"), nest.attrs.get("when")]
+        for op in walk(nest.body):
+            cut = op.body is not None and op in nest.body.ops
+            rest += [a for name, a in op.attrs.items() if not (cut and name in ("lo", "hi"))]
+            rest += [x.value for x in op.operands if isinstance(x, Literal)]
+            bounds += [*op.dims("lo"), *op.dims("hi")] if cut else []
+        cuts = any(axis in d.names() for d in bounds)
+        if others and cuts and not any(axis in d.names() for a in rest for d in every_dim(a)):
+            many = self.e.fresh()
+            self.e.lines.add(f"const i64 {many} = x_max({GATHERED} / omp_get_max_threads(), 1);")
+            counts[0] = f"x_cdiv({counts[0]}, {many})"
+            self.gathered = axis, many
+
+    def piece_names(self, first: bool) -> dict[str, str]:
+        """The name of the first or the last of the pieces that an iteration takes."""
+        if self.gathered is None:
+            return {}
+        axis, many = self.gathered
+        begin = f"{self.e.names[axis]} * {many}"
+        return {axis: f"({begin})" if first else f"({begin} + {many} - 1)"}
 
     def point(self, nest: Operation) -> None:
         """The body of the nest, for the vectors that go together."""
@@ -173,7 +209,8 @@ class Blocked(Crosswise):
         begin, stop, first, end = (e.fresh() for _ in range(4))
         self.starts[axis] = begin
         names = {**e.names, str(LANE): e.names.get(e.vector, "0")}
-        lo, hi = (c_index(d, names) for d in self.alive(op, LANE, len(e.sides)))
+        alive = zip(self.alive(op, LANE, len(e.sides)), (True, False), strict=True)
+        lo, hi = (c_index(d, {**names, **self.piece_names(is_first)}) for d, is_first in alive)
         e.lines.add(f"const i64 {first} = {lo}, {end} = {hi};")
         e.lines.open(f"for (i64 {begin} = {first}; {begin} < {end}; {begin} += {BLOCK})")
         e.lines.add(f"const i64 {stop} = x_min({begin} + {BLOCK}, {end});")

@@ -18,7 +18,7 @@ from tessera.backends.c.body import Body
 from tessera.backends.c.fold import Fold, flops_of_point, plan_fold
 from tessera.backends.c.recurrent import SIDE_BY_SIDE, Recurrent, is_ordered
 from tessera.backends.c.scan import scan_step
-from tessera.backends.c.source import HELPERS, c_index
+from tessera.backends.c.source import HELPERS, c_index, every_dim
 from tessera.backends.c.within import Within
 from tessera.ir.dialects.tile import LOAD
 from tessera.ir.dim import Dim, product
@@ -142,7 +142,7 @@ class Emitter(Body):
             self.plan_kept(op)
         elif isinstance(self.blocked, Blocked) and op.attrs.get("when"):
             self.whole = self.blocked.is_paired(op)
-        counts = [c_index(e, self.names) for e in extents]
+        counts = self.counts(op)
         if block:
             width = self.width(op)
             extent, walks = counts[-1], op.attrs.get("walk")
@@ -185,6 +185,13 @@ class Emitter(Body):
             out.add("if (stream) t_fence();")
         out.close()
         out.close()
+
+    def counts(self, nest: Operation) -> list[str]:
+        """How many iterations each axis has."""
+        found = [c_index(e, self.names) for e in nest.dims("extents")]
+        if isinstance(self.blocked, Blocked):
+            self.blocked.gather(nest, found)
+        return found
 
     def shared_out(self, work: str) -> None:
         """Open the block that every thread carries out for its part of a nest."""
@@ -489,11 +496,3 @@ def size_names(f: Function) -> tuple[str, ...]:
                 found |= {n for n in d.names() if not LOOKUP_NAME.fullmatch(n)}
     return tuple(sorted(found - bound))
 
-
-def every_dim(a: object) -> Iterator[Dim]:
-    """The Dims in an attribute, nested ones included."""
-    if isinstance(a, Dim):
-        yield a
-    elif isinstance(a, tuple):
-        for x in a:
-            yield from every_dim(x)

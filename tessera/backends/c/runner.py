@@ -33,12 +33,6 @@ TEXT = f"""
     return 0;
 }}
 
-#ifdef _OPENMP
-extern int omp_get_max_threads(void);
-#else
-static inline int omp_get_max_threads(void) {{ return 1; }}
-#endif
-
 static void x_product_f32(const i64 *args, const i64 *apart) {{
     const int m = (int)args[7], n = (int)args[8], k = (int)args[9];
     const int la = (int)args[10], lb = (int)args[11], lc = (int)args[12];

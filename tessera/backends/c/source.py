@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from tessera.ir.dim import Dim
@@ -27,10 +27,11 @@ static inline i64 x_piece(const i64 *cuts, i64 pieces, i64 i) {
     return low;
 }
 #ifdef _OPENMP
-extern int omp_get_num_threads(void), omp_get_thread_num(void);
+extern int omp_get_num_threads(void), omp_get_thread_num(void), omp_get_max_threads(void);
 #else
 static inline int omp_get_num_threads(void) { return 1; }
 static inline int omp_get_thread_num(void) { return 0; }
+static inline int omp_get_max_threads(void) { return 1; }
 #endif
 """.lstrip()
 
@@ -63,3 +64,12 @@ class Lines:
 def c_index(e: Dim, names: Mapping[str, str]) -> str:
     """A Dim as a C expression on i64; ``names`` maps every name in it to a C identifier or expression."""
     return render_index(e, names.__getitem__, _ATOMS)
+
+
+def every_dim(a: object) -> Iterator[Dim]:
+    """The Dims in an attribute, nested ones included."""
+    if isinstance(a, Dim):
+        yield a
+    elif isinstance(a, tuple):
+        for x in a:
+            yield from every_dim(x)
