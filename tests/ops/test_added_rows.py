@@ -12,6 +12,7 @@ import torch.nn.functional as F
 import tessera
 from tessera import Tensor
 from tessera.diag import BoundsError
+from tessera.driver.gradient import latest
 from tessera.runtime.bound import Bound
 from tessera.runtime.rows import Row
 from tests.driver.test_tables import bound
@@ -183,6 +184,16 @@ def test_the_gradient_of_an_embedding(dtype: torch.dtype, ids: torch.dtype, thre
     for n in (1, 2, 5):
         threads(n)
         assert torch.equal(gradient(f, table, where), found)
+
+
+def test_the_derivative_of_an_embedding_is_one_table() -> None:
+    table, ids = drawn((11, 48), torch.float32).requires_grad_(), positions(11, (4, 30))
+    looked_up(table, ids).sum().backward()
+    found = latest(looked_up.resolve(table, ids).variant)
+    assert found is not None
+    plan: Any = found.backward.plan()
+    steps = Bound(plan, {"V": 11, "D": 48, "B": 4, "S": 30})
+    assert is_one_table(steps) and steps.steps[-1].name == "scatter"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("shape", [(0, 7), (3, 0), (1, 1), (2, 9)])
