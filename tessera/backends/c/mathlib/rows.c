@@ -7,8 +7,8 @@ extern int omp_get_max_threads(void);
 #define t_threads() 1
 #endif
 
-// The numbers of `n` rows behind the place that each goes to, `at[j * step]`, sorted: of one place they stay in order.
-// In `one`, or in `two`, which are both written; null where a place is none of `size`.
+// The numbers of `n` rows behind the place that each goes to, `at[j * step]`, sorted: of one place they stay in
+// order. They are in `one` or in `two`, which are both written; null where a place is none of `size`.
 static u64 *t_by_place(u64 *one, u64 *two, const i64 *at, i64 step, i64 n, i64 size) {
     int outside = 0;
     for (i64 j = 0; j < n; j++) {
@@ -59,22 +59,24 @@ static void t_add_to_row_$T($T *x, const $T *rows, i64 step, const u64 *order, i
     }
 }
 
-// The arguments: the addresses of the matrices that are added to, dense, of the places, of the added rows, and of 16
-// bytes for each of these; how many matrices, their rows, and the elements of a row; how many rows are added to each;
-// the elements from one added row to the next, from those of one matrix to those of the next, and from one place to the
-// next. Threads share out places and blocks of columns: whoever has one adds all its rows in order, so that the number
-// of threads changes no bit.
+// The arguments: the addresses of the matrices that are added to, dense, of the places, of the added rows, and
+// of 16 bytes for each of these; how many matrices, their rows, and the elements of a row; how many rows are
+// added to each; the elements from one added row to the next, from those of one matrix to those of the next,
+// and from one place to the next. Threads share out places and blocks of columns: whoever has one adds all its
+// rows in order, so that the number of threads changes no bit.
 // for T in f64 f32 bf16 f16 i64 i32
 static int t_add_rows_$T(const i64 *a) {
     $T *const x = ($T *)a[0];
     const $T *const rows = (const $T *)a[2];
     u64 *const room = (u64 *)a[3];
-    const i64 many = a[4], size = a[5], width = a[6], n = a[7], step = a[8], apart = a[9], work = many * width * n;
+    const i64 many = a[4], size = a[5], width = a[6], n = a[7], step = a[8], apart = a[9];
+    const i64 work = many * width * n;
     if (!work) return 0;
     if (!(a[1] && rows)) return 4;
     const u64 *const order = t_by_place(room, room + n, (const i64 *)a[1], a[10], n, size);
     if (!order) return 2;
-    const i64 blocks = (width + 255) / 256, most = work >> 13, wanted = 4 * (i64)t_threads() / (many * blocks) + 1;
+    const i64 blocks = (width + 255) / 256, most = work >> 13;
+    const i64 wanted = 4 * (i64)t_threads() / (many * blocks) + 1;
     const i64 parts = work < 16384 ? 1 : wanted < most ? wanted : most;
 #pragma omp parallel for schedule(dynamic) if (work >= 16384)
     for (i64 task = 0; task < many * blocks * parts; task++) {
@@ -85,7 +87,8 @@ static int t_add_rows_$T(const i64 *a) {
         while (j < end) {
             const i64 first = j, place = (i64)(order[j] >> 32);
             for (j++; j < n && (i64)(order[j] >> 32) == place;) j++;
-            t_add_to_row_$T(x + (at * size + place) * width + c, rows + at * apart + c, step, order + first, j - first, some);
+            $T *const row = x + (at * size + place) * width + c;
+            t_add_to_row_$T(row, rows + at * apart + c, step, order + first, j - first, some);
         }
     }
     return 0;
