@@ -7,8 +7,8 @@ extern int omp_get_max_threads(void);
 #define t_threads() 1
 #endif
 
-// The numbers of `n` rows behind the place that each goes to, `at[j * step]`, sorted: of one place they stay in
-// order. They are in `one` or in `two`, which are both written; null where a place is none of `size`.
+// The numbers of `n` rows behind the place that each goes to, `at[j * step]`, sorted: of one place they stay
+// in order. They are in `one` or in `two`, which are both written; null where a place is none of `size`.
 static u64 *t_by_place(u64 *one, u64 *two, const i64 *at, i64 step, i64 n, i64 size) {
     int outside = 0;
     for (i64 j = 0; j < n; j++) {
@@ -59,11 +59,11 @@ static void t_add_to_row_$T($T *x, const $T *rows, i64 step, const u64 *order, i
     }
 }
 
-// The arguments: the addresses of the matrices that are added to, dense, of the places, of the added rows, and
-// of 16 bytes for each of these; how many matrices, their rows, and the elements of a row; how many rows are
-// added to each; the elements from one added row to the next, from those of one matrix to those of the next,
-// and from one place to the next. Threads share out places and blocks of columns: whoever has one adds all its
-// rows in order, so that the number of threads changes no bit.
+// The arguments: the addresses of the matrices that are added to, dense, of the places, of the added rows,
+// and of 16 bytes for each of these; how many matrices, their rows, and the elements of a row; how many rows
+// are added to each; the elements from one added row to the next, from those of one matrix to those of the
+// next, and from one place to the next. Threads share out places and blocks of columns: whoever has one adds
+// all its rows in order, so that the number of threads changes no bit.
 // for T in f64 f32 bf16 f16 i64 i32
 static int t_add_rows_$T(const i64 *a) {
     $T *const x = ($T *)a[0];
