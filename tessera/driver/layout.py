@@ -9,8 +9,10 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from tessera.backends.c import runner
+from tessera.backends.c.backend import added_dtypes
 from tessera.backends.c.emit import CSource
 from tessera.backends.c.load import SharedObject
+from tessera.backends.eager.dtypes import to_torch_dtype
 from tessera.backends.eager.run import ORDERED
 from tessera.backends.eager.table import TorchTable
 from tessera.driver import bounds
@@ -18,7 +20,7 @@ from tessera.driver.devices import CPU
 from tessera.frontend.trace import Traced
 from tessera.ir.dialects.contract import contracted_dtype, letters
 from tessera.ir.dim import Dim
-from tessera.ir.dtype import bool_
+from tessera.ir.dtype import DTYPES, bool_
 from tessera.ir.graph import Literal, Operand, Operation, Value
 from tessera.ir.record import Kind
 from tessera.ir.types import ScalarType, TensorType
@@ -201,7 +203,9 @@ class Places(Generic[S]):
         view = op.record.kind is Kind.VIEW and not any(v in self.scalars for v in op.inputs)
         dense = tuple(_dense(v) for v in op.results) if op.record.kind in ORDERED else ()
         writes = tuple(self.slots[v] for v in op.results)
-        return dispatch.CallStep(elsewhere if anew else at, reads, writes, op.name, view, _letters(op), dense)
+        return dispatch.CallStep(
+            elsewhere if anew else at, reads, writes, op.name, view, _letters(op), dense, _adds(op)
+        )
 
     def constant(self, x: Operand, slot: int) -> dispatch.CallStep:
         getter = _operand(x, {}, self.scalars)
@@ -225,6 +229,12 @@ def _letters(op: Operation) -> tuple[str, str, str] | None:
     if op.record.kind is not Kind.CONTRACT or contracted_dtype(op) is not op.results[0].type.dtype:
         return None
     return letters(op)
+
+
+def _adds(op: Operation) -> int | None:
+    """The axis along which an operation adds one tensor to another, where these and the positions are three tensors."""
+    adds = op.record.adds
+    return None if adds is None or len(set(op.inputs)) < len(op.operands) else adds(op.attrs)
 
 
 def copies(traced: Traced, program: Program) -> dict[int, Copy]:
@@ -304,7 +314,7 @@ def lay_out(
             step.name,
         )
 
-    shared = None if library is None else _shared(library)
+    shared = None if library is None else _shared(library, added_dtypes(program))
     given = tuple(_given(p, p.name, program) for p in program.function.params if isinstance(p.type, TensorType))
     return Places(program, CPU, kernel, copied or {}, shared).plan(given)
 
@@ -323,10 +333,11 @@ def _dense(v: Value) -> dispatch.Given:
     return dispatch.Given(tuple(d.evaluator() for d in v.type.dims), torch_dtype(v))
 
 
-def _shared(library: SharedObject) -> dispatch.Library:
+def _shared(library: SharedObject, added: Sequence[str]) -> dispatch.Library:
     blas = {torch.float32: runner.blas("sgemm_"), torch.float64: runner.blas("dgemm_")}
     run, product, copy = map(library.address, (runner.RUN, runner.PRODUCT, runner.COPY))
-    return dispatch.Library.at(run, product, copy, blas)
+    rows = {to_torch_dtype(DTYPES[dtype]): library.address(runner.adder(dtype)) for dtype in added}
+    return dispatch.Library.at(run, product, copy, blas, rows)
 
 
 def _adder(part: Value | Added, inside: Places[Any]) -> Add | None:

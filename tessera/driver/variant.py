@@ -146,8 +146,8 @@ class Variant:
 
     @Lazy
     def native(self) -> c_backend.CProgram:
-        """The kernels as C."""
-        return c_backend.emit(self.program.kernels)
+        """The kernels as C, with what libraries compute slower."""
+        return c_backend.emit(self.program.kernels, added=c_backend.added_dtypes(self.program))
 
     @Lazy
     def copied(self) -> Mapping[int, Copy]:

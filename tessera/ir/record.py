@@ -237,6 +237,8 @@ class OpRecord:
     - ``pieces(result_index, operand_types, result_type, attrs)``: VIEW and INDEX.
     - ``reference(*arrays, **attrs)``: NumPy oracle where the definition does not give one (CONTRACT, SCAN, EXTERN).
     - ``accesses(attrs)``: EXTERN: the operands whose values are positions in others.
+    - ``adds(attrs)``: EXTERN: the axis along which the op adds the third operand to the first at the positions that the
+      second holds, and does nothing else; None where it does something else.
     - ``call(T, *args, **kwargs)``: what a call written by a user does, where that is more than binding the signature:
       it makes the attributes canonical (non-negative axes, solved sizes), and ends in ``T.emit(name, operands,
       **attrs)``.
@@ -264,6 +266,7 @@ class OpRecord:
     pieces: Callable[[Sequence[Dim], Sequence[Type], TensorType, Mapping[str, Attr]], tuple[Piece, ...]] | None = None
     reference: Callable[..., Any] | None = None
     accesses: Callable[[Mapping[str, Attr]], tuple[Access, ...]] | None = None
+    adds: Callable[[Mapping[str, Attr]], int | None] | None = None
     torch: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     call: Callable[..., Any] | None = None

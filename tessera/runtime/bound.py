@@ -18,10 +18,12 @@ import torch
 
 from tessera import config
 from tessera.runtime import arena, memory
+from tessera.runtime.added import added
 from tessera.runtime.arena import Life, Memory
 from tessera.runtime.pieces import Pieces, spanned
 from tessera.runtime.place import Place
 from tessera.runtime.product import product
+from tessera.runtime.rows import BLOCK, FIRST, NOTHING, PACK, Argument, At, Opaque, Row, Scalar, Scratch
 from tessera.runtime.steps import (
     CallStep,
     KernelStep,
@@ -41,53 +43,6 @@ STREAM_FROM = 4 << 20
 THREADS_FROM = 16 << 10
 #: A bound plan keeps a tensor to copy for each that it allocates of up to so many bytes.
 COPIED = 16 << 10
-#: The first bases of a table: nothing, the shared block, and the one that the call gives.
-NOTHING, BLOCK, PACK, FIRST = 0, 1, 2, 3
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One entry of a table with its arguments. ``scratch`` are the bytes for each thread behind the shared block, to
-    which a Scratch among them points.
-    """
-
-    entry: int
-    arguments: tuple[_Argument, ...]
-    name: str
-    scratch: int
-    threads: bool
-
-
-@dataclass(frozen=True, slots=True)
-class At:
-    """An argument that is an address: so many bytes behind the first of a slot's block."""
-
-    root: int
-    offset: int
-
-
-@dataclass(frozen=True, slots=True)
-class Scalar:
-    """An argument that is one of the call's numbers."""
-
-    number: int
-    real: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Scratch:
-    """The argument that is the address of a kernel's scratch memory."""
-
-
-_Argument = At | Scalar | Scratch | int
-
-
-@dataclass(frozen=True, slots=True)
-class Opaque:
-    """A step that a library runs on tensors."""
-
-    step: CallStep
-    routine: Routine
 
 
 @dataclass
@@ -116,8 +71,8 @@ class Bound:
         self.places |= {slot: replace(place, root=plan.slots) for slot, place in self.within.items()}
         for slot, shape, dtype in sized(plan.allocs, sizes):
             self.places[slot] = self.blocks[slot] = Place.dense(slot, shape, dtype)
-        for step in plan.steps:
-            self.add(step)
+        for n, step in enumerate(plan.steps):
+            self.add(n, step)
 
     @property
     def arguments(self) -> list[int]:
@@ -147,15 +102,19 @@ class Bound:
         place = self.places.get(slot)
         return slot if place is None else place.root
 
-    def add(self, step: KernelStep | CallStep) -> None:
-        """One step: as a row, or as a call, unless it is only another look at what is there."""
+    def add(self, n: int, step: KernelStep | CallStep) -> None:
+        """The ``n``-th step: as a row, or as a call, unless it is only another look at what is there."""
         if isinstance(step, KernelStep):
             self.then(self.kernel(step), step.slots)
             return
         routine = step.at(self.sizes)
         if step.view and self.look(step, routine):
             return
-        row = None if step.letters is None else self.product(step)
+        row = None
+        if step.letters is not None:
+            row = self.product(step)
+        elif step.adds is not None:
+            row = self.sums(n, step, step.adds)
         if row is None:
             for slot, x in zip(step.writes, step.dense, strict=bool(step.dense)):
                 self.places[slot] = Place.given(slot, x, self.sizes)
@@ -193,7 +152,7 @@ class Bound:
         library, item = self.plan.library, place.dtype.itemsize
         assert library is not None
         axes = place.merged or ((1, 1),)
-        arguments: list[_Argument] = [At(dense.root, 0), At(place.root, place.offset), item, len(axes)]
+        arguments: list[Argument] = [At(dense.root, 0), At(place.root, place.offset), item, len(axes)]
         arguments += [x for size, step in axes for x in (size, item * step)]
         return Row(library.copy, tuple(arguments), name, 0, math.prod(place.shape) >= THREADS_FROM)
 
@@ -202,7 +161,7 @@ class Bound:
         mode = config.current().stream_stores
         stream = written >= STREAM_FROM if mode == "auto" else mode == "on"
         scratch = -(-step.scratch(sizes) // 64) * 64
-        arguments: list[_Argument] = [self.address(slot) for slot in step.slots]
+        arguments: list[Argument] = [self.address(slot) for slot in step.slots]
         arguments += [Scratch() if scratch else 0, int(stream), *(f(sizes) for f in step.sizes)]
         arguments += [Scalar(n, real) for n, real in step.scalars]
         return Row(step.entry.address, tuple(arguments), step.name, scratch, step.work(sizes) >= THREADS_FROM)
@@ -231,10 +190,52 @@ class Bound:
             return None
         self.places[result] = self.blocks[result] = made
         factors = (b, a) if found.swapped else (a, b)
-        arguments: list[_Argument] = [At(x.root, x.offset) for x in (*factors, made)]
+        arguments: list[Argument] = [At(x.root, x.offset) for x in (*factors, made)]
         arguments += [library.blas[a.dtype], a.dtype is torch.float64, *found.transposed, *found.sizes, *found.leading]
         arguments += [len(found.batch), *(x for axis in found.batch for x in axis)]
         return Row(library.product, tuple(arguments), step.name, 0, found.work >= THREADS_FROM)
+
+    def sums(self, n: int, step: CallStep, axis: int) -> Row | None:
+        """Rows added to those of a tensor as a row of the table, where they lie so; in the memory of that tensor where
+        nobody reads it later, else in a copy of it.
+        """
+        library, (result,) = self.plan.library, step.writes
+        to, index, rows = (self.places.get(slot) for slot in step.reads)
+        if library is None or to is None or index is None or rows is None or to.dtype not in library.added:
+            return None
+        found = added(axis, to.shape, index, rows)
+        if found is None:
+            return None
+        if self.is_last(n, step.reads):
+            self.hand_over(to.root, result)
+        else:
+            made = self.places[result] = self.blocks[result] = Place.dense(result, to.shape, to.dtype)
+            self.then(self.copy(step.name, to, made), (step.reads[0], result))
+        arguments: list[Argument] = [At(x.root, x.offset) for x in (self.places[result], index, rows)]
+        arguments += [Scratch(), *found.arguments]
+        large = found.work >= THREADS_FROM
+        return Row(library.added[to.dtype], tuple(arguments), step.name, 0, large, 16 * found.rows)
+
+    def is_last(self, n: int, reads: Sequence[int]) -> bool:
+        """Is the first of what the ``n``-th step reads a block of the plan that nobody else reads, then or later?"""
+        slot, plan = reads[0], self.plan
+        if slot not in self.blocks or self.places[slot] is not self.blocks[slot]:
+            return False
+        seen = [s for step in plan.steps[n + 1 :] for s in step.uses]
+        # What a library was given it may have given back.
+        seen += [s for made in self.steps if isinstance(made, Opaque) for s in made.step.reads]
+        return slot not in {self.root(s) for s in (*seen, *plan.outputs, *reads[1:])}
+
+    def hand_over(self, old: int, new: int) -> None:
+        """The block of one slot is that of another from its beginning on: what was written to it was for that one."""
+        self.blocks[new] = replace(self.blocks.pop(old), root=new)
+        self.places |= {s: replace(p, root=new) for s, p in self.places.items() if p.root == old}
+        self.places[new] = self.blocks[new]
+        self.lives[new] = self.lives.pop(old)
+        for n, made in enumerate(self.steps):
+            if isinstance(made, Row):
+                moved = (At(new, x.offset) if isinstance(x, At) and x.root == old else x for x in made.arguments)
+                self.steps[n] = replace(made, arguments=tuple(moved))
 
 
 @dataclass
@@ -360,7 +361,7 @@ class Writer:
 
         return run
 
-    def argument(self, x: _Argument) -> tuple[int, int]:
+    def argument(self, x: Argument) -> tuple[int, int]:
         """The number of a base, and what is added to it."""
         if isinstance(x, At):
             base, offset = self.shared(x.root) or (self.bases[x.root], 0)
@@ -448,11 +449,12 @@ def _running(bound: Bound, held: Memory) -> Runner:
     phases = tuple(writer.write())
     rows = [step for step in bound.steps if isinstance(step, Row)]
     large, scratch = any(row.threads for row in rows), max((row.scratch for row in rows), default=0)
+    room = max((row.room for row in rows), default=0)
     outputs = [writer.tensor(slot) for slot in plan.outputs if slot not in held.packed]
     scalars = [(s.number, float if s.real else int) for s in writer.scalars]
     others = [None] * (plan.slots - plan.inputs)
     rest = [0] * (len(writer.bases) - len(bound.arguments))
-    block = _bytes(held.whole) if held.offsets and not scratch else None
+    block = _bytes(held.whole) if held.offsets and not (scratch or room) else None
     pack = _bytes(held.pack) if held.packed else None
     if pack:
         outputs.append(lambda call: call.pack)
@@ -463,7 +465,8 @@ def _running(bound: Bound, held: Memory) -> Runner:
         if large:
             check_storage(tensors, needs)
         threads = torch.get_num_threads() if large or scratch else 1
-        shared = block() if block else memory.empty((held.whole + scratch * threads,), torch.uint8) if scratch else None
+        more = max(scratch * threads, room)
+        shared = block() if block else memory.empty((held.whole + more,), torch.uint8) if more else None
         given = pack() if pack else None
         bases = [0, 0 if shared is None else shared.data_ptr(), 0 if given is None else given.data_ptr()]
         bases += [x.data_ptr() for x in tensors]

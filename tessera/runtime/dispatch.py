@@ -17,10 +17,11 @@ import torch
 import torch.autograd.forward_ad as fwd
 from torch.utils._device import DeviceContext
 
-from tessera.runtime.bound import Bound, Row, check_storage, maker, packing, runner
+from tessera.runtime.bound import Bound, check_storage, maker, packing, runner
 from tessera.runtime.pieces import Pieces, spanned
 from tessera.runtime.pieces import plain as plain_tensor
 from tessera.runtime.place import Place
+from tessera.runtime.rows import Row
 from tessera.runtime.steps import (
     Alloc,
     CallStep,

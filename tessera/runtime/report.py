@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from itertools import groupby
 
 from tessera.runtime.arena import Memory
-from tessera.runtime.bound import Bound, Opaque, Row
+from tessera.runtime.bound import Bound
+from tessera.runtime.rows import Opaque, Row
 from tessera.runtime.steps import Laid, Sizes
 
 

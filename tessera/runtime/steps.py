@@ -53,20 +53,23 @@ class Native:
 @dataclass(frozen=True, slots=True)
 class Library:
     """What a library has beside kernels: ``run(table, bases)`` runs many of them in one call, ``product`` and ``copy``
-    are the addresses of the entries for matrix products and dense copies, and ``blas`` has those of the functions for
-    products, by dtype.
+    are the addresses of the entries for matrix products and dense copies, ``blas`` has those of the functions for
+    products, by dtype, and ``added`` those of the entries that add rows to rows.
     """
 
     run: Callable[[bytes, bytes], int]
     product: int
     copy: int
     blas: Mapping[torch.dtype, int]
+    added: Mapping[torch.dtype, int]
 
     @staticmethod
-    def at(run: int, product: int, copy: int, blas: Mapping[torch.dtype, int]) -> Library:
+    def at(
+        run: int, product: int, copy: int, blas: Mapping[torch.dtype, int], added: Mapping[torch.dtype, int]
+    ) -> Library:
         """The library whose entries are at these addresses."""
         call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_char_p, ctypes.c_char_p)(run)
-        return Library(call, product, copy, blas)
+        return Library(call, product, copy, blas, added)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +98,9 @@ class CallStep:
     """A library call: ``at(sizes)(tensors, numbers)`` gives one tensor for each of ``writes``.
 
     ``view`` says that by its kind it is another look at the memory of the tensors that it reads, whatever the numbers.
-    For a sum of products ``letters`` name the axes of both operands and of the result. ``dense`` are the results that
-    are known to be row-major blocks of their own.
+    For a sum of products ``letters`` name the axes of both operands and of the result; of what adds its third operand
+    to the first at the positions in the second ``adds`` is the axis. ``dense`` are the results that are known to be
+    row-major blocks of their own.
     """
 
     at: Callable[[Sizes], Routine]
@@ -106,6 +110,7 @@ class CallStep:
     view: bool = False
     letters: tuple[str, str, str] | None = None
     dense: tuple[Given, ...] = ()
+    adds: int | None = None
 
     @property
     def uses(self) -> tuple[int, ...]:

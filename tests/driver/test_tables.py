@@ -13,10 +13,11 @@ import torch
 import tessera
 from tessera import Tensor
 from tessera.driver.variant import Variant
-from tessera.runtime.bound import Bound, Opaque, Row
+from tessera.runtime.bound import Bound
 from tessera.runtime.dispatch import CallStep, Given, Plan, bind
 from tessera.runtime.place import Place
 from tessera.runtime.product import product
+from tessera.runtime.rows import Opaque, Row
 
 F32 = torch.float32
 

@@ -67,14 +67,26 @@ class CArtifact:
         return load_shared(self.library, f"tessera-{self.key[:16]}")
 
 
-def emit(kernels: Sequence[Kernel], target: Target | None = None) -> CProgram:
-    """The C text of a function's kernels, entries ``tessera_0``, ``tessera_1``, …"""
+def added_dtypes(program: Program) -> tuple[str, ...]:
+    """The dtypes of the rows that library calls of a program add to rows of tensors, of those that C can add."""
+    calls = (c.op for c in program.calls)
+    rows = {op.result.type.dtype.name for op in calls if op.record.adds and op.record.adds(op.attrs) is not None}
+    return tuple(dtype for dtype in runner.ADDED if dtype in rows)
+
+
+def emit(kernels: Sequence[Kernel], target: Target | None = None, added: Sequence[str] = ()) -> CProgram:
+    """The C text of a function's kernels, entries ``tessera_0``, ``tessera_1``, …, and of what adds rows of the dtypes
+    ``added``.
+    """
     features = (target or host_target()).features
     natural = natural_lanes(features)
     lanes = min(choose_lanes(k.function, natural) for k in kernels)
     pairs = has_pairs(features, lanes)
     sources = shared([Emitter(k.function, lanes, f"tessera_{n}", pairs).run() for n, k in enumerate(kernels)])
-    text = CSource.join(list({s.entry: s for s in sources}.values())) + runner.TEXT
+    once = list({s.entry: s for s in sources}.values())
+    if added:
+        once[-1] = replace(once[-1], body=f"{once[-1].body}\n{runner.adders(added)}")
+    text = CSource.join(once) + runner.TEXT
     return CProgram(text, sources, _options(text))
 
 

@@ -1,4 +1,4 @@
-"""What every compiled library has beside its kernels: one call for many of them, matrix products, and a copy.
+"""What a compiled library has beside its kernels: one call for many of them, matrix products, a copy, rows added up.
 
 The product is that of the BLAS that torch carries, reached by its address: it writes into memory that is there already
 and needs no tensors, so it can stand in a row with kernels.
@@ -7,13 +7,16 @@ and needs no tensors, so it can stand in a row with kernels.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterable
 from functools import lru_cache
 
 from tessera.backends.c import openmp
-from tessera.backends.c.intrinsics import VISIBLE
+from tessera.backends.c.intrinsics import VISIBLE, storage
 
 #: The entries.
 RUN, PRODUCT, COPY = "tessera_run", "tessera_product", "tessera_copy"
+#: The dtypes of which a library can have an entry that adds rows to rows.
+ADDED = ("f32", "f64", "bf16", "f16", "int64", "int32")
 
 TEXT = f"""
 /* Rows one after the other. The table begins with their number; a row has an entry, the number of its arguments, and
@@ -109,6 +112,21 @@ static void x_product_at(const i64 *args, i64 at) {{
     return 0;
 }}
 """
+
+
+def adder(dtype: str) -> str:
+    """The name of the entry that adds rows of a dtype to rows of a matrix.
+
+    >>> adder("int64")
+    'tessera_add_rows_i64'
+    """
+    return f"tessera_add_rows_{storage(dtype)}"
+
+
+def adders(dtypes: Iterable[str]) -> str:
+    """The entries that add rows of these dtypes, as C over functions of the vector library."""
+    rows = ((adder(dtype), storage(dtype)) for dtype in dtypes)
+    return "".join(f"{VISIBLE} int {name}(const i64 *args) {{ return t_add_rows_{s}(args); }}\n" for name, s in rows)
 
 
 @lru_cache(maxsize=4)

@@ -51,11 +51,12 @@ def _record(
     samples_: Any = None,
     as_: Any = None,
     accesses: Any = None,
+    adds: Callable[[Attrs], int | None] | None = None,
     derivative: Derivative | None = None,
 ) -> OpRecord:
     return OpRecord(
-        name, Kind.EXTERN, signature, doc, infer, as_, reference=reference, accesses=accesses, call=call_, eager=eager,
-        torch=tuple(torch), methods=(name,) if methods is None else methods, samples=samples_,
+        name, Kind.EXTERN, signature, doc, infer, as_, reference=reference, accesses=accesses, adds=adds, call=call_,
+        eager=eager, torch=tuple(torch), methods=(name,) if methods is None else methods, samples=samples_,
         derivative=derivative,
     )  # fmt: skip
 
@@ -187,6 +188,10 @@ def _scatter_infer(ctx: InferContext, types: Types, attrs: Attrs) -> tuple[Tenso
 
 def _scatter_as(types: Sequence[Type]) -> tuple[DType | None, ...]:
     return (None, int64, *(types[0].dtype for _ in types[2:]))
+
+
+def _scatter_adds(attrs: Attrs) -> int | None:
+    return axis_attr(attrs) if attrs["reduce"] == "sum" and attrs["include_self"] else None
 
 
 _COMBINE: Mapping[str, Callable[[Any, Any], Any]] = {
@@ -417,7 +422,8 @@ SCATTER_OPS: tuple[OpRecord, ...] = (
     _record("scatter", "x: tensor, index: tensor, src: tensor, dim: dim, reduce: str, include_self: bool",
             "Elements put at positions of one axis; `reduce` says how several at one position combine.",
             _scatter_infer, _scatter_reference, _scatter_eager,
-            accesses=lambda attrs: (Access(1, 0, axis_attr(attrs)),), call_=_scatter, torch=_tm("scatter"),
+            accesses=lambda attrs: (Access(1, 0, axis_attr(attrs)),), adds=_scatter_adds, call_=_scatter,
+            torch=_tm("scatter"),
             as_=_scatter_as, samples_=samples(call(_M, 0, T((3, "D"), "int64", "perm0"), T((3, "D"))),
                              call(_M, 1, T(("S", 2), "int64", "perm"), 1.5)), derivative=adjoints.scatter),
     _composite("scatter_add", _SCATTER, "Elements added at positions of one axis.", _scatter_add,

@@ -16,7 +16,7 @@ from typing import Final
 
 FILES: Final = (
     "types", "native", "storage", "memory", "square", "pairs", "convert", "arithmetic", "bits", "exponential",
-    "trigonometry", "special", "reduce", "scan",
+    "trigonometry", "special", "reduce", "scan", "rows",
 )  # fmt: skip
 
 _WIDE_LANES = "f64/vf64/vf64 i64/vi64/vi64 u64/vu64/vu64"
