@@ -165,6 +165,8 @@ def _cut(
     graph.add_node(sink)
     border = _border(ops)
     inner = {r for op in ops if region_of(op) for r in op.results if r not in border and r not in there}
+    # What is larger than its factors, as scores are, is not kept for having been written.
+    spaces = {op.result.type.dims for op in ops if op.record.kind is Kind.CONTRACT and _repeatable(op, sizes)}
     cheaper = {r for op in ops if op.record.kind is Kind.CONTRACT for r in op.results} | written
 
     def size(v: Value) -> float:
@@ -197,7 +199,7 @@ def _cut(
             node(r)
             if not free:
                 graph.add_edge(source, (r, "in"))
-            elif r in written and not region_of(op) and op.record.kind is not Kind.VIEW:
+            elif r in written and not region_of(op) and op.record.kind is not Kind.VIEW and r.type.dims not in spaces:
                 moved = size(r) + sum(size(v) for v in set(op.inputs) if isinstance(v.type, TensorType))
                 graph.add_edge(source, (r, "in"), capacity=moved)
             for v in op.inputs:
