@@ -70,3 +70,21 @@ def test_regions_change_no_gradient(body: Callable[..., Any], twice: bool) -> No
             found = derivatives(f, args, twice)
         for a, b in zip(found, wanted, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8 * float(b.abs().max()))
+
+
+@pytest.mark.parametrize("order", ["sort", "topk"])
+def test_a_sum_of_what_was_sorted_has_a_derivative(order: str) -> None:
+    """The sum has one of two results of an operation as its factor."""
+
+    @tessera.function(strict=True)
+    def shares(x, w):
+        y = torch.sort(x @ w, -1).values if order == "sort" else torch.topk(x @ w, 4, -1).values
+        return torch.softmax(y, -1) * y, y - y.mean(-1, keepdim=True), (y * y.exp()).sum(-1)
+
+    torch.manual_seed(0)
+    args = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((12, 8), (8, 8))]
+    for twice in (False, True):
+        with tessera.backend("c"):
+            found = derivatives(shares, args, twice)
+        for a, b in zip(found, derivatives(shares.eager, args, twice), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8 * float(b.abs().max()))
