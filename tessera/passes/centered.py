@@ -89,7 +89,7 @@ class _Centered:
             op = self.made(y)
             if op is None:
                 return False
-            if op.result.type.rank == rank and self.is_distance(op, axes):
+            if op.results[0].type.rank == rank and self.is_distance(op, axes):
                 centered += 1
             elif op.record.law is Law.PRODUCT:
                 pending.extend(op.operands)

@@ -180,7 +180,7 @@ class _Products:
         while pending and len(found) < MOST:
             y = pending.pop()
             op = self.maker.get(y) if isinstance(y, Value) else None
-            zeroed = None if op is None or op.result.type != x.type else _zeroed(op)
+            zeroed = None if op is None or y.type != x.type else _zeroed(op)
             if op is not None and op.record.law is Law.PRODUCT and op.result.type == x.type:
                 pending.extend(op.operands)
             elif op is not None and zeroed is not None:

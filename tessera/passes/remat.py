@@ -10,7 +10,7 @@ is room for, writing twice counts for nothing; then sums are repeated as well, t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
@@ -164,7 +164,7 @@ def _cut(
     graph.add_node(source)
     graph.add_node(sink)
     border = _border(ops)
-    inner = {r for op in ops if region_of(op) for r in op.results if r not in border and r not in there}
+    inner = {r for op in ops if region_of(op) and border.isdisjoint(op.results) for r in op.results if r not in there}
     # What is larger than its factors, as scores are, is not kept for having been written.
     spaces = {op.result.type.dims for op in ops if op.record.kind is Kind.CONTRACT and _repeatable(op, sizes)}
     cheaper = {r for op in ops if op.record.kind is Kind.CONTRACT for r in op.results} | written
@@ -185,19 +185,12 @@ def _cut(
             graph.add_edge(source, (p, "in"))
     # What is kept of a view is what it is a view of, which would stay in memory anyway.
     inner.update(op.result for op in ops if op.record.kind is Kind.VIEW and is_free(op))
-    compared = _compared(ops)
+    free, alike = _free(ops, border, sizes, effort)
+    graph.add_edges_from(((v, "in"), (p, "in")) for v, p in alike)
     for op in ops:
-        free = _repeatable(op, sizes, effort)
-        if region_of(op):
-            free = effort is Effort.ALL or not border.intersection(op.results)
-        if op in compared and not region_of(op) and effort is Effort.CHEAP:
-            free = False
-        elif op in compared:
-            for v, p in _between(op, compared[op], ops):  # what is computed again is compared with nothing kept
-                graph.add_edge((v, "in"), (p, "in"))
         for r in op.results:
             node(r)
-            if not free:
+            if op not in free:
                 graph.add_edge(source, (r, "in"))
             elif r in written and not region_of(op) and op.record.kind is not Kind.VIEW and r.type.dims not in spaces:
                 moved = size(r) + sum(size(v) for v in set(op.inputs) if isinstance(v.type, TensorType))
@@ -213,6 +206,35 @@ def _cut(
     return {v for v, side in (n for n in near if isinstance(n, tuple)) if side == "in" and (v, "out") not in near}
 
 
+def _free(
+    ops: Sequence[Operation], border: set[Value], sizes: Mapping[str, int], effort: Effort
+) -> tuple[set[Operation], set[tuple[Value, Value]]]:
+    """What may be computed again; and pairs of a value that is compared and a product that it is made of: where the
+    product is made again, the value is, as what is computed again is compared with nothing kept.
+    """
+    free: set[Operation] = set()
+    compared = _compared(ops)
+    for op in ops:
+        if region_of(op):
+            again = effort is Effort.ALL or border.isdisjoint(op.results)
+        else:
+            again = _repeatable(op, sizes, effort) and not (op in compared and effort is Effort.CHEAP)
+        free.update((op,) if again else ())
+    maker = {r: op for op in ops for r in op.results}
+    alike: set[tuple[Value, Value]] = set()
+    known = -1
+    while known < len(free):  # what is no longer kept may show more products
+        known = len(free)
+        kept = {r for op in ops if op not in free for r in op.results}
+        for op in compared:
+            if op in free:
+                products = compared[op] & _products(op.inputs, maker, kept) - kept
+                pairs = set(_between(op, products, ops))
+                alike |= pairs
+                free.update(maker[v] for v, _ in pairs)
+    return free, alike
+
+
 def _compared(ops: Sequence[Operation]) -> dict[Operation, set[Value]]:
     """The comparisons of values that are made of the same products, such as of all with the largest, with these
     products: computed once more by another kernel one has other last digits, and what was equal is equal no more.
@@ -222,18 +244,19 @@ def _compared(ops: Sequence[Operation]) -> dict[Operation, set[Value]]:
     for op in ops:
         inputs = set(op.inputs)
         if op.record.kind is Kind.MAP and op.results[0].type.dtype.is_bool and len(inputs) > 1:
-            common = set.intersection(*(_products(v, maker) for v in inputs))
+            common = set.intersection(*(_products((v,), maker) for v in inputs))
             if common:
                 found[op] = common
     return found
 
 
-def _products(v: Value, maker: Mapping[Value, Operation]) -> set[Value]:
-    """The products that a value is made of, those behind other products left out."""
+def _products(values: Iterable[Value], maker: Mapping[Value, Operation], kept: Container[Value] = ()) -> set[Value]:
+    """The products that values are made of, those behind other products, and behind what is ``kept``, left out."""
     found: set[Value] = set()
-    pending, seen = [v], {v}
+    pending, seen = [*values], {*values}
     while pending:
-        op = maker.get(u := pending.pop())
+        u = pending.pop()
+        op = None if u in kept else maker.get(u)
         if op is None or op.record.kind is Kind.CONTRACT:
             found.update((u,) if op is not None else ())
             continue

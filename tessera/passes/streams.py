@@ -52,15 +52,55 @@ def find_streams(
     readers = users(f.body)
     place = {op: n for n, op in enumerate(f.ops)}
     maker = {r: op for op in f.ops for r in op.results}
+    knots = _Knots(readers, place)
     for number, op in enumerate(f.ops):
         if op.record.kind is Kind.CONTRACT and op not in taken:
             plain = not any(x.type.dtype.name in library for x in op.operands)
             source = _Source(f, number, readers, place, maker, taken, lookups, sizes or {}, integers)
             stream = _around(source, plain, folds)
-            if stream is not None:
+            if stream is not None and knots.free(stream):
                 taken.update(stream.ops)
                 found.append(stream)
     return found
+
+
+@dataclass
+class _Knots:
+    """What keeps streams from becoming kernels: two of which each reads what the other makes have no order. ``home``
+    has of each operation of a stream, and each view of what one makes, all that go with it; ``spans`` has where each
+    stream begins and ends.
+    """
+
+    readers: Mapping[Value, Sequence[Operation]]
+    place: Mapping[Operation, int]
+    home: dict[Operation, list[Operation]] = field(default_factory=dict)
+    spans: list[tuple[int, int]] = field(default_factory=list)
+
+    def free(self, stream: Stream) -> bool:
+        """Does nothing that a stream makes come back to it through the others? Then it is one of them."""
+        whole = [*stream.ops]
+        for op in whole:  # grows
+            whole += (view for view in self.read(op) if is_free(view))
+        first, last = (self.place[stream.ops[n]] for n in (0, -1))
+        for begin, end in sorted(self.spans):
+            last = max(last, end) if begin < last else last
+        own, seen = set(whole), set[Operation]()
+        pending = [reader for op in whole for reader in self.read(op) if reader not in own]
+        while pending:
+            op = pending.pop()
+            if op in own:
+                return False
+            if op not in seen and self.place[op] <= last:
+                made = self.home.get(op, [op])
+                seen.update(made)
+                pending.extend(reader for other in made for reader in self.read(other))
+        self.home.update(dict.fromkeys(whole, whole))
+        self.spans.append((first, self.place[stream.ops[-1]]))
+        return True
+
+    def read(self, op: Operation) -> Iterator[Operation]:
+        """Who reads what an operation makes."""
+        return (reader for r in op.results for reader in self.readers.get(r, ()))
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from tessera.passes.autodiff import Joint, joint
 from tessera.passes.canonicalize import Canonicalize
 from tessera.passes.cse import CommonSubexpressions
 from tessera.passes.dce import DeadCode
+from tessera.passes.fuse import Fuse
 from tessera.passes.products import Products
 from tessera.passes.remat import Split, split
 from tests.fuzz.build import Case, every_sample, function_of
@@ -174,7 +175,7 @@ class Cut:
     @staticmethod
     def of(made: Sampled) -> Cut:
         both = simplified(joint(made.function))
-        parts = split(both, SIZES)
+        parts = split(both, SIZES, Fuse())
         return Cut(made, both, parts, native.prepare(parts.forward), native.prepare(parts.backward))
 
     def run(self, given: Sequence[Any], back: Tensors) -> tuple[Tensors, Tensors]:
