@@ -95,7 +95,7 @@ class Gradient:
 
     @Lazy
     def parts(self) -> Split:
-        fuse = self.variant.passes(self.sizes)[-1].step
+        fuse = next(row.step for row in self.variant.passes(self.sizes) if row.step.name == "fuse")
         found = self._early(fuse) or split(self.joint, self.sizes, fuse, self.limit)
         check_ir(found.forward)
         check_ir(found.backward)

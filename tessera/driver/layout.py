@@ -234,7 +234,8 @@ def _letters(op: Operation) -> tuple[str, str, str] | None:
 def _adds(op: Operation) -> int | None:
     """The axis along which an operation adds one tensor to another, where these and the positions are three tensors."""
     adds = op.record.adds
-    return None if adds is None or len(set(op.inputs)) < len(op.operands) else adds(op.attrs)
+    tensors = {v for v in op.inputs if isinstance(v.type, TensorType)}
+    return None if adds is None or len(tensors) < len(op.operands) else adds(op.attrs)
 
 
 def copies(traced: Traced, program: Program) -> dict[int, Copy]:

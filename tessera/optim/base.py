@@ -419,8 +419,9 @@ def betas_of(betas: Sequence[Any]) -> tuple[float, float]:
 
 
 def _as_step(found: Any) -> torch.Tensor:
-    """A number of steps as torch keeps it: a tensor of rank 0 on the CPU."""
-    if isinstance(found, torch.Tensor) and found.device.type == "cpu" and not found.dim():
+    """A number of steps as torch keeps it: a float tensor of rank 0 on the CPU."""
+    known = isinstance(found, torch.Tensor) and found.device.type == "cpu" and not found.dim()
+    if known and found.dtype in (torch.float32, torch.float64):
         return found
     dtype = torch.float64 if torch.get_default_dtype() is torch.float64 else torch.float32
     return torch.tensor(float(found), dtype=dtype)

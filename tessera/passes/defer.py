@@ -33,8 +33,8 @@ class Defer:
                     pending.extend(reversed(missing))
                 else:
                     placed[pending.pop()] = None
-        placed.update(dict.fromkeys(f.ops))  # at the end what only the caller reads
         moved = len(waiting.intersection(placed))
+        placed.update(dict.fromkeys(f.ops))  # at the end what only the caller reads
         return f.with_ops(tuple(placed)).with_note(Note(self.name, 0.0, f"{moved} where they are first needed"))
 
     def depending(self, f: Function) -> Iterable[Operation]:

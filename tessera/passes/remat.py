@@ -289,7 +289,7 @@ def _border(ops: Sequence[Operation]) -> set[Value]:
         for v in op.inputs:
             if v in maker and region_of(maker[v]) not in ("", region_of(op)):
                 while v in maker and is_free(maker[v]) and maker[v].record.kind is Kind.VIEW:
-                    (v,) = maker[v].inputs
+                    v = next(maker[v].inputs)
                 found.add(v)
     return found
 

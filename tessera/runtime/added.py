@@ -53,7 +53,7 @@ def added(axis: int, shape: Sequence[int], index: Place, rows: Place) -> Added |
     """
     count = index.shape
     others = [n for n in range(len(shape)) if n != axis]
-    if index.dtype is not torch.int64 or any(shape[n] != count[n] for n in others):
+    if index.dtype is not torch.int64 or len(rows.shape) != len(shape) or any(shape[n] != count[n] for n in others):
         return None
     if any(index.strides[n] and count[n] > 1 for n in others):
         return None

@@ -38,7 +38,8 @@ from tessera.runtime.steps import (
 )
 
 #: Results of at least so many bytes are written past the caches: nobody reads them back before they would be evicted.
-STREAM_FROM = 4 << 20
+#: Of a call with so much memory in use that no cache has all of it, fewer are.
+STREAM_FROM, CROWDED, STREAM_CROWDED = 4 << 20, 32 << 20, 1 << 20
 #: A step whose loops visit at least so many points may use threads, and OpenMP must know torch's number of them.
 THREADS_FROM = 16 << 10
 #: A bound plan keeps a tensor to copy for each that it allocates of up to so many bytes.
@@ -71,6 +72,8 @@ class Bound:
         self.places |= {slot: replace(place, root=plan.slots) for slot, place in self.within.items()}
         for slot, shape, dtype in sized(plan.allocs, sizes):
             self.places[slot] = self.blocks[slot] = Place.dense(slot, shape, dtype)
+        used = sum(math.prod(x.shape) * x.dtype.itemsize for x in self.places.values())
+        self.far = STREAM_CROWDED if used >= CROWDED else STREAM_FROM
         for n, step in enumerate(plan.steps):
             self.add(n, step)
 
@@ -157,9 +160,8 @@ class Bound:
         return Row(library.copy, tuple(arguments), name, 0, math.prod(place.shape) >= THREADS_FROM)
 
     def kernel(self, step: KernelStep) -> Row:
-        written, sizes = step.written(self.sizes), self.sizes
-        mode = config.current().stream_stores
-        stream = written >= STREAM_FROM if mode == "auto" else mode == "on"
+        sizes, mode = self.sizes, config.current().stream_stores
+        stream = step.written(sizes) >= self.far if mode == "auto" else mode == "on"
         scratch = -(-step.scratch(sizes) // 64) * 64
         arguments: list[Argument] = [self.address(slot) for slot in step.slots]
         arguments += [Scratch() if scratch else 0, int(stream), *(f(sizes) for f in step.sizes)]

@@ -170,7 +170,7 @@ class Pieces:
             dense = self.tensors if self.form.dense else [self._dense(x) for x in self.tensors]
             found = [x.data_ptr() for x in dense]
             known, table = self.form.safe
-            if found == known:  # the list itself: then who compares it again need not look into it
+            if known and found == known:  # the list itself: then who compares it again need not look into it
                 found, self._table = known, table
             self._addresses = found
         return self._addresses

@@ -210,3 +210,13 @@ def test_the_gradient_of_selected_columns_and_of_repeated_reads() -> None:
     table = drawn((6, 20), torch.float32)
     wanted = gradient(lambda x, at: x[at] * 2 + F.embedding(at, x).sin(), table, at)
     torch.testing.assert_close(gradient(twice, table, at), wanted)
+
+
+def test_a_number_that_a_call_gives_is_added_by_the_library() -> None:
+    @tessera.function(strict=True)
+    def f(x: Tensor["N", "D"], at: Tensor["M", "D", tessera.int64], s: float) -> Tensor["N", "D"]:
+        return x.scatter(0, at, s, reduce="add")
+
+    x, at = torch.randn(9, 40), torch.randint(0, 9, (5, 1)).expand(-1, 40).contiguous()
+    with tessera.backend("c"):
+        torch.testing.assert_close(f(x, at, 1.5), x.scatter(0, at, 1.5, reduce="add"))

@@ -362,3 +362,13 @@ def test_torchs_compiler_is_not_loaded_to_be_kept_out() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float16], ids=str)
+def test_a_number_of_steps_of_another_dtype_counts_on(dtype: torch.dtype) -> None:
+    (p,) = params((4,))
+    optimizer = optim.AdamW([p])
+    optimizer.step()
+    optimizer.state[p]["step"] = torch.tensor(3, dtype=dtype)
+    optimizer.step()
+    assert float(optimizer.state[p]["step"]) == 4

@@ -11,6 +11,7 @@ from tessera.ir.parser import parse
 from tessera.ir.printer import print_function
 from tessera.ir.verify import verify
 from tessera.passes.base import apply, run_pipeline
+from tessera.passes.defer import Defer
 from tessera.passes.pipeline import PASSES, PIPELINE
 from tests.passes.cases import CASES, Case
 
@@ -69,3 +70,13 @@ fn f(x: f32[A], y: f32[B]) -> f32[A]
     with pytest.raises(ShapeError) as caught:
         PASSES["shapes"].run(f)
     assert caught.value.code == "TSR0202"
+
+
+def test_what_needs_no_late_parameter_is_put_before_who_needs_it() -> None:
+    f = parse(
+        "fn f(x: f32[N], d: f32[N]) -> (f32[N], f32[N]) { %a = exp(x) : f32[N] %b = tanh(x) : f32[N] "
+        "%c = neg(d) : f32[N] %e = mul(%c, %b) : f32[N] %g = mul(%e, %a) : f32[N] return %e, %g }"
+    )
+    made = apply(Defer(late=("d",)), f, verify)
+    assert [r.name for op in made.ops for r in op.results] == ["c", "b", "e", "a", "g"]
+    assert made.notes[-1].text.startswith("2 where they are first needed")

@@ -52,3 +52,8 @@ def test_what_is_left_to_the_library(
     axis: int, shape: tuple[int, ...], index: torch.Tensor, rows: torch.Tensor
 ) -> None:  # fmt: skip
     assert found(axis, shape, index, rows) is None
+
+
+def test_one_element_for_all_rows_is_no_row() -> None:
+    index = Place(1, 0, (3, 40), (1, 0), torch.int64)
+    assert added(0, (9, 40), index, Place.dense(2, (), torch.float32)) is None

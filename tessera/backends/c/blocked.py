@@ -50,6 +50,12 @@ def is_blocked(nest: Operation) -> bool:
     return any(mmas(op) or any(inner.body is not None for inner in op.body.ops) for op in sweeps if op.body is not None)
 
 
+def is_stream(op: Operation) -> bool:
+    """Is an operation of a nest a sweep that goes block by block?"""
+    inside = () if op.body is None else op.body.ops
+    return any(inner.body is not None or inner.record.kind is Kind.REDUCE for inner in inside)
+
+
 @dataclass
 class Blocked(Crosswise):
     """Writes the body of such a nest. Where ``gathered`` is there, an axis and a number, an iteration takes so many of
@@ -78,6 +84,8 @@ class Blocked(Crosswise):
         plans = [Block.of(op) for op in nest.body.ops if op.body is not None]
         if any(p.folds or p.crosses or p.gates or p.sweep.attrs.get("alive") for p in plans):
             return False
+        if not any(p.products for p in plans):  # sums along the sweep keep a tile of all rows, which is large as it is
+            return False
         return not any(self.pair(sweep, p.axes[0]) for p in plans for sweep in (*p.products, *p.sums))
 
     def gather(self, nest: Operation, counts: list[str]) -> None:
@@ -88,7 +96,7 @@ class Blocked(Crosswise):
         axis, *others = nest.words("axes") or ("",)
         bounds, rest = [], [nest.dims("extents"), nest.attrs.get("walk"), nest.attrs.get("when")]
         for op in walk(nest.body):
-            cut = op.body is not None and op in nest.body.ops
+            cut = op in nest.body.ops and is_stream(op)
             rest += [a for name, a in op.attrs.items() if not (cut and name in ("lo", "hi"))]
             rest += [x.value for x in op.operands if isinstance(x, Literal)]
             bounds += [*op.dims("lo"), *op.dims("hi")] if cut else []
@@ -115,7 +123,7 @@ class Blocked(Crosswise):
                 for side in self.e.each():
                     self.fetch((op,), side)
                     self.e.statement(op)
-            elif any(inner.body is not None or inner.record.kind is Kind.REDUCE for inner in op.body.ops):
+            elif is_stream(op):
                 self.stream(op)
             elif mmas(op):
                 self.alone(op)

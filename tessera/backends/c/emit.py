@@ -495,4 +495,3 @@ def size_names(f: Function) -> tuple[str, ...]:
             for d in every_dim(value):
                 found |= {n for n in d.names() if not LOOKUP_NAME.fullmatch(n)}
     return tuple(sorted(found - bound))
-

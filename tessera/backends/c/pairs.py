@@ -114,7 +114,9 @@ class Pairs(Strips):
         if op.record not in (LOAD, STORE) or (op.record is STORE and op.attrs.get("guard")):
             return False
         offset, narrow = place(op)[1], ci.lane(op.operands[0].type.dtype.name) not in ("f64", "i64", "u64")
-        return narrow and coefficient(offset, axis) is ONE and coefficient(offset, self.e.vector) not in (None, ONE)
+        across = coefficient(offset, self.e.vector)
+        lanes = across is not ZERO or op.record is LOAD
+        return narrow and lanes and coefficient(offset, axis) is ONE and across not in (None, ONE)
 
     # -- packing
 

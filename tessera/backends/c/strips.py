@@ -176,7 +176,7 @@ class Strips(Tiles):
         """
         e, (axis, many) = self.e, rows
         at, k = e.names[axis], e.names[inner]
-        row = f"({k} % {many})" if step == 1 else f"({k} / {step} % {many})"
+        row = f"(i64)((u64){k} % {many})" if step == 1 else f"(i64)((u64){k} / {step} % {many})"
         for op in broadcast_loads(sweep, axis, e.vector):
             if self.is_stripped(op, sweep):
                 continue

@@ -62,7 +62,6 @@ T_FN void t_store_part_$T($T *p, i64 n, $V x) {
     else __builtin_memcpy(p, &r, n * sizeof *p);
 }
 
-// Elements that lie `step` apart.
 // Elements `from` to `to` of L that follow each other; the others are not touched, and 0.
 // for T V R in STORED
 static __attribute__((noinline)) $V t_load_some_$T(const $T *p, i64 from, i64 to) {
@@ -78,6 +77,7 @@ T_FN $V t_load_within_$T(const $T *p, i64 from, i64 to) {
     return t_load_some_$T(p, from, to);
 }
 
+// Elements that lie `step` apart.
 // for T V R in STORED
 T_FN $V t_load_step_$T(const $T *p, i64 step) {
     $R r = {};
