@@ -147,7 +147,7 @@ class Variant:
     @Lazy
     def native(self) -> c_backend.CProgram:
         """The kernels as C, with what libraries compute slower."""
-        return c_backend.emit(self.program.kernels, added=c_backend.added_dtypes(self.program))
+        return c_backend.emit(self.program.kernels, added=c_backend.added_dtypes(self.program), sizes=self.cut)
 
     @Lazy
     def copied(self) -> Mapping[int, Copy]:

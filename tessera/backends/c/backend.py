@@ -74,15 +74,19 @@ def added_dtypes(program: Program) -> tuple[str, ...]:
     return tuple(dtype for dtype in runner.ADDED if dtype in rows)
 
 
-def emit(kernels: Sequence[Kernel], target: Target | None = None, added: Sequence[str] = ()) -> CProgram:
+def emit(
+    kernels: Sequence[Kernel], target: Target | None = None, added: Sequence[str] = (),
+    sizes: Mapping[str, int] | None = None,
+) -> CProgram:  # fmt: skip
     """The C text of a function's kernels, entries ``tessera_0``, ``tessera_1``, …, and of what adds rows of the dtypes
-    ``added``.
+    ``added``. It is right for all sizes; ``sizes`` are likely ones.
     """
     features = (target or host_target()).features
     natural = natural_lanes(features)
     lanes = min(choose_lanes(k.function, natural) for k in kernels)
     pairs = has_pairs(features, lanes)
-    sources = shared([Emitter(k.function, lanes, f"tessera_{n}", pairs).run() for n, k in enumerate(kernels)])
+    made = [Emitter(k.function, lanes, f"tessera_{n}", pairs, likely=sizes or {}) for n, k in enumerate(kernels)]
+    sources = shared([emitter.run() for emitter in made])
     once = list({s.entry: s for s in sources}.values())
     if added:
         once[-1] = replace(once[-1], body=f"{once[-1].body}\n{runner.adders(added)}")

@@ -42,6 +42,9 @@ ALONE = 16
 #: enough iterations.
 GATHERED = 4
 
+#: Sums of more terms than this are not made of wide tiles: what is packed for one is no longer near.
+LONGEST = 8192
+
 
 def is_blocked(nest: Operation) -> bool:
     """Does a sweep of the nest hold another one, or sum products outside of any, as of a single row?"""
@@ -77,16 +80,24 @@ class Blocked(Crosswise):
         known?
         """
         assert nest.body is not None
-        columns, together = nest.dims("extents")[-1], WIDE * self.e.lanes
-        even = not columns.is_const or columns.value % together == 0 or columns.value >= 8 * together
-        if self.e.lanes < 16 or not even or (columns.is_const and columns.value <= 2 * together):
+        columns, together = self.likely(nest.dims("extents")[-1]), WIDE * self.e.lanes
+        even = columns is None or columns % together == 0 or columns >= 8 * together
+        if self.e.lanes < 16 or not even or (columns is not None and columns <= 2 * together):
             return False
         plans = [Block.of(op) for op in nest.body.ops if op.body is not None]
         if any(p.folds or p.crosses or p.gates or p.sweep.attrs.get("alive") for p in plans):
             return False
         if not any(p.products for p in plans):  # sums along the sweep keep a tile of all rows, which is large as it is
             return False
+        summed = [self.likely(d) for p in plans for sweep in p.products for d in sweep.dims("hi")]
+        if any(n is not None and n > LONGEST for n in summed):
+            return False
         return not any(self.pair(sweep, p.axes[0]) for p in plans for sweep in (*p.products, *p.sums))
+
+    def likely(self, d: Dim) -> int | None:
+        """A size, as far as it is known beforehand."""
+        known = self.e.likely
+        return d.evaluate(known) if set(d.names()) <= known.keys() else None
 
     def gather(self, nest: Operation, counts: list[str]) -> None:
         """Let an iteration take several pieces of the rows where there are few threads: what it packs serves them all.

@@ -8,7 +8,7 @@ shared out to the threads in contiguous parts, so results do not depend on how m
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -73,6 +73,8 @@ class Emitter(Body):
     whole: bool = False
     #: Whether what calls the kernel is shared out to the threads, and not the kernel: it is a function of its own file.
     serial: bool = False
+    #: Sizes that arguments have as a rule.
+    likely: Mapping[str, int] = field(default_factory=dict)
     #: The buffers that nests have read so far.
     seen: set[Operand] = field(default_factory=set)
 
