@@ -8,7 +8,7 @@ from dataclasses import replace
 from tessera.ir.dim import Dim
 from tessera.ir.dim_range import coefficient
 from tessera.ir.folds import FOLDS
-from tessera.ir.graph import Attr, Block, Operand, Operation, Value
+from tessera.ir.graph import Attr, Block, Operand, Operation, Value, dims_in
 from tessera.ir.types import BufferType, TileType
 from tessera.schedule.plan import ONE, ZERO
 
@@ -27,16 +27,7 @@ def expressions(ops: Sequence[Operation]) -> Iterator[Dim]:
     """Every index expression in a nest, sweep bounds left out."""
     for op in every_op(ops):
         if op.body is None:
-            for value in op.attrs.values():
-                yield from _dims(value)
-
-
-def _dims(a: Attr) -> Iterator[Dim]:
-    if isinstance(a, Dim):
-        yield a
-    elif isinstance(a, tuple):
-        for x in a:
-            yield from _dims(x)
+            yield from dims_in(op.attrs.values())
 
 
 def walks_as_one(ops: Sequence[Operation], a: str, b: str, extent: Dim) -> bool:
@@ -95,9 +86,8 @@ def merge_axes(
 
 
 def _in_bounds(ops: Sequence[Operation], axis: str) -> bool:
-    return any(
-        axis in e.names() for op in ops if op.body is not None for key in ("lo", "hi") for e in _dims(op.attrs[key])
-    )
+    bounds = (op.attrs[key] for op in ops if op.body is not None for key in ("lo", "hi"))
+    return any(axis in e.names() for e in dims_in(bounds))
 
 
 def _whole(ops: Sequence[Operation], axis: str) -> Dim | None:

@@ -19,13 +19,13 @@ from tessera.backends.c.crosswise import Crosswise
 from tessera.backends.c.fold import Fold, plan_fold
 from tessera.backends.c.pairs import BLOCK, WIDE, WIDTH, halves_of, mmas
 from tessera.backends.c.products import SHORT_CHAIN, multiple
-from tessera.backends.c.source import c_index, every_dim
+from tessera.backends.c.source import c_index
 from tessera.backends.c.stages import Block
 from tessera.backends.c.tiles import Loop
 from tessera.ir.dialects.tile import LOAD, RUNNING, STORE
 from tessera.ir.dim import Dim, dim_max, dim_min
 from tessera.ir.dim_range import bounds, coefficient
-from tessera.ir.graph import Literal, Operation, walk
+from tessera.ir.graph import Literal, Operation, dims_in, walk
 from tessera.ir.record import Kind
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class Blocked(Crosswise):
             rest += [x.value for x in op.operands if isinstance(x, Literal)]
             bounds += [*op.dims("lo"), *op.dims("hi")] if cut else []
         cuts = any(axis in d.names() for d in bounds)
-        if others and cuts and not any(axis in d.names() for a in rest for d in every_dim(a)):
+        if others and cuts and not any(axis in d.names() for d in dims_in(rest)):
             many = self.e.fresh()
             self.e.lines.add(f"const i64 {many} = x_max({GATHERED} / omp_get_max_threads(), 1);")
             counts[0] = f"x_cdiv({counts[0]}, {many})"

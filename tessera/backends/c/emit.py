@@ -18,12 +18,12 @@ from tessera.backends.c.body import Body
 from tessera.backends.c.fold import Fold, flops_of_point, plan_fold
 from tessera.backends.c.recurrent import SIDE_BY_SIDE, Recurrent, is_ordered
 from tessera.backends.c.scan import scan_step
-from tessera.backends.c.source import HELPERS, c_index, every_dim
+from tessera.backends.c.source import HELPERS, c_index
 from tessera.backends.c.within import Within
 from tessera.ir.dialects.tile import LOAD
 from tessera.ir.dim import Dim, product
 from tessera.ir.folds import FOLDS
-from tessera.ir.graph import Function, Literal, Operand, Operation, Value, walk
+from tessera.ir.graph import Function, Literal, Operand, Operation, Value, dims_in, walk
 from tessera.ir.pieces import in_pieces
 from tessera.ir.record import Kind
 from tessera.ir.types import BufferType, ScalarType
@@ -493,7 +493,6 @@ def size_names(f: Function) -> tuple[str, ...]:
     for op in walk(f.body):
         if op.body is not None:
             bound.update(op.words("axes"))
-        for value in (*op.attrs.values(), *(x.value for x in op.operands if isinstance(x, Literal))):
-            for d in every_dim(value):
-                found |= {n for n in d.names() if not LOOKUP_NAME.fullmatch(n)}
+        for d in dims_in((*op.attrs.values(), *(x.value for x in op.operands if isinstance(x, Literal)))):
+            found |= {n for n in d.names() if not LOOKUP_NAME.fullmatch(n)}
     return tuple(sorted(found - bound))

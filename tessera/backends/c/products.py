@@ -222,11 +222,13 @@ class Products(Pairs):
             at = e.names[axis] = f"i_{axis}"
             e.lines.open()
             e.lines.add(f"i64 {at} = {lo};")
+            left = int(hi) - int(lo) if lo.isdigit() and hi.isdigit() else None
             for many in self.high:
                 e.lines.open(f"for (; {at} + {many} <= {hi}; {at} += {many})")
                 self.several(sweep, tiles, axis, many, summed, end)
                 e.lines.close()
-                if multiple(lo, hi, many):
+                left = left % many if left is not None else None
+                if left == 0:
                     break
             e.lines.close()
 

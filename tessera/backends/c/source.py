@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tessera.ir.dim import Dim
@@ -64,12 +64,3 @@ class Lines:
 def c_index(e: Dim, names: Mapping[str, str]) -> str:
     """A Dim as a C expression on i64; ``names`` maps every name in it to a C identifier or expression."""
     return render_index(e, names.__getitem__, _ATOMS)
-
-
-def every_dim(a: object) -> Iterator[Dim]:
-    """The Dims in an attribute, nested ones included."""
-    if isinstance(a, Dim):
-        yield a
-    elif isinstance(a, tuple):
-        for x in a:
-            yield from every_dim(x)

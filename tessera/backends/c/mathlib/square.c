@@ -19,9 +19,11 @@ T_FN void t_load_rows_$T($V *a, const $T *p, i64 step, i64 n) {
     t_turn_square((vf32 *)a);
 }
 
-// The same for the points from `from` to `to` of the L that follow each other; the others are not touched, and 0.
+// The same for the points from `from` to `to` of the L that follow each other; the others are not touched,
+// and 0.
 // for T V in f32/vf32 i32/vi32 u32/vu32 i16/vi32 i8/vi32 u8/vi32 b8/vm bf16/vf32 f16/vf32 e4m3/vf32 e5m2/vf32
-static __attribute__((noinline)) void t_load_rows_within_$T($V *a, const $T *p, i64 step, i64 n, i64 from, i64 to) {
+static __attribute__((noinline)) void t_load_rows_within_$T(
+    $V *a, const $T *p, i64 step, i64 n, i64 from, i64 to) {
     if (from <= 0 && to >= L) {
         t_load_rows_$T(a, p, step, n);
         return;
