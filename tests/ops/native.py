@@ -107,7 +107,8 @@ def _link(unit: Sequence[Compiled]) -> None:
     library: SharedObject | None = None
     sources: tuple[c_backend.CSource, ...] = ()
     if kernels:
-        native = c_backend.emit(kernels)
+        added = dict.fromkeys(dtype for p in programs for dtype in c_backend.added_dtypes(p))
+        native = c_backend.emit(kernels, added=tuple(added))
         key = content_key(*native.key_parts(), *environment_parts())
         packed = default_cache().get_or_build(key, lambda: native.compile(key).pack())
         library = c_backend.CArtifact.unpack(packed).load()
