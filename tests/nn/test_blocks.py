@@ -158,3 +158,10 @@ def test_initial_values() -> None:
         assert abs(weight.std() - 0.02 / 4) < 0.001
     assert not head.bias.any() and block.norm1.weight.eq(1).all()
     assert nn.init.kaiming_uniform_ is torch.nn.init.kaiming_uniform_
+
+
+def test_rows_left_behind_two_tiles_of_a_product() -> None:
+    """Twelve rows are a tile of eight, one of three and one more."""
+    layer = nn.SwiGLU(12).requires_grad_(False)
+    x = floats(12, 12)
+    torch.testing.assert_close(layer(x), layer.down(F.silu(layer.gate(x)) * layer.up(x)), rtol=1e-4, atol=1e-5)

@@ -92,7 +92,8 @@ class Blocked(Crosswise):
         summed = [self.likely(d) for p in plans for sweep in p.products for d in sweep.dims("hi")]
         if any(n is not None and n > LONGEST for n in summed):
             return False
-        return not any(self.pair(sweep, p.axes[0]) for p in plans for sweep in (*p.products, *p.sums))
+        inner = ((sweep, p.axes[0]) for p in plans for sweep in (*p.products, *p.sums) if sweep.words("axes"))
+        return not any(self.pair(sweep, swept) for sweep, swept in inner)
 
     def likely(self, d: Dim) -> int | None:
         """A size, as far as it is known beforehand."""
